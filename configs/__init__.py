@@ -1,0 +1,1 @@
+"""Rules of contests and recipes of trainings, as TOML."""

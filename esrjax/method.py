@@ -1,0 +1,118 @@
+"""What a team hands in: the one interface every plugin implements."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from esrjax.errors import UserError
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+Form = Literal["train", "deploy"]
+
+
+class BadSize(UserError):
+    """A size that the network does not take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A published PyTorch checkpoint.
+
+    sha256: of the file. form: the form of the network that the tensors belong to.
+    sizes: the arguments of `Method.network` that they need. root: the key under which the file
+    keeps them, for instance `params_ema`; empty where the file is the state dict itself.
+    """
+
+    sha256: str
+    url: str | None = None
+    form: Form = "deploy"
+    sizes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    root: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One answer to the challenge.
+
+    network: `network(rngs=..., **sizes)` builds the train form. Called on LR images `(N, h, w, 3)`
+        it gives SR images `(N, s·h, s·w, 3)`, both with white at `data_range`; it pads itself
+        where its paper does.
+    min_side: smallest LR side it accepts, pixels. whole_picture: its output depends on statistics
+        or windows of the whole picture, so that tiles change the result.
+    weights: published checkpoints by name. pretrained: weights that the plugin ships, as
+        `package:file.safetensors`.
+    torch_names: torch key -> Flax path, for keys that are not the path itself
+        (`esrjax.network.naming`).
+    unused: globs of torch keys that have no place in the network, each with its reason.
+    uncounted: globs of module paths that the organisers' counter misses, each with its reason.
+    reported: what the organisers measured: params, macs, activations, convs, psnr_valid, ...
+    card: what it is, for people (usually the module's docstring).
+    """
+
+    network: Callable[..., nnx.Module]
+    team: str
+    paper: str
+    license: str
+    scale: int = 4
+    data_range: float = 1.0
+    min_side: int = 1
+    whole_picture: bool = False
+    weights: Mapping[str, Weights] = field(default_factory=dict[str, Weights])
+    pretrained: str | None = None
+    torch_names: Mapping[str, str] = field(default_factory=dict[str, str])
+    unused: Mapping[str, str] = field(default_factory=dict[str, str])
+    uncounted: Mapping[str, str] = field(default_factory=dict[str, str])
+    reported: Mapping[str, float] = field(default_factory=dict[str, float])
+    card: str | None = None
+
+    def build(self, *, seed: int = 0, **sizes: Any) -> nnx.Module:
+        """The train form, freshly initialised from `seed`."""
+        from flax import nnx
+
+        self.require(sizes)
+        return self.network(rngs=nnx.Rngs(seed), **sizes)
+
+    def sizes(self) -> dict[str, Any]:
+        """The sizes that the network takes, with their defaults."""
+        parameters = inspect.signature(self.network).parameters
+        return {name: p.default for name, p in parameters.items() if name != "rngs"}
+
+    def require(self, sizes: Mapping[str, Any]) -> None:
+        """Raise `BadSize` unless the network takes every one of `sizes`."""
+        known = self.sizes()
+        strange = sorted(set(sizes) - set(known))
+        if strange:
+            raise BadSize(
+                f"no such size: {', '.join(strange)}",
+                rule="a size is an argument of the method's network: "
+                + ", ".join(f"{name}={value!r}" for name, value in known.items()),
+                remedy="use one of these names, or leave the size out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """How an ensemble runs one of its methods: over the eight flips and turns, or just once."""
+
+    self_ensemble: bool = False
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Several methods whose pictures are fused into one, by weighted mean.
+
+    members: name of a registered method -> how it is run. All share one scale.
+    """
+
+    members: Mapping[str, Member]
+    team: str
+    paper: str
+    license: str
+    scale: int = 4
+    card: str | None = None

@@ -1,0 +1,189 @@
+"""Files of named tensors: PyTorch's `.pth`, and `.safetensors` with a manifest.
+
+Both hold tensors under PyTorch's names and in PyTorch's layout.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esrjax.errors import UserError
+from esrjax.method import Form
+
+Tensors = dict[str, NDArray[Any]]
+
+ROOTS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
+_MANIFEST = "esrjax"
+
+
+class UnreadableCheckpoint(UserError):
+    """A file that holds no tensors, or that would run code."""
+
+
+class UnwritableCheckpoint(UserError):
+    """A place where no file can be written."""
+
+
+class MissingExtra(UserError):
+    """An optional dependency that is not installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a file says of its tensors. source_sha256: of the file they were converted from."""
+
+    method: str
+    form: Form
+    sizes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    data_range: float = 1.0
+    scale: int = 4
+    license: str = ""
+    source_sha256: str = ""
+    esrjax: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Named tensors from a file. manifest: None in a file that is not ours."""
+
+    path: Path
+    sha256: str
+    tensors: Tensors
+    manifest: Manifest | None = None
+
+
+def read(path: str | Path) -> Checkpoint:
+    """The tensors of a `.pth`, a `.safetensors` or a run directory's deployed network."""
+    path = Path(path)
+    path = path / "deploy.safetensors" if path.is_dir() else path
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error), "check the path") from error
+    if path.suffix == ".safetensors":
+        tensors, manifest = _read_safetensors(path)
+    else:
+        tensors, manifest = _read_torch(path), None
+    return Checkpoint(path=path, sha256=digest, tensors=tensors, manifest=manifest)
+
+
+def write_safetensors(path: str | Path, tensors: Tensors, manifest: Manifest) -> None:
+    """Write `tensors` with their manifest, all or nothing."""
+    from safetensors.numpy import save_file
+
+    metadata = {_MANIFEST: json.dumps(asdict(manifest), sort_keys=True)}
+    contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+    _replace(Path(path), lambda file: save_file(contiguous, file, metadata=metadata))
+
+
+def write_torch(path: str | Path, tensors: Tensors, root: str = "") -> None:
+    """Write `tensors` as a PyTorch state dict, under the key `root` where it is given."""
+    torch = _torch("writing a .pth file")
+    state = {key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}
+    _replace(Path(path), lambda file: torch.save({root: state} if root else state, file))
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _read_safetensors(path: Path) -> tuple[Tensors, Manifest | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 # not a dict
+            said = (file.metadata() or {}).get(_MANIFEST)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, str(error), "copy or download the file again") from error
+    return tensors, None if said is None else Manifest(**json.loads(said))
+
+
+def _read_torch(path: Path) -> Tensors:
+    torch = _torch("reading a .pth file")
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _would_run_code(path, error) from error
+    except Exception as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise _unreadable(path, first, "give a file written by torch.save") from error
+    return _named_tensors(path, held, torch)
+
+
+def _named_tensors(path: Path, held: Any, torch: Any) -> Tensors:
+    """The state dict in what was saved: itself, or under one of `ROOTS`."""
+    for root in ROOTS:
+        if isinstance(held, dict) and isinstance(held.get(root), dict):
+            held = held[root]
+    if not isinstance(held, dict) or not any(torch.is_tensor(v) for v in held.values()):
+        raise _unreadable(path, f"it holds a {type(held).__name__}", "save net.state_dict()")
+    return {
+        str(key).removeprefix("module."): value.numpy()
+        for key, value in held.items()
+        if torch.is_tensor(value)
+    }
+
+
+def _torch(what: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra(
+            f"{what} needs PyTorch",
+            rule="PyTorch is an optional dependency",
+            remedy='pip install "esrjax[torch]"',
+        ) from error
+    return torch
+
+
+def _would_run_code(path: Path, error: Exception) -> UnreadableCheckpoint:
+    wanted = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error))
+    return UnreadableCheckpoint(
+        "this checkpoint would run code when loaded, so it was not loaded",
+        rule="only tensors and plain containers are read (torch.load with weights_only=True): "
+        + wanted.strip()[:200],
+        place=str(path),
+        remedy="if you trust it, load it yourself and save net.state_dict() alone",
+    )
+
+
+def _unreadable(path: Path, why: str, remedy: str) -> UnreadableCheckpoint:
+    return UnreadableCheckpoint(
+        f"cannot read the checkpoint: {why}",
+        rule="a checkpoint is a .pth, a .safetensors or a run directory",
+        place=str(path),
+        remedy=remedy,
+    )
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _replace(path: Path, write: Callable[[str], None]) -> None:
+    """Write beside `path`, then put it in place: a reader never sees half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            write(beside)
+            os.replace(beside, path)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise UnwritableCheckpoint(
+            f"cannot write the checkpoint: {getattr(error, 'strerror', None) or error}",
+            rule="the folder must exist or be creatable, be writable and have room",
+            place=str(path),
+            remedy="choose another output with -o",
+        ) from error

@@ -1,0 +1,89 @@
+"""What a network costs: parameters, multiply-adds, activations, convolutions.
+
+`params`, `macs`, `activations` and `convs` follow the organisers' counters (fvcore for MACs, hooks
+on Conv2d modules for activations and convolutions: NTIRE 2026 report, section 3); the `honest`
+figures also hold what those miss. Element-wise work is free in both.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from esrjax.errors import UserError
+from esrjax.network import ops
+from esrjax.network.taps import watched
+from esrjax.network.work import Work, work
+
+
+class IdleGlob(UserError):
+    """A glob of `Method.uncounted` matches no part of the network that works."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """params_honest: those that the output depends on. macs_honest: with what the counter misses.
+
+    work: every counted piece, in the order of the network.
+    """
+
+    params: int
+    params_honest: int
+    macs: int
+    macs_honest: int
+    activations: int
+    convs: int
+    work: tuple[Work, ...]
+
+
+def cost(net: nnx.Module, *, side: int = 256, uncounted: Mapping[str, str] | None = None) -> Cost:
+    """The cost of `net` on one LR picture of `side` x `side`; an abstract network will do."""
+    trace, sizes = _trace(net, side)
+    pieces, needed = work(trace)
+    for glob in uncounted or {}:
+        _require_match(glob, pieces)
+    honest = [piece for piece in pieces if piece.needed]
+    seen = [piece for piece in honest if not _matches(piece, uncounted or {})]
+    return Cost(
+        params=sum(sizes),
+        params_honest=sum(size for size, used in zip(sizes, needed, strict=False) if used),
+        macs=sum(piece.macs for piece in seen),
+        macs_honest=sum(piece.macs for piece in honest),
+        activations=sum(piece.activations for piece in pieces),
+        convs=sum(piece.convs for piece in pieces),
+        work=pieces,
+    )
+
+
+def _trace(net: nnx.Module, side: int) -> tuple[Any, list[int]]:
+    """The trace of `net` under reference bodies; its first inputs, of these sizes, are weights."""
+    graph, params, rest = nnx.split(net, nnx.Param, ...)
+
+    def forward(params: Any, picture: jax.Array) -> jax.Array:
+        with ops.body("reference"):
+            return watched(nnx.merge(graph, params, rest), lambda path, output: None)(picture)
+
+    leaves = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    dtype = next((leaf.dtype for leaf in jax.tree.leaves(leaves)), jnp.float32)
+    picture = jax.ShapeDtypeStruct((1, side, side, 3), dtype)
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves)]
+    return jax.make_jaxpr(forward)(leaves, picture).jaxpr, sizes
+
+
+def _matches(piece: Work, globs: Mapping[str, str]) -> bool:
+    return any(fnmatchcase(piece.path, glob) for glob in globs)
+
+
+def _require_match(glob: str, pieces: tuple[Work, ...]) -> None:
+    if not any(fnmatchcase(piece.path, glob) for piece in pieces):
+        raise IdleGlob(
+            f"the glob {glob!r} matches nothing",
+            rule="every glob of Method.uncounted names parts that do counted work",
+            place=", ".join(sorted({piece.path for piece in pieces})[:12]),
+            remedy="correct the glob, or drop it",
+        )

@@ -1,0 +1,93 @@
+"""The layers of networks, with PyTorch's names, shapes of kernels and initialisation."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from esrjax.network.canvas import zero_outside
+from esrjax.network.words import conv2d, layer_norm, linear
+
+
+def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
+    """PyTorch's default for weights and biases of convolutions and linears: ±1/√fan_in."""
+    bound = 1 / math.sqrt(fan_in)
+    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+
+
+def parameter(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[Array]:
+    """A trainable leaf; `torch_axes` transposes it into PyTorch's layout."""
+    return nnx.Param(value, torch_axes=torch_axes)
+
+
+class Conv2d(nnx.Module):
+    """A zero-padded convolution of `kernel`, a side or `(kh, kw)`; its size stays the same."""
+
+    def __init__(
+        self,
+        wide: int,
+        out: int,
+        kernel: int | tuple[int, int] = 3,
+        *,
+        rngs: nnx.Rngs,
+        padding: int | tuple[int, int] | None = None,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel
+        if padding is None:
+            padding = (dilation * (kh - 1) // 2, dilation * (kw - 1) // 2)
+        self.padding = (padding, padding) if isinstance(padding, int) else padding
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+        fan_in = wide // groups * kh * kw
+        kernel_shape = (kh, kw, wide // groups, out)
+        self.weight = parameter(uniform(rngs, kernel_shape, fan_in), torch_axes=(3, 2, 0, 1))
+        self.bias: Any = parameter(uniform(rngs, (out,), fan_in)) if bias else None
+
+    def __call__(self, x: Array) -> Array:
+        return conv2d(
+            zero_outside(x) if any(self.padding) else x,
+            self.weight[...],
+            None if self.bias is None else self.bias[...],
+            padding=self.padding,
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+
+class Linear(nnx.Module):
+    """`(..., in) -> (..., out)`."""
+
+    def __init__(self, wide: int, out: int, *, rngs: nnx.Rngs, bias: bool = True):
+        self.weight = parameter(uniform(rngs, (wide, out), wide), torch_axes=(1, 0))
+        self.bias: Any = parameter(uniform(rngs, (out,), wide)) if bias else None
+
+    def __call__(self, x: Array) -> Array:
+        return linear(x, self.weight[...], None if self.bias is None else self.bias[...])
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the channels of every pixel or token: `(..., C) -> (..., C)`."""
+
+    def __init__(self, wide: int, *, eps: float = 1e-5):
+        self.weight = parameter(jnp.ones(wide))
+        self.bias = parameter(jnp.zeros(wide))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        return layer_norm(x, self.weight[...], self.bias[...], eps=self.eps)
+
+
+class Sequential(nnx.List[Any]):
+    """Layers applied in turn; their names are their positions, as in PyTorch."""
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self:
+            x = layer(x)
+        return x

@@ -1,0 +1,114 @@
+"""Operations: a reference body that is the meaning, and perhaps a faster one from elsewhere.
+
+A network calls an operation and never chooses its body. `with ops.body("reference"):` does.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, cast
+
+import jax
+from jax import Array, lax
+
+from esrjax.errors import UserError
+from esrjax.network.words import conv2d, word
+
+KERNELS = "esrjax.kernels"
+
+# "auto": a kernel where one fits. "reference": never a kernel. "kernel": a kernel or an error.
+# A user context, so that it is part of every jit cache key.
+body = cast("Any", jax.make_user_context("auto"))
+
+
+class NoKernel(UserError):
+    """`body("kernel")` was asked for where no kernel can serve."""
+
+
+def _fits(*args: Array) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A faster body for one operation on one platform.
+
+    call: takes the operation's arguments. why_not: None where the kernel serves these arguments on
+    this device, else the reason. differentiable: it brings its own gradient; otherwise the
+    reference's is used.
+    """
+
+    call: Callable[..., Array]
+    platform: str = "cuda"
+    why_not: Callable[..., str | None] = _fits
+    differentiable: bool = False
+
+
+@functools.cache
+def kernel(name: str) -> Kernel | None:
+    """The installed kernel of the operation `name`, if any."""
+    found = list(metadata.entry_points(group=KERNELS, name=name))
+    return found[0].load() if found else None
+
+
+def op(reference: Callable[..., Array]) -> Callable[..., Array]:
+    """An operation on arrays with the given reference body; kernels find it by its name."""
+    name = reference.__name__
+
+    @functools.wraps(reference)
+    def call(*args: Array) -> Array:
+        chosen = _chosen(name, args)
+        if chosen is None:
+            return reference(*args)
+        fast = chosen.call if chosen.differentiable else _borrowing_gradient(chosen.call, reference)
+        return lax.platform_dependent(*args, default=reference, **{chosen.platform: fast})
+
+    return word()(call)
+
+
+def _chosen(name: str, args: tuple[Array, ...]) -> Kernel | None:
+    if body.value == "reference":
+        return None
+    candidate = kernel(name)
+    reason = "none is installed" if candidate is None else candidate.why_not(*args)
+    if reason is None and body.value == "kernel" and candidate is not None:
+        reason = _wrong_platform(candidate)
+    if reason is not None and body.value == "kernel":
+        raise _no_kernel(name, reason)
+    return candidate if reason is None else None
+
+
+def _wrong_platform(candidate: Kernel) -> str | None:
+    here = jax.default_backend()
+    here = "cuda" if here == "gpu" else here
+    return None if here == candidate.platform else f"it needs {candidate.platform}, this is {here}"
+
+
+def _borrowing_gradient(
+    fast: Callable[..., Array], reference: Callable[..., Array]
+) -> Callable[..., Array]:
+    """`fast`, with the gradient of `reference`."""
+    call = jax.custom_vjp(fast)
+    call.defvjp(
+        lambda *args: (fast(*args), args),
+        lambda args, cotangent: jax.vjp(reference, *args)[1](cotangent),
+    )
+    return call
+
+
+def _no_kernel(name: str, reason: str) -> NoKernel:
+    return NoKernel(
+        f"no kernel can serve the operation {name!r}: {reason}",
+        rule='body "kernel" means a kernel or an error',
+        remedy='use body "auto", which falls back to the reference',
+    )
+
+
+@op
+def gated_residual(x: Array, f: Array, w: Array, b: Array) -> Array:
+    """`(x + f) · (W f + b)` per pixel: `x, f (N, h, w, C)`, `w (1, 1, C, C)`, `b (C,)`.
+
+    Source: SPANV2's span attention, NTIRE 2026 report, Eq. 7.
+    """
+    return (x + f) * conv2d(f, w, b)

@@ -1,0 +1,46 @@
+"""The outputs of the parts of a network, by path."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+from jax import Array
+
+Net = TypeVar("Net", bound=nnx.Module)
+See = Callable[[str, Any], None]
+
+
+def taps(net: nnx.Module, x: Array) -> tuple[Array, dict[str, Any]]:
+    """The output of `net` for `x`, and that of every part by its path (`block_1.c1`).
+
+    A part that runs more than once shows its last output.
+    """
+    seen: dict[str, Any] = {}
+    y: Array = watched(net, seen.__setitem__)(x)  # pyright: ignore[reportCallIssue] # networks are callable
+    return y, seen
+
+
+def watched(net: Net, see: See) -> Net:
+    """A copy of `net` that calls `see(path, output)` when a part has run, innermost first.
+
+    Each part traces inside a named scope of its path.
+    """
+    copy = nnx.clone(net)
+    for path, part in list(nnx.iter_modules(copy)):
+        if path and callable(part):
+            _watch(part, ".".join(map(str, path)), see)
+    return copy
+
+
+def _watch(part: nnx.Module, path: str, see: See) -> None:
+    kind: Any = type(part)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with jax.named_scope(path):
+            output = kind.__call__(self, *args, **kwargs)
+        see(path, output)
+        return output
+
+    watching = type(kind.__name__, (kind,), {"__call__": call})
+    object.__setattr__(part, "__class__", watching)

@@ -1,0 +1,125 @@
+"""The words of networks: functions that trace under their own names.
+
+`esrjax.network.cost` counts them by name, whatever they are lowered to. Images are
+`(N, h, w, C)`; kernels are `(kh, kw, in / groups, out)`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+PREFIX = "word_"
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def word(*, static: tuple[str, ...] = ()) -> Callable[[Function], Function]:
+    """Make a word of a function; `static` names its arguments that are not arrays."""
+
+    def name(function: Function) -> Function:
+        @functools.wraps(function)
+        def named(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        named.__name__ = named.__qualname__ = PREFIX + function.__name__
+        return jax.jit(named, static_argnames=static)  # pyright: ignore[reportReturnType] # jit keeps the signature
+
+    return name
+
+
+@word(static=("padding", "stride", "dilation", "groups"))
+def conv2d(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    padding: tuple[int, int] = (0, 0),
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Array:
+    """Cross-correlation of `x (N, h, w, in)` with `w (kh, kw, in / groups, out)`, plus `b`."""
+    native = functools.partial(
+        _native_conv2d, padding=padding, stride=stride, dilation=dilation, groups=groups
+    )
+    if groups == 1:
+        y = native(x, w)
+    elif stride == 1 and w.shape[2] == 1:
+        shifted = functools.partial(_shifted_conv2d, padding=padding, dilation=dilation)
+        y = lax.platform_dependent(x, w, cpu=shifted, default=native)
+    else:
+        dense = functools.partial(_native_conv2d, padding=padding, stride=stride, dilation=dilation)
+        y = lax.platform_dependent(
+            x, w, cpu=lambda x, w: dense(x, block_diagonal(w, groups)), default=native
+        )
+    return y if b is None else y + b[None, None, None, :]
+
+
+def _native_conv2d(
+    x: Array, w: Array, *, padding: tuple[int, int], stride: int, dilation: int, groups: int = 1
+) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        w,
+        window_strides=(stride, stride),
+        padding=[(p, p) for p in padding],
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _shifted_conv2d(x: Array, w: Array, *, padding: tuple[int, int], dilation: int) -> Array:
+    """One input channel per group, as shifted products: XLA's CPU has no fast grouped form."""
+    kh, kw, _, out = w.shape
+    if out != x.shape[-1]:
+        x = jnp.repeat(x, out // x.shape[-1], axis=-1)
+    x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    h, wide = x.shape[1] - dilation * (kh - 1), x.shape[2] - dilation * (kw - 1)
+    taps = (
+        x[:, i * dilation : i * dilation + h, j * dilation : j * dilation + wide]
+        * w[i, j][None, None]
+        for i in range(kh)
+        for j in range(kw)
+    )
+    return functools.reduce(jnp.add, taps)
+
+
+def block_diagonal(w: Array, groups: int) -> Array:
+    """A grouped kernel `(kh, kw, in / groups, out)` as a dense one `(kh, kw, in, out)`."""
+    kh, kw, wide, out = w.shape
+    blocks = w.reshape(kh, kw, 1, wide, groups, out // groups)
+    eye = jnp.eye(groups, dtype=w.dtype)[None, None, :, None, :, None]
+    return (blocks * eye).reshape(kh, kw, groups * wide, out)
+
+
+@word()
+def linear(x: Array, w: Array, b: Array | None = None) -> Array:
+    """`x (..., in)` times `w (in, out)`, plus `b (out,)`."""
+    y = x @ w
+    return y if b is None else y + b.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+@word()
+def matmul(x: Array, y: Array) -> Array:
+    """Batched product `(..., n, k), (..., k, m) -> (..., n, m)`."""
+    return x @ y
+
+
+@word(static=("eps",))
+def layer_norm(x: Array, scale: Array, shift: Array, eps: float = 1e-5) -> Array:
+    """`x (..., C)` with zero mean and unit variance over its channels, scaled and shifted."""
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.square(x - mean).mean(-1, keepdims=True)
+    lead = (1,) * (x.ndim - 1) + (-1,)
+    return (x - mean) * lax.rsqrt(variance + eps) * scale.reshape(lead) + shift.reshape(lead)
+
+
+def pixel_shuffle(x: Array, r: int) -> Array:
+    """`(N, h, w, C·r²) -> (N, h·r, w·r, C)` in PyTorch's order: C slowest, then row, column."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, c // r**2, r, r).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(n, h * r, w * r, c // r**2)

@@ -1,0 +1,178 @@
+"""The work in a trace: words by name, and what lies outside them.
+
+Work that is neither counted nor declared free is an error, so nothing can be lost in silence.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from esrjax.errors import UserError
+from esrjax.network.words import PREFIX
+
+# jax's own types of traces are not public; an equation has primitive, params, invars, outvars.
+Jaxpr = Any
+Equation = Any
+
+
+class UncountedWork(UserError):
+    """The trace holds work that is neither counted nor declared free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One piece of counted work.
+
+    path: the part of the network that does it. macs: multiply-adds. activations: elements that a
+    convolution writes. needed: the output depends on it.
+    """
+
+    path: str
+    word: str
+    macs: int
+    activations: int = 0
+    convs: int = 0
+    needed: bool = True
+
+
+def work(jaxpr: Jaxpr) -> tuple[tuple[Work, ...], list[bool]]:
+    """All counted work of a trace in order, and which of its inputs the output depends on."""
+    found: list[Work] = []
+    needed = _walk(jaxpr, [True] * len(jaxpr.outvars), "", 1, found)
+    return tuple(reversed(found)), needed
+
+
+def _walk(jaxpr: Jaxpr, wanted: list[bool], path: str, times: int, found: list[Work]) -> list[bool]:
+    """From the outputs back, so that work nobody needs is known as such."""
+    needed = {v for v, want in zip(jaxpr.outvars, wanted, strict=True) if want and _variable(v)}
+    for equation in reversed(jaxpr.eqns):
+        outputs = [v in needed for v in equation.outvars]
+        place = _part(equation) or path
+        inputs = _visit(equation, outputs, place, times, found)
+        needed |= {
+            v for v, used in zip(equation.invars, inputs, strict=True) if used and _variable(v)
+        }
+    return [v in needed for v in jaxpr.invars]
+
+
+def _variable(value: Any) -> bool:
+    return not hasattr(value, "val")
+
+
+def _part(equation: Equation) -> str:
+    """The innermost named scope; `network.taps` writes whole paths into them."""
+    return str(equation.source_info.name_stack).rsplit("/", 1)[-1]
+
+
+def _visit(
+    equation: Equation, wanted: list[bool], path: str, times: int, found: list[Work]
+) -> list[bool]:
+    name, inner = _name(equation), _inner(equation)
+    if name in COUNTED:
+        found.append(_piece(name, equation, path, times, any(wanted)))
+    elif len(inner) == 1 and equation.primitive.name not in ("scan", "while"):
+        return _walk(inner[0], wanted, path, times, found)[-len(equation.invars) :]
+    elif inner:
+        found.extend(_repeated(equation, inner, path, times))
+    elif name not in FREE:
+        raise _uncounted(name, path)
+    return [any(wanted)] * len(equation.invars)
+
+
+def _name(equation: Equation) -> str:
+    """The word that the equation speaks, or its primitive."""
+    name = equation.params.get("name", "")
+    return name.removeprefix(PREFIX) if name.startswith(PREFIX) else equation.primitive.name
+
+
+def _inner(equation: Equation) -> list[Jaxpr]:
+    """The jaxprs that the equation runs; of a function with its own gradient, only its value."""
+    keys = ("call_jaxpr", "jaxpr", "branches", "body_jaxpr")
+    held: Any = next((equation.params[key] for key in keys if key in equation.params), ())
+    every: tuple[Jaxpr, ...] = held if isinstance(held, tuple) else (held,)
+    return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in every]
+
+
+def _repeated(equation: Equation, inner: list[Jaxpr], path: str, times: int) -> list[Work]:
+    """The work of a scan times its length, or of the costliest branch of a cond."""
+    if equation.primitive.name == "while":
+        raise _uncounted("while, whose number of turns is unknown,", path)
+    times *= equation.params.get("length", 1)
+    branches: list[list[Work]] = [[] for _ in inner]
+    for jaxpr, found in zip(inner, branches, strict=True):
+        _walk(jaxpr, [True] * len(jaxpr.outvars), path, times, found)
+    return max(branches, key=lambda found: sum(piece.macs for piece in found))
+
+
+def _piece(name: str, equation: Equation, path: str, times: int, needed: bool) -> Work:
+    conv = name in CONVOLUTIONS
+    return Work(
+        path=path,
+        word=name,
+        macs=COUNTED[name](equation) * times,
+        activations=_elements(equation.outvars[0]) * times if conv else 0,
+        convs=times if conv else 0,
+        needed=needed,
+    )
+
+
+def _uncounted(what: str, path: str) -> UncountedWork:
+    return UncountedWork(
+        f"{what} is neither counted nor declared free",
+        rule="work is counted by word (esrjax.network.words, esrjax.network.ops), or is "
+        "element-wise, or moves data",
+        place=path or "the network itself",
+        remedy="write it in those words, or file the primitive under COUNTED or FREE in "
+        "esrjax/network/work.py",
+    )
+
+
+# --- what is counted, and how: one multiply-add is one MAC -------------------------------------
+
+
+def _elements(variable: Any) -> int:
+    return math.prod(variable.aval.shape)
+
+
+def _convolution(equation: Equation) -> int:
+    """Output positions times elements of the kernel; works for every number of groups."""
+    kernel, layout = equation.invars[1], equation.params.get("dimension_numbers")
+    channels = kernel.aval.shape[-1 if layout is None else layout.rhs_spec[0]]
+    return _elements(equation.outvars[0]) // channels * _elements(kernel)
+
+
+def _product(equation: Equation) -> int:
+    return _elements(equation.outvars[0]) * equation.invars[0].aval.shape[-1]
+
+
+def _dot_general(equation: Equation) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return _elements(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted)
+
+
+def _norm(equation: Equation) -> int:
+    return 5 * _elements(equation.outvars[0])
+
+
+COUNTED: Mapping[str, Callable[[Equation], int]] = {
+    "conv2d": _convolution,
+    "linear": _product,
+    "matmul": _product,
+    "layer_norm": _norm,
+    "conv_general_dilated": _convolution,
+    "dot_general": _dot_general,
+}
+CONVOLUTIONS = ("conv2d", "conv_general_dilated")
+
+FREE = frozenset(
+    """abs add add_any and argmax argmin bitcast_convert_type broadcast_in_dim ceil clamp
+    concatenate convert_element_type copy copy_p cos cumsum device_put div dynamic_slice
+    dynamic_update_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota
+    is_finite le log log1p logistic lt max min mul name ne neg not optimization_barrier or pad pow
+    random_bits random_fold_in random_seed random_split random_unwrap random_wrap reduce_and
+    reduce_max reduce_min reduce_or reduce_prod reduce_sum rem reshape rev round rsqrt select_n
+    sharding_constraint shift_right_logical sign sin slice sort sqrt square squeeze stop_gradient
+    sub tanh threefry2x32 transpose xor""".split()
+)

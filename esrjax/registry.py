@@ -1,0 +1,108 @@
+"""The one door: entry points of the group `esrjax.methods` -> methods."""
+
+import difflib
+import functools
+import os
+from importlib import metadata
+
+from esrjax.errors import UserError
+from esrjax.method import Ensemble, Method
+
+GROUP = "esrjax.methods"
+LIMIT = "ESRJAX_PLUGINS"
+
+
+class UnknownMethod(UserError):
+    """No installed package registers this name."""
+
+
+class AmbiguousMethod(UserError):
+    """Two installed packages register this name."""
+
+
+class BrokenPlugin(UserError):
+    """The package that registers this name cannot give it."""
+
+
+def names() -> tuple[str, ...]:
+    """The registered names, sorted; nothing is imported."""
+    return tuple(sorted(_entry_points()))
+
+
+def method(name: str) -> Method | Ensemble:
+    """What is registered as `name`; imports the one package that holds it."""
+    return _load(_one(name))
+
+
+def origin(name: str) -> str:
+    """The distribution and version that register `name`, for instance `esrjax 0.1.0`."""
+    return _distribution(_one(name))
+
+
+def _one(name: str) -> metadata.EntryPoint:
+    found = _entry_points().get(name, ())
+    match found:
+        case (entry,):
+            return entry
+        case ():
+            raise _unknown(name)
+        case _:
+            raise _ambiguous(name, found)
+
+
+def _entry_points() -> dict[str, tuple[metadata.EntryPoint, ...]]:
+    """Entry points by name; one distribution seen twice on the path counts once."""
+    limit = os.environ.get(LIMIT)
+    allowed = None if limit is None else {part.strip() for part in limit.split(",")}
+    found: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        if allowed is None or entry.name in allowed:
+            found.setdefault(entry.name, {})[_distribution(entry), entry.value] = entry
+    return {name: tuple(entries.values()) for name, entries in found.items()}
+
+
+@functools.cache
+def _load(entry: metadata.EntryPoint) -> Method | Ensemble:
+    try:
+        loaded = entry.load()
+    except Exception as error:
+        raise _broken(entry, f"importing it raised {type(error).__name__}: {error}") from error
+    if not isinstance(loaded, Method | Ensemble):
+        raise _broken(entry, f"it holds a {type(loaded).__name__}")
+    return loaded
+
+
+def _distribution(entry: metadata.EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+
+
+def _unknown(name: str) -> UnknownMethod:
+    near = difflib.get_close_matches(name, names(), n=1)
+    known = ", ".join(names()) or "none"
+    limit = f", limited by {LIMIT}" if LIMIT in os.environ else ""
+    return UnknownMethod(
+        f"no method is called {name!r}",
+        rule=f"a method is an entry point of the group {GROUP!r}; installed{limit}: {known}",
+        remedy=f"did you mean {near[0]!r}?"
+        if near
+        else "install the package that registers it, or write it: `esrjax new NAME`",
+    )
+
+
+def _ambiguous(name: str, found: tuple[metadata.EntryPoint, ...]) -> AmbiguousMethod:
+    claims = " and ".join(f"{_distribution(entry)} ({entry.value})" for entry in found)
+    return AmbiguousMethod(
+        f"the method {name!r} is registered more than once",
+        rule="a name belongs to one package",
+        place=claims,
+        remedy="uninstall one of them, or rename its entry point; other methods are not affected",
+    )
+
+
+def _broken(entry: metadata.EntryPoint, what: str) -> BrokenPlugin:
+    return BrokenPlugin(
+        f"the plugin {entry.name!r} cannot be loaded: {what}",
+        rule="its entry point must name an esrjax.method.Method or Ensemble",
+        place=f"{entry.value}, of {_distribution(entry)}",
+        remedy="mend or uninstall that package; other methods are not affected",
+    )

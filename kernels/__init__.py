@@ -1,0 +1,1 @@
+"""One file per operation: a faster body for the same numbers."""

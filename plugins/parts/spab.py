@@ -1,0 +1,51 @@
+"""The blocks of SPAN and its descendants."""
+
+import jax
+from flax import nnx
+from jax import Array
+
+from esrjax.network.canvas import zero_pad
+from esrjax.network.layers import Conv2d, Sequential
+from esrjax.network.reparam import Affine, Reparam
+
+
+class Conv3XC(Reparam):
+    """1x1 -> 3x3 -> 1x1 at `gain` times the width, beside a 1x1 skip; one 3x3 when deployed.
+
+    Source: SPAN (arXiv:2311.12770), section 3. The input is padded before the first factor, so
+    the padding carries its bias and the fusion is exact at the border.
+    """
+
+    def __init__(self, wide: int, out: int, *, gain: int = 2, rngs: nnx.Rngs):
+        self.sk = Conv2d(wide, out, 1, rngs=rngs)
+        self.conv = Sequential(
+            [
+                Conv2d(wide, gain * wide, 1, rngs=rngs),
+                Conv2d(gain * wide, gain * out, 3, padding=0, rngs=rngs),
+                Conv2d(gain * out, out, 1, rngs=rngs),
+            ]
+        )
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv(zero_pad(x, 1)) + self.sk(x)
+
+    def fuse(self) -> Conv2d:
+        widen, mix, narrow = map(Affine.of, self.conv)
+        return (widen.then(mix).then(narrow) + Affine.of(self.sk)).conv()
+
+
+class SPAB(nnx.Module):
+    """`u -> ((r + u)·(sigmoid(r) − ½), a)`: `a` the first activation, `r` three convolutions deep.
+
+    Source: SPAN (arXiv:2311.12770), Eq. 3 to 5, as the released code has them.
+    """
+
+    def __init__(self, channels: int, *, gain: int = 2, rngs: nnx.Rngs):
+        self.c1 = Conv3XC(channels, channels, gain=gain, rngs=rngs)
+        self.c2 = Conv3XC(channels, channels, gain=gain, rngs=rngs)
+        self.c3 = Conv3XC(channels, channels, gain=gain, rngs=rngs)
+
+    def __call__(self, u: Array) -> tuple[Array, Array]:
+        activated = jax.nn.silu(self.c1(u))
+        r = self.c3(jax.nn.silu(self.c2(activated)))
+        return (r + u) * (jax.nn.sigmoid(r) - 0.5), activated

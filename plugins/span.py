@@ -1,0 +1,80 @@
+"""SPAN: the baseline of the challenge, 28 channels wide.
+
+Six blocks of three 3x3 convolutions with a parameter-free attention: what a block has found,
+squashed to (-1/2, 1/2), gates the sum of what it was given and what it has found. Trained with
+wide multi-branch convolutions that become single ones when deployed.
+
+    255·(x − mean) ─ conv_1 ─ block_1 … block_6 ─ conv_2 ─┐
+                        │        │         └── activated ─┤ concat ─ conv_cat ─ upsampler ─ shuffle
+                        └────────┴────────────────────────┘
+
+Report and code differ: the report calls the attention a product with non-negative weights; the
+code, and the weights, use (r + u)·(sigmoid(r) − ½). The mean is taken off and not put back: the
+network learns the offset. The code names the fourth tensor of the concatenation a feature before
+activation, but an in-place SiLU has already changed it.
+Recipe: unsaid; the organisers hand out trained weights.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from esrjax.method import Method, Weights
+from esrjax.network.layers import Conv2d, Sequential
+from esrjax.network.words import pixel_shuffle
+
+from .parts.spab import SPAB, Conv3XC
+
+MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
+
+
+class SPAN(nnx.Module):
+    """SPAN of `channels` features, x`scale`."""
+
+    def __init__(self, *, rngs: nnx.Rngs, channels: int = 28, scale: int = 4):
+        self.scale = scale
+        self.conv_1 = Conv3XC(3, channels, rngs=rngs)
+        self.block_1, self.block_2, self.block_3, self.block_4, self.block_5, self.block_6 = (
+            SPAB(channels, rngs=rngs) for _ in range(6)
+        )
+        self.conv_cat = Conv2d(4 * channels, channels, 1, rngs=rngs)
+        self.conv_2 = Conv3XC(channels, channels, rngs=rngs)
+        self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
+
+    def __call__(self, x: Array) -> Array:
+        head = self.conv_1(255 * (x - jnp.asarray(MEAN, x.dtype)[None, None, None, :]))
+        first, _ = self.block_1(head)
+        features = first
+        for block in (self.block_2, self.block_3, self.block_4, self.block_5):
+            features, _ = block(features)
+        features, activated = self.block_6(features)
+        features = jnp.concatenate([head, self.conv_2(features), first, activated], -1)
+        return pixel_shuffle(self.upsampler(self.conv_cat(features)), self.scale)
+
+
+METHOD = Method(
+    network=SPAN,
+    team="EfficientSR Organizers",
+    paper="https://arxiv.org/abs/2311.12770",
+    license="MIT",
+    card=__doc__,
+    weights={
+        "ntire2026": Weights(
+            sha256="6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971"
+        )
+    },
+    torch_names={
+        "conv_{i}.eval_conv.{leaf}": "conv_{i}.{leaf}",
+        "block_{i}.c{j}_r.eval_conv.{leaf}": "block_{i}.c{j}.{leaf}",
+        "block_{i}.c{j}_r.{branch}.{leaf}": "block_{i}.c{j}.{branch}.{leaf}",
+    },
+    reported={
+        "params": 150_688,
+        "macs": 9_833_807_872,
+        "activations": 41_680_896,
+        "convs": 22,
+        "psnr_valid": 26.94,
+        "psnr_test": 27.01,
+        "runtime_ms": 7.650,
+    },
+)
