@@ -79,8 +79,15 @@ class Method:
 
     def sizes(self) -> dict[str, Any]:
         """The sizes that the network takes, with their defaults."""
-        parameters = inspect.signature(self.network).parameters
-        return {name: p.default for name, p in parameters.items() if name != "rngs"}
+        network = self.network
+        # Asked of the class, inspect sees nnx's metaclass, whose signature is (*args, **kwargs).
+        function = network.__init__ if inspect.isclass(network) else network
+        parameters = inspect.signature(function).parameters
+        return {
+            name: parameter.default
+            for name, parameter in parameters.items()
+            if name not in ("self", "rngs")
+        }
 
     def require(self, sizes: Mapping[str, Any]) -> None:
         """Raise `BadSize` unless the network takes every one of `sizes`."""

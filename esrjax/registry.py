@@ -20,6 +20,10 @@ class AmbiguousMethod(UserError):
     """Two installed packages register this name."""
 
 
+class NotOneMethod(UserError):
+    """An ensemble where one method is needed."""
+
+
 class BrokenPlugin(UserError):
     """The package that registers this name cannot give it."""
 
@@ -32,6 +36,18 @@ def names() -> tuple[str, ...]:
 def method(name: str) -> Method | Ensemble:
     """What is registered as `name`; imports the one package that holds it."""
     return _load(_one(name))
+
+
+def plain(name: str) -> Method:
+    """The one method registered as `name`; an ensemble has no network of its own."""
+    found = method(name)
+    if isinstance(found, Method):
+        return found
+    raise NotOneMethod(
+        f"{name!r} is an ensemble",
+        rule="this needs one network",
+        remedy=f"name one of its members: {', '.join(found.members)}",
+    )
 
 
 def origin(name: str) -> str:

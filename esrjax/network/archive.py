@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import pickle
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,8 +65,8 @@ class Checkpoint:
 def read(path: str | Path) -> Checkpoint:
     """The tensors of a `.pth`, a `.safetensors` or a run directory's deployed network."""
     path = Path(path)
-    path = path / "deploy.safetensors" if path.is_dir() else path
     try:
+        path = path / "deploy.safetensors" if path.is_dir() else path
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error), "check the path") from error
@@ -79,17 +79,18 @@ def read(path: str | Path) -> Checkpoint:
 
 def write_safetensors(path: str | Path, tensors: Tensors, manifest: Manifest) -> None:
     """Write `tensors` with their manifest, all or nothing."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     metadata = {_MANIFEST: json.dumps(asdict(manifest), sort_keys=True)}
-    contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-    _replace(Path(path), lambda file: save_file(contiguous, file, metadata=metadata))
+    # Not np.ascontiguousarray, which makes vectors of scalars.
+    contiguous = {key: np.asarray(value, order="C") for key, value in tensors.items()}
+    _replace(Path(path), lambda file: file.write_bytes(save(contiguous, metadata)))
 
 
 def write_torch(path: str | Path, tensors: Tensors, root: str = "") -> None:
     """Write `tensors` as a PyTorch state dict, under the key `root` where it is given."""
     torch = _torch("writing a .pth file")
-    state = {key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}
+    state = {key: torch.from_numpy(np.array(value, order="C")) for key, value in tensors.items()}
     _replace(Path(path), lambda file: torch.save({root: state} if root else state, file))
 
 
@@ -105,19 +106,28 @@ def _read_safetensors(path: Path) -> tuple[Tensors, Manifest | None]:
             said = (file.metadata() or {}).get(_MANIFEST)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error), "copy or download the file again") from error
-    return tensors, None if said is None else Manifest(**json.loads(said))
+    try:
+        return tensors, None if said is None else Manifest(**json.loads(said))
+    except (ValueError, TypeError) as error:
+        why = f"its manifest is not one that this version writes: {error}"
+        raise _unreadable(path, why, "convert it again, or update esrjax") from error
 
 
 def _read_torch(path: Path) -> Tensors:
     torch = _torch("reading a .pth file")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _would_run_code(path, error) from error
     except Exception as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise _unreadable(path, first, "give a file written by torch.save") from error
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise _would_run_code(path, error) from error
+        raise _unreadable(path, _why(error), "give a file written by torch.save") from error
     return _named_tensors(path, held, torch)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # whose text advises to run it
+        return "it is a pickle of more than torch.save writes"
+    return f"PyTorch raised {type(error).__name__}: {error}".strip().split("\n", 1)[0]
 
 
 def _named_tensors(path: Path, held: Any, torch: Any) -> Tensors:
@@ -128,10 +138,15 @@ def _named_tensors(path: Path, held: Any, torch: Any) -> Tensors:
     if not isinstance(held, dict) or not any(torch.is_tensor(v) for v in held.values()):
         raise _unreadable(path, f"it holds a {type(held).__name__}", "save net.state_dict()")
     return {
-        str(key).removeprefix("module."): value.numpy()
+        str(key).removeprefix("module."): _array(value, torch)
         for key, value in held.items()
         if torch.is_tensor(value)
     }
+
+
+def _array(tensor: Any, torch: Any) -> NDArray[Any]:
+    """The numbers of a tensor, trainable or not; bfloat16, which numpy lacks, as float32."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 
 def _torch(what: str) -> Any:
@@ -147,7 +162,7 @@ def _torch(what: str) -> Any:
 
 
 def _would_run_code(path: Path, error: Exception) -> UnreadableCheckpoint:
-    wanted = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error))
+    wanted = next(line for line in str(error).splitlines() if "GLOBAL" in line)
     return UnreadableCheckpoint(
         "this checkpoint would run code when loaded, so it was not loaded",
         rule="only tensors and plain containers are read (torch.load with weights_only=True): "
@@ -169,17 +184,18 @@ def _unreadable(path: Path, why: str, remedy: str) -> UnreadableCheckpoint:
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _replace(path: Path, write: Callable[[str], None]) -> None:
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Write beside `path`, then put it in place: a reader never sees half a file."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")  # replacing /dev/null would break the machine
         try:
             write(beside)
             os.replace(beside, path)
         finally:
-            Path(beside).unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         raise UnwritableCheckpoint(
             f"cannot write the checkpoint: {getattr(error, 'strerror', None) or error}",

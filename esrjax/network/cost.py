@@ -64,15 +64,17 @@ def _trace(net: nnx.Module, side: int) -> tuple[Any, list[int]]:
     """The trace of `net` under reference bodies; its first inputs, of these sizes, are weights."""
     graph, params, rest = nnx.split(net, nnx.Param, ...)
 
-    def forward(params: Any, picture: jax.Array) -> jax.Array:
+    def forward(params: Any, rest: Any, picture: jax.Array) -> jax.Array:
         with ops.body("reference"):
             return watched(nnx.merge(graph, params, rest), lambda path, output: None)(picture)
 
-    leaves = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    dtype = next((leaf.dtype for leaf in jax.tree.leaves(leaves)), jnp.float32)
+    params, rest = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, rest)
+    )
+    dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
     picture = jax.ShapeDtypeStruct((1, side, side, 3), dtype)
-    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves)]
-    return jax.make_jaxpr(forward)(leaves, picture).jaxpr, sizes
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+    return jax.make_jaxpr(forward)(params, rest, picture).jaxpr, sizes
 
 
 def _matches(piece: Work, globs: Mapping[str, str]) -> bool:

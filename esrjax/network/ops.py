@@ -20,6 +20,7 @@ KERNELS = "esrjax.kernels"
 # "auto": a kernel where one fits. "reference": never a kernel. "kernel": a kernel or an error.
 # A user context, so that it is part of every jit cache key.
 body = cast("Any", jax.make_user_context("auto"))
+BODIES = ("auto", "reference", "kernel")
 
 
 class NoKernel(UserError):
@@ -68,6 +69,8 @@ def op(reference: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def _chosen(name: str, args: tuple[Array, ...]) -> Kernel | None:
+    if body.value not in BODIES:
+        raise ValueError(f"the body is one of {', '.join(BODIES)}; not {body.value!r}")
     if body.value == "reference":
         return None
     candidate = kernel(name)

@@ -9,6 +9,7 @@ from jax import Array
 
 Net = TypeVar("Net", bound=nnx.Module)
 See = Callable[[str, Any], None]
+SCOPE = "<{}>"  # marks the scopes of parts among those of jax and of networks
 
 
 def taps(net: nnx.Module, x: Array) -> tuple[Array, dict[str, Any]]:
@@ -24,7 +25,7 @@ def taps(net: nnx.Module, x: Array) -> tuple[Array, dict[str, Any]]:
 def watched(net: Net, see: See) -> Net:
     """A copy of `net` that calls `see(path, output)` when a part has run, innermost first.
 
-    Each part traces inside a named scope of its path.
+    Each part traces inside a named scope of its path, written as `SCOPE`.
     """
     copy = nnx.clone(net)
     for path, part in list(nnx.iter_modules(copy)):
@@ -37,7 +38,7 @@ def _watch(part: nnx.Module, path: str, see: See) -> None:
     kind: Any = type(part)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with jax.named_scope(path):
+        with jax.named_scope(SCOPE.format(path)):
             output = kind.__call__(self, *args, **kwargs)
         see(path, output)
         return output

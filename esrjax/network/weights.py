@@ -41,9 +41,13 @@ def load(
     unused: globs of keys that have no place in the network. place: the file, for the error.
     """
     filled = nnx.clone(net)
-    given = {naming.to_flax(key): key for key in held if not _matches(key, unused or {})}
+    kept = [key for key in held if not _matches(key, unused or {})]
+    given = {naming.to_flax(key): key for key in kept}
     wanted = dict(leaves(filled))
     problems = _problems(wanted, given, held, naming)
+    for key in kept:
+        if given[naming.to_flax(key)] != key:
+            problems.append(f"of one place: {key} and {given[naming.to_flax(key)]}")
     if problems:
         raise _mismatch(problems, len(set(wanted) | set(given)), place)
     for path, leaf in wanted.items():
@@ -107,7 +111,7 @@ def _problems(
 def _mismatch(problems: list[str], total: int, place: str | None) -> WeightsMismatch:
     shown = [
         line
-        for kind in ("not in the c", "misshapen", "not in the n")
+        for kind in ("not in the c", "misshapen", "not in the n", "of one place")
         for line in [line for line in problems if line.startswith(kind)][:SHOWN]
     ]
     more = f"\n    and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""

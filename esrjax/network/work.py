@@ -4,6 +4,7 @@ Work that is neither counted nor declared free is an error, so nothing can be lo
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +62,8 @@ def _variable(value: Any) -> bool:
 
 
 def _part(equation: Equation) -> str:
-    """The innermost named scope; `network.taps` writes whole paths into them."""
-    return str(equation.source_info.name_stack).rsplit("/", 1)[-1]
+    """The innermost part that the equation stands in, by its path (`network.taps.SCOPE`)."""
+    return (re.findall("<([^<>]*)>", str(equation.source_info.name_stack)) or [""])[-1]
 
 
 def _visit(
@@ -71,37 +72,39 @@ def _visit(
     name, inner = _name(equation), _inner(equation)
     if name in COUNTED:
         found.append(_piece(name, equation, path, times, any(wanted)))
-    elif len(inner) == 1 and equation.primitive.name not in ("scan", "while"):
-        return _walk(inner[0], wanted, path, times, found)[-len(equation.invars) :]
-    elif inner:
-        found.extend(_repeated(equation, inner, path, times))
+    elif name in CALLS:
+        return _walk(inner[0], wanted, path, times, found)
+    elif name in ("scan", "cond"):
+        found.extend(_repeated(equation, inner, any(wanted), path, times))
     elif name not in FREE:
-        raise _uncounted(name, path)
+        unknown = name == "while"
+        raise _uncounted("while, whose number of turns is unknown," if unknown else name, path)
     return [any(wanted)] * len(equation.invars)
 
 
 def _name(equation: Equation) -> str:
     """The word that the equation speaks, or its primitive."""
-    name = equation.params.get("name", "")
-    return name.removeprefix(PREFIX) if name.startswith(PREFIX) else equation.primitive.name
+    name = str(equation.params.get("name"))
+    spoken = name.startswith(PREFIX) and name.removeprefix(PREFIX) in COUNTED
+    return name.removeprefix(PREFIX) if spoken else equation.primitive.name
 
 
 def _inner(equation: Equation) -> list[Jaxpr]:
     """The jaxprs that the equation runs; of a function with its own gradient, only its value."""
-    keys = ("call_jaxpr", "jaxpr", "branches", "body_jaxpr")
+    keys = ("call_jaxpr", "jaxpr", "branches")
     held: Any = next((equation.params[key] for key in keys if key in equation.params), ())
     every: tuple[Jaxpr, ...] = held if isinstance(held, tuple) else (held,)
     return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in every]
 
 
-def _repeated(equation: Equation, inner: list[Jaxpr], path: str, times: int) -> list[Work]:
+def _repeated(
+    equation: Equation, inner: list[Jaxpr], wanted: bool, path: str, times: int
+) -> list[Work]:
     """The work of a scan times its length, or of the costliest branch of a cond."""
-    if equation.primitive.name == "while":
-        raise _uncounted("while, whose number of turns is unknown,", path)
     times *= equation.params.get("length", 1)
     branches: list[list[Work]] = [[] for _ in inner]
     for jaxpr, found in zip(inner, branches, strict=True):
-        _walk(jaxpr, [True] * len(jaxpr.outvars), path, times, found)
+        _walk(jaxpr, [wanted] * len(jaxpr.outvars), path, times, found)
     return max(branches, key=lambda found: sum(piece.macs for piece in found))
 
 
@@ -166,13 +169,22 @@ COUNTED: Mapping[str, Callable[[Equation], int]] = {
 }
 CONVOLUTIONS = ("conv2d", "conv_general_dilated")
 
+# Primitives that run one function once, on all of their inputs.
+CALLS = frozenset(
+    "checkpoint closed_call custom_jvp_call custom_vjp_call jit pjit remat remat2".split()
+)
+
 FREE = frozenset(
-    """abs add add_any and argmax argmin bitcast_convert_type broadcast_in_dim ceil clamp
-    concatenate convert_element_type copy copy_p cos cumsum device_put div dynamic_slice
-    dynamic_update_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota
-    is_finite le log log1p logistic lt max min mul name ne neg not optimization_barrier or pad pow
-    random_bits random_fold_in random_seed random_split random_unwrap random_wrap reduce_and
-    reduce_max reduce_min reduce_or reduce_prod reduce_sum rem reshape rev round rsqrt select_n
-    sharding_constraint shift_right_logical sign sin slice sort sqrt square squeeze stop_gradient
-    sub tanh threefry2x32 transpose xor""".split()
+    """abs acos acosh add add_any and argmax argmin asin asinh atan atan2 atanh
+    bitcast_convert_type broadcast_in_dim broadcast_to cbrt ceil clamp concatenate
+    convert_element_type copy copy_p cos cosh cumlogsumexp cummax cummin cumprod cumsum
+    device_put div dynamic_slice dynamic_update_slice eq erf erf_inv erfc exp exp2 expand_dims
+    expm1 floor gather ge gt integer_pow iota is_finite le log log1p logistic lt max min mul
+    name ne neg nextafter not optimization_barrier or pad platform_index pow random_bits
+    random_fold_in random_seed random_split random_unwrap random_wrap reduce_and reduce_max
+    reduce_min reduce_or reduce_precision reduce_prod reduce_sum reduce_xor rem reshape rev
+    round rsqrt scatter scatter-add scatter-max scatter-min scatter-mul scatter-sub select_n
+    sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh
+    slice sort split sqrt square squeeze stack stop_gradient sub tan tanh threefry2x32 tile
+    top_k transpose unstack xor zeros_like""".split()
 )

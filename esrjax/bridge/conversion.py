@@ -1,0 +1,97 @@
+"""Checkpoints from one format to another, checked on the way."""
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from esrjax import registry
+from esrjax.errors import UserError
+from esrjax.method import Form, Method
+from esrjax.model import Found, recognise
+from esrjax.network import archive
+from esrjax.network.archive import Manifest, Tensors
+from esrjax.network.cost import cost
+from esrjax.network.naming import Naming
+from esrjax.network.reparam import deploy
+from esrjax.network.weights import tensors
+
+
+class WrongFigures(UserError):
+    """The network does not cost what its team reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What was written."""
+
+    form: Form
+    tensors: int
+    params: int
+
+
+def convert(
+    name: str,
+    source: Path,
+    target: Path,
+    *,
+    to: Literal["safetensors", "torch"] = "safetensors",
+    form: Literal["same", "deploy"] = "same",
+    sizes: dict[str, Any] | None = None,
+) -> Converted:
+    """Read `source` as the method `name`, verify it, and write it as `target`."""
+    method = registry.plain(name)
+    found = recognise(name, method, archive.read(source), sizes)
+    _verify(name, method, found)
+    net = deploy(found.net) if form == "deploy" else found.net
+    written: Form = "deploy" if form == "deploy" else found.form
+    held = tensors(net, Naming(method.torch_names))
+    if to == "torch":
+        archive.write_torch(target, held, _root(method, found))
+    else:
+        archive.write_safetensors(target, held, _manifest(name, method, found, written))
+    return Converted(form=written, tensors=len(held), params=_params(held))
+
+
+def _verify(name: str, method: Method, found: Found) -> None:
+    """The deployed network costs what was reported, where it has the submission's sizes."""
+    if found.sizes:
+        return
+    counted = vars(cost(deploy(found.net), uncounted=method.uncounted))
+    wrong = [
+        f"{figure} is {counted[figure]}, reported {method.reported[figure]}"
+        for figure in ("params", "macs", "activations", "convs")
+        if method.reported.get(figure, counted[figure]) != counted[figure]
+    ]
+    if wrong:
+        raise WrongFigures(
+            f"{name} does not cost what its team reported: {'; '.join(wrong)}",
+            rule="a converted network has the figures of Method.reported",
+            place=str(found.checkpoint.path),
+            remedy="correct the network, `uncounted` or `reported` of the plugin",
+        )
+
+
+def _root(method: Method, found: Found) -> str:
+    """The key under which the published file of these sizes keeps its tensors."""
+    published = (w for w in method.weights.values() if dict(w.sizes) == dict(found.sizes))
+    return next((weights.root for weights in published if weights.form == found.form), "")
+
+
+def _manifest(name: str, method: Method, found: Found, form: Form) -> Manifest:
+    held = found.checkpoint
+    before = held.manifest.source_sha256 if held.manifest else ""
+    return Manifest(
+        method=name,
+        form=form,
+        sizes=dict(found.sizes),
+        data_range=method.data_range,
+        scale=method.scale,
+        license=method.license,
+        source_sha256=before or held.sha256,
+        esrjax=metadata.version("esrjax"),
+    )
+
+
+def _params(held: Tensors) -> int:
+    return sum(tensor.size for tensor in held.values())

@@ -1,0 +1,168 @@
+"""Is our network the one that PyTorch ran? Outputs and stored activations, compared."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from esrjax.errors import UserError
+from esrjax.method import Method
+from esrjax.network import ops
+from esrjax.network.naming import Naming
+from esrjax.network.taps import taps
+from esrjax.pictures.metrics import quantise
+
+Array = NDArray[Any]
+Body = Literal["auto", "reference", "kernel"]
+
+TOLERANCE = 1e-4  # of the larger of white and the reference's peak to peak
+_INPUT = re.compile(r"x(\d+)")
+_ACTIVATION = re.compile(r"act_(?P<path>.+?)(?:__out(?P<output>\d+))?")
+
+
+class BadGolden(UserError):
+    """A file that holds no pairs of inputs and outputs, or names parts that the network lacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One compared array, `(N, C, h, w)`.
+
+    max_abs: largest difference. allowed: largest that passes. changed: 8-bit values that differ,
+    for outputs; None for activations.
+    """
+
+    case: str
+    shape: tuple[int, ...]
+    max_abs: float
+    allowed: float
+    changed: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Not larger than allowed; NaN does not pass."""
+        return self.max_abs <= self.allowed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """All cases of a golden file. unchecked: its keys that no case covers."""
+
+    method: str
+    cases: tuple[Case, ...]
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Every case passes, and there is one."""
+        return bool(self.cases) and all(case.passed for case in self.cases)
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain types, for JSON."""
+        return {
+            "method": self.method,
+            "passed": self.passed,
+            "max_abs": max((case.max_abs for case in self.cases), default=None),
+            "cases": [{**vars(case), "passed": case.passed} for case in self.cases],
+            "unchecked": list(self.unchecked),
+        }
+
+
+def parity(
+    name: str, method: Method, net: nnx.Module, golden: str | Path, body: Body = "auto"
+) -> Parity:
+    """Compare `net`, in deploy form, with the arrays of `golden` (.npz, float32, NCHW).
+
+    `xK` is an input and `yK` its output, in the method's data range; `act_PATH` what the part that
+    PyTorch calls PATH (`__` for dots, `__outN` its N-th output) gave for `x0`.
+    """
+    arrays = _read(golden)
+    outputs, parts = _run(net, arrays, body)
+    white = method.data_range
+    cases = [
+        _compared(f"y{k}", output, arrays[f"y{k}"], white) for k, output in sorted(outputs.items())
+    ]
+    naming, places = Naming(method.torch_names), str(golden)
+    for key in sorted(key for key in arrays if key.startswith("act_")):
+        part = _part(key, parts, naming, places)
+        cases.append(_compared(key, part, arrays[key], white, activation=True))
+    known = {case.case for case in cases} | {f"x{k}" for k in outputs}
+    return Parity(method=name, cases=tuple(cases), unchecked=tuple(sorted(set(arrays) - known)))
+
+
+def _read(golden: str | Path) -> dict[str, Array]:
+    try:
+        with np.load(golden, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, AttributeError) as error:
+        raise _bad(golden, f"cannot be read as .npz: {error}") from error
+    if not any(_INPUT.fullmatch(key) and f"y{key[1:]}" in arrays for key in arrays):
+        raise _bad(golden, "holds no x0 with its y0")
+    return arrays
+
+
+def _run(
+    net: nnx.Module, arrays: Mapping[str, Array], body: Body
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The outputs for every input that has one, and the parts' outputs for `x0`."""
+    graph, state = nnx.split(net)
+    run = jax.jit(lambda state, x: taps(nnx.merge(graph, state), x))
+    outputs: dict[str, Array] = {}
+    first: dict[str, Any] = {}
+    with ops.body(body), jax.default_matmul_precision("highest"):
+        for key in sorted(k for k in arrays if _INPUT.fullmatch(k) and f"y{k[1:]}" in arrays):
+            y, parts = run(state, arrays[key].transpose(0, 2, 3, 1))
+            outputs[key[1:]] = np.asarray(y)
+            first = first or parts
+    return outputs, first
+
+
+def _part(key: str, parts: Mapping[str, Any], naming: Naming, place: str) -> Array:
+    """Our output of the part that the key names."""
+    fields = _ACTIVATION.fullmatch(key)
+    assert fields is not None
+    path = naming.to_flax(fields["path"].replace("__", "."))
+    if path not in parts:
+        raise _bad(place, f"stores {key!r}, but the network runs no part {path!r}", parts)
+    output = parts[path]
+    return np.asarray(output[int(fields["output"] or 0)] if isinstance(output, tuple) else output)
+
+
+def _compared(
+    case: str, ours: Array, theirs: Array, white: float, *, activation: bool = False
+) -> Case:
+    """`ours (N, h, w, C)` against `theirs (N, C, h, w)`, of which only the first may be stored."""
+    ours = ours if ours.ndim != 4 else ours.transpose(0, 3, 1, 2)
+    ours = ours[:, : theirs.shape[1]] if activation and ours.ndim == theirs.ndim else ours
+    if ours.shape != theirs.shape:
+        raise _bad(case, f"is {theirs.shape} in the file and {ours.shape} here")
+    spread = float(np.ptp(theirs))
+    return Case(
+        case=case,
+        shape=tuple(theirs.shape),
+        max_abs=float(np.max(np.abs(ours.astype(np.float64) - theirs))),
+        allowed=TOLERANCE * max(white, spread),
+        changed=None if activation else _changed(ours, theirs, white),
+    )
+
+
+def _changed(ours: Array, theirs: Array, white: float) -> int:
+    if not np.isfinite(ours).all():
+        return ours.size
+    return int(np.sum(quantise(ours, white) != quantise(theirs, white)))
+
+
+def _bad(place: str | Path, why: str, parts: Mapping[str, Any] | None = None) -> BadGolden:
+    known = "" if parts is None else "; it runs " + ", ".join(list(parts)[:12])
+    return BadGolden(
+        f"the golden file {why}{known}",
+        rule="xK -> yK in float32 NCHW; act_PATH is the output of a part for x0",
+        place=str(place),
+        remedy="check that file and method belong together",
+    )

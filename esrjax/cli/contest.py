@@ -1,0 +1,44 @@
+"""Verbs about the contest: rank."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from esrjax.cli.options import Json, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    app.command()(rank)
+
+
+def rank(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of our results, a results.json, or a table (.csv).")
+    ],
+    rules: Annotated[str, typer.Option(help="Shipped rules, or a TOML file.")] = "ntire2026",
+    base: Annotated[
+        Literal["own", "published"],
+        typer.Option(help="Relative to the baseline in SOURCE, or to its published figures."),
+    ] = "own",
+    figures: Annotated[
+        Literal["exact", "printed"],
+        typer.Option(help="Score what was measured, or what the contest prints of it."),
+    ] = "exact",
+    style: Annotated[
+        Literal["md", "latex"], typer.Option("--format", help="How the table is written.")
+    ] = "md",
+    as_json: Json = False,
+) -> None:
+    """Score and rank results by the rules of a contest."""
+    from esrjax.contest import rank as contest
+    from esrjax.contest import results, table
+    from esrjax.contest import rules as contest_rules
+
+    said = contest_rules.load(rules)
+    ranking = contest.rank(results.read(source, said), said, base=base, figures=figures)
+    if as_json:
+        print_json({"rows": [line.entry() for line in ranking.lines]})
+    else:
+        typer.echo(table.latex(ranking) if style == "latex" else table.markdown(ranking))

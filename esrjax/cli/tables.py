@@ -1,0 +1,180 @@
+"""What verbs print: tables, cards, bars."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+Item = TypeVar("Item")
+_OUT = Console()
+_ERR = Console(stderr=True)
+
+
+def progress(items: Sequence[Item], title: str) -> Iterable[Item]:
+    """Pass the items on and show a bar on standard error while it is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=_ERR, transient=True) as bar:
+        yield from bar.track(items, description=title)
+
+
+def show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """One line for each row; numbers to the right with thousands apart."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        numeric = any(isinstance(row[column], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(_text(row[column]) for column in columns))
+    _OUT.print(table)
+
+
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.3f}"
+        case list():
+            return ", ".join(map(str, value)) or "-"  # pyright: ignore[reportUnknownArgumentType]
+        case None:
+            return "-"
+        case _:
+            return str(value)
+
+
+def show_card(name: str, method: Any, origin: str) -> None:
+    """A method's own words, then its facts."""
+    _OUT.print(f"[bold]{name}[/bold]  (x{method.scale}, {method.team}; from {origin})\n")
+    if method.card:
+        _OUT.print(method.card.strip(), markup=False, highlight=False)
+        _OUT.print()
+    for title, facts in _facts(method).items():
+        if facts:
+            _OUT.print(f"[bold]{title}[/bold]")
+            for key, value in facts.items():
+                _OUT.print(f"  {key:<18} {_text(value)}", markup=False, highlight=False)
+
+
+def _facts(method: Any) -> dict[str, dict[str, Any]]:
+    facts: dict[str, dict[str, Any]] = {"paper": {"": method.paper, "license": method.license}}
+    if not hasattr(method, "network"):
+        return {**facts, "members": {key: vars(how) for key, how in method.members.items()}}
+    weights = {
+        key: f"{w.form} form, sha256 {w.sha256}" + (f", {w.url}" if w.url else "")
+        for key, w in method.weights.items()
+    }
+    return {
+        **facts,
+        "sizes": method.sizes(),
+        "reported": dict(method.reported),
+        "published weights": weights,
+        "not counted by the organisers": dict(method.uncounted),
+    }
+
+
+def show_verdicts(name: str, outcome: Sequence[Any]) -> None:
+    """One line for each law."""
+    for verdict in outcome:
+        mark = "[red]broken[/red]" if verdict.broken else "[green]holds[/green] "
+        _OUT.print(f"{mark}  {verdict.law}", highlight=False)
+        if verdict.broken:
+            _OUT.print(f"        {verdict.broken}", markup=False, highlight=False)
+    kept = sum(not verdict.broken for verdict in outcome)
+    _OUT.print(f"{name}: {kept} of {len(outcome)} laws hold", highlight=False)
+
+
+def show_facts(groups: Mapping[str, Mapping[str, str]]) -> None:
+    """Groups of named facts."""
+    for title, facts in groups.items():
+        _OUT.print(f"[bold]{title}[/bold]")
+        for key, value in facts.items():
+            _OUT.print(f"  {key:<26} {value}", markup=False, highlight=False)
+
+
+def show_parity(outcome: Any) -> None:
+    """One line for each compared array, and the verdict."""
+    rows = [
+        {
+            "case": case.case,
+            "shape": "x".join(map(str, case.shape)),
+            "max |difference|": f"{case.max_abs:.2e}",
+            "allowed": f"{case.allowed:.2e}",
+            "8-bit changes": case.changed,
+            "passed": case.passed,
+        }
+        for case in outcome.cases
+    ]
+    show_table(rows, list(rows[0]))
+    if outcome.unchecked:
+        _OUT.print(f"not compared: {', '.join(outcome.unchecked)}", highlight=False)
+    verdict = "[green]equal[/green]" if outcome.passed else "[red]not equal[/red]"
+    _OUT.print(f"{outcome.method}: {verdict} to PyTorch", highlight=False)
+
+
+def show_cost(name: str, counted: Any, side: int, parts: bool) -> None:
+    """The organisers' count beside the honest one; with `parts`, every piece of work."""
+    if parts:
+        pieces = [{k: v for k, v in vars(w).items() if k != "needed"} for w in counted.work]
+        show_table(pieces, ("path", "word", "macs", "activations", "convs"))
+        _OUT.print()
+    rows = [
+        {"": "parameters", "official": counted.params, "honest": counted.params_honest},
+        {"": f"MACs at {side}x{side}", "official": counted.macs, "honest": counted.macs_honest},
+        {"": "activations", "official": counted.activations, "honest": None},
+        {"": "convolutions", "official": counted.convs, "honest": None},
+    ]
+    _OUT.print(f"[bold]{name}[/bold]")
+    show_table(rows, ("", "official", "honest"))
+
+
+def show_bench(outcome: Mapping[str, Any]) -> None:
+    """One line for each method and size."""
+    _OUT.print(f"device: {outcome['device']}", highlight=False)
+    show_table(outcome["rows"], list(outcome["rows"][0]))
+
+
+def scores_text(names: Sequence[str], scored: Sequence[Any], style: str) -> str:
+    """PSNR / SSIM of every picture and the mean, a column for each method."""
+    cells = [["picture", *names]]
+    for image in scored[0].images:
+        cells.append([image, *(_quality(scores.images[image], style) for scores in scored)])
+    cells.append(["mean", *(_quality(scores.mean, style) for scores in scored)])
+    spec = f"PSNR [dB] / SSIM under the metric spec {scored[0].spec!r}"
+    return _latex(cells, spec) if style == "latex" else _markdown(cells, spec)
+
+
+def _quality(quality: Any, style: str) -> str:
+    return f"{quality.psnr:.4f} / {quality.ssim:.4f}"
+
+
+def _markdown(cells: list[list[str]], title: str) -> str:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([f"{title}\n", lines[0], rule, *lines[1:]])
+
+
+def _latex(cells: list[list[str]], title: str) -> str:
+    head, *body = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in cells]
+    columns = "l" + "c" * (len(cells[0]) - 1)
+    return "\n".join(
+        [
+            f"% {title}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body[:-1],
+            r"\midrule",
+            body[-1],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )

@@ -1,0 +1,92 @@
+"""Verbs about weights and networks: convert, parity, cost."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from esrjax.cli.options import Body, Checkpoint, Json, Name, Size, print_json, sizes
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    for verb in (convert, parity, cost):
+        app.command()(verb)
+
+
+def convert(
+    name: Name,
+    checkpoint: Annotated[Path, typer.Argument(help="A .pth, a .safetensors or a run directory.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    to: Annotated[
+        Literal["safetensors", "torch"], typer.Option(help="The format to write.")
+    ] = "safetensors",
+    form: Annotated[
+        Literal["same", "deploy"], typer.Option(help="Keep the form, or fuse to the deploy form.")
+    ] = "same",
+    size: Size = None,
+) -> None:
+    """Check a checkpoint against its method, and write it as .safetensors or .pth."""
+    from esrjax.bridge import conversion
+
+    done = conversion.convert(name, checkpoint, output, to=to, form=form, sizes=sizes(size))
+    typer.echo(
+        f"{output}: {name}, {done.form} form, {done.tensors} tensors, {done.params} parameters"
+    )
+
+
+def parity(
+    name: Name,
+    golden: Annotated[Path, typer.Option(help="The .npz of inputs and outputs to reproduce.")],
+    checkpoint: Checkpoint = None,
+    size: Size = None,
+    body: Body = "auto",
+    as_json: Json = False,
+) -> None:
+    """Whether the network gives what PyTorch gave; exit code 0 exactly when it does."""
+    from esrjax import registry
+    from esrjax.bridge import parity as bridge
+    from esrjax.cli.tables import show_parity
+    from esrjax.model import open_method
+
+    model = open_method(name, checkpoint, sizes(size))
+    outcome = bridge.parity(name, registry.plain(name), model.net, golden, body)
+    if as_json:
+        print_json(outcome.as_dict())
+    else:
+        show_parity(outcome)
+    raise typer.Exit(not outcome.passed)
+
+
+def cost(
+    name: Name,
+    side: Annotated[int, typer.Option(help="Side of the LR picture, pixels.", min=1)] = 256,
+    checkpoint: Checkpoint = None,
+    size: Size = None,
+    parts: Annotated[bool, typer.Option("--parts", help="Also every part's share.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Parameters, MACs, activations and convolutions, as the organisers count and honestly."""
+    from esrjax import registry
+    from esrjax.cli.tables import show_cost
+    from esrjax.model import open_method, template
+    from esrjax.network import cost as network
+
+    method = registry.plain(name)
+    chosen = sizes(size)
+    net = (
+        template(method, "deploy", chosen)
+        if checkpoint is None
+        else open_method(name, checkpoint, chosen).net
+    )
+    counted = network.cost(net, side=side, uncounted=method.uncounted)
+    if as_json:
+        print_json(_figures(name, counted, parts))
+    else:
+        show_cost(name, counted, side, parts)
+
+
+def _figures(name: str, counted: Any, parts: bool) -> dict[str, Any]:
+    figures = {"method": name, **vars(counted)}
+    work = figures.pop("work")
+    return {**figures, "parts": [vars(piece) for piece in work]} if parts else figures

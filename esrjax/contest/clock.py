@@ -1,0 +1,160 @@
+"""How long a network takes, with compilation and the first call apart, and the memory it needs."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+from esrjax.contest.record import Timing
+
+Forward = Callable[[Array], Array]
+
+WARM_UP = 2  # rounds after the first call that do not count
+FEWEST, MOST = 5, 1000  # runs where a budget decides
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Program:
+    """A compiled forward pass, and what compiling it took and told."""
+
+    call: Forward
+    compile_s: float
+    mib: float | None
+
+
+def clock(
+    forward: Forward,
+    shape: tuple[int, ...],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    budget_s: float = 2.0,
+    repeats: int | None = None,
+) -> Timing:
+    """Times one network on a random LR picture of `shape` (1, h, w, 3), as `interleaved` does."""
+    timings = interleaved({"": forward}, shape, dtype=dtype, budget_s=budget_s, repeats=repeats)
+    return timings[""]
+
+
+def interleaved(
+    forwards: Mapping[str, Forward],
+    shape: tuple[int, ...],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    budget_s: float = 2.0,
+    repeats: int | None = None,
+) -> dict[str, Timing]:
+    """Times several networks in turn, A B C A B C, so that drift of the machine falls on all alike.
+
+    Each gets `repeats` runs, or as many (5 to 1000) as fit into about `budget_s` seconds each.
+    """
+    lr = jax.device_put(np.random.default_rng(0).random(shape).astype(jnp.dtype(dtype)))
+    programs = {name: _compile(forward, lr) for name, forward in forwards.items()}
+    first = {name: _run_ms(program, lr) for name, program in programs.items()}
+    warm = [_round_ms(programs, lr) for _ in range(WARM_UP)][-1]
+    runs = repeats or _affordable(budget_s * len(programs), sum(warm.values()))
+    rounds = [_round_ms(programs, lr) for _ in range(runs)]
+    return {
+        name: _timing(program, lr, first[name], [each[name] for each in rounds])
+        for name, program in programs.items()
+    }
+
+
+def interval(samples: Sequence[float], *, resamples: int = 2000) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median (percentile method, fixed seed)."""
+    drawn = np.random.default_rng(0).choice(samples, (resamples, len(samples)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def machine() -> dict[str, str]:
+    """What a runtime belongs to: device, versions, processor, precision of matrix products."""
+    return {
+        "device": _device(),
+        "platform": jax.default_backend(),
+        "jax": jax.__version__,
+        "jaxlib": metadata.version("jaxlib"),
+        "python": platform.python_version(),
+        "cpu": _cpu(),
+        "precision": _precision(),
+    }
+
+
+def _compile(forward: Forward, lr: Array) -> _Program:
+    start = time.perf_counter()
+    compiled = jax.jit(forward).lower(lr).compile()
+    compile_s = time.perf_counter() - start
+    return _Program(call=compiled, compile_s=compile_s, mib=_planned_mib(compiled))
+
+
+def _planned_mib(compiled: jax.stages.Compiled) -> float | None:
+    """Arguments, outputs and temporaries in MiB, memory that two of them share counted once."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return None
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    return (held - plan.alias_size_in_bytes) / 2**20
+
+
+def _peak_mib() -> float | None:
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return None if peak is None else peak / 2**20
+
+
+def _run_ms(program: _Program, lr: Array) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(program.call(lr))
+    return (time.perf_counter() - start) * 1e3
+
+
+def _round_ms(programs: Mapping[str, _Program], lr: Array) -> dict[str, float]:
+    return {name: _run_ms(program, lr) for name, program in programs.items()}
+
+
+def _affordable(budget_s: float, round_ms: float) -> int:
+    return min(MOST, max(FEWEST, int(budget_s * 1e3 / round_ms)))
+
+
+def _timing(program: _Program, lr: Array, first_ms: float, samples: Sequence[float]) -> Timing:
+    low, high = interval(samples)
+    return Timing(
+        median_ms=float(np.median(samples)),
+        low_ms=low,
+        high_ms=high,
+        runs=len(samples),
+        compile_s=program.compile_s,
+        first_ms=first_ms,
+        program_mib=program.mib,
+        peak_mib=_peak_mib(),
+        shape=lr.shape,
+        dtype=str(lr.dtype),
+        precision=_precision(),
+        device=_device(),
+    )
+
+
+def _device() -> str:
+    """The accelerator by name; of a CPU, which JAX calls `cpu`, the model and the cores it has."""
+    if jax.default_backend() != "cpu":
+        return jax.devices()[0].device_kind
+    return f"{_cpu()}, {os.cpu_count()} cores"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _precision() -> str:
+    return str(jax.default_matmul_precision.value or "default")

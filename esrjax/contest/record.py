@@ -1,0 +1,100 @@
+"""What was measured of one method: a `Result`, kept as a JSON file."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from esrjax.contest.schema import STRICT, Count, Positive, listing, mistakes
+from esrjax.errors import UserError
+
+
+class ResultError(UserError):
+    """A file that does not say a result."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Quality:
+    """Means over a set of pictures: psnr in dB, ssim where it was asked for."""
+
+    psnr: Positive
+    ssim: float | None = None
+    pictures: Count
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Timing:
+    """Runtime of one forward pass on LR pictures of `shape`, on one machine.
+
+    low_ms, high_ms: 95 % bootstrap interval of the median. runs: timed runs behind it.
+    compile_s: tracing, lowering and compiling. first_ms: the first call of the compiled program.
+    program_mib: arguments, outputs and temporaries of the compiled program, as the compiler plans
+    them. peak_mib: the most the device's allocator has held since the process began, where it
+    tells. precision: of matrix products, as JAX was set.
+    """
+
+    median_ms: Positive
+    low_ms: Positive
+    high_ms: Positive
+    runs: Count
+    compile_s: float
+    first_ms: Positive
+    program_mib: float | None = None
+    peak_mib: float | None = None
+    shape: tuple[int, ...]
+    dtype: str
+    precision: str
+    device: str
+
+    @property
+    def conditions(self) -> str:
+        """What two runtimes must share beside the device to be compared."""
+        return f"{self.dtype}{list(self.shape)}, {self.precision} precision"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Result:
+    """Everything we measured of one method with one set of weights; one JSON file.
+
+    spec: the metric specification. quality: name of a set -> means; `valid` and `test` are the
+    contest's own. macs: multiply-adds as the organisers count them, activations: elements that
+    convolutions give, both at 1x256x256x3. created: ISO 8601.
+    """
+
+    method: str
+    team: str
+    weights_sha256: str | None = None
+    spec: str
+    quality: Mapping[str, Quality]
+    params: Count
+    macs: Count
+    activations: Count
+    convs: Count
+    runtime: Timing
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    commit: str | None = None
+    created: str
+
+
+FILE = TypeAdapter(Result)  # what a result file holds
+
+
+def save(result: Result, path: Path) -> None:
+    """Writes one result file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(FILE.dump_json(result, indent=2) + b"\n")
+
+
+def load(path: Path) -> Result:
+    """Reads one result file."""
+    try:
+        return FILE.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ResultError(
+            f"the result has {listing(mistakes(error))}",
+            rule="every field of esrjax.contest.record.Result with its type, and no other",
+            place=str(path),
+            remedy="measure it again with this version of esrjax, or move it out of the folder",
+        ) from None

@@ -1,0 +1,263 @@
+"""A method with weights: what is had from a checkpoint, and what users call on pictures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+
+from esrjax import registry
+from esrjax.errors import UserError
+from esrjax.method import BadSize, Ensemble, Form, Method
+from esrjax.network import archive, canvas, reach
+from esrjax.network.archive import Checkpoint
+from esrjax.network.naming import Naming
+from esrjax.network.reparam import deploy
+from esrjax.network.weights import WeightsMismatch, load
+from esrjax.pictures import upscale
+from esrjax.pictures.files import Pixels
+from esrjax.pictures.upscale import Upscaler
+
+Sizes = Mapping[str, Any]
+
+
+class NoWeights(UserError):
+    """A method without shipped weights, and no checkpoint was given."""
+
+
+class WrongMethod(UserError):
+    """The checkpoint says that it belongs to another method."""
+
+
+class PictureTooSmall(UserError):
+    """A picture smaller than the method accepts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a checkpoint turned out to hold: a network in `form`, of these sizes."""
+
+    net: nnx.Module
+    form: Form
+    sizes: Sizes
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A method with weights, deployed. Called on a picture it gives the larger picture.
+
+    net: deploy form. sizes: those of the network. checkpoint: where the weights come from.
+    """
+
+    name: str
+    method: Method
+    net: nnx.Module
+    sizes: Sizes = field(default_factory=dict[str, Any])
+    checkpoint: Checkpoint
+
+    @property
+    def scale(self) -> int:
+        """How many times larger the picture becomes."""
+        return self.method.scale
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        """`(h, w, 3)` bytes -> `(s·h, s·w, 3)` bytes, at exact size."""
+        return upscale.to_8_bits(self.upscaler())(picture)
+
+    def upscaler(self, tile: upscale.Size | None = None, self_ensemble: bool = False) -> Upscaler:
+        """Pictures to floats, white at 1; with `tile`, in tiles of that size where exact."""
+        reach = None if tile is None or self.method.whole_picture else self.reach
+        if tile is None or reach is None or 2 * reach >= min(tile):
+            runs = upscale.whole(self.forward, self.method.data_range)
+        else:
+            canvas = upscale.Canvas(size=tile, reach=reach)
+            runs = upscale.tiled(self.masked, canvas, self.method.data_range, self.method.scale)
+        return self._checked(upscale.self_ensemble(runs) if self_ensemble else runs)
+
+    def _checked(self, upscaler: Upscaler) -> Upscaler:
+        def check(picture: Pixels) -> Any:
+            if min(picture.shape[:2]) < self.method.min_side:
+                raise _too_small(picture, self)
+            return upscaler(picture)
+
+        return check
+
+    @functools.cached_property
+    def reach(self) -> int | None:
+        """How far a pixel reaches, LR pixels; None where it reaches all."""
+        return reach.reach(self.forward, self.method.scale)
+
+    @functools.cached_property
+    def forward(self) -> Callable[[Array], Array]:
+        """`(n, h, w, 3) -> (n, s·h, s·w, 3)`, white at `method.data_range`; compiled per size."""
+        graph, state = nnx.split(self.net)
+        run = jax.jit(lambda state, lr: nnx.merge(graph, state)(lr))  # pyright: ignore[reportCallIssue] # networks are callable
+        return lambda lr: run(state, lr)
+
+    @functools.cached_property
+    def masked(self) -> Callable[[Array, Array], Array]:
+        """The same for a picture where `mask (h, w)` is 1 on a larger canvas."""
+        graph, state = nnx.split(self.net)
+
+        @jax.jit
+        def run(state: Any, lr: Array, mask: Array) -> Array:
+            with canvas.picture(mask):
+                return nnx.merge(graph, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+
+        return lambda lr, mask: run(state, lr, mask)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fusion:
+    """An ensemble whose members have their weights; called on pictures like a `Model`."""
+
+    name: str
+    ensemble: Ensemble
+    members: Mapping[str, Model]
+
+    @property
+    def scale(self) -> int:
+        """How many times larger the picture becomes."""
+        return self.ensemble.scale
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        """`(h, w, 3)` bytes -> `(s·h, s·w, 3)` bytes."""
+        return upscale.to_8_bits(self.upscaler())(picture)
+
+    def upscaler(self, tile: upscale.Size | None = None, self_ensemble: bool = False) -> Upscaler:
+        """Pictures to floats: the weighted mean of what the members make of them."""
+        how = self.ensemble.members
+        runs = [
+            self.members[name].upscaler(tile, self_ensemble or member.self_ensemble)
+            for name, member in how.items()
+        ]
+        return upscale.fused(runs, [member.weight for member in how.values()])
+
+
+# --- from a name and a file --------------------------------------------------------------------
+
+
+def open_model(
+    name: str, checkpoint: str | Path | None = None, sizes: Sizes | None = None
+) -> Model | Fusion:
+    """The method or ensemble `name` with the weights of `checkpoint`, or those it ships."""
+    method = registry.method(name)
+    if isinstance(method, Method):
+        return open_method(name, checkpoint, sizes)
+    members = {member: open_method(member) for member in method.members}
+    return Fusion(name=name, ensemble=method, members=members)
+
+
+def open_method(
+    name: str, checkpoint: str | Path | None = None, sizes: Sizes | None = None
+) -> Model:
+    """The one method `name` with the weights of `checkpoint`, or those it ships."""
+    method = registry.plain(name)
+    path = _shipped(name, method) if checkpoint is None else checkpoint
+    found = recognise(name, method, archive.read(path), sizes)
+    return Model(
+        name=name,
+        method=method,
+        net=deploy(found.net),
+        sizes=found.sizes,
+        checkpoint=found.checkpoint,
+    )
+
+
+def recognise(
+    name: str, method: Method, checkpoint: Checkpoint, sizes: Sizes | None = None
+) -> Found:
+    """What the checkpoint holds, by its manifest, else its sha256, else by trying."""
+    failures: list[WeightsMismatch] = []
+    for form, guess in _guesses(name, method, checkpoint, sizes or {}):
+        try:
+            net = load(
+                template(method, form, guess),
+                checkpoint.tensors,
+                Naming(method.torch_names),
+                method.unused,
+                f"{checkpoint.path}, read as {name} in {form} form{_sizes(guess)}",
+            )
+            return Found(net=net, form=form, sizes=guess, checkpoint=checkpoint)
+        except WeightsMismatch as error:
+            failures.append(error)
+    raise min(failures, key=lambda error: error.count)
+
+
+def template(method: Method, form: Form, sizes: Sizes) -> nnx.Module:
+    """The network without values: shapes alone."""
+    build = method.build if form == "train" else lambda **sizes: deploy(method.build(**sizes))
+    try:
+        return nnx.eval_shape(lambda: build(**sizes))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise BadSize(
+            f"no network can be built of{_sizes(sizes)}: {error}",
+            rule="sizes are arguments of the method's network: "
+            + ", ".join(f"{key}={value!r}" for key, value in method.sizes().items()),
+            remedy="correct --size",
+        ) from error
+
+
+def _guesses(
+    name: str, method: Method, checkpoint: Checkpoint, sizes: Sizes
+) -> list[tuple[Form, Sizes]]:
+    method.require(sizes)
+    manifest = checkpoint.manifest
+    if manifest is not None:
+        if manifest.method != name:
+            raise _wrong_method(name, manifest.method, checkpoint)
+        return [(manifest.form, {**manifest.sizes, **sizes})]
+    for weights in method.weights.values():
+        if weights.sha256 == checkpoint.sha256:
+            return [(weights.form, {**weights.sizes, **sizes})]
+    return [("deploy", sizes), ("train", sizes)]
+
+
+def _shipped(name: str, method: Method) -> Path:
+    if method.pretrained is None:
+        raise _no_weights(name, method)
+    package, _, file = method.pretrained.partition(":")
+    with resources.as_file(resources.files(package) / file) as path:
+        return path
+
+
+def _sizes(sizes: Sizes) -> str:
+    return "".join(f" {key}={value!r}" for key, value in sizes.items())
+
+
+def _wrong_method(name: str, written: str, checkpoint: Checkpoint) -> WrongMethod:
+    return WrongMethod(
+        f"these are weights of {written!r}, not of {name!r}",
+        rule="a file with a manifest is read as the method it names",
+        place=str(checkpoint.path),
+        remedy=f"name the method {written!r}, or give another file",
+    )
+
+
+def _no_weights(name: str, method: Method) -> NoWeights:
+    published = ", ".join(
+        f"{key} ({weights.url or 'no address'}, sha256 {weights.sha256[:12]}…)"
+        for key, weights in method.weights.items()
+    )
+    return NoWeights(
+        f"{name} ships no weights",
+        rule=f"published for it: {published or 'none'}",
+        remedy="give a file with --checkpoint",
+    )
+
+
+def _too_small(picture: Pixels, model: Model) -> PictureTooSmall:
+    h, w = picture.shape[:2]
+    return PictureTooSmall(
+        f"the picture is {w} x {h} pixels",
+        rule=f"{model.name} accepts pictures of at least {model.method.min_side} pixels a side",
+        remedy="give a larger picture, or use another method",
+    )

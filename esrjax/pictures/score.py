@@ -1,0 +1,110 @@
+"""Any LR -> SR function over a set of pairs, under one metric spec or several."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from esrjax.errors import UserError
+from esrjax.pictures.files import Pixels
+from esrjax.pictures.metrics import Incomparable, Spec, psnr, ssim
+from esrjax.pictures.sets import Pair
+
+Upscale = Callable[[Pixels], Pixels]  # (h, w, 3) -> (scale·h, scale·w, 3)
+Progress = Callable[[Sequence[Pair]], Iterable[Pair]]  # passes the pairs on, and may show a bar
+
+
+class WrongOutput(UserError):
+    """An upscaler whose output is no picture of the right size."""
+
+
+class Unscorable(UserError):
+    """A list of pairs over which no mean can be taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """How close one SR picture, or a set of them on average, comes to the truth."""
+
+    psnr: float  # dB
+    ssim: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The quality of every picture of a set, under the metric spec of this name."""
+
+    spec: str
+    images: Mapping[str, Quality]
+
+    @property
+    def mean(self) -> Quality:
+        """The arithmetic means; of PSNR, the mean of the decibels."""
+        qualities = self.images.values()
+        return Quality(
+            psnr=fmean(quality.psnr for quality in qualities),
+            ssim=fmean(quality.ssim for quality in qualities),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """`{"spec": ..., "mean": {"psnr", "ssim"}, "images": {NAME: {"psnr", "ssim"}}}`."""
+        images = {name: asdict(quality) for name, quality in self.images.items()}
+        return {"spec": self.spec, "mean": asdict(self.mean), "images": images}
+
+
+def score(upscale: Upscale, pairs: Sequence[Pair], spec: Spec, progress: Progress = iter) -> Scores:
+    """The scores of `upscale` over all pairs."""
+    return score_each(upscale, pairs, [spec], progress)[0]
+
+
+def score_each(
+    upscale: Upscale, pairs: Sequence[Pair], specs: Sequence[Spec], progress: Progress = iter
+) -> tuple[Scores, ...]:
+    """The scores under each spec, every picture upscaled once."""
+    _check_names(pairs)
+    images: list[dict[str, Quality]] = [{} for _ in specs]
+    for pair in progress(pairs):
+        sr, hr = _run(upscale, pair)
+        for spec, qualities in zip(specs, images, strict=True):
+            qualities[pair.name] = _compare(sr, hr, spec, pair.name)
+    return tuple(
+        Scores(spec=spec.name, images=qualities)
+        for spec, qualities in zip(specs, images, strict=True)
+    )
+
+
+def _run(upscale: Upscale, pair: Pair) -> tuple[Pixels, Pixels]:
+    """The SR picture of a pair and its HR."""
+    lr, hr = pair.load()
+    sr = upscale(lr)
+    if sr.dtype != np.uint8 or sr.shape != hr.shape:
+        raise WrongOutput(
+            f"the output is {sr.dtype} {sr.shape} for an LR picture of {lr.shape}",
+            place=pair.name,
+            rule=f"it is uint8 {hr.shape}: {pair.scale} x the LR sides",
+            remedy="check the scale of the method, and that its output is turned into bytes",
+        )
+    return sr, hr
+
+
+def _compare(sr: Pixels, hr: Pixels, spec: Spec, name: str) -> Quality:
+    try:
+        return Quality(psnr=psnr(sr, hr, spec), ssim=ssim(sr, hr, spec))
+    except Incomparable as error:
+        raise Incomparable(
+            error.problem, place=name, rule=error.rule, remedy=error.remedy
+        ) from error
+
+
+def _check_names(pairs: Sequence[Pair]) -> None:
+    names = Counter(pair.name for pair in pairs)
+    twice = sorted(name for name, count in names.items() if count > 1)
+    if twice or not names:
+        raise Unscorable(
+            f"these names occur twice: {', '.join(twice)}" if twice else "there are no pairs",
+            rule="scores are kept by name, over at least one pair",
+            remedy="score sets one by one",
+        )

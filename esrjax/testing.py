@@ -1,0 +1,244 @@
+"""What every plugin must satisfy. Third parties call `check_method` in a test of three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from esrjax.errors import UserError
+from esrjax.method import Method
+from esrjax.network import canvas
+from esrjax.network.cost import cost
+from esrjax.network.naming import Naming
+from esrjax.network.reparam import Reparam, deploy
+from esrjax.network.weights import cast, leaves, load, tensors
+
+Sizes = Mapping[str, Any]
+EXACT = 1e-9  # of white: what double precision must agree to
+CLOSE = 1e-5  # of white: what float32 must agree to
+
+
+class MissingChex(UserError):
+    """The laws are asserted with chex, which is not installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One law, and why the method breaks it; None where it holds."""
+
+    law: str
+    broken: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """What every law works on: the networks in both forms, freshly initialised."""
+
+    method: Method
+    sizes: Sizes
+    train: nnx.Module
+    thin: nnx.Module
+    side: int
+
+    def picture(self, batch: int = 1, dtype: Any = jnp.float32, h: int = 0, w: int = 0) -> Any:
+        """A random LR picture, by default a little wider than high."""
+        shape = (batch, h or self.side, w or self.side + 3, 3)
+        noise = np.random.default_rng(0).random(shape) * self.method.data_range
+        return jnp.asarray(noise, dtype)
+
+
+def check_method(method: Method, **sizes: Any) -> None:
+    """Raise AssertionError, naming every broken law, unless `method` keeps them all.
+
+    `sizes` are the network's own: small ones make the check fast.
+    """
+    broken = [f"{v.law}: {v.broken}" for v in verdicts(method, **sizes) if v.broken]
+    assert not broken, "the method breaks " + "; ".join(broken)
+
+
+def verdicts(method: Method, **sizes: Any) -> tuple[Verdict, ...]:
+    """Every law with its outcome."""
+    _require_chex()
+    train = method.build(**sizes)
+    train.eval()
+    bench = _Bench(
+        method=method,
+        sizes=sizes,
+        train=train,
+        thin=deploy(train),
+        side=max(12, method.min_side),
+    )
+    return tuple(_verdict(law, bench) for law in LAWS)
+
+
+def _verdict(law: Callable[[_Bench], None], bench: _Bench) -> Verdict:
+    said = (law.__doc__ or "").strip().split("\n")[0].rstrip(".")
+    try:
+        law(bench)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).split("\n")[0]
+        return Verdict(law=said, broken=first)
+    return Verdict(law=said, broken=None)
+
+
+# --- the laws ----------------------------------------------------------------------------------
+
+
+def _gives_larger_pictures(bench: _Bench) -> None:
+    """SR is `scale` times LR, float32, finite, in both forms."""
+    import chex
+
+    lr = bench.picture(batch=2)
+    n, h, w, _ = lr.shape
+    for net in (bench.train, bench.thin):
+        sr = _call(net, lr)
+        chex.assert_shape(sr, (n, bench.method.scale * h, bench.method.scale * w, 3))
+        chex.assert_type(sr, jnp.float32)
+        chex.assert_tree_all_finite(sr)
+
+
+def _keeps_pictures_apart(bench: _Bench) -> None:
+    """A picture's result does not depend on the others of its batch."""
+    lr = bench.picture(batch=2)
+    _assert_close(bench, _call(bench.thin, lr)[1:], _call(bench.thin, lr[1:]), CLOSE)
+
+
+def _deploys_exactly(bench: _Bench) -> None:
+    """The deploy form equals the train form in double precision, borders included."""
+    with jax.enable_x64(True):
+        train = scattered(cast(bench.train, jnp.float64))
+        before = tensors(train, Naming({}))
+        thin = deploy(train)
+        lr = bench.picture(dtype=jnp.float64)
+        reference = train(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+        spread = float(jnp.ptp(reference)) / bench.method.data_range
+        _assert_close(bench, thin(lr), reference, EXACT * max(1.0, spread))  # pyright: ignore[reportCallIssue]
+        assert not any(isinstance(part, Reparam) for _, part in nnx.iter_modules(thin))
+        _assert_same(tensors(deploy(thin), Naming({})), tensors(thin, Naming({})))
+        _assert_same(tensors(train, Naming({})), before)
+
+
+def _crosses_to_torch_and_back(bench: _Bench) -> None:
+    """Weights under PyTorch's names come back bit for bit, in both forms."""
+    naming = Naming(bench.method.torch_names)
+    for net in (bench.train, bench.thin):
+        paths = [path for path, _ in leaves(net)]
+        keys = [naming.to_torch(path) for path in paths]
+        assert len(set(keys)) == len(keys), "two weights share one torch key"
+        assert [naming.to_flax(key) for key in keys] == paths, "torch_names is not reversible"
+        back = load(net, tensors(net, naming), naming)
+        _assert_same(tensors(back, Naming({})), tensors(net, Naming({})))
+
+
+def _traces_once(bench: _Bench) -> None:
+    """A second picture of the same size does not trace again."""
+    import chex
+
+    graph, state = nnx.split(bench.thin)
+
+    def forward(state: Any, lr: Any) -> Any:
+        return nnx.merge(graph, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+
+    once = jax.jit(chex.assert_max_traces(forward, n=1))
+    once(state, bench.picture())
+    once(state, bench.picture() / 2)
+
+
+def _has_gradients(bench: _Bench) -> None:
+    """Every trainable parameter has a finite gradient that is not zero everywhere."""
+    import chex
+
+    graph, params, rest = nnx.split(scattered(bench.train), nnx.Param, ...)
+    lr = bench.picture()
+
+    def loss(params: Any) -> Any:
+        return jnp.sum(jnp.sin(nnx.merge(graph, params, rest)(lr)))  # pyright: ignore[reportCallIssue] # networks are callable
+
+    gradients = jax.jit(jax.grad(loss))(params)
+    chex.assert_tree_all_finite(gradients)
+    flat = [(".".join(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(gradients)]
+    still = [path for path, leaf in flat if not np.any(np.asarray(leaf[...]))]
+    assert not still, f"no gradient reaches {', '.join(still[:5])}"
+
+
+def _fits_any_canvas(bench: _Bench) -> None:
+    """On a larger masked canvas a picture's result is the same (unless it is whole_picture)."""
+    if bench.method.whole_picture:
+        return
+    lr = bench.picture()
+    h, w = lr.shape[1:3]
+    room = [(0, 0), (0, 7), (0, 5), (0, 0)]
+    mask = jnp.pad(jnp.ones((h, w)), room[1:3])
+    with canvas.picture(mask):
+        large = bench.thin(jnp.pad(lr, room))  # pyright: ignore[reportCallIssue] # networks are callable
+    scale = bench.method.scale
+    _assert_close(bench, large[:, : scale * h, : scale * w], _call(bench.thin, lr), CLOSE)
+
+
+def _costs_what_is_reported(bench: _Bench) -> None:
+    """Parameters, MACs, activations and convolutions are those that were reported."""
+    if bench.sizes:
+        return
+    counted = vars(cost(bench.thin, uncounted=bench.method.uncounted))
+    for figure in ("params", "macs", "activations", "convs"):
+        reported = bench.method.reported.get(figure, counted[figure])
+        assert counted[figure] == reported, f"{figure}: {counted[figure]}, reported {reported}"
+
+
+LAWS = (
+    _gives_larger_pictures,
+    _keeps_pictures_apart,
+    _deploys_exactly,
+    _crosses_to_torch_and_back,
+    _traces_once,
+    _has_gradients,
+    _fits_any_canvas,
+    _costs_what_is_reported,
+)
+
+
+# --- what they are made of ---------------------------------------------------------------------
+
+
+def scattered(net: nnx.Module, amount: float = 0.05) -> nnx.Module:
+    """A copy with every weight moved at random, away from the 0 and 1 that hide mistakes."""
+    copy = nnx.clone(net)
+    draw = np.random.default_rng(1)
+    for _, leaf in leaves(copy):
+        value = leaf.get_value()
+        leaf.set_value(value + jnp.asarray(amount * draw.standard_normal(value.shape), value.dtype))
+    return copy
+
+
+def _call(net: nnx.Module, lr: Any) -> Any:
+    graph, state = nnx.split(net)
+    return jax.jit(lambda state, lr: nnx.merge(graph, state)(lr))(state, lr)  # pyright: ignore[reportCallIssue] # networks are callable
+
+
+def _assert_close(bench: _Bench, ours: Any, theirs: Any, tolerance: float) -> None:
+    import chex
+
+    chex.assert_trees_all_close(ours, theirs, rtol=0, atol=tolerance * bench.method.data_range)
+
+
+def _assert_same(ours: Any, theirs: Any) -> None:
+    import chex
+
+    chex.assert_trees_all_equal(ours, theirs)
+
+
+def _require_chex() -> None:
+    try:
+        import chex  # noqa: F401 # pyright: ignore[reportUnusedImport] # only whether it is there
+    except ImportError as error:
+        raise MissingChex(
+            "checking a method needs chex",
+            rule="the laws are asserted with chex, an optional dependency",
+            remedy='pip install "esrjax[dev]"',
+        ) from error

@@ -1,0 +1,100 @@
+"""A ranking reads like the report's table."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from esrjax.contest import results, rules, table
+from esrjax.contest.rank import rank
+from esrjax.contest.results import Row
+
+RULES = rules.load("ntire2026")
+SPAN = Row(
+    team="EfficientSR Organizers",
+    method="span",
+    psnr_valid=26.94,
+    psnr_test=27.01,
+    runtime_ms=8.0,
+    params_m=0.15,
+    flops_g=10.0,
+)
+FAST = replace(SPAN, team="R&D_50%", method="a|b", runtime_ms=4.0)
+SLOW = replace(SPAN, team="Slow", method="slow", runtime_ms=40.0, psnr_test=26.9)
+UNJUDGED = replace(
+    FAST, team="Else", psnr_valid=None, psnr_test=None, psnr_elsewhere={"Set5 (5)": 30.123}
+)
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (5.8, "5.80"),
+        (893.84, "893.84"),
+        (999.994, "999.99"),
+        (999.996, "1.00e3"),
+        (6756.0, "6.76e3"),
+        (2.22e12, "2.22e12"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_scores_are_printed_as_in_the_report(score: float, text: str):
+    assert table.printed(score) == text
+
+
+def test_markdown_says_scale_meaning_figures_and_ranks():
+    scale, meaning, lines, *_ = table.markdown(rank([SLOW, FAST, SPAN], RULES)).split("\n\n")
+    assert scale == (
+        "**NTIRE 2026 Efficient Super-Resolution.** Scores are exp(2 · value / baseline), "
+        "less is better; the baseline has 8.000 ms, 0.150 M parameters, 10.00 G FLOPs."
+    )
+    assert meaning == "Ranked: at least 26.90 dB on valid and 26.99 dB on test."
+    assert " ".join(lines.splitlines()[2].split()) == (
+        r"| 1 | R&D_50% | a\|b | 26.94 | 27.01 | 4.000 | 0.150 | 10.00 "
+        "| 2.72 (1) | 7.39 (1) | 7.39 (1) | 3.65 (1) |"
+    )
+
+
+def test_markdown_has_a_table_for_each_standing():
+    text = table.markdown(rank([SLOW, FAST, SPAN, UNJUDGED], RULES))
+    paragraphs = text.split("\n\n")
+    assert [p.split(":")[0] for p in paragraphs if not p.startswith("|")][1:] == ["Ranked"] + [
+        "Not ranked"
+    ] * 3
+    tables = [p.splitlines() for p in paragraphs if p.startswith("|")]
+    assert [len(lines) for lines in tables] == [3, 3, 3, 3]
+    assert len({len(line) for lines in tables for line in lines}) == 1
+
+
+def test_measured_rows_say_where_and_how():
+    how = {"device": "GPU A", "conditions": "float32[1, 8, 8, 3]", "spec": "y"}
+    text = table.markdown(rank([replace(SPAN, **how)], RULES))
+    assert "FLOPs. Timed on GPU A, float32[1, 8, 8, 3]. PSNR by the metric 'y'.\n" in text
+
+
+def test_a_column_that_says_nothing_is_left_out():
+    assert "Set5" not in table.markdown(rank([SPAN, FAST], RULES))
+    assert "PSNR Set5 (5)" in table.markdown(rank([SPAN, UNJUDGED], RULES))
+
+
+def test_exceptions_are_told_with_their_reason():
+    ranking = rank([SPAN, replace(SLOW, team="IN2GM")], RULES)
+    assert table.markdown(ranking).endswith(f"\n\nIN2GM: {RULES.waiver('IN2GM')}.\n")
+
+
+def test_latex_escapes_words_and_writes_powers_of_ten():
+    text = table.latex(rank([SLOW, FAST, SPAN], RULES))
+    assert r"R\&D\_50\%" in text
+    assert r"$2.20 \times 10^{4}$" in text
+    assert r"\underline{26.90}" in text
+    assert text.count(r"\multicolumn{12}{c}{Not ranked") == 2
+    rows = [line for line in text.splitlines() if line.endswith(r"\\") and " & " in line]
+    assert [line.count(" & ") for line in rows] == [11] * 4
+    assert r"\begin{tabular}{rllrrrrrrrrr}" in text
+
+
+def test_the_published_cells_stand_in_the_table(reference: Path):
+    path = reference / "protocol" / "table1.csv"
+    text = table.markdown(rank(results.read(path, RULES), RULES))
+    assert "2.30e6 (14) | 893.84 (14) |  2.50e5 (11) |" in text
+    assert "|    *26.80* |   *26.91* |   131.948 |" in text
