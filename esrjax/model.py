@@ -193,10 +193,15 @@ def recognise(
 
 
 def template(method: Method, form: Form, sizes: Sizes) -> nnx.Module:
-    """The network without values: shapes alone."""
-    build = method.build if form == "train" else lambda **sizes: deploy(method.build(**sizes))
+    """The network without values, shapes alone, as it behaves outside of training."""
+
+    def build() -> nnx.Module:
+        net = method.build(**sizes)
+        net.eval()
+        return net if form == "train" else deploy(net)
+
     try:
-        return nnx.eval_shape(lambda: build(**sizes))
+        return nnx.eval_shape(build)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise BadSize(
             f"no network can be built of{_sizes(sizes)}: {error}",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from esrjax.contest.results import Row
 from esrjax.contest.rules import Baseline, Rules
-from esrjax.contest.schema import listing
+from esrjax.schema import listing
 from esrjax.errors import UserError
 
 Track = Literal["runtime", "params", "flops", "main"]

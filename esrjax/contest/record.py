@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from esrjax.contest.schema import STRICT, Count, Positive, listing, mistakes
+from esrjax.schema import STRICT, Count, Positive, listing, mistakes
 from esrjax.errors import UserError
 
 

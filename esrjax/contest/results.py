@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from esrjax.contest import record
 from esrjax.contest.record import Result
 from esrjax.contest.rules import Rules
-from esrjax.contest.schema import NotNegative, Positive, listing, mistakes
+from esrjax.schema import NotNegative, Positive, listing, mistakes
 from esrjax.errors import UserError
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from esrjax.contest.schema import STRICT, Count, Positive, listing, mistakes
+from esrjax.schema import STRICT, Count, Positive, listing, mistakes
 from esrjax.errors import UserError
 
 

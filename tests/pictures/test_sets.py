@@ -170,17 +170,17 @@ def test_a_path_is_located_before_the_users_sets_before_the_reference(
 def test_an_unknown_set_tells_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "data/Set5").mkdir(parents=True)
+    (tmp_path / "data/DIV2K").mkdir(parents=True)
     (tmp_path / "data/B100").mkdir()
     monkeypatch.setenv("ESRJAX_DATA", str(tmp_path / "mine"))
     monkeypatch.setenv("ESRJAX_REFERENCE", str(tmp_path))
     with pytest.raises(SetNotFound) as caught:
-        locate("SET-5")
+        locate("div-2k")
     assert str(caught.value) == (
-        "there is no set or folder 'SET-5'\n"
-        f"  place:  '{tmp_path / 'mine'}' holds nothing; '{tmp_path / 'data'}' holds B100, Set5\n"
+        "there is no set or folder 'div-2k'\n"
+        f"  place:  '{tmp_path / 'mine'}' holds nothing; '{tmp_path / 'data'}' holds B100, DIV2K\n"
         "  rule:   a set is a path, or a folder of $ESRJAX_DATA or of $ESRJAX_REFERENCE/data\n"
-        "  remedy: did you mean 'Set5'?"
+        "  remedy: did you mean 'DIV2K'?"
     )
     monkeypatch.delenv("ESRJAX_DATA")
     monkeypatch.delenv("ESRJAX_REFERENCE")
