@@ -1,8 +1,10 @@
 """Data from outside as frozen dataclasses: nothing unknown, nothing converted, nothing missing."""
 
-from typing import Annotated
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -12,9 +14,13 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
-def mistakes(error: ValidationError) -> list[str]:
-    """Every mistake in one line: where it is, what was expected, what was found."""
-    return [f"{_path(each)} {_finding(each)}" for each in error.errors()]
+def mistakes(error: ValidationError, kind: TypeAdapter[Any] | None = None) -> list[str]:
+    """Every mistake in one line: where it is, what was found, what was expected.
+
+    With `kind`, what the data should have been, an unknown name comes with the nearest known one.
+    """
+    schema = kind.json_schema() if kind is not None else {}
+    return [f"{_path(each)} {_finding(each, schema)}" for each in error.errors()]
 
 
 def listing(lines: list[str], noun: str = "mistake") -> str:
@@ -27,13 +33,45 @@ def _path(each: ErrorDetails) -> str:
     return ".".join(map(str, each["loc"])) or "the whole"
 
 
-def _finding(each: ErrorDetails) -> str:
+def _finding(each: ErrorDetails, schema: Mapping[str, Any]) -> str:
     match each["type"]:
         case "missing":
             return "is missing"
         case "unexpected_keyword_argument":
-            return "is not a known name"
+            return "is not a known name" + _nearest(str(each["loc"][-1]), each["loc"][:-1], schema)
         case "json_invalid":
             return f"is not JSON ({each['msg']})"
+        case "value_error":
+            return each["msg"].removeprefix("Value error, ")
+        case "literal_error":
+            return f"should be {each['ctx']['expected']}, found {each['input']!r}"  # pyright: ignore[reportTypedDictNotRequiredAccess]
         case _:
             return f"{each['msg'].removeprefix('Input ')}, found {each['input']!r}"
+
+
+def _nearest(name: str, place: Sequence[str | int], schema: Mapping[str, Any]) -> str:
+    """`; did you mean 'lr'?`, or the names that are known there."""
+    names = list(_at(place, schema).get("properties", ()))
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known are {', '.join(names)}" if names else ""
+
+
+def _at(place: Sequence[str | int], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a JSON schema that speaks of what lies at `place`."""
+    part = schema
+    for step in place:
+        part = _followed(part, schema)
+        inner = part.get("items") if isinstance(step, int) else part.get("properties", {}).get(step)
+        part = inner or part.get("additionalProperties") or {}
+    return _followed(part, schema)
+
+
+def _followed(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Through `$ref`, and to the object in `anyOf`."""
+    if "anyOf" in part:
+        part = next((each for each in part["anyOf"] if "$ref" in each), part)
+    if "$ref" in part:
+        return schema["$defs"][part["$ref"].rsplit("/", 1)[-1]]
+    return part

@@ -1,0 +1,118 @@
+"""Sets of pictures -> batches of patches; a batch is a function of seed and step alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict
+
+import grain
+import numpy as np
+from numpy.typing import NDArray
+
+from esrjax.errors import UserError
+from esrjax.pictures.files import Pixels
+from esrjax.pictures.sets import Pair, locate, pairs
+from esrjax.training.recipe import Data
+
+Bytes = NDArray[np.uint8]
+
+
+class Batch(TypedDict):
+    """`lr (n, h, w, 3)` and `hr (n, s·h, s·w, 3)`, 8 bits."""
+
+    lr: Bytes
+    hr: Bytes
+
+
+class NoPatches(UserError):
+    """Pictures from which the patches of a stage cannot be cut."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batches:
+    """The batches of one stage, by step.
+
+    pictures: (LR, HR) of every training picture. seed: of the stage.
+    """
+
+    data: Data
+    pictures: Sequence[tuple[Pixels, Pixels]]
+    scale: int
+    seed: int
+
+    @cached_property
+    def _order(self) -> Any:
+        """Which picture each patch comes from: every one once, shuffled, then again."""
+        return grain.MapDataset.range(len(self.pictures)).shuffle(seed=self.seed).repeat()
+
+    def batch(self, step: int) -> Batch:
+        """The batch of that step, whatever came before."""
+        draw = np.random.default_rng((self.seed, step))
+        shape = self.data.patches[draw.integers(len(self.data.patches))]
+        first = step * self.data.batch
+        patches = [
+            self._patch(self.pictures[self._order[first + i]], shape, draw)
+            for i in range(self.data.batch)
+        ]
+        return Batch(lr=np.stack([lr for lr, _ in patches]), hr=np.stack([hr for _, hr in patches]))
+
+    def since(self, step: int, steps: int, threads: int = 2) -> Iterator[Batch]:
+        """The batches from `step` to `steps`, made ahead of their use."""
+        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        return iter(grain.MapDataset.range(step, steps).map(self.batch).to_iter_dataset(ahead))
+
+    def _patch(
+        self, picture: tuple[Pixels, Pixels], shape: tuple[int, int], draw: np.random.Generator
+    ) -> tuple[Bytes, Bytes]:
+        """A random crop of LR and HR alike, flipped and turned as the stage says."""
+        hflip, vflip, turn = (
+            name in self.data.augment and bool(draw.integers(2))
+            for name in ("hflip", "vflip", "rot90")
+        )
+        h, w = (side // self.scale for side in (shape[::-1] if turn else shape))
+        lr, hr = picture
+        top, left = (draw.integers(1 + have - want) for have, want in zip(lr.shape, (h, w)))  # noqa: B905
+        s = self.scale
+        small = lr[top : top + h, left : left + w]
+        large = hr[s * top : s * (top + h), s * left : s * (left + w)]
+        return _turned(small, hflip, vflip, turn), _turned(large, hflip, vflip, turn)
+
+
+def _turned(patch: Bytes, hflip: bool, vflip: bool, turn: bool) -> Bytes:
+    patch = patch[:, ::-1] if hflip else patch
+    patch = patch[::-1] if vflip else patch
+    return np.rot90(patch) if turn else patch
+
+
+def open_batches(data: Data, scale: int, seed: int) -> Batches:
+    """The batches of a stage, its sets read into memory; what cannot be cut is an error."""
+    found = [pair for name in data.sets for pair in find(name, scale)]
+    pictures = [pair.load() for pair in found]
+    _require_room(data, found, pictures, scale)
+    return Batches(data=data, pictures=pictures, scale=scale, seed=seed)
+
+
+def find(name: str | Path, scale: int) -> tuple[Pair, ...]:
+    """The pairs of a set by name or folder, unread."""
+    return pairs(locate(name), scale)
+
+
+def _require_room(
+    data: Data, found: Sequence[Pair], pictures: Sequence[tuple[Pixels, Pixels]], scale: int
+) -> None:
+    odd = [shape for shape in data.patches if shape[0] % scale or shape[1] % scale]
+    if odd:
+        raise NoPatches(
+            f"patches of {odd[0][0]} x {odd[0][1]} cannot be cut",
+            rule=f"both sides of an HR patch are multiples of {scale}, the scale",
+            remedy="correct data.patches",
+        )
+    side = max(max(shape) for shape in data.patches)
+    small = [p.name for p, (_, hr) in zip(found, pictures, strict=True) if min(hr.shape[:2]) < side]
+    if small:
+        raise NoPatches(
+            f"{len(small)} of {len(found)} pictures are too small: {', '.join(small[:5])}",
+            rule=f"a picture has at least {side} pixels a side, as the largest patch",
+            remedy="take smaller patches, or other pictures",
+        )

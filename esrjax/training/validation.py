@@ -1,0 +1,54 @@
+"""How good a network is while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+
+from esrjax.method import Method
+from esrjax.network.reparam import deploy
+from esrjax.pictures import metrics
+from esrjax.pictures.score import Quality, score
+from esrjax.pictures.sets import Pair
+from esrjax.pictures.upscale import to_8_bits, whole
+from esrjax.training.batches import find
+from esrjax.training.recipe import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validator:
+    """Scores deployed networks of one method on one set, every `every` steps."""
+
+    method: Method
+    pairs: Sequence[Pair]
+    spec: metrics.Spec
+    every: int
+
+    @classmethod
+    def of(cls, said: Validation, method: Method) -> Validator:
+        """The set is found and the spec known before the first step."""
+        return cls(
+            method=method,
+            pairs=find(said.set, method.scale),
+            spec=metrics.named(said.spec),
+            every=said.every,
+        )
+
+    def __call__(self, net: nnx.Module) -> Quality:
+        """The mean quality of `net`, a network in train form and mode, left as it is."""
+        thin = deploy(net)
+        thin.eval()
+        graph, state = nnx.split(thin)
+        upscaler = whole(lambda lr: _forward(graph, state, lr), self.method.data_range)
+        return score(to_8_bits(upscaler), self.pairs, self.spec).mean
+
+
+@jax.jit(static_argnums=0)
+def _forward(graph: nnx.GraphDef[Any], state: Any, lr: Array) -> Array:
+    """Compiled once for every size, whatever the weights."""
+    return nnx.merge(graph, state)(lr)
