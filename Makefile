@@ -2,13 +2,19 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: test test-slow lint format clean
+.PHONY: demo test test-slow readme lint format clean
+
+demo: $(VENV)/demo  ## the main job: train, score, time, rank and show, in under 8 minutes
+	$(RUN)/esrjax demo
 
 test: $(VENV)/installed  ## everything a change must pass
 	$(RUN)/pytest -n 2 -m "not slow and not gpu"
 
 test-slow: $(VENV)/installed  ## the checks that take minutes each
 	$(RUN)/pytest -m slow
+
+readme: $(VENV)/installed  ## the blocks of the README that the program prints
+	$(RUN)/python tools/readme.py
 
 lint: $(VENV)/installed  ## style and types
 	$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/pyright
@@ -19,6 +25,11 @@ format: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
 	touch $@
 
 clean:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,14 @@ def methods() -> tuple[str, ...]:
     return registry.names()
 
 
-def load(name: str, checkpoint: str | Path | None = None, **sizes: Any) -> Model | Fusion:
+def load(
+    name: str, checkpoint: str | Path | Mapping[str, str | Path] | None = None, **sizes: Any
+) -> Model | Fusion:
     """The method `name` with the weights of `checkpoint` (.pth, .safetensors, run directory).
 
-    Without a checkpoint, with the weights that it ships. `sizes` are the network's own, for
-    instance `channels=48`. Called on `(h, w, 3)` bytes it gives `(s·h, s·w, 3)` bytes.
+    Without a checkpoint, with the weights that it ships; for an ensemble, checkpoints by the names
+    of its members. `sizes` are the network's own, for instance `channels=48`. Called on
+    `(h, w, 3)` bytes it gives `(s·h, s·w, 3)` bytes.
     """
     from esrjax.model import open_model
 

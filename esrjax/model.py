@@ -26,6 +26,7 @@ from esrjax.pictures.files import Pixels
 from esrjax.pictures.upscale import Upscaler
 
 Sizes = Mapping[str, Any]
+Files = Mapping[str, str | Path]  # name of a method -> its checkpoint
 
 
 class NoWeights(UserError):
@@ -38,6 +39,10 @@ class WrongMethod(UserError):
 
 class PictureTooSmall(UserError):
     """A picture smaller than the method accepts."""
+
+
+class BadEnsemble(UserError):
+    """An ensemble whose members cannot be run together, or not as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +79,27 @@ class Model:
 
     def upscaler(self, tile: upscale.Size | None = None, self_ensemble: bool = False) -> Upscaler:
         """Pictures to floats, white at 1; with `tile`, in tiles of that size where exact."""
-        reach = None if tile is None or self.method.whole_picture else self.reach
-        if tile is None or reach is None or 2 * reach >= min(tile):
-            runs = upscale.whole(self.forward, self.method.data_range)
-        else:
-            canvas = upscale.Canvas(size=tile, reach=reach)
-            runs = upscale.tiled(self.masked, canvas, self.method.data_range, self.method.scale)
+        runs = upscale.whole(self.forward, self.method.data_range)
+        if tile is not None and not self.method.whole_picture:
+            runs = self._tiled(tile, runs)
         return self._checked(upscale.self_ensemble(runs) if self_ensemble else runs)
 
+    def _tiled(self, tile: upscale.Size, whole: Upscaler) -> Upscaler:
+        """In tiles of that size, widened where it is less than two reaches; else `whole`."""
+
+        def runs(picture: Pixels) -> upscale.Floats:
+            reach = 0 if upscale.fits(picture, tile) else self.reach
+            if reach is None:
+                return whole(picture)
+            canvas = upscale.canvas(picture, tile, reach)
+            one = upscale.tiled(self.masked, canvas, self.method.data_range, self.method.scale)
+            return one(picture)
+
+        return runs
+
     def _checked(self, upscaler: Upscaler) -> Upscaler:
-        def check(picture: Pixels) -> Any:
-            if min(picture.shape[:2]) < self.method.min_side:
-                raise _too_small(picture, self)
+        def check(picture: Pixels) -> upscale.Floats:
+            require_side(self.name, self.method, picture.shape[:2])
             return upscaler(picture)
 
         return check
@@ -146,13 +160,18 @@ class Fusion:
 
 
 def open_model(
-    name: str, checkpoint: str | Path | None = None, sizes: Sizes | None = None
+    name: str, checkpoint: str | Path | Files | None = None, sizes: Sizes | None = None
 ) -> Model | Fusion:
-    """The method or ensemble `name` with the weights of `checkpoint`, or those it ships."""
+    """The method or ensemble `name` with the weights of `checkpoint`, or those it ships.
+
+    The members of an ensemble have a checkpoint each: `{"span": "span.pth"}`.
+    """
     method = registry.method(name)
+    files = checkpoint if isinstance(checkpoint, Mapping) else {name: checkpoint}
     if isinstance(method, Method):
-        return open_method(name, checkpoint, sizes)
-    members = {member: open_method(member) for member in method.members}
+        return open_method(name, files.get(name), sizes)
+    require_ensemble(name, method, files, sizes)
+    members = {member: open_method(member, files.get(member)) for member in method.members}
     return Fusion(name=name, ensemble=method, members=members)
 
 
@@ -170,6 +189,16 @@ def open_method(
         sizes=found.sizes,
         checkpoint=found.checkpoint,
     )
+
+
+def require_side(name: str, method: Method, shape: tuple[int, ...]) -> None:
+    """Raise `PictureTooSmall` unless the method accepts LR pictures of `shape` (h, w)."""
+    if min(shape) < method.min_side:
+        raise PictureTooSmall(
+            f"the picture is {shape[1]} x {shape[0]} pixels",
+            rule=f"{name} accepts pictures of at least {method.min_side} pixels a side",
+            remedy="give a larger picture, or use another method",
+        )
 
 
 def recognise(
@@ -259,10 +288,21 @@ def _no_weights(name: str, method: Method) -> NoWeights:
     )
 
 
-def _too_small(picture: Pixels, model: Model) -> PictureTooSmall:
-    h, w = picture.shape[:2]
-    return PictureTooSmall(
-        f"the picture is {w} x {h} pixels",
-        rule=f"{model.name} accepts pictures of at least {model.method.min_side} pixels a side",
-        remedy="give a larger picture, or use another method",
-    )
+def require_ensemble(
+    name: str, ensemble: Ensemble, files: Mapping[str, Any], sizes: Sizes | None
+) -> None:
+    """Members that exist and share the scale, with weights and sizes of their own."""
+    members = ", ".join(ensemble.members) or "none"
+    scales = {registry.plain(member).scale for member in ensemble.members} | {ensemble.scale}
+    if len(scales) > 1 or not ensemble.members:
+        raise BadEnsemble(
+            f"the members of {name!r} cannot be fused: {members}",
+            rule=f"there is at least one, and all make pictures {ensemble.scale} times larger",
+            remedy="correct the ensemble's members or its scale",
+        )
+    if files.get(name) is not None or sizes:
+        raise BadEnsemble(
+            f"{name!r} is an ensemble and has no weights or sizes of its own",
+            rule=f"checkpoints belong to its members: {members}",
+            remedy=f"give NAME=FILE, for instance {next(iter(ensemble.members))}=FILE",
+        )

@@ -10,11 +10,22 @@ _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 if "ESRJAX_REFERENCE" not in os.environ and _BESIDE.is_dir():
     os.environ["ESRJAX_REFERENCE"] = str(_BESIDE)
 
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+collect_ignore = ["thirdparty"]  # a package of its own, which test_thirdparty.py installs
 
 _skipped: list[str] = []
 
@@ -26,6 +37,68 @@ def reference() -> Path:
     if not folder:
         pytest.skip("no reference folder: set ESRJAX_REFERENCE")
     return Path(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def esrjax(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The command line in this process: `esrjax("list", "--json").json`."""
+    from esrjax.cli import main
+
+    def run(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["esrjax", *map(str, words)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+        said = capsys.readouterr()
+        return Said(code=code, out=said.out, err=said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Installs a package with pip into a folder of its own: `installed(package) -> folder`."""
+
+    def install(package: Path) -> Path:
+        folder = tmp_path_factory.mktemp("installed")
+        copy = shutil.copytree(package, folder / "source")  # setuptools leaves a build folder
+        options = "--quiet --no-deps --no-build-isolation --disable-pip-version-check --target"
+        command = [sys.executable, "-m", "pip", "install", *options.split(), folder / "site", copy]
+        subprocess.run(command, check=True, capture_output=True)
+        return folder / "site"
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def bakery(installed: Callable[[Path], Path]) -> Path:
+    """The folder in which the third-party package `crumbs` is installed."""
+    return installed(Path(__file__).parent / "thirdparty")
+
+
+@pytest.fixture
+def crumbs(bakery: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The third-party package on the path of this process and of those it starts."""
+    monkeypatch.syspath_prepend(bakery)
+    monkeypatch.setenv("PYTHONPATH", str(bakery))
+    importlib.invalidate_caches()
+    return bakery
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints from one format to another, checked on the way."""
 
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +9,17 @@ from esrjax.errors import UserError
 from esrjax.method import Form, Method
 from esrjax.model import Found, recognise
 from esrjax.network import archive
-from esrjax.network.archive import Manifest, Tensors
+from esrjax.network.archive import Tensors
 from esrjax.network.cost import cost
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import tensors
+
+Kind = Literal["safetensors", "torch"]
+
+
+class UnclearFormat(UserError):
+    """An output whose suffix says another format than was asked for."""
 
 
 class WrongFigures(UserError):
@@ -30,12 +35,25 @@ class Converted:
     params: int
 
 
+def kind(target: Path, asked: Kind | None = None) -> Kind:
+    """The format of `target`: what is asked for, else what its suffix says."""
+    said: Kind = "safetensors" if target.suffix == ".safetensors" else "torch"
+    if asked in (None, said):
+        return said
+    raise UnclearFormat(
+        f"{target.name!r} is no name for a file of the format {asked!r}",
+        rule="checkpoints are told apart by suffix: .safetensors is safetensors, all else PyTorch's",
+        place=str(target),
+        remedy="name it NAME.safetensors" if asked == "safetensors" else "name it NAME.pth",
+    )
+
+
 def convert(
     name: str,
     source: Path,
     target: Path,
     *,
-    to: Literal["safetensors", "torch"] = "safetensors",
+    to: Kind = "safetensors",
     form: Literal["same", "deploy"] = "same",
     sizes: dict[str, Any] | None = None,
 ) -> Converted:
@@ -49,7 +67,10 @@ def convert(
     if to == "torch":
         archive.write_torch(target, held, _root(method, found))
     else:
-        archive.write_safetensors(target, held, _manifest(name, method, found, written))
+        before = found.checkpoint.manifest
+        sha256 = (before.source_sha256 if before else "") or found.checkpoint.sha256
+        said = archive.describe(name, method, written, found.sizes, source_sha256=sha256)
+        archive.write_safetensors(target, held, said)
     return Converted(form=written, tensors=len(held), params=_params(held))
 
 
@@ -76,21 +97,6 @@ def _root(method: Method, found: Found) -> str:
     """The key under which the published file of these sizes keeps its tensors."""
     published = (w for w in method.weights.values() if dict(w.sizes) == dict(found.sizes))
     return next((weights.root for weights in published if weights.form == found.form), "")
-
-
-def _manifest(name: str, method: Method, found: Found, form: Form) -> Manifest:
-    held = found.checkpoint
-    before = held.manifest.source_sha256 if held.manifest else ""
-    return Manifest(
-        method=name,
-        form=form,
-        sizes=dict(found.sizes),
-        data_range=method.data_range,
-        scale=method.scale,
-        license=method.license,
-        source_sha256=before or held.sha256,
-        esrjax=metadata.version("esrjax"),
-    )
 
 
 def _params(held: Tensors) -> int:

@@ -29,6 +29,10 @@ def rank(
     style: Annotated[
         Literal["md", "latex"], typer.Option("--format", help="How the table is written.")
     ] = "md",
+    without_floors: Annotated[
+        bool,
+        typer.Option("--without-floors", help="Rank by score alone, whatever the PSNR is."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score and rank results by the rules of a contest."""
@@ -37,8 +41,10 @@ def rank(
     from esrjax.contest import rules as contest_rules
 
     said = contest_rules.load(rules)
-    ranking = contest.rank(results.read(source, said), said, base=base, figures=figures)
+    rows = results.read(source, said)
+    ranking = contest.rank(rows, said, base=base, figures=figures, floors=not without_floors)
     if as_json:
-        print_json({"rows": [line.entry() for line in ranking.lines]})
+        entries = [line.entry() for line in ranking.lines]
+        print_json({"rows": entries, "floors": ranking.floors, "notes": ranking.notes})
     else:
         typer.echo(table.latex(ranking) if style == "latex" else table.markdown(ranking))

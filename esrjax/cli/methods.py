@@ -19,13 +19,17 @@ def list_methods(as_json: Json = False) -> None:
     """The installed methods, with their cost at 256x256 and where their weights come from."""
     from esrjax import registry
     from esrjax.cli.tables import show_table
+    from esrjax.errors import UserError
 
     rows: list[dict[str, Any]] = []
     for name in registry.names():
         try:
             rows.append(_entry(name))
-        except (registry.BrokenPlugin, registry.AmbiguousMethod) as error:
+        except UserError as error:
             typer.echo(f"esrjax: {error}", err=True)
+        except Exception as error:  # of one network; the others are not affected
+            said = f"{type(error).__name__}: {error}"
+            typer.echo(f"esrjax: {name}, of {registry.origin(name)}, raised {said}", err=True)
     if as_json:
         print_json(rows)
     else:
@@ -39,20 +43,22 @@ def _entry(name: str) -> dict[str, Any]:
     method = registry.method(name)
     entry = {"name": name, "team": method.team, "scale": method.scale}
     if isinstance(method, Ensemble):
-        return {**entry, "params": None, "macs": None, "weights": [], "pretrained": False}
+        shipped = all(registry.plain(member).pretrained for member in method.members)
+        return {**entry, **_figures(name), "weights": [], "pretrained": shipped}
     weights, shipped = list(method.weights), method.pretrained is not None
-    return {**entry, **_figures(method), "weights": weights, "pretrained": shipped}
+    return {**entry, **_figures(name), "weights": weights, "pretrained": shipped}
 
 
-def _figures(method: Any) -> dict[str, int]:
+def _figures(name: str) -> dict[str, int]:
     """Parameters and MACs as reported (which `check` verifies), else counted."""
-    keys = ("params", "macs")
-    if all(key in method.reported for key in keys):
-        return {key: int(method.reported[key]) for key in keys}
-    from esrjax.model import template
-    from esrjax.network.cost import cost
+    from esrjax import registry
 
-    counted = cost(template(method, "deploy", {}), uncounted=method.uncounted)
+    reported, keys = getattr(registry.method(name), "reported", {}), ("params", "macs")
+    if all(key in reported for key in keys):
+        return {key: int(reported[key]) for key in keys}
+    from esrjax.contest.costs import costs
+
+    counted = costs(name)
     return {key: getattr(counted, key) for key in keys}
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ Checkpoints = Annotated[
     list[str] | None,
     typer.Option(
         "--checkpoint",
-        help="FILE, or NAME=FILE for one of several methods.",
+        help="FILE, or NAME=FILE for one of several methods or of an ensemble's members.",
         show_default="shipped weights",
     ),
 ]
@@ -60,24 +61,52 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def by_name(given: list[str] | None, names: list[str]) -> dict[str, Path | None]:
-    """`["span=a.pth"] -> {"span": Path("a.pth")}`; a bare file belongs to the only method."""
-    found: dict[str, Path | None] = dict.fromkeys(names)
-    for text in given or []:
-        name, equals, file = text.partition("=")
-        if equals and name in found:
-            found[name] = Path(file)
-        elif len(names) == 1:
-            found[names[0]] = Path(text)
-        else:
-            raise BadOption(
-                f"--checkpoint {text!r} does not say whose it is",
-                rule=f"of several methods it is NAME=FILE, with NAME one of {', '.join(names)}",
-                remedy=f"write for instance --checkpoint {names[0]}={text}",
-            )
-    return found
+def by_name(given: list[str] | None, names: list[str]) -> dict[str, Path]:
+    """`["span=a.pth"] -> {"span": Path("a.pth")}`; a bare file belongs to the only method.
+
+    NAME may also be a member of an ensemble among `names`.
+    """
+    networks = _networks(names) if given else []
+    return dict(_checkpoint(text, networks, bare=networks == names) for text in given or [])
+
+
+def _networks(names: list[str]) -> list[str]:
+    """The methods, with ensembles as their members."""
+    from esrjax import registry
+    from esrjax.method import Ensemble
+
+    networks: list[str] = []
+    for name in names:
+        method = registry.method(name)
+        networks += method.members if isinstance(method, Ensemble) else [name]
+    return list(dict.fromkeys(networks))
+
+
+def _checkpoint(text: str, networks: list[str], *, bare: bool) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if equals and name in networks:
+        return name, Path(file)
+    if bare and len(networks) == 1:
+        return networks[0], Path(text)
+    raise BadOption(
+        f"--checkpoint {text!r} does not say whose it is",
+        rule=f"of several networks it is NAME=FILE, with NAME one of {', '.join(networks)}",
+        remedy=f"write for instance --checkpoint {networks[0]}={file or text}",
+    )
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(value, indent=2))
+    """One JSON document on standard output; what is no finite number is null."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(held) for key, held in value.items()}
+        case list() | tuple():
+            return [_finite(held) for held in value]
+        case _:
+            return value

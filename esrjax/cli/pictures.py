@@ -8,7 +8,6 @@ import typer
 from esrjax.cli.options import (
     BadOption,
     Body,
-    Checkpoint,
     Checkpoints,
     Json,
     Names,
@@ -34,7 +33,7 @@ def upscale(
         Path, typer.Option("-o", "--output", help="A file, or a folder for several.")
     ],
     method: Annotated[str, typer.Option(help="The method.")] = "spanv2",
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoints = None,
     size: Size = None,
     tile: Annotated[int, typer.Option(help="Largest tile side, LR pixels.", min=8)] = 256,
     self_ensemble: Annotated[
@@ -46,8 +45,8 @@ def upscale(
     from esrjax.model import open_model
     from esrjax.pictures import jobs
 
-    model = open_model(method, checkpoint, sizes(size))
-    found = jobs.plan(inputs, output, model.scale, tile)
+    model = open_model(method, by_name(checkpoint, [method]), sizes(size))
+    found = jobs.plan(inputs, output, model.scale, tile, turned=self_ensemble)
     upscaler_of = jobs.memory(lambda canvas: model.upscaler(canvas, self_ensemble=self_ensemble))
     for job in progress(found, f"{model.name} x{model.scale}"):
         for note in jobs.run(job, upscaler_of(job.canvas)):
@@ -79,14 +78,17 @@ def evaluate(
     from esrjax.pictures import metrics, score, sets
 
     chosen, files = metrics.named(spec), by_name(checkpoint, names)
-    models = [open_model(name, files[name], sizes(size)) for name in names]
+    folder = sets.locate(data)
+    models = [open_model(name, files, sizes(size)) for name in names]
+    if output is not None:
+        contest.require_recordable(models, output)
     scored: list[Any] = []
     with ops.body(body):
         for model in models:
-            pairs = sets.pairs(sets.locate(data), model.scale)
+            pairs = sets.pairs(folder, model.scale)
             scored.append(score.score(model, pairs, chosen, lambda p, m=model: progress(p, m.name)))
         if output is not None:
-            for path in contest.record_all(models, scored, Path(data).name, output):
+            for path in contest.record_all(models, scored, folder.resolve().name, output):
                 typer.echo(path, err=True)
     if as_json:
         every = [{"method": m.name, **s.as_dict()} for m, s in zip(models, scored, strict=True)]

@@ -4,19 +4,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 Item = TypeVar("Item")
-_OUT = Console()
-_ERR = Console(stderr=True)
+_PIPED = 1000  # characters a line, where no terminal says how wide it is
 
 
 def progress(items: Sequence[Item], title: str) -> Iterable[Item]:
     """Pass the items on and show a bar on standard error while it is a terminal."""
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=_ERR, transient=True) as bar:
+    hidden = not console.is_terminal
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
+    ) as bar:
         yield from bar.track(items, description=title)
+
+
+def say(text: Any = "", *, markup: bool = False) -> None:
+    """One line, or one table, on standard output; lines are left as long as they are."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPED)
+    console.print(text, markup=markup, highlight=False, soft_wrap=isinstance(text, str))
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -26,8 +38,8 @@ def show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Non
         numeric = any(isinstance(row[column], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(_text(row[column]) for column in columns))
-    _OUT.print(table)
+        table.add_row(*(escape(_text(row[column])) for column in columns))
+    say(table)
 
 
 def _text(value: Any) -> str:
@@ -48,21 +60,25 @@ def _text(value: Any) -> str:
 
 def show_card(name: str, method: Any, origin: str) -> None:
     """A method's own words, then its facts."""
-    _OUT.print(f"[bold]{name}[/bold]  (x{method.scale}, {method.team}; from {origin})\n")
+    say(
+        f"[bold]{name}[/bold]  (x{method.scale}, {escape(method.team)}; from {origin})\n",
+        markup=True,
+    )
     if method.card:
-        _OUT.print(method.card.strip(), markup=False, highlight=False)
-        _OUT.print()
+        say(f"{method.card.strip()}\n")
     for title, facts in _facts(method).items():
         if facts:
-            _OUT.print(f"[bold]{title}[/bold]")
+            say(f"[bold]{title}[/bold]", markup=True)
             for key, value in facts.items():
-                _OUT.print(f"  {key:<18} {_text(value)}", markup=False, highlight=False)
+                say(f"  {key:<18} {_text(value)}")
 
 
 def _facts(method: Any) -> dict[str, dict[str, Any]]:
-    facts: dict[str, dict[str, Any]] = {"paper": {"": method.paper, "license": method.license}}
+    facts: dict[str, dict[str, Any]] = {
+        "paper": {"source": method.paper, "license": method.license}
+    }
     if not hasattr(method, "network"):
-        return {**facts, "members": {key: vars(how) for key, how in method.members.items()}}
+        return {**facts, "members": {key: _how(how) for key, how in method.members.items()}}
     weights = {
         key: f"{w.form} form, sha256 {w.sha256}" + (f", {w.url}" if w.url else "")
         for key, w in method.weights.items()
@@ -76,23 +92,29 @@ def _facts(method: Any) -> dict[str, dict[str, Any]]:
     }
 
 
+def _how(member: Any) -> str:
+    """How an ensemble runs one of its members."""
+    runs = "mean over the eight flips and turns" if member.self_ensemble else "one pass"
+    return f"{runs}, weight {member.weight:g}"
+
+
 def show_verdicts(name: str, outcome: Sequence[Any]) -> None:
     """One line for each law."""
     for verdict in outcome:
         mark = "[red]broken[/red]" if verdict.broken else "[green]holds[/green] "
-        _OUT.print(f"{mark}  {verdict.law}", highlight=False)
+        say(f"{mark}  {escape(verdict.law)}", markup=True)
         if verdict.broken:
-            _OUT.print(f"        {verdict.broken}", markup=False, highlight=False)
+            say(f"        {verdict.broken}")
     kept = sum(not verdict.broken for verdict in outcome)
-    _OUT.print(f"{name}: {kept} of {len(outcome)} laws hold", highlight=False)
+    say(f"{name}: {kept} of {len(outcome)} laws hold")
 
 
 def show_facts(groups: Mapping[str, Mapping[str, str]]) -> None:
     """Groups of named facts."""
     for title, facts in groups.items():
-        _OUT.print(f"[bold]{title}[/bold]")
+        say(f"[bold]{title}[/bold]", markup=True)
         for key, value in facts.items():
-            _OUT.print(f"  {key:<26} {value}", markup=False, highlight=False)
+            say(f"  {key:<26} {value}")
 
 
 def show_parity(outcome: Any) -> None:
@@ -110,9 +132,9 @@ def show_parity(outcome: Any) -> None:
     ]
     show_table(rows, list(rows[0]))
     if outcome.unchecked:
-        _OUT.print(f"not compared: {', '.join(outcome.unchecked)}", highlight=False)
+        say(f"not compared: {', '.join(outcome.unchecked)}")
     verdict = "[green]equal[/green]" if outcome.passed else "[red]not equal[/red]"
-    _OUT.print(f"{outcome.method}: {verdict} to PyTorch", highlight=False)
+    say(f"{outcome.method}: {verdict} to PyTorch", markup=True)
 
 
 def show_cost(name: str, counted: Any, side: int, parts: bool) -> None:
@@ -120,20 +142,20 @@ def show_cost(name: str, counted: Any, side: int, parts: bool) -> None:
     if parts:
         pieces = [{k: v for k, v in vars(w).items() if k != "needed"} for w in counted.work]
         show_table(pieces, ("path", "word", "macs", "activations", "convs"))
-        _OUT.print()
+        say()
     rows = [
         {"": "parameters", "official": counted.params, "honest": counted.params_honest},
         {"": f"MACs at {side}x{side}", "official": counted.macs, "honest": counted.macs_honest},
         {"": "activations", "official": counted.activations, "honest": None},
         {"": "convolutions", "official": counted.convs, "honest": None},
     ]
-    _OUT.print(f"[bold]{name}[/bold]")
+    say(f"[bold]{name}[/bold]", markup=True)
     show_table(rows, ("", "official", "honest"))
 
 
 def show_bench(outcome: Mapping[str, Any]) -> None:
     """One line for each method and size."""
-    _OUT.print(f"device: {outcome['device']}", highlight=False)
+    say(f"device: {outcome['device']}")
     show_table(outcome["rows"], list(outcome["rows"][0]))
 
 

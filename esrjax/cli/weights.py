@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from esrjax.cli.options import Body, Checkpoint, Json, Name, Size, print_json, sizes
+from esrjax.cli.options import (
+    Body,
+    Checkpoint,
+    Checkpoints,
+    Json,
+    Name,
+    Size,
+    by_name,
+    print_json,
+    sizes,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,8 +29,9 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A .pth, a .safetensors or a run directory.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     to: Annotated[
-        Literal["safetensors", "torch"], typer.Option(help="The format to write.")
-    ] = "safetensors",
+        Literal["safetensors", "torch"] | None,
+        typer.Option(help="The format to write.", show_default="by the output's suffix"),
+    ] = None,
     form: Annotated[
         Literal["same", "deploy"], typer.Option(help="Keep the form, or fuse to the deploy form.")
     ] = "same",
@@ -29,7 +40,8 @@ def convert(
     """Check a checkpoint against its method, and write it as .safetensors or .pth."""
     from esrjax.bridge import conversion
 
-    done = conversion.convert(name, checkpoint, output, to=to, form=form, sizes=sizes(size))
+    kind = conversion.kind(output, to)
+    done = conversion.convert(name, checkpoint, output, to=kind, form=form, sizes=sizes(size))
     typer.echo(
         f"{output}: {name}, {done.form} form, {done.tensors} tensors, {done.params} parameters"
     )
@@ -61,25 +73,17 @@ def parity(
 def cost(
     name: Name,
     side: Annotated[int, typer.Option(help="Side of the LR picture, pixels.", min=1)] = 256,
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoints = None,
     size: Size = None,
     parts: Annotated[bool, typer.Option("--parts", help="Also every part's share.")] = False,
     as_json: Json = False,
 ) -> None:
     """Parameters, MACs, activations and convolutions, as the organisers count and honestly."""
-    from esrjax import registry
     from esrjax.cli.tables import show_cost
-    from esrjax.model import open_method, template
-    from esrjax.network import cost as network
+    from esrjax.contest.costs import costs
 
-    method = registry.plain(name)
-    chosen = sizes(size)
-    net = (
-        template(method, "deploy", chosen)
-        if checkpoint is None
-        else open_method(name, checkpoint, chosen).net
-    )
-    counted = network.cost(net, side=side, uncounted=method.uncounted)
+    files = by_name(checkpoint, [name])
+    counted = costs(name, side=side, files=files, sizes=sizes(size))
     if as_json:
         print_json(_figures(name, counted, parts))
     else:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from esrjax.contest import clock
 from esrjax.method import Method
+from esrjax.model import require_side
 from esrjax.network.reparam import deploy
 
 Rows = list[dict[str, Any]]
@@ -20,6 +21,9 @@ def bench(
     seconds: float,
 ) -> dict[str, Any]:
     """`{"device", "rows"}`: a row for every method and LR size, freshly initialised weights."""
+    for name, method in methods.items():
+        for shape in shapes:
+            require_side(name, method, shape)
     forwards = {name: forward(deploy(m.build(**sizes))) for name, m in methods.items()}
     rows = [row for shape in shapes for row in _rows(forwards, shape, seconds)]
     return {"device": clock.machine()["device"], "rows": rows}

@@ -24,7 +24,7 @@ def record_all(
     models: Sequence[Model | Fusion], scored: Sequence[Scores], data: str, folder: Path
 ) -> tuple[Path, ...]:
     """Time the models side by side and write a result for each into `folder`."""
-    single = [_single(model) for model in models]
+    single = require_recordable(models, folder)
     timings = clock.interleaved({m.name: forward(m.net) for m in single}, SHAPE)
     paths: list[Path] = []
     for model, scores in zip(single, scored, strict=True):
@@ -52,6 +52,12 @@ def result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:
         versions={name: metadata.version(name) for name in ("esrjax", "jax", "flax", "numpy")},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def require_recordable(models: Sequence[Model | Fusion], folder: Path) -> list[Model]:
+    """The models, each of which has one network, if their results can be put into `folder`."""
+    record.require_folder(folder)
+    return [_single(model) for model in models]
 
 
 def _single(model: Model | Fusion) -> Model:

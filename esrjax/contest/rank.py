@@ -61,16 +61,28 @@ class Line:
 class Ranking:
     """Every row that was given, by standing and then by main score.
 
-    reference: the figures that the scores are relative to.
+    reference: the figures that the scores are relative to. floors: whether a PSNR was asked for.
     """
 
     rules: Rules
     reference: Row | Baseline
     lines: tuple[Line, ...]
+    floors: bool = True
 
     def of(self, standing: Standing) -> tuple[Line, ...]:
         """The lines of one standing, in order."""
         return tuple(line for line in self.lines if line.standing == standing)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The exceptions that were made, and the figures that are not what they seem."""
+        said = [
+            f"{line.row.team}: {text}."
+            for line in self.lines
+            for text in (line.waived, *self.rules.noted(line.row.team, line.row.flops_g))
+            if text
+        ]
+        return tuple(said)
 
 
 def rank(
@@ -79,30 +91,34 @@ def rank(
     *,
     base: Literal["own", "published"] = "own",
     figures: Literal["exact", "printed"] = "exact",
+    floors: bool = True,
 ) -> Ranking:
     """Scores every row and ranks those that qualify.
 
     base: relative to the baseline among the rows, or to its published figures.
     figures: as measured, or first rounded as the contest prints them.
+    floors: whether a row must reach the PSNR of the rules; without, all but the baseline are ranked.
     """
     given = [_printed(row, rules) if figures == "printed" else row for row in rows]
     reference = rules.baseline if base == "published" else _baseline(given, rules)
     _same(given, reference)
-    lines = [_line(row, reference, rules) for row in given]
+    lines = [_line(row, reference, rules, floors) for row in given]
     field = [line.logs for line in lines if line.standing == "ranked"]
     placed = [_place(line, field) if line.standing == "ranked" else line for line in lines]
-    return Ranking(rules=rules, reference=reference, lines=tuple(sorted(placed, key=_order)))
+    ordered = tuple(sorted(placed, key=_order))
+    return Ranking(rules=rules, reference=reference, lines=ordered, floors=floors)
 
 
-def _line(row: Row, reference: Row | Baseline, rules: Rules) -> Line:
-    missed = _missed(row, rules)
+def _line(row: Row, reference: Row | Baseline, rules: Rules, floors: bool) -> Line:
+    missed = _missed(row, rules) if floors else frozenset[str]()
     waived = rules.waiver(row.team) if missed else None
+    judged = not floors or (row.psnr_valid is not None and row.psnr_test is not None)
     if _is_baseline(row, rules):
         standing = "baseline"
     elif missed and not waived:
         standing = "missed"
     else:
-        standing = "unjudged" if row.psnr_valid is None or row.psnr_test is None else "ranked"
+        standing = "ranked" if judged else "unjudged"
     logs = _logs(row, reference, rules)
     return Line(row=row, standing=standing, missed=missed, waived=waived, logs=logs)
 

@@ -1,5 +1,6 @@
 """What was measured of one method: a `Result`, kept as a JSON file."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -13,6 +14,10 @@ from esrjax.errors import UserError
 
 class ResultError(UserError):
     """A file that does not say a result."""
+
+
+class UnwritableResults(UserError):
+    """A folder that results cannot be put into."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -79,6 +84,18 @@ class Result:
 
 
 FILE = TypeAdapter(Result)  # what a result file holds
+
+
+def require_folder(folder: Path) -> None:
+    """Raise `UnwritableResults` unless results can be put into `folder`, which may be new."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UnwritableResults(
+            f"the results cannot be written into '{folder}'",
+            rule="results go into a folder, new or not, that can be written into",
+            place=str(there),
+            remedy="name another folder with -o",
+        )
 
 
 def save(result: Result, path: Path) -> None:

@@ -12,8 +12,9 @@ from pydantic.dataclasses import dataclass
 from esrjax.contest import record
 from esrjax.contest.record import Result
 from esrjax.contest.rules import Rules
-from esrjax.schema import NotNegative, Positive, listing, mistakes
 from esrjax.errors import UserError
+from esrjax.method import Method
+from esrjax.schema import NotNegative, Positive, listing, mistakes
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -89,6 +90,23 @@ def read(source: str | Path, rules: Rules) -> tuple[Row, ...]:
     if not rows:
         raise _unknown(f"no method in {str(source)!r}")
     return rows
+
+
+def published(methods: Mapping[str, Method]) -> tuple[Row, ...]:
+    """The rows of the published table, from what the methods report of themselves."""
+    return tuple(
+        Row(
+            team=method.team,
+            method=name,
+            psnr_valid=method.reported.get("psnr_valid"),
+            psnr_test=method.reported.get("psnr_test"),
+            runtime_ms=method.reported["runtime_ms"],
+            params_m=method.reported["params"] / 1e6,
+            flops_g=method.reported["macs"] / 1e9,
+        )
+        for name, method in methods.items()
+        if "runtime_ms" in method.reported
+    )
 
 
 def row(result: Result, rules: Rules) -> Row:

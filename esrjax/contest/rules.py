@@ -45,6 +45,15 @@ class Waiver:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Note:
+    """What a reader must know of a published figure of a team."""
+
+    team: str
+    flops_g: Positive
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Weights:
     """What each score adds to the main score."""
 
@@ -93,11 +102,21 @@ class Rules:
     score: Score
     baseline: Baseline
     waived: tuple[Waiver, ...] = ()
+    notes: tuple[Note, ...] = ()
     teams: Mapping[str, str]
 
     def waiver(self, team: str) -> str | None:
         """Why a team is ranked whatever its PSNR, or None."""
         return next((each.reason for each in self.waived if each.team == team), None)
+
+    def noted(self, team: str, flops_g: float) -> tuple[str, ...]:
+        """What is to be said of a team that has this figure, exact or as printed."""
+        decimals = self.score.decimals.flops
+        return tuple(
+            each.text
+            for each in self.notes
+            if each.team == team and round(each.flops_g, decimals) == round(flops_g, decimals)
+        )
 
 
 def load(source: str | Path) -> Rules:

@@ -55,7 +55,7 @@ def markdown(ranking: Ranking) -> str:
     for standing, lines in blocks.items():
         table = "\n".join(f"| {line} |" for line in [head, rule, *lines])
         parts += [_meaning(standing, ranking), table]
-    return "\n\n".join([*parts, *_notes(ranking)]) + "\n"
+    return "\n\n".join([*parts, *ranking.notes]) + "\n"
 
 
 def latex(ranking: Ranking) -> str:
@@ -67,7 +67,7 @@ def latex(ranking: Ranking) -> str:
         meaning = _LATEX.words(_meaning(standing, ranking))
         lines += [r"\midrule", rf"\multicolumn{{{len(sides)}}}{{c}}{{{meaning}}} \\", r"\midrule"]
         lines += [rf"{line} \\" for line in block]
-    notes = [f"% {note}" for note in [_scale(ranking), *_notes(ranking)]]
+    notes = [f"% {note}" for note in [_scale(ranking), *ranking.notes]]
     return "\n".join([*notes, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -155,13 +155,10 @@ def _meaning(standing: Standing, ranking: Ranking) -> str:
     floors = ranking.rules.floors
     bar = f"{floors.valid:.2f} dB on valid and {floors.test:.2f} dB on test"
     return {
-        "ranked": f"Ranked: at least {bar}.",
+        "ranked": f"Ranked: at least {bar}."
+        if ranking.floors
+        else "Ranked by score alone: no PSNR was asked for, so this is no ranking of the contest.",
         "unjudged": f"Not ranked: no PSNR on the contest's own sets to ask for {bar}.",
         "missed": f"Not ranked: the following miss the PSNR threshold of {bar}.",
         "baseline": "Not ranked: the baseline of the organisers.",
     }[standing]
-
-
-def _notes(ranking: Ranking) -> list[str]:
-    """The exceptions that were made, each with its reason."""
-    return [f"{line.row.team}: {line.waived}." for line in ranking.lines if line.waived]

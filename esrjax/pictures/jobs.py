@@ -1,6 +1,7 @@
 """From picture files to larger picture files: which goes where, on which canvas."""
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,17 @@ class Job:
     canvas: Size
 
 
-def plan(inputs: Sequence[Path], output: Path, scale: int, limit: int) -> tuple[Job, ...]:
-    """A job for every picture; sizes are read from the files' headers alone."""
+def plan(
+    inputs: Sequence[Path], output: Path, scale: int, limit: int, *, turned: bool = False
+) -> tuple[Job, ...]:
+    """A job for every picture; sizes are read from the files' headers alone.
+
+    turned: the pictures will be run turned as well, so that canvases serve both ways.
+    """
     sources = find(inputs)
     targets = _targets(sources, output, scale, folder=any(path.is_dir() for path in inputs))
     sizes = [_size(source) for source in sources]
-    canvas = canvases(sizes, limit)
+    canvas = canvases(sizes + [(w, h) for h, w in sizes] * turned, limit)
     return tuple(
         Job(source=source, target=target, canvas=canvas[size])
         for source, target, size in zip(sources, targets, sizes, strict=True)
@@ -52,10 +58,12 @@ def memory(make: Callable[[Size], Upscaler]) -> Callable[[Size], Upscaler]:
 def _size(source: Path) -> Size:
     """(h, w) as the picture will be read, upright; of a damaged file, a guess."""
     try:
-        with Image.open(source) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures, which tiles are for
+            with Image.open(source) as image:
+                width, height = image.size
+                turned = image.getexif().get(0x0112, 1) >= 5
+    except Exception:  # on damaged files Pillow raises almost anything; reading them will say what
         return 1, 1
     return (width, height) if turned else (height, width)
 
@@ -66,6 +74,8 @@ def _targets(
     """`output` itself for one picture, else `output/NAMExS.png` for each."""
     if not folder and len(sources) == 1 and output.suffix.lower() in SUFFIXES:
         return (output,)
+    if output.suffix.lower() in set(Image.registered_extensions()) - set(SUFFIXES):
+        raise _unclear(f"pictures are not written as {output.suffix!r}", output)
     if output.suffix.lower() in SUFFIXES:
         raise _unclear(f"{len(sources)} pictures cannot go into one file {output.name!r}", output)
     names = [f"{source.stem}x{scale}.png" for source in sources]
@@ -79,6 +89,7 @@ def _unclear(problem: str, output: Path) -> UnclearOutput:
     return UnclearOutput(
         problem,
         place=str(output),
-        rule="one picture goes into a file or a folder, several into a folder under their names",
+        rule="one picture goes into a file or a folder, several into a folder under their names; "
+        f"files end in {', '.join(SUFFIXES)}",
         remedy="name a folder with -o, or run them apart",
     )

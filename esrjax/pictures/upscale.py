@@ -56,6 +56,26 @@ class Canvas:
     reach: int
 
 
+def fits(picture: Pixels, tile: Size) -> bool:
+    """Whether one tile, lying or standing, holds the picture."""
+    height, width = _turned(tile, picture)
+    return picture.shape[0] <= height and picture.shape[1] <= width
+
+
+def canvas(picture: Pixels, tile: Size, reach: int) -> Canvas:
+    """The tile, turned as the picture is, and widened where its overlaps would leave nothing."""
+    height, width = (
+        side if side >= whole or side > 2 * reach else 4 * reach
+        for side, whole in zip(_turned(tile, picture), picture.shape[:2], strict=True)
+    )
+    return Canvas((height, width), reach)
+
+
+def _turned(tile: Size, picture: Pixels) -> Size:
+    lies = picture.shape[0] <= picture.shape[1]
+    return tile if lies == (tile[0] <= tile[1]) else (tile[1], tile[0])
+
+
 def canvases(sizes: Iterable[Size], limit: int = LIMIT) -> dict[Size, Size]:
     """For every picture size the tile size that serves it: at most two, wide and tall."""
     every = set(sizes)

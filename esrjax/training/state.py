@@ -83,7 +83,7 @@ def step(
         (value, rest), gradient = slope(state.params, state.rest, lr, hr)
         updates, moments = optimiser.update(gradient, state.optimiser, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(gradient))
+        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
         after = replace(
             state,
             params=params,

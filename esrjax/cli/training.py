@@ -1,0 +1,88 @@
+"""Verbs about training: demo, train, plan."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esrjax.cli.options import BadOption, Json, print_json
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change the recipe: stage.0.optimiser.lr=2e-4.", metavar="PATH=V"),
+]
+Config = Annotated[
+    str, typer.Argument(help="A recipe that esrjax ships, or a .toml file.", metavar="CONFIG")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    for verb in (demo, train, plan):
+        app.command()(verb)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where.")] = Path("runs/demo"),
+    minutes: Annotated[float, typer.Option(help="How long to train.", min=0.05)] = 3.0,
+) -> None:
+    """Train a small network on photographs, score it, time it, rank it, show it."""
+    from esrjax.cli.demo import run
+
+    run(output, minutes)
+
+
+def train(
+    config: Annotated[
+        str | None, typer.Argument(help="A recipe that esrjax ships, or a .toml file.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run's folder.")] = None,
+    changes: Set = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+    ] = False,
+) -> None:
+    """Train a method as a recipe says."""
+    from esrjax.cli.progress import TrainingBar
+    from esrjax.training import folder, loop
+    from esrjax.training import recipe as recipes
+
+    if output is None:
+        raise _needs("-o", "the folder of the run")
+    held = folder.read(output) if resume and config is None else None
+    if held is None and config is None:
+        raise _needs("CONFIG", "a recipe")
+    said = held or recipes.load(str(config), changes or ())
+    with TrainingBar(said.steps) as bar:
+        loop.run(said, output, resume=resume, tell=bar.tell)
+    typer.echo(f"{output}: train.safetensors, deploy.safetensors")
+
+
+def plan(
+    config: Config,
+    changes: Set = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What a recipe would do, stage by stage, and whether its data is there."""
+    from esrjax.cli.plans import show_plan
+    from esrjax.training import recipe as recipes
+
+    if schema:
+        print_json(recipes.RECIPE.json_schema())
+        return
+    said = recipes.load(config, changes or ())
+    if as_json:
+        typer.echo(recipes.to_json(said), nl=False)
+    else:
+        show_plan(said)
+
+
+def _needs(what: str, means: str) -> BadOption:
+    return BadOption(
+        f"{what} is missing",
+        rule=f"train needs {what}, {means}; with --resume the recipe is read from the folder",
+        remedy="write for instance: esrjax train quick -o runs/quick",
+    )

@@ -1,0 +1,83 @@
+"""A batch is a function of seed and step; its HR patch is the HR of its LR patch."""
+
+import numpy as np
+import pytest
+
+from esrjax.training import batches
+from esrjax.training.recipe import Data
+
+
+def opened(pictures, **changes):
+    said = {"sets": (str(pictures),), "patches": ((16, 16), (16, 24)), "batch": 3} | changes
+    return batches.open_batches(Data(**said), 4, seed=said.pop("seed", 1))
+
+
+def test_shapes_are_those_of_the_recipe(pictures):
+    source = opened(pictures)
+    shapes = {source.batch(step)["hr"].shape for step in range(20)}
+    assert shapes == {(3, 16, 16, 3), (3, 16, 24, 3)}
+    assert all(b["lr"].shape == (3, 4, b["hr"].shape[2] // 4, 3) for b in map(source.batch, (0, 9)))
+
+
+def test_a_batch_does_not_depend_on_what_came_before(pictures):
+    source = opened(pictures, augment=("hflip", "rot90"))
+    from_start = list(source.since(0, 9, threads=1))
+    from_middle = list(opened(pictures, augment=("hflip", "rot90")).since(5, 9, threads=3))
+    assert len(from_start) == 9
+    for ours, theirs in zip(from_start[5:], from_middle, strict=True):
+        np.testing.assert_array_equal(ours["lr"], theirs["lr"])
+        np.testing.assert_array_equal(ours["hr"], theirs["hr"])
+
+
+def test_seeds_and_steps_differ(pictures):
+    source = opened(pictures)
+    assert not np.array_equal(source.batch(0)["hr"][:, :, :16], source.batch(1)["hr"][:, :, :16])
+    other = batches.open_batches(source.data, 4, seed=2)
+    assert any(
+        source.batch(k)["hr"].shape != other.batch(k)["hr"].shape
+        or not np.array_equal(source.batch(k)["hr"], other.batch(k)["hr"])
+        for k in range(3)
+    )
+
+
+def test_every_picture_comes_once_before_any_comes_twice(pictures):
+    source = opened(pictures, batch=4, patches=((16, 16),))
+    order = [source._order[i] for i in range(12)]
+    assert all(sorted(order[i : i + 4]) == [0, 1, 2, 3] for i in (0, 4, 8))
+    assert order[:4] != order[4:8] or order[4:8] != order[8:]
+
+
+@pytest.mark.parametrize("augment", [(), ("hflip",), ("vflip",), ("rot90",)])
+def test_patches_are_cut_from_the_picture_and_moved_alike(pictures, augment):
+    source = opened(pictures, augment=augment, patches=((16, 24),), batch=1)
+    for step in range(8):
+        batch = source.batch(step)
+        lr, hr = batch["lr"][0], batch["hr"][0]
+        assert any(_lies_in(lr, hr, picture, augment) for picture in source.pictures)
+
+
+def _lies_in(lr, hr, picture, augment):
+    """Whether some crop of the picture, moved by at most `augment`, is this patch."""
+    moves = {"hflip": lambda p: p[:, ::-1], "vflip": lambda p: p[::-1], "rot90": np.rot90}
+    for move in (lambda p: p, *(moves[name] for name in augment)):
+        whole_lr, whole_hr = move(picture[0]), move(picture[1])
+        for top in range(whole_lr.shape[0] - lr.shape[0] + 1):
+            for left in range(whole_lr.shape[1] - lr.shape[1] + 1):
+                small = whole_lr[top : top + lr.shape[0], left : left + lr.shape[1]]
+                large = whole_hr[4 * top : 4 * top + hr.shape[0], 4 * left : 4 * left + hr.shape[1]]
+                if np.array_equal(small, lr) and np.array_equal(large, hr):
+                    return True
+    return False
+
+
+def test_patches_larger_than_a_picture_are_refused(pictures):
+    with pytest.raises(batches.NoPatches) as error:
+        opened(pictures, patches=((64, 64),))
+    assert "3 of 4 pictures are too small: 0, 1, 3" in str(error.value)
+    assert "at least 64 pixels a side" in str(error.value)
+
+
+def test_patches_that_the_scale_does_not_divide_are_refused(pictures):
+    with pytest.raises(batches.NoPatches) as error:
+        opened(pictures, patches=((16, 18),))
+    assert "16 x 18" in str(error.value) and "multiples of 4" in str(error.value)

@@ -1,0 +1,246 @@
+"""A training, whole: what it writes, how it goes on, how it stops."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from esrjax import registry
+from esrjax.model import open_method
+from esrjax.training import folder as folders
+from esrjax.training import loop
+from esrjax.training import recipe as recipes
+from esrjax.training.checkpoint import CheckpointFailed, Checkpoints
+
+WEIGHTS = ("train.safetensors", "deploy.safetensors")
+
+
+def hashes(run: Path) -> list[str]:
+    return [hashlib.sha256((run / name).read_bytes()).hexdigest() for name in WEIGHTS]
+
+
+def steps_noted(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def recipe(said):
+    return recipes.parse(said)
+
+
+def test_a_run_leaves_weights_metrics_recipe_and_learns(tmp_path, said, pictures):
+    said["stage"] = said["stage"][:1]
+    said["stage"][0] |= {"steps": 150, "validate": {"set": str(pictures), "every": 100}}
+    recipe, run, told = recipes.parse(said), tmp_path / "run", []
+    loop.run(recipe, run, tell=told.append)
+    assert [report.step for report in told] == steps_noted(run) == [50, 100, 150]
+    assert told[-1].loss < 0.7 * told[0].loss
+    assert told[0].psnr is None and told[2].psnr > told[1].psnr
+    assert recipes.load(run / "recipe.json") == recipe
+    model = open_method("spanv2", run)
+    assert model.sizes == {"channels": 4} and model.checkpoint.manifest.form == "deploy"
+    assert recipe.sha256 in model.checkpoint.manifest.note
+    assert model(np.zeros((9, 7, 3), np.uint8)).shape == (36, 28, 3)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, recipe, monkeypatch):
+    loop.run(recipe, tmp_path / "whole")
+    assert Checkpoints(tmp_path / "whole").latest() == recipe.steps
+    for at in (5, 12, 17):  # within the first stage, at the border, within the second
+        run = tmp_path / f"stopped{at}"
+        _stop_after(at, recipe, run, monkeypatch)
+        assert not (run / "deploy.safetensors").exists()
+        loop.run(recipe, run, resume=True)
+        assert hashes(run) == hashes(tmp_path / "whole")
+        assert steps_noted(run) == steps_noted(tmp_path / "whole")
+
+
+def _stop_after(at: int, recipe, run: Path, monkeypatch) -> None:
+    """Run until the checkpoint of step `at` is written, then fail."""
+    save = Checkpoints.save
+
+    def save_and_stop(self, step, state, facts):
+        save(self, step, state, facts)
+        if step == at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        loop.run(recipe, run)
+
+
+def test_a_stage_starts_from_the_average_of_the_one_before(tmp_path, said):
+    """With a rate too small to move anything, the second stage keeps what the first has left."""
+    for stage, ema in zip(said["stage"], (0.5, None), strict=True):
+        stage |= {"ema": ema}
+    said["stage"][1]["optimiser"] = {"name": "adam", "lr": 1e-30}
+    both = recipes.parse(said)
+    alone = recipes.parse(said | {"stage": said["stage"][:1]})
+    loop.run(both, tmp_path / "both")
+    loop.run(alone, tmp_path / "alone")
+    ours, theirs = (open_method("spanv2", tmp_path / name).checkpoint for name in ("both", "alone"))
+    for key, value in theirs.tensors.items():
+        np.testing.assert_array_equal(ours.tensors[key], value)
+
+
+def test_the_batch_is_spread_over_all_devices(recipe):
+    method = registry.plain("spanv2")
+    work = loop.Work.prepare(recipe, 0, method, loop._new(recipe, method, 0), 0)
+    lr, _ = next(work.batches(0))
+    assert jax.device_count() == 2 and len(lr.sharding.device_set) == 2
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(work.state))
+
+
+def test_devices_do_not_change_the_weights(tmp_path, said):
+    """Two devices and one, in float32: the sums are taken in another order, no more."""
+    said["stage"] = said["stage"][:1]
+    loop.run(recipes.parse(said), tmp_path / "two")
+    one = subprocess.run(
+        [sys.executable, "-m", "esrjax", "train", _written(tmp_path, said), "-o", tmp_path / "one"],
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert one.returncode == 0, one.stderr
+    ours, theirs = (open_method("spanv2", tmp_path / name).checkpoint for name in ("one", "two"))
+    for key, value in theirs.tensors.items():
+        np.testing.assert_allclose(ours.tensors[key], value, atol=1e-5)
+
+
+def test_nan_stops_with_the_step_and_the_last_good_checkpoint(tmp_path, said):
+    said["stage"] = said["stage"][:1]
+    said["stage"][0] |= {
+        "steps": 100,
+        "optimiser": {"name": "adam", "lr": 1e-3},
+        "schedule": {"name": "multistep", "milestones": [7], "gamma": 1e38},
+    }
+    with pytest.raises(loop.Diverged) as error:
+        loop.run(recipes.parse(said), tmp_path / "run")
+    text = str(error.value)
+    assert "not a number at step 9 (first)" in text or "not a number at step 8 (first)" in text
+    assert "the last good checkpoint is of step 5" in text and "lower the rate" in text
+    assert Checkpoints(tmp_path / "run").latest() == 5
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path, recipe):
+    loop.run(recipe, tmp_path / "run")
+    before = hashes(tmp_path / "run")
+    with pytest.raises(folders.RunExists) as error:
+        loop.run(recipe, tmp_path / "run")
+    assert "--resume" in str(error.value) and hashes(tmp_path / "run") == before
+
+
+def test_a_run_of_another_recipe_is_not_gone_on_with(tmp_path, said):
+    loop.run(recipes.parse(said), tmp_path / "run")
+    said["stage"][1]["optimiser"]["lr"] = 5e-4
+    with pytest.raises(folders.OtherRecipe) as error:
+        loop.run(recipes.parse(said), tmp_path / "run", resume=True)
+    assert "stage.1.optimiser.lr is 0.001 there and 0.0005 here" in str(error.value)
+
+
+def test_there_must_be_a_run_to_resume(tmp_path, recipe):
+    with pytest.raises(folders.NoRun, match="there is no run"):
+        loop.run(recipe, tmp_path / "nothing", resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_first_step(tmp_path, recipe):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(folders.UnwritableRun) as error:
+        loop.run(recipe, tmp_path / "file" / "run")
+    assert "-o" in str(error.value)
+
+
+def test_a_missing_set_is_said_with_where_it_was_looked_for(tmp_path, said, monkeypatch):
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))
+    said["stage"][0]["data"]["sets"] = ["DIV2L"]
+    (tmp_path / "DIV2K").mkdir()
+    with pytest.raises(Exception, match="did you mean 'DIV2K'") as error:
+        loop.run(recipes.parse(said), tmp_path / "run")
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_full_disk_stops_with_the_step_and_the_last_good_checkpoint(
+    tmp_path, recipe, monkeypatch
+):
+    save = Checkpoints.save
+
+    def save_until_full(self, step, state, facts):
+        if step == 10:
+            monkeypatch.setattr(self._manager, "save", _full)
+        save(self, step, state, facts)
+
+    monkeypatch.setattr(Checkpoints, "save", save_until_full)
+    with pytest.raises(CheckpointFailed) as error:
+        loop.run(recipe, tmp_path / "run")
+    text = str(error.value)
+    assert "the checkpoint of step 10 cannot be written" in text and "No space left" in text
+    assert "the last whole checkpoint is of step 5" in text and "--resume" in text
+    monkeypatch.undo()
+    loop.run(recipe, tmp_path / "run", resume=True)
+
+
+def _full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+# --- real processes, killed --------------------------------------------------------------------
+
+
+def _written(tmp_path: Path, said) -> str:
+    file = tmp_path / "recipe-given.json"
+    file.write_text(json.dumps(said))
+    return str(file)
+
+
+def _killed_and_resumed(tmp_path: Path, said, draw: random.Random) -> None:
+    """Kill a training at a random moment, again and again, until it ends by itself."""
+    said["stage"][0] |= {"steps": 60, "save_every": 2}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    command = [sys.executable, "-m", "esrjax", "train"]
+    if not whole.exists():
+        subprocess.run([*command, _written(tmp_path, said), "-o", whole], check=True)
+    started = [*command, _written(tmp_path, said), "-o", run]
+    kills = 0
+    while True:
+        process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if kills < 3 and _wait_for_checkpoint(run, process):
+            time.sleep(draw.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+        _, complaint = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, complaint.decode()
+        kills += 1
+        started = [*command, "-o", run, "--resume"]
+    assert kills == 3 and hashes(run) == hashes(whole)
+    assert steps_noted(run) == steps_noted(whole)
+
+
+def _wait_for_checkpoint(run: Path, process: subprocess.Popen) -> bool:
+    """Until a new entry, whole or half-written, appears among the checkpoints."""
+    place = run / "checkpoints"
+    before = set(os.listdir(place)) if place.exists() else set()
+    while process.poll() is None:
+        if place.exists() and set(os.listdir(place)) - before:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def test_killed_three_times_it_ends_bit_identical(tmp_path, said):
+    _killed_and_resumed(tmp_path, said, random.Random(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(7))
+def test_killed_often_it_ends_bit_identical(tmp_path, said, seed):
+    _killed_and_resumed(tmp_path, said, random.Random(seed))
