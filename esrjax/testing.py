@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,17 @@ class _Bench:
         noise = np.random.default_rng(0).random(shape) * self.method.data_range
         return jnp.asarray(noise, dtype)
 
+    def call(self, net: nnx.Module, lr: Any) -> Any:
+        """What `net` makes of `lr`; compiled once for networks of the same parts."""
+        return self._forward(*nnx.split(net), lr)
+
+    @functools.cached_property
+    def _forward(self) -> Callable[[Any, Any, Any], Any]:
+        def forward(graph: Any, state: Any, lr: Any) -> Any:
+            return nnx.merge(graph, state)(lr)
+
+        return jax.jit(forward, static_argnums=0)
+
 
 def check_method(method: Method, **sizes: Any) -> None:
     """Raise AssertionError, naming every broken law, unless `method` keeps them all.
@@ -97,7 +109,7 @@ def _gives_larger_pictures(bench: _Bench) -> None:
     lr = bench.picture(batch=2)
     n, h, w, _ = lr.shape
     for net in (bench.train, bench.thin):
-        sr = _call(net, lr)
+        sr = bench.call(net, lr)
         chex.assert_shape(sr, (n, bench.method.scale * h, bench.method.scale * w, 3))
         chex.assert_type(sr, jnp.float32)
         chex.assert_tree_all_finite(sr)
@@ -106,7 +118,7 @@ def _gives_larger_pictures(bench: _Bench) -> None:
 def _keeps_pictures_apart(bench: _Bench) -> None:
     """A picture's result does not depend on the others of its batch."""
     lr = bench.picture(batch=2)
-    _assert_close(bench, _call(bench.thin, lr)[1:], _call(bench.thin, lr[1:]), CLOSE)
+    _assert_close(bench, bench.call(bench.thin, lr)[1:], bench.call(bench.thin, lr[1:]), CLOSE)
 
 
 def _deploys_exactly(bench: _Bench) -> None:
@@ -178,7 +190,7 @@ def _fits_any_canvas(bench: _Bench) -> None:
     with canvas.picture(mask):
         large = bench.thin(jnp.pad(lr, room))  # pyright: ignore[reportCallIssue] # networks are callable
     scale = bench.method.scale
-    _assert_close(bench, large[:, : scale * h, : scale * w], _call(bench.thin, lr), CLOSE)
+    _assert_close(bench, large[:, : scale * h, : scale * w], bench.call(bench.thin, lr), CLOSE)
 
 
 def _costs_what_is_reported(bench: _Bench) -> None:
@@ -214,11 +226,6 @@ def scattered(net: nnx.Module, amount: float = 0.05) -> nnx.Module:
         value = leaf.get_value()
         leaf.set_value(value + jnp.asarray(amount * draw.standard_normal(value.shape), value.dtype))
     return copy
-
-
-def _call(net: nnx.Module, lr: Any) -> Any:
-    graph, state = nnx.split(net)
-    return jax.jit(lambda state, lr: nnx.merge(graph, state)(lr))(state, lr)  # pyright: ignore[reportCallIssue] # networks are callable
 
 
 def _assert_close(bench: _Bench, ours: Any, theirs: Any, tolerance: float) -> None:

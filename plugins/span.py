@@ -23,9 +23,7 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.words import pixel_shuffle
 
-from .parts.spab import SPAB, Conv3XC
-
-MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
+from .parts.spab import SPAB, TORCH_NAMES, Conv3XC, centred
 
 
 class SPAN(nnx.Module):
@@ -42,7 +40,7 @@ class SPAN(nnx.Module):
         self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        head = self.conv_1(255 * (x - jnp.asarray(MEAN, x.dtype)[None, None, None, :]))
+        head = self.conv_1(centred(x))
         first, _ = self.block_1(head)
         features = first
         for block in (self.block_2, self.block_3, self.block_4, self.block_5):
@@ -63,11 +61,7 @@ METHOD = Method(
             sha256="6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971"
         )
     },
-    torch_names={
-        "conv_{i}.eval_conv.{leaf}": "conv_{i}.{leaf}",
-        "block_{i}.c{j}_r.eval_conv.{leaf}": "block_{i}.c{j}.{leaf}",
-        "block_{i}.c{j}_r.{branch}.{leaf}": "block_{i}.c{j}.{branch}.{leaf}",
-    },
+    torch_names=TORCH_NAMES,
     reported={
         "params": 150_688,
         "macs": 9_833_807_872,

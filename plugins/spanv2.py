@@ -25,6 +25,8 @@ from esrjax.network import ops
 from esrjax.network.layers import Conv2d
 from esrjax.network.words import pixel_shuffle
 
+from .parts.near import nearest
+
 
 class Entry(nnx.Module):
     """Three convolutions from RGB to features, each with its ReLU."""
@@ -52,7 +54,7 @@ class Block(nnx.Module):
     def __call__(self, u: Array) -> Array:
         f = self.c3(jax.nn.relu(self.c2(jax.nn.relu(self.c1(u)))))
         gate = self.guidance_map_conv
-        return ops.gated_residual(u, f, gate.weight[...], gate.bias[...])
+        return ops.gated_residual(u, f, gate.kernel(), gate.bias[...])
 
 
 class SPANV2(nnx.Module):
@@ -76,12 +78,6 @@ class SPANV2(nnx.Module):
             u = block(u)
         both = jnp.concatenate([self.conv_near(x), u], -1)
         return pixel_shuffle(self.pointwise_conv(self.depthwise_conv(both)), self.scale)
-
-
-def nearest(conv: Conv2d) -> Conv2d:
-    """`conv` as nearest-neighbour upsampling before a shuffle: the centre tap 1, all others 0."""
-    conv.weight[...] = jnp.zeros_like(conv.weight[...]).at[1, 1].set(1)
-    return conv
 
 
 METHOD = Method(

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from esrjax import registry
 from esrjax.cli.progress import TrainingBar
+from esrjax.cli.tables import show_table
 from esrjax.contest import clock, rank, results, rules, table
 from esrjax.contest.bench import forward
 from esrjax.method import Method
@@ -46,9 +47,9 @@ def run(folder: Path, minutes: float) -> None:
     _say(4, "timing it beside SPAN, the challenge's baseline, at 256x256")
     ratio = _runtime_ratio(model)
     _say(5, "ranking it beside the published Table 1")
-    text = _ranked(model, scores["trained here"], ratio)
-    (folder / "ranking.md").write_text(f"{_quality(scores)}\n{text}")
-    _OUT.print(text, markup=False)
+    ranking = _ranked(model, scores["trained here"], ratio)
+    show_table([_line(line) for line in ranking.lines], list(_line(ranking.lines[0])))
+    (folder / "ranking.md").write_text(f"```\n{_quality(scores)}\n```\n\n{table.markdown(ranking)}")
     _say(6, f"pictures side by side -> {folder}")
     for path in _pictures(model, data / "held-out", folder):
         _OUT.print(f"  {path}")
@@ -136,7 +137,23 @@ def _runtime_ratio(model: Model) -> float:
     return timings[model.name].median_ms / timings["span"].median_ms
 
 
-def _ranked(model: Model, scores: Scores, ratio: float) -> str:
+def _line(line: rank.Line) -> dict[str, Any]:
+    """What of a ranked method fits on a terminal's line."""
+    row = line.row
+    known = [value for value in (row.psnr_valid, row.psnr_test) if value is not None]
+    return {
+        "rank": line.ranks["main"] if line.ranks else None,
+        "team": row.team,
+        "method": row.method,
+        "PSNR valid / test": " / ".join(f"{value:.2f}" for value in known) or None,
+        "runtime, ms": row.runtime_ms,
+        "params, M": row.params_m,
+        "FLOPs, G": f"{row.flops_g:.2f}",
+        "main score": table.printed(line.score("main")),
+    }
+
+
+def _ranked(model: Model, scores: Scores, ratio: float) -> rank.Ranking:
     """The published table with one row more.
 
     Its runtime is the ratio to SPAN here times SPAN's published runtime: scores are made of ratios.
@@ -153,7 +170,7 @@ def _ranked(model: Model, scores: Scores, ratio: float) -> str:
     )
     methods = {n: m for n in registry.names() if isinstance(m := registry.method(n), Method)}
     rows = [*results.published(methods), ours]
-    return table.markdown(rank.rank(rows, said, base="published", figures="printed"))
+    return rank.rank(rows, said, base="published", figures="printed")
 
 
 def _pictures(model: Model, held_out: Path, folder: Path) -> list[Path]:

@@ -88,7 +88,7 @@ def evaluate(
             pairs = sets.pairs(folder, model.scale)
             scored.append(score.score(model, pairs, chosen, lambda p, m=model: progress(p, m.name)))
         if output is not None:
-            for path in contest.record_all(models, scored, folder.resolve().name, output):
+            for path in contest.record_all(models, scored, folder.absolute().name, output):
                 typer.echo(path, err=True)
     if as_json:
         every = [{"method": m.name, **s.as_dict()} for m, s in zip(models, scored, strict=True)]

@@ -76,6 +76,9 @@ $name = "$package:METHOD"
 
 [tool.setuptools]
 packages = ["$package"]
+
+[tool.setuptools.package-data]
+$package = ["*.safetensors"]
 """,
     "{package}/__init__.py": '''
 """$network: say in three sentences what it is.

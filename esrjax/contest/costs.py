@@ -62,6 +62,7 @@ def _repeated(piece: Work, member: str, times: int) -> Work:
         piece,
         path=f"{member}.{piece.path}" if piece.path else member,
         macs=piece.macs * times,
+        official=piece.official * times,
         activations=piece.activations * times,
         convs=piece.convs * times,
     )

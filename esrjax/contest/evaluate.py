@@ -1,6 +1,7 @@
 """A model's scores, cost and runtime -> one result to rank."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,13 +26,26 @@ def record_all(
 ) -> tuple[Path, ...]:
     """Time the models side by side and write a result for each into `folder`."""
     single = require_recordable(models, folder)
+    before = [_before(folder / f"{model.name}.json") for model in single]
     timings = clock.interleaved({m.name: forward(m.net) for m in single}, SHAPE)
     paths: list[Path] = []
-    for model, scores in zip(single, scored, strict=True):
+    for model, scores, old in zip(single, scored, before, strict=True):
         path = folder / f"{model.name}.json"
-        record.save(result(model, scores, data, timings[model.name]), path)
+        new = result(model, scores, data, timings[model.name])
+        record.save(_with_other_sets(new, old), path)
         paths.append(path)
     return tuple(paths)
+
+
+def _before(path: Path) -> Result | None:
+    return record.load(path) if path.exists() else None
+
+
+def _with_other_sets(new: Result, old: Result | None) -> Result:
+    """`new`, with the quality on other sets that the same weights had under the same metric."""
+    if old is None or (old.weights_sha256, old.spec) != (new.weights_sha256, new.spec):
+        return new
+    return replace(new, quality={**old.quality, **new.quality})
 
 
 def result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:

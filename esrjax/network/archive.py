@@ -10,6 +10,7 @@ import pickle
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esrjax.errors import UserError
-from esrjax.method import Form
+from esrjax.method import Form, Method
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -60,6 +61,29 @@ class Checkpoint:
     sha256: str
     tensors: Tensors
     manifest: Manifest | None = None
+
+
+def describe(
+    name: str,
+    method: Method,
+    form: Form,
+    sizes: Mapping[str, Any],
+    *,
+    source_sha256: str = "",
+    note: str = "",
+) -> Manifest:
+    """The manifest of weights of `method`."""
+    return Manifest(
+        method=name,
+        form=form,
+        sizes=dict(sizes),
+        data_range=method.data_range,
+        scale=method.scale,
+        license=method.license,
+        source_sha256=source_sha256,
+        esrjax=metadata.version("esrjax"),
+        note=note,
+    )
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -126,7 +150,7 @@ def _read_torch(path: Path) -> Tensors:
 
 def _why(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # whose text advises to run it
-        return "it is a pickle of more than torch.save writes"
+        return "it is not what torch.save writes"
     return f"PyTorch raised {type(error).__name__}: {error}".strip().split("\n", 1)[0]
 
 

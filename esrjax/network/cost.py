@@ -52,7 +52,7 @@ def cost(net: nnx.Module, *, side: int = 256, uncounted: Mapping[str, str] | Non
     return Cost(
         params=sum(sizes),
         params_honest=sum(size for size, used in zip(sizes, needed, strict=False) if used),
-        macs=sum(piece.macs for piece in seen),
+        macs=sum(piece.official for piece in seen),
         macs_honest=sum(piece.macs for piece in honest),
         activations=sum(piece.activations for piece in pieces),
         convs=sum(piece.convs for piece in pieces),

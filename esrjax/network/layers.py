@@ -6,16 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 from esrjax.network.canvas import zero_outside
-from esrjax.network.words import conv2d, layer_norm, linear
+from esrjax.network.words import conv2d, group_norm, layer_norm, linear
 
 
 def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
     """PyTorch's default for weights and biases of convolutions and linears: ±1/√fan_in."""
-    bound = 1 / math.sqrt(fan_in)
-    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+    bound, size = 1 / math.sqrt(fan_in), math.prod(shape)
+    # Lengths are powers of two, because every length compiles a program of its own.
+    length = 1 << (size - 1).bit_length()
+    drawn = jax.random.uniform(rngs.params(), (length,), jnp.float32, -bound, bound)
+    return lax.slice(drawn, (0,), (size,)).reshape(shape)
 
 
 def parameter(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[Array]:
@@ -49,10 +52,14 @@ class Conv2d(nnx.Module):
         self.weight = parameter(uniform(rngs, kernel_shape, fan_in), torch_axes=(3, 2, 0, 1))
         self.bias: Any = parameter(uniform(rngs, (out,), fan_in)) if bias else None
 
+    def kernel(self) -> Array:
+        """What it convolves with, `(kh, kw, in / groups, out)`."""
+        return self.weight[...]
+
     def __call__(self, x: Array) -> Array:
         return conv2d(
             zero_outside(x) if any(self.padding) else x,
-            self.weight[...],
+            self.kernel(),
             None if self.bias is None else self.bias[...],
             padding=self.padding,
             stride=self.stride,
@@ -82,6 +89,31 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return layer_norm(x, self.weight[...], self.bias[...], eps=self.eps)
+
+
+class GroupNorm(nnx.Module):
+    """Normalises groups of channels over the whole picture: `(N, h, w, C) -> (N, h, w, C)`."""
+
+    def __init__(self, groups: int, wide: int, *, eps: float = 1e-5):
+        self.weight = parameter(jnp.ones(wide))
+        self.bias = parameter(jnp.zeros(wide))
+        self.groups, self.eps = groups, eps
+
+    def __call__(self, x: Array) -> Array:
+        return group_norm(
+            x, self.weight[...], self.bias[...], groups=self.groups, eps=self.eps
+        )
+
+
+class PReLU(nnx.Module):
+    """`max(x, 0)` and a learned share of `min(x, 0)`: one for all channels, or one for each."""
+
+    def __init__(self, channels: int = 1):
+        self.weight = parameter(jnp.full(channels, 0.25))
+
+    def __call__(self, x: Array) -> Array:
+        share = self.weight[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        return jnp.where(x > 0, x, share * x)
 
 
 class Sequential(nnx.List[Any]):

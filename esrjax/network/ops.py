@@ -13,7 +13,8 @@ import jax
 from jax import Array, lax
 
 from esrjax.errors import UserError
-from esrjax.network.words import conv2d, word
+from esrjax.network.recurrence import recurrence
+from esrjax.network.words import conv2d, matmul, word
 
 KERNELS = "esrjax.kernels"
 
@@ -115,3 +116,25 @@ def gated_residual(x: Array, f: Array, w: Array, b: Array) -> Array:
     Source: SPANV2's span attention, NTIRE 2026 report, Eq. 7.
     """
     return (x + f) * conv2d(f, w, b)
+
+
+@op
+def window_attention(q: Array, k: Array, v: Array, bias: Array, mask: Array | None = None) -> Array:
+    """`softmax(q kᵀ/√d + bias + mask) v` in every window, by every head: as `q`.
+
+    `q (N, windows, heads, L, d)`, `k, v (N, windows, heads, K, d)`, `bias (heads, L, K)`,
+    `mask (windows, L, K)` or none. Source: Swin Transformer (arXiv:2103.14030), Eq. 4.
+    """
+    logits = matmul(q * q.shape[-1] ** -0.5, k.mT) + bias[None, None]
+    logits = logits if mask is None else logits + mask[None, :, None]
+    return matmul(jax.nn.softmax(logits), v)
+
+
+@op
+def selective_scan(x: Array, delta: Array, a: Array, b: Array, c: Array, d: Array) -> Array:
+    """`y_t = s_t c_t + d·x_t` with `s_t = exp(delta_t a)·s_{t−1} + (delta_t·x_t) b_tᵀ`, `s_0 = 0`.
+
+    `x, delta, y (N, L, D)`, `a (D, S)`, `b, c (N, L, S)`, `d (D,)`. `delta` is not negative, `a`
+    not positive. Source: Mamba (arXiv:2312.00752), Algorithm 2, `b` discretised as its code does.
+    """
+    return recurrence(delta * x, delta, a, b, c) + d[None, None] * x

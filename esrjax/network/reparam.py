@@ -34,12 +34,13 @@ def deploy(net: Net) -> Net:
 def _fuse_below(node: nnx.Module) -> None:
     for name, child in nnx.iter_children(node):
         if isinstance(child, Reparam):
-            _put(node, name, deploy(child))
+            put(node, name, deploy(child))
         elif isinstance(child, nnx.Pytree):
             _fuse_below(child)  # pyright: ignore[reportArgumentType] # lists of modules have children too
 
 
-def _put(node: nnx.Module, name: Any, child: nnx.Module) -> None:
+def put(node: nnx.Module, name: Any, child: nnx.Module) -> None:
+    """Make `child` the part `name` of `node`, which may be a list."""
     if isinstance(node, nnx.List):
         node[int(name)] = child
     else:
@@ -61,7 +62,7 @@ class Affine(NamedTuple):
         """The numbers of a layer; grouped kernels become block-diagonal, dilated ones get holes."""
         if conv.stride != 1:
             raise ValueError(f"a convolution of stride {conv.stride} is not an Affine")
-        w = conv.weight[...]
+        w = conv.kernel()
         w = w if conv.groups == 1 else block_diagonal(w, conv.groups)
         w = w if conv.dilation == 1 else _holed(w, conv.dilation)
         b = jnp.zeros(w.shape[-1], w.dtype) if conv.bias is None else conv.bias[...]
@@ -98,12 +99,18 @@ class Affine(NamedTuple):
         b = self.b * scale
         return Affine(self.w * scale[None, None, None, :], b if shift is None else b + shift)
 
-    def conv(self, groups: int = 1) -> Conv2d:
-        """The layer; with `groups` the kernel's blocks off the diagonal are taken to be zero."""
+    def conv(self, groups: int = 1, bias: bool = True) -> Conv2d:
+        """The layer; with `groups` the kernel's blocks off the diagonal are taken to be zero.
+
+        Without `bias`, `b` is taken to be zero too.
+        """
         kh, kw, wide, out = self.w.shape
-        layer = nnx.eval_shape(lambda: Conv2d(wide, out, (kh, kw), groups=groups, rngs=nnx.Rngs(0)))
+        layer = nnx.eval_shape(
+            lambda: Conv2d(wide, out, (kh, kw), groups=groups, bias=bias, rngs=nnx.Rngs(0))
+        )
         layer.weight.set_value(self.w if groups == 1 else _diagonal_blocks(self.w, groups))
-        layer.bias.set_value(self.b)
+        if bias:
+            layer.bias.set_value(self.b)
         return layer
 
 

@@ -5,6 +5,7 @@
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -58,6 +59,14 @@ def conv2d(
     return y if b is None else y + b[None, None, None, :]
 
 
+@word(static=("padding", "groups"))
+def conv1d(
+    x: Array, w: Array, b: Array | None = None, *, padding: int = 0, groups: int = 1
+) -> Array:
+    """Cross-correlation of tokens `x (N, L, in)` with `w (k, in / groups, out)`, plus `b`."""
+    return conv2d(x[:, None], w[None], b, padding=(0, padding), groups=groups)[:, 0]
+
+
 def _native_conv2d(
     x: Array, w: Array, *, padding: tuple[int, int], stride: int, dilation: int, groups: int = 1
 ) -> Array:
@@ -109,6 +118,12 @@ def matmul(x: Array, y: Array) -> Array:
     return x @ y
 
 
+@word(static=("equation",))
+def einsum(equation: str, x: Array, y: Array) -> Array:
+    """The product that the equation says; where the original speaks `matmul`, so should ours."""
+    return jnp.einsum(equation, x, y)
+
+
 @word(static=("eps",))
 def layer_norm(x: Array, scale: Array, shift: Array, eps: float = 1e-5) -> Array:
     """`x (..., C)` with zero mean and unit variance over its channels, scaled and shifted."""
@@ -116,6 +131,29 @@ def layer_norm(x: Array, scale: Array, shift: Array, eps: float = 1e-5) -> Array
     variance = jnp.square(x - mean).mean(-1, keepdims=True)
     lead = (1,) * (x.ndim - 1) + (-1,)
     return (x - mean) * lax.rsqrt(variance + eps) * scale.reshape(lead) + shift.reshape(lead)
+
+
+@word(static=("groups", "eps"))
+def group_norm(
+    x: Array, scale: Array, shift: Array, *, groups: int = 1, eps: float = 1e-5
+) -> Array:
+    """`x (N, h, w, C)`, every group of channels with zero mean, unit variance over the picture."""
+    grouped = x.reshape(*x.shape[:-1], groups, -1)
+    mean = grouped.mean((1, 2, 4), keepdims=True)
+    variance = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
+    x = ((grouped - mean) * lax.rsqrt(variance + eps)).reshape(x.shape)
+    return x * scale[None, None, None, :] + shift[None, None, None, :]
+
+
+def normalize(x: Array, axis: int = -1) -> Array:
+    """`x` divided by its 2-norm along `axis`, or by 1e-12 where that is larger."""
+    square = jnp.square(x).sum(axis, keepdims=True)
+    return x * lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def gelu(x: Array) -> Array:
+    """`x·Φ(x)`, by erf as PyTorch has it; `jax.nn.gelu` goes by erfc, slower to compile and run."""
+    return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
 def pixel_shuffle(x: Array, r: int) -> Array:

@@ -1,12 +1,38 @@
 """The blocks of SPAN and its descendants."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from esrjax.network.canvas import zero_pad
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.reparam import Affine, Reparam
+
+MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
+
+TORCH_NAMES = {
+    "conv_{i}.eval_conv.{leaf}": "conv_{i}.{leaf}",
+    "block_{i}.c{j}_r.eval_conv.{leaf}": "block_{i}.c{j}.{leaf}",
+    "block_{i}.c{j}_r.conv.{k}.{leaf}": "block_{i}.c{j}.conv.{k}.{leaf}",
+    "block_{i}.c{j}_r.{branch}.{leaf}": "block_{i}.c{j}.{branch}.{leaf}",
+    "block_{i}.c{j}_r": "block_{i}.c{j}",
+}
+
+
+def centred(x: Array) -> Array:
+    """`x (N, h, w, 3)` in bytes, with the mean colour at zero."""
+    mean = jnp.asarray(np.float32(MEAN), x.dtype)  # its constants are float32
+    return 255 * (x - mean[None, None, None, :])
+
+
+def attention(r: Array, u: Array) -> Array:
+    """`(r + u)·(sigmoid(r) − ½)`: what was found, squashed to (−½, ½), gates the residual sum.
+
+    Source: SPAN (arXiv:2311.12770), Eq. 3 to 5, as the released code has them.
+    """
+    return (r + u) * (jax.nn.sigmoid(r) - 0.5)
 
 
 class Conv3XC(Reparam):
@@ -35,10 +61,7 @@ class Conv3XC(Reparam):
 
 
 class SPAB(nnx.Module):
-    """`u -> ((r + u)·(sigmoid(r) − ½), a)`: `a` the first activation, `r` three convolutions deep.
-
-    Source: SPAN (arXiv:2311.12770), Eq. 3 to 5, as the released code has them.
-    """
+    """`u -> (attention(r, u), a)`: `a` the first activation, `r` three convolutions deep."""
 
     def __init__(self, channels: int, *, gain: int = 2, rngs: nnx.Rngs):
         self.c1 = Conv3XC(channels, channels, gain=gain, rngs=rngs)
@@ -48,4 +71,4 @@ class SPAB(nnx.Module):
     def __call__(self, u: Array) -> tuple[Array, Array]:
         activated = jax.nn.silu(self.c1(u))
         r = self.c3(jax.nn.silu(self.c2(activated)))
-        return (r + u) * (jax.nn.sigmoid(r) - 0.5), activated
+        return attention(r, u), activated

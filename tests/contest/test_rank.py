@@ -59,6 +59,32 @@ def test_scores_and_ranks_by_hand():
     assert small.ranks == {"runtime": 2, "params": 1, "flops": 1, "main": 2}
 
 
+def test_without_floors_every_method_is_ranked_by_score_alone():
+    unmeasured = replace(SMALL, psnr_valid=None, psnr_test=None)
+    with_floors = rank([SPAN, FAST, BLURRED, unmeasured], RULES)
+    assert [line.standing for line in with_floors.lines] == [
+        "ranked",
+        "unjudged",
+        "missed",
+        "baseline",
+    ]
+    without = rank([SPAN, FAST, BLURRED, unmeasured], RULES, floors=False)
+    assert [line.ranks and line.ranks["main"] for line in without.lines] == [1, 1, 3, None]
+    assert {line.row.team for line in without.of("ranked")} == {"Blurred", "Fast", "Small"}
+    assert not any(line.missed or line.waived for line in without.lines)
+    assert (with_floors.floors, without.floors) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("team", "flops_g", "noted"),
+    [("XiaomiMM", 1.591738368, 1), ("XiaomiMM", 1.59, 1), ("XiaomiMM", 9.11, 0), ("PKDSR", 1.59, 0)],
+)
+def test_a_published_figure_that_is_wrong_is_noted_where_it_stands(team, flops_g, noted):
+    ranking = rank([SPAN, replace(FAST, team=team, flops_g=flops_g)], RULES)
+    assert len(ranking.notes) == noted
+    assert all(note.startswith("XiaomiMM: results.json gives 1.59 G") for note in ranking.notes)
+
+
 def test_a_tie_shares_the_better_rank_and_the_next_is_skipped():
     twin, slow = replace(FAST, team="Twin"), replace(FAST, team="Slow", runtime_ms=9.0)
     ranked = rank([SPAN, slow, twin, FAST], RULES).of("ranked")

@@ -98,3 +98,22 @@ def test_the_published_cells_stand_in_the_table(reference: Path):
     text = table.markdown(rank(results.read(path, RULES), RULES))
     assert "2.30e6 (14) | 893.84 (14) |  2.50e5 (11) |" in text
     assert "|    *26.80* |   *26.91* |   131.948 |" in text
+
+
+def test_without_floors_the_table_says_that_nothing_was_asked_for():
+    ranking = rank([SPAN, SLOW, UNJUDGED], RULES, floors=False)
+    paragraphs = table.markdown(ranking).split("\n\n")
+    assert paragraphs[1] == (
+        "Ranked by score alone: no PSNR was asked for, so this is no ranking of the contest."
+    )
+    assert [line.split(" | ")[0] for line in paragraphs[2].splitlines()[2:]] == [
+        "|    1",
+        "|    2",
+    ]
+    assert "26.90 dB" not in "".join(paragraphs)
+
+
+def test_notes_stand_below():
+    ranking = rank([SPAN, replace(FAST, team="XiaomiMM", flops_g=1.59)], RULES)
+    assert "\n\nXiaomiMM: results.json gives 1.59 G FLOPs, " in table.markdown(ranking)
+    assert "% XiaomiMM: results.json gives 1.59 G FLOPs, " in table.latex(ranking)

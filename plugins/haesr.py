@@ -1,0 +1,384 @@
+"""HAESR: attention maps that are made once and used three times.
+
+Transformers spend most of their time on finding out who attends to whom. Here only the first of
+three blocks does: six maps, from queries and keys, over windows that see beyond themselves and
+over grids spread across the picture. The other two blocks apply the same six maps to values of
+their own. The most exact network of the 2026 challenge, and far from the fastest.
+
+    conv ─ block0 ──── block1 ──── block2 ─ conv ─ + ─ conv ─ shuffle      (+: the first conv)
+             └─ maps ────┴───────────┘
+    block = x + Body(x), then ESA
+    Body: LB1 ─┬─ SLA1 ─ SGA1 ─ pw1 ─┬─ LB2 ─┬─ SLA2 ─ SGA2 ─ pw2 ─┬─ LB3 ─┬─ SLA3 ─ SGA3 ─┬─ pw3 ─ BlockC
+               └─────────────────────┘       └─────────────────────┘       └───────────────┘
+    after pw1 and after pw2 a quarter of the channels goes straight to pw3
+
+LB mixes channels and neighbours (3x3 beside 31x1 over 1x31 on a quarter of the channels); SLA and
+SGA are the local and the global map, each with its gated feed-forward; BlockC attends among
+channels, over tiles and over grids.
+
+Report and code differ: the report's block is a mixer and the spatial attention; the code has three
+such stages on ever fewer channels, then the channel attention, and ESA after each block. The
+extended windows are zero outside the picture, and nothing masks those keys.
+Recipe: L1 on DIV2K and LSDIR; HR patches of 256, then 384, batch 32; AdamW (0.9, 0.99); 500k steps
+from 5e-4, halved at 250k, 400k, 450k, 475k, then 300k from 5e-5, halved every 100k. Unsaid: the
+second loss, weight decay, augmentation, EMA (the file holds plain and EMA weights; EMA is ranked).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from numpy.typing import NDArray
+
+from esrjax.method import Method, Weights
+from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, parameter
+from esrjax.network.resampling import average_pool
+from esrjax.network.words import einsum, gelu, matmul, normalize, pixel_shuffle
+
+from .parts import windows
+from .parts.esa import ESA
+from .parts.feed_forward import GatedFeedForward
+
+SIDE = 8  # of windows and grids, pixels
+RING = 4  # around a window, pixels
+EPS = 1e-6  # of the layer norms
+Maps = tuple[Array | None, ...]
+
+
+# --- who sees whom -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Local:
+    """Windows of 8 x 8 pixels, which also see a pattern of the 16 x 16 around them."""
+
+    pattern: str
+
+    def queries(self, x: Array) -> Array:
+        return windows.tiles(x, SIDE, SIDE)
+
+    def keys(self, x: Array) -> Array:
+        around = windows.surroundings(x, SIDE, RING)
+        return jnp.take(around, PATTERNS[self.pattern], axis=2, mode="clip")
+
+    def picture(self, tokens: Array, like: Array) -> Array:
+        return windows.from_tiles(tokens, SIDE, SIDE, *like.shape[1:3])
+
+
+@dataclass(frozen=True)
+class Global:
+    """Grids of 8 x 8 pixels over the whole picture, which also see `rows` x `columns` between.
+
+    Seven lie halfway between the grid's own, eight on them.
+    """
+
+    rows: int
+    columns: int
+
+    def queries(self, x: Array) -> Array:
+        return windows.combs(x, SIDE, SIDE)
+
+    def keys(self, x: Array) -> Array:
+        h, w = (side // SIDE for side in x.shape[1:3])
+        top, left = h // 2 * (SIDE - self.rows), w // 2 * (SIDE - self.columns)
+        between = x[:, top : top + self.rows * h, left : left + self.columns * w]
+        return jnp.concatenate(
+            [self.queries(x), windows.combs(between, self.rows, self.columns)], axis=2
+        )
+
+    def picture(self, tokens: Array, like: Array) -> Array:
+        return windows.from_combs(tokens, SIDE, SIDE, *like.shape[1:3])
+
+
+def patterns() -> Mapping[str, NDArray[np.intp]]:
+    """Where in the 16 x 16 around a window its keys lie, row by row; the window always does."""
+    row, column = np.indices((SIDE + 2 * RING,) * 2)
+    inside, ends = np.arange(RING, RING + SIDE), (0, 1, 2, 13, 14, 15)
+    seen = {
+        "star": (row == 8) | (column == 8) | (row == column) | (row == 15 - column),
+        "cross": np.isin(row, (7, 8)) | np.isin(column, (7, 8)),
+        "corner": np.isin(row, ends) & np.isin(column, ends),
+    }
+    centre = np.isin(row, inside) & np.isin(column, inside)
+    return {name: np.flatnonzero(pattern | centre) for name, pattern in seen.items()}
+
+
+PATTERNS = patterns()
+
+
+# --- spatial attention -------------------------------------------------------------------------
+
+
+class Attention(nnx.Module):
+    """Makes its map: `(N, h, w, C) -> (N, h, w, C)` and `(N, sets, 64, keys)`."""
+
+    def __init__(self, wide: int, cut: Local | Global, *, rngs: nnx.Rngs):
+        self.cut = cut
+        self.to_q = Linear(wide, wide, bias=False, rngs=rngs)
+        self.to_kv = Linear(wide, 2 * wide, bias=False, rngs=rngs)
+        self.to_out = Sequential([Linear(wide, wide, bias=False, rngs=rngs)])
+
+    def bias(self) -> Array:
+        """What is added to the logits: `(1, 64, keys)`."""
+        raise NotImplementedError
+
+    def __call__(self, x: Array, given: Array | None) -> tuple[Array, Array]:
+        q = self.to_q(self.cut.queries(x)) * x.shape[-1] ** -0.5
+        k, v = jnp.split(self.to_kv(self.cut.keys(x)), 2, axis=-1)
+        seen = jax.nn.softmax(einsum("nsqc,nskc->nsqk", q, k) + self.bias()[None])
+        y = self.to_out(einsum("nsqk,nskc->nsqc", seen, v))
+        return self.cut.picture(y, like=x), seen
+
+
+class LocalAttention(Attention):
+    """A bias for every query and key."""
+
+    def __init__(self, wide: int, cut: Local, *, rngs: nnx.Rngs):
+        super().__init__(wide, cut, rngs=rngs)
+        self.rel_pos_bias = parameter(small(rngs, (1, SIDE**2, len(PATTERNS[cut.pattern]))))
+
+    def bias(self) -> Array:
+        return self.rel_pos_bias[...]
+
+
+class GlobalAttention(Attention):
+    """A bias for every distance on the grid, and one for every query and key between."""
+
+    def __init__(self, wide: int, cut: Global, *, rngs: nnx.Rngs):
+        super().__init__(wide, cut, rngs=rngs)
+        self.grid_bias = parameter(jax.random.normal(rngs.params(), ((2 * SIDE - 1) ** 2, 1)))
+        self.extra_pos_bias = parameter(small(rngs, (1, SIDE**2, cut.rows * cut.columns)))
+
+    def bias(self) -> Array:
+        table, positions = self.grid_bias[..., 0], windows.relative_positions(SIDE)
+        grid = jnp.take(table, positions, mode="clip")
+        return jnp.concatenate([grid[None], self.extra_pos_bias[...]], axis=-1)
+
+
+class SharedAttention(nnx.Module):
+    """Applies the map that it is given to its own values."""
+
+    def __init__(self, wide: int, cut: Local | Global, *, rngs: nnx.Rngs):
+        self.cut = cut
+        self.to_v = Linear(wide, wide, bias=False, rngs=rngs)
+        self.to_out = Sequential([Linear(wide, wide, bias=False, rngs=rngs)])
+
+    def __call__(self, x: Array, given: Array) -> tuple[Array, Array]:
+        v = self.to_v(self.cut.keys(x))
+        y = self.to_out(einsum("nsqk,nskc->nsqc", given, v))
+        return self.cut.picture(y, like=x), given
+
+
+def small(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
+    """Truncated normal of deviation 0.02."""
+    return 0.02 * jax.random.truncated_normal(rngs.params(), -100, 100, shape)
+
+
+class Spatial(nnx.Module):
+    """Attention and feed-forward, each normalised before and added after."""
+
+    def __init__(self, wide: int, cut: Local | Global, shares: bool, *, rngs: nnx.Rngs):
+        own = LocalAttention if isinstance(cut, Local) else GlobalAttention
+        kind: Any = SharedAttention if shares else own
+        self.cnorm = LayerNorm(wide, eps=EPS)
+        self.attn = kind(wide, cut, rngs=rngs)
+        self.cnorm2 = LayerNorm(wide, eps=EPS)
+        self.gfn = GatedFeedForward(wide, wide, rngs=rngs)
+
+    def __call__(self, x: Array, given: Array | None) -> tuple[Array, Array]:
+        y, seen = self.attn(self.cnorm(x), given)
+        x = x + y
+        return x + self.gfn(self.cnorm2(x)), seen
+
+
+# --- the other parts of a block ----------------------------------------------------------------
+
+
+class LargeKernel(nnx.Module):
+    """Every fourth channel sees 31 pixels up, down, left and right; a 1x1 tells the others."""
+
+    def __init__(self, wide: int, *, rngs: nnx.Rngs):
+        k = wide // 4
+        self.DWConv_1xK = Conv2d(k, k, (1, 31), groups=k, rngs=rngs)
+        self.DWConv_Kx1 = Conv2d(k, k, (31, 1), groups=k, rngs=rngs)
+        self.conv1 = Conv2d(wide, wide, 1, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        p, *others = (x[..., i::4] for i in range(4))
+        p = self.DWConv_Kx1(self.DWConv_1xK(p * jax.nn.sigmoid(average_pool(p))))
+        return gelu(self.conv1(jnp.concatenate([p, *others], -1)))
+
+
+class Mixer(nnx.Module):
+    """Near and far, side by side."""
+
+    def __init__(self, wide: int, *, rngs: nnx.Rngs):
+        self.DWConv3 = Conv2d(wide, wide, groups=wide, rngs=rngs)
+        self.PLKB = LargeKernel(wide, rngs=rngs)
+        self.conv1 = Conv2d(2 * wide, wide, 1, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return gelu(self.conv1(jnp.concatenate([self.DWConv3(x), self.PLKB(x)], -1)))
+
+
+class ChannelAttention(nnx.Module):
+    """Channels attend to channels, within each tile or each comb of pixels 8 apart."""
+
+    def __init__(self, wide: int, combed: bool, *, rngs: nnx.Rngs):
+        self.combed = combed
+        self.qkv = Conv2d(wide, 3 * wide, 1, bias=False, rngs=rngs)
+        self.qkv_dwconv = Conv2d(3 * wide, 3 * wide, groups=3 * wide, bias=False, rngs=rngs)
+        self.temperature = parameter(jnp.ones((1, 1, 1)))
+        self.project_out = Conv2d(wide, wide, 1, bias=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        high, wide = x.shape[1:3]
+        cut, join, h, w = (
+            (windows.combs, windows.from_combs, high // SIDE, wide // SIDE)
+            if self.combed
+            else (windows.tiles, windows.from_tiles, SIDE, SIDE)
+        )
+        q, k, v = jnp.split(cut(self.qkv_dwconv(self.qkv(x)), h, w), 3, axis=-1)
+        logits = matmul(normalize(q, -2).mT, normalize(k, -2)) * self.temperature[...][None]
+        y = matmul(v, jax.nn.softmax(logits).mT)
+        return self.project_out(join(y, h, w, high, wide))
+
+
+class ChannelMix(nnx.Module):
+    """Channel attention over tiles, then over combs, each with its feed-forward."""
+
+    def __init__(self, wide: int, *, rngs: nnx.Rngs):
+        self.canorm1, self.cnorm1, self.canorm2, self.cnorm2 = (
+            LayerNorm(wide, eps=EPS) for _ in range(4)
+        )
+        self.cttn1, self.cttn2 = (
+            ChannelAttention(wide, combed, rngs=rngs) for combed in (False, True)
+        )
+        self.gfn1, self.gfn2 = (GatedFeedForward(wide, wide, rngs=rngs) for _ in range(2))
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self.cttn1(self.canorm1(x))
+        x = x + self.gfn1(self.cnorm1(x))
+        x = x + self.cttn2(self.canorm2(x))
+        return x + self.gfn2(self.cnorm2(x))
+
+
+# --- blocks and network ------------------------------------------------------------------------
+
+
+class Body(nnx.Module):
+    """Three stages on all, three and two quarters of the channels; returns its maps too."""
+
+    def __init__(self, wide: int, shares: bool, *, rngs: nnx.Rngs):
+        quarter = wide // 4
+        self.LB1, self.LB2, self.LB3 = (Mixer(n * quarter, rngs=rngs) for n in (4, 3, 2))
+        self.SLA1, self.SLA2, self.SLA3 = (
+            Spatial(n * quarter, Local(pattern), shares, rngs=rngs)
+            for n, pattern in ((3, "star"), (2, "cross"), (1, "corner"))
+        )
+        self.SGA1, self.SGA2, self.SGA3 = (
+            Spatial(n * quarter, Global(rows, columns), shares, rngs=rngs)
+            for n, rows, columns in ((3, 7, 7), (2, 8, 7), (1, 7, 8))
+        )
+        self.pw1, self.pw2, self.pw3 = (
+            Conv2d(n * quarter, n * quarter, 1, rngs=rngs) for n in (4, 3, 4)
+        )
+        self.BlockC = ChannelMix(wide, rngs=rngs)
+
+    def __call__(self, x: Array, given: Maps) -> tuple[Array, Maps]:
+        quarter = x.shape[-1] // 4
+        mixed = self.LB1(x)
+        y, local1 = self.SLA1(mixed[..., quarter:], given[0])
+        y, global1 = self.SGA1(y, given[1])
+        y = self.pw1(jnp.concatenate([y, mixed[..., :quarter]], -1))
+        first, mixed = y[..., :quarter], self.LB2(y[..., quarter:])
+        y, local2 = self.SLA2(mixed[..., quarter:], given[2])
+        y, global2 = self.SGA2(y, given[3])
+        y = self.pw2(jnp.concatenate([y, mixed[..., :quarter]], -1))
+        second, mixed = y[..., :quarter], self.LB3(y[..., quarter:])
+        y, local3 = self.SLA3(mixed[..., quarter:], given[4])
+        y, global3 = self.SGA3(y, given[5])
+        y = self.pw3(jnp.concatenate([first, second, y, mixed[..., :quarter]], -1))
+        return self.BlockC(y), (local1, global1, local2, global2, local3, global3)
+
+
+class Block(nnx.Module):
+    """A body with its residual, then ESA; without maps given, the body makes them."""
+
+    def __init__(self, wide: int, shares: bool, *, rngs: nnx.Rngs):
+        self.body = Body(wide, shares, rngs=rngs)
+        self.res_end = Conv2d(wide, wide, 1, rngs=rngs)
+        self.esa = ESA(wide, wide // 3, rngs=rngs)
+
+    def __call__(self, x: Array, given: Maps = (None,) * 6) -> tuple[Array, Maps]:
+        y, maps = self.body(x, given)
+        return self.esa(self.res_end(y) + x), maps
+
+
+class HAESR(nnx.Module):
+    """HAESR of `channels` features, x`scale`."""
+
+    def __init__(self, *, rngs: nnx.Rngs, channels: int = 48, scale: int = 4):
+        self.scale = scale
+        self.input = Conv2d(3, channels, rngs=rngs)
+        self.block0, self.block1, self.block2 = (
+            Block(channels, shares, rngs=rngs) for shares in (False, True, True)
+        )
+        self.output = Conv2d(channels, channels, rngs=rngs)
+        self.up = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
+
+    def __call__(self, x: Array) -> Array:
+        _, h, w, _ = x.shape
+        head = self.input(windows.fill(x, SIDE))
+        y, maps = self.block0(head)
+        y, _ = self.block1(y, maps)
+        y, _ = self.block2(y, maps)
+        y = pixel_shuffle(self.up(self.output(y) + head), self.scale)
+        return y[:, : self.scale * h, : self.scale * w]
+
+
+METHOD = Method(
+    network=HAESR,
+    team="HAESR",
+    paper="NTIRE 2026 Efficient Super-Resolution challenge report, section of team HAESR",
+    license="MIT",
+    card=__doc__,
+    min_side=9,  # of 8 and less nothing is left to ESA's pool
+    whole_picture=True,
+    weights={
+        "ntire2026": Weights(
+            sha256="7734156836614b543dcc67eb198b8225f7cd0cf0fe03b66bbc2aa1c3f89ad445",
+            root="params_ema",
+        )
+    },
+    torch_names={
+        "block0.residual_layer.0.{part}.attn.rel_pos_bias.weight": "block0.body.{part}.attn.grid_bias",
+        "block0.residual_layer.0.{a}.{b}.{c}.{d}.{leaf}": "block0.body.{a}.{b}.{c}.{d}.{leaf}",
+        "block0.residual_layer.0.{a}.{b}.{c}.{leaf}": "block0.body.{a}.{b}.{c}.{leaf}",
+        "block0.residual_layer.0.{a}.{b}.{leaf}": "block0.body.{a}.{b}.{leaf}",
+        "block0.residual_layer.0.{a}.{leaf}": "block0.body.{a}.{leaf}",
+        "block{i}.residual_layer.{a}.{b}.{c}.{d}.{leaf}": "block{i}.body.{a}.{b}.{c}.{d}.{leaf}",
+        "block{i}.residual_layer.{a}.{b}.{c}.{leaf}": "block{i}.body.{a}.{b}.{c}.{leaf}",
+        "block{i}.residual_layer.{a}.{b}.{leaf}": "block{i}.body.{a}.{b}.{leaf}",
+        "block{i}.residual_layer.{a}.{leaf}": "block{i}.body.{a}.{leaf}",
+    },
+    unused={"*_indices": "constants: where queries and keys lie"},
+    uncounted={
+        "*norm?": "a layer norm of the team's own",
+        "*norm": "a layer norm of the team's own",
+    },
+    reported={
+        "params": 352_869,
+        "macs": 26_613_292_096,
+        "activations": 503_778_144,
+        "convs": 165,
+        "psnr_valid": 27.08,
+        "psnr_test": 27.22,
+        "runtime_ms": 86.132,
+    },
+)

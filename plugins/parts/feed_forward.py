@@ -1,0 +1,25 @@
+"""Feed-forward parts: what follows attention at every pixel."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from esrjax.network.layers import Conv2d
+from esrjax.network.words import gelu
+
+
+class GatedFeedForward(nnx.Module):
+    """Two maps of `hidden` channels, each smoothed by a depthwise 3x3; the first gates the second.
+
+    Source: Restormer (arXiv:2111.09881), Eq. 3.
+    """
+
+    def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
+        both = 2 * hidden
+        self.project_in = Conv2d(channels, both, 1, bias=False, rngs=rngs)
+        self.dwconv = Conv2d(both, both, groups=both, bias=False, rngs=rngs)
+        self.project_out = Conv2d(hidden, channels, 1, bias=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        gate, value = jnp.split(self.dwconv(self.project_in(x)), 2, -1)
+        return self.project_out(gelu(gate) * value)

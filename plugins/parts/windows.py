@@ -1,0 +1,97 @@
+"""Windows: how pictures are cut into sets of pixels that attend to each other, and put together.
+
+Pictures are `(N, h, w, C)`, sets of tokens `(N, windows, L, C)`; both run row by row.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+
+def fill(x: Array, multiple: int, mode: str = "reflect") -> Array:
+    """`x` mirrored below and to the right, until its sides are multiples of `multiple`.
+
+    mode: "reflect" does not repeat the last row and column, "symmetric" does.
+    """
+    below, right = (-side % multiple for side in x.shape[1:3])
+    return jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), mode=mode)
+
+
+# --- tiles and combs ---------------------------------------------------------------------------
+
+
+def tiles(x: Array, h: int, w: int) -> Array:
+    """Cut into neighbouring tiles of `h` x `w` pixels: `(N, tiles, h·w, C)`."""
+    n, high, wide, c = x.shape
+    x = x.reshape(n, high // h, h, wide // w, w, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, -1, h * w, c)
+
+
+def from_tiles(tokens: Array, h: int, w: int, high: int, wide: int) -> Array:
+    """The picture of `high` x `wide` pixels that `tiles` cut."""
+    n, c = tokens.shape[0], tokens.shape[-1]
+    x = tokens.reshape(n, high // h, wide // w, h, w, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, high, wide, c)
+
+
+def combs(x: Array, h: int, w: int) -> Array:
+    """Cut into sets of `h` x `w` pixels as far apart as can be: `(N, sets, h·w, C)`."""
+    n, high, wide, c = x.shape
+    x = x.reshape(n, h, high // h, w, wide // w, c).transpose(0, 2, 4, 1, 3, 5)
+    return x.reshape(n, -1, h * w, c)
+
+
+def from_combs(tokens: Array, h: int, w: int, high: int, wide: int) -> Array:
+    """The picture of `high` x `wide` pixels that `combs` cut."""
+    n, c = tokens.shape[0], tokens.shape[-1]
+    x = tokens.reshape(n, high // h, wide // w, h, w, c).transpose(0, 3, 1, 4, 2, 5)
+    return x.reshape(n, high, wide, c)
+
+
+def surroundings(x: Array, side: int, ring: int) -> Array:
+    """The tiles of `side` x `side` with `ring` more pixels around each, zero outside the picture.
+
+    `(N, tiles, (side + 2·ring)², C)`.
+    """
+    _, high, wide, _ = x.shape
+    around = side + 2 * ring
+    x = jnp.pad(x, ((0, 0), (ring, ring), (ring, ring), (0, 0)))
+    for axis, count in ((1, high // side), (2, wide // side)):
+        where = (side * np.arange(count)[:, None] + np.arange(around)[None]).ravel()
+        x = jnp.take(x, where, axis, mode="clip")
+    return tiles(x, around, around)
+
+
+# --- heads, positions, masks -------------------------------------------------------------------
+
+
+def heads(tokens: Array, count: int) -> Array:
+    """`(N, windows, L, C) -> (N, windows, heads, L, C / heads)`: heads of neighbouring channels."""
+    *lead, length, c = tokens.shape
+    return tokens.reshape(*lead, length, count, c // count).swapaxes(-2, -3)
+
+
+def from_heads(x: Array) -> Array:
+    """What `heads` cut."""
+    *lead, count, length, c = x.shape
+    return x.swapaxes(-2, -3).reshape(*lead, length, count * c)
+
+
+def relative_positions(side: int) -> NDArray[np.intp]:
+    """Row of the table of `(2·side − 1)²` biases for every query and key: `(side², side²)`."""
+    row, column = np.divmod(np.arange(side**2), side)
+    apart = [axis[:, None] - axis[None] + side - 1 for axis in (row, column)]
+    return apart[0] * (2 * side - 1) + apart[1]
+
+
+def shift_mask(high: int, wide: int, side: int, shift: int) -> NDArray[np.float64]:
+    """0 where query and key lie together in the picture, −100 where only rolling joined them.
+
+    For the tiles of a picture rolled by `−shift`: `(tiles, side², side²)`.
+    """
+    labels = [np.digitize(np.arange(n), (n - side, n - shift)) for n in (high, wide)]
+    regions = 3 * labels[0][:, None] + labels[1][None]
+    cut = regions.reshape(high // side, side, wide // side, side).transpose(0, 2, 1, 3)
+    cut = cut.reshape(-1, side**2)
+    return np.where(cut[:, :, None] == cut[:, None], 0.0, -100.0)

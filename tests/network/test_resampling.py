@@ -1,0 +1,77 @@
+"""Pools and resizes give PyTorch's numbers and gradients, at sizes that divide and that do not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from esrjax.network import resampling
+
+SIZES = [
+    ((12, 8), (3, 2)),
+    ((13, 11), (4, 5)),
+    ((5, 7), (5, 7)),
+    ((3, 4), (7, 12)),
+    ((6, 1), (1, 3)),
+]
+
+
+def both(ours, theirs, old, dtype):
+    """Outputs and gradients of the two for one random picture, in our layout."""
+    x = np.random.default_rng(0).standard_normal((2, *old, 3)).astype(dtype)
+    given = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    wanted = theirs(given)
+    torch.sin(wanted).sum().backward()
+    turned = [t.detach().numpy().transpose(0, 2, 3, 1) for t in (wanted, given.grad)]
+    with jax.enable_x64(True):
+        found = ours(jnp.asarray(x)), jax.grad(lambda x: jnp.sin(ours(x)).sum())(jnp.asarray(x))
+    return zip(found, turned, strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("old, new", SIZES)
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_a_resize_is_pytorchs(mode, old, new, dtype):
+    for ours, theirs in both(
+        lambda x: getattr(resampling, mode)(x, size=new),
+        lambda x: functional.interpolate(x, new, mode=mode),
+        old,
+        dtype,
+    ):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0, atol=1e-12 if dtype == np.float64 else 2e-6
+        )
+
+
+@pytest.mark.parametrize("old, new", [pair for pair in SIZES if pair[0] >= pair[1]])
+def test_an_adaptive_pool_is_pytorchs(old, new):
+    for ours, theirs in both(
+        lambda x: resampling.adaptive_max_pool(x, new),
+        lambda x: functional.adaptive_max_pool2d(x, new),
+        old,
+        np.float64,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("window, stride", [(2, 2), (7, 4), (3, 1)])
+def test_a_pool_leaves_out_windows_that_are_not_whole(window, stride):
+    for ours, theirs in both(
+        lambda x: resampling.max_pool(x, window, stride),
+        lambda x: functional.max_pool2d(x, window, stride),
+        (13, 10),
+        np.float64,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("old", range(1, 70, 7))
+def test_the_nearest_pixel_is_found_in_float32(old):
+    line = np.arange(old, dtype=np.float32)
+    for new in range(1, 270, 13):
+        theirs = functional.interpolate(torch.tensor(line)[None, None], new, mode="nearest")
+        ours = resampling.nearest(jnp.asarray(line)[None, None, :, None], size=(1, new))
+        np.testing.assert_array_equal(ours[0, 0, :, 0], theirs[0, 0])

@@ -1,0 +1,29 @@
+"""RFDN_SPAN: half of the channels is put aside four times, and gates the block."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from esrjax_plugins.rfdn_span import RFDB
+from flax import nnx
+
+from esrjax.network.taps import taps
+
+
+def test_a_block_gates_with_what_is_put_aside():
+    block = RFDB(6, rngs=nnx.Rngs(0))
+    aside = (block.distill_1, block.distill_2, block.distill_3, block.distill_4)
+    assert [conv.bias.shape for conv in aside] == [(3,)] * 4
+    u = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 5, 6)), jnp.float32)
+    block.gather.weight.set_value(jnp.zeros_like(block.gather.weight[...]))
+    h = block.gather.bias[...][None, None, None]
+    np.testing.assert_allclose(block(u), (h + u) * (jax.nn.sigmoid(h) - 0.5), atol=1e-6)
+
+
+def test_a_refinement_has_its_residual_inside_the_activation():
+    block = RFDB(2, rngs=nnx.Rngs(0))
+    for conv in (block.refine_1, block.refine_2, block.refine_3, block.distill_4):
+        conv.weight.set_value(jnp.zeros_like(conv.weight[...]))
+        conv.bias.set_value(jnp.zeros_like(conv.bias[...]))
+    block.distill_4.weight[...] = block.distill_4.weight[...].at[1, 1, 0].set(1)
+    _, parts = taps(block, -jnp.ones((1, 1, 1, 2)))
+    np.testing.assert_allclose(parts["distill_4"].item(), -(0.05**3), rtol=1e-6)

@@ -1,0 +1,349 @@
+"""What a user gets wrong is told in words: value, place, rule, remedy; and nothing is half done."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from esrjax import registry
+
+MISTAKE = re.compile(
+    r"esrjax: (?P<problem>.*?)(\n  place:  (?P<place>.*?))?"
+    r"\n  rule:   (?P<rule>.*?)\n  remedy: (?P<remedy>.*)\n",
+    re.DOTALL,
+)
+PLUGIN = """
+from esrjax.method import Method
+METHOD = Method(network=dict, team="theirs", paper="unsaid", license="MIT")
+"""
+
+
+def files(folder):
+    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def mistake(esrjax, tmp_path):
+    """What the command line says to a mistake, by part; no file may have come of it."""
+
+    def run(*words):
+        before = files(tmp_path)
+        said = esrjax(*words)
+        assert (said.code, said.out) == (2, "")
+        assert files(tmp_path) == before
+        told = MISTAKE.fullmatch(said.err)
+        assert told, said.err
+        return told.groupdict()
+
+    return run
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Puts a package that registers `names` on the path, as pip would."""
+
+    def install(package, source, *names):
+        folder = tmp_path / package
+        info = folder / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (folder / f"{package}.py").write_text(source)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = [f"{name} = {package}:METHOD" for name in names]
+        (info / "entry_points.txt").write_text("\n".join(["[esrjax.methods]", *lines]))
+        monkeypatch.syspath_prepend(folder)
+
+    registry._load.cache_clear()
+    yield install
+    registry._load.cache_clear()
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+# --- methods -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["show spam", "cost spam", "check spam", "bench spam"])
+def test_an_unknown_method(mistake, words):
+    told = mistake(*words.split())
+    assert told["problem"] == "no method is called 'spam'"
+    assert told["rule"].startswith("a method is an entry point of the group 'esrjax.methods'")
+    assert told["remedy"] == "did you mean 'span'?"
+
+
+def test_a_broken_plugin_spoils_its_own_name_alone(mistake, site, esrjax):
+    site("broken", "import no_such_module", "bad")
+    told = mistake("show", "bad")
+    assert told["problem"] == (
+        "the plugin 'bad' cannot be loaded: importing it raised ModuleNotFoundError: "
+        "No module named 'no_such_module'"
+    )
+    assert told["place"] == "broken:METHOD, of broken 1.0"
+    listed = esrjax("list", "--json")
+    assert listed.code == 0 and "span" in {row["name"] for row in listed.json}
+    assert "the plugin 'bad' cannot be loaded" in listed.err
+
+
+def test_a_plugin_whose_network_fails_is_listed_apart(site, esrjax):
+    site("odd", PLUGIN, "odd")  # a dict is no network
+    listed = esrjax("list", "--json")
+    assert listed.code == 0 and "span" in {row["name"] for row in listed.json}
+    assert "odd" in listed.err and "Traceback" not in listed.err
+
+
+def test_a_name_that_two_packages_claim(mistake, site):
+    site("first", PLUGIN, "contested")
+    site("second", PLUGIN, "contested")
+    told = mistake("show", "contested")
+    assert told["problem"] == "the method 'contested' is registered more than once"
+    assert set(told["place"].split(" and ")) == {
+        "first 1.0 (first:METHOD)",
+        "second 1.0 (second:METHOD)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("span", "'span' is taken by esrjax "),
+        ("My Net", "'My Net' cannot be the name of a method"),
+        ("class", "'class' cannot be the name of a method"),
+    ],
+)
+def test_a_name_that_no_new_method_can_have(mistake, tmp_path, name, problem):
+    assert mistake("new", name, "-o", tmp_path / "mine")["problem"].startswith(problem)
+
+
+def test_a_folder_in_use_is_not_written_into(mistake, tmp_path, picture):
+    told = mistake("new", "my_net", "-o", tmp_path)
+    assert told["problem"] == f"'{tmp_path}' already exists"
+
+
+def test_an_ensemble_has_no_network_to_check(mistake, crumbs):
+    for words in (["check", "crumbs"], ["bench", "crumbs"]):
+        told = mistake(*words)
+        assert told["problem"] == "'crumbs' is an ensemble"
+        assert told["remedy"] == "name one of its members: crumb, loaf"
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+
+
+def test_a_method_without_weights(mistake, tmp_path, picture):
+    told = mistake("upscale", picture, "--method", "span", "-o", tmp_path / "big.png")
+    assert told["problem"] == "span ships no weights"
+    assert told["rule"].startswith("published for it: ntire2026 (")
+    assert told["remedy"] == "give a file with --checkpoint"
+
+
+def test_every_tensor_that_does_not_fit_is_named(mistake, crumbs, tmp_path):
+    path, target = tmp_path / "other.pth", tmp_path / "out.safetensors"
+    torch.save({"filter.weight": torch.ones(3, 1, 5, 5), "filters.bias": torch.ones(3)}, path)
+    told = mistake("convert", "crumb", path, "-o", target)
+    assert told["problem"] == (
+        "3 of 3 tensors do not match:\n"
+        "    not in the checkpoint: filter.bias (3,) (is it filters.bias?)\n"
+        "    misshapen: filter.weight is (3, 1, 5, 5), the network has (3, 1, 3, 3)\n"
+        "    not in the network: filters.bias (3,)"
+    )
+    assert told["place"] == f"{path}, read as crumb in deploy form"
+    assert told["remedy"].endswith("nothing was loaded")
+
+
+class Code:
+    """Runs when it is unpickled by somebody who trusts it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_that_would_run_code_does_not(mistake, crumbs, tmp_path):
+    torch.save({"filter.weight": Code(tmp_path / "ran")}, tmp_path / "evil.pth")
+    told = mistake("convert", "crumb", tmp_path / "evil.pth", "-o", tmp_path / "out.safetensors")
+    assert told["problem"] == (
+        "this checkpoint would run code when loaded, so it was not loaded"
+    )
+    assert "mkdir" in told["rule"]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["none.pth", "junk.pth", "junk.safetensors", "."])
+def test_a_file_that_is_no_checkpoint(mistake, crumbs, tmp_path, name):
+    for junk in ("junk.pth", "junk.safetensors"):
+        (tmp_path / junk).write_bytes(b"not tensors")
+    told = mistake("cost", "crumb", "--checkpoint", tmp_path / name)
+    assert told["problem"].startswith("cannot read the checkpoint: ")
+    assert told["place"].startswith(str(tmp_path))
+
+
+def test_weights_of_another_method(mistake, crumbs, picture, tmp_path):
+    words = ["--method", "crumb", "--checkpoint", crumbs / "crumbs/loaf.safetensors"]
+    told = mistake("upscale", picture, *words, "-o", tmp_path / "big.png")
+    assert told["problem"] == "these are weights of 'loaf', not of 'crumb'"
+    assert told["place"].endswith("loaf.safetensors")
+    assert told["remedy"] == "name the method 'loaf', or give another file"
+
+
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [
+        ("channels", "--size 'channels' is not key=value"),
+        ("=48", "--size '=48' is not key=value"),
+        ("width=48", "no such size: width"),
+        ("channels=wide", "no network can be built of channels='wide': "),
+        ("channels=0", "no network can be built of channels=0: "),
+        ("channels=-3", "no network can be built of channels=-3: "),
+    ],
+)
+def test_a_size_that_no_network_has(mistake, size, problem):
+    told = mistake("cost", "span", "--size", size)
+    assert told["problem"].startswith(problem)
+
+
+def test_sizes_that_the_weights_do_not_have(mistake, crumbs, tmp_path):
+    given = crumbs / "crumbs/crumb.safetensors"
+    words = ["--size", "side=5", "-o", tmp_path / "out.safetensors"]
+    told = mistake("convert", "crumb", given, *words)
+    assert "misshapen: filter.weight is (3, 1, 3, 3), the network has (3, 1, 5, 5)" in told["problem"]
+    assert told["place"].endswith("read as crumb in deploy form side=5")
+
+
+def test_a_file_for_two_methods_says_whose_it_is(mistake, crumbs, tmp_path):
+    told = mistake("eval", "crumb", "loaf", "--data", tmp_path, "--checkpoint", "a.pth")
+    assert told["problem"] == "--checkpoint 'a.pth' does not say whose it is"
+    assert told["remedy"] == "write for instance --checkpoint crumb=a.pth"
+    told = mistake("eval", "crumbs", "--data", tmp_path, "--checkpoint", "a.pth")
+    assert "NAME one of crumb, loaf" in told["rule"]
+
+
+def test_a_format_that_the_name_contradicts(mistake, crumbs, tmp_path):
+    given = crumbs / "crumbs/crumb.safetensors"
+    for format, name in (("torch", "a.safetensors"), ("safetensors", "a.pth")):
+        told = mistake("convert", "crumb", given, "-o", tmp_path / name, "--to", format)
+        assert told["problem"] == f"{name!r} is no name for a file of the format {format!r}"
+
+
+# --- pictures and sets -------------------------------------------------------------------------
+
+
+def test_a_picture_that_ends_too_early(mistake, crumbs, picture, tmp_path):
+    picture.write_bytes(picture.read_bytes()[:300])
+    told = mistake("upscale", picture, "--method", "crumb", "-o", tmp_path / "big.png")
+    assert told["problem"].startswith(f"'{picture}' cannot be read: ")
+    assert told["remedy"] == "save it again, or download it again"
+
+
+def test_a_picture_that_is_too_small(mistake, crumbs, tmp_path):
+    Image.new("RGB", (7, 5)).save(tmp_path / "tiny.png")
+    words = ["--method", "crumb", "-o", tmp_path / "big.png"]
+    told = mistake("upscale", tmp_path / "tiny.png", *words)
+    assert told["problem"] == "the picture is 7 x 5 pixels"
+    assert told["rule"] == "crumb accepts pictures of at least 6 pixels a side"
+    assert mistake("cost", "crumb", "--side", 5)["problem"] == "the picture is 5 x 5 pixels"
+    assert mistake("bench", "crumb", "--sizes", "8x8,5x9")["problem"] == "the picture is 9 x 5 pixels"
+
+
+def test_a_picture_that_cannot_be_written(mistake, crumbs, picture):
+    told = mistake("upscale", picture, "--method", "crumb", "-o", picture / "big.png")
+    assert told["problem"] == (
+        f"'{picture}/big.png' cannot be written: '{picture}' cannot be a folder, a file is there"
+    )
+    told = mistake("upscale", picture, "--method", "crumb", "-o", "big.gif")
+    assert told["problem"] == "pictures are not written as '.gif'"
+
+
+def test_several_pictures_do_not_fit_into_one_file(mistake, crumbs, picture, tmp_path):
+    Image.new("RGB", (7, 9)).save(tmp_path / "other.png")
+    words = ["--method", "crumb", "-o", tmp_path / "big.png"]
+    told = mistake("upscale", picture, tmp_path / "other.png", *words)
+    assert told["problem"] == "2 pictures cannot go into one file 'big.png'"
+
+
+def test_a_checkpoint_or_a_result_that_cannot_be_written(mistake, crumbs, picture, tmp_path):
+    given = crumbs / "crumbs/crumb.safetensors"
+    told = mistake("convert", "crumb", given, "-o", picture / "a.safetensors")
+    assert told["problem"].startswith("cannot write the checkpoint: ")
+    assert told["place"] == f"{picture}/a.safetensors"
+    told = mistake("eval", "crumb", "--data", tmp_path, "-o", picture)
+    assert told["problem"].startswith(f"the results cannot be written into '{picture}'")
+
+
+def test_an_lr_and_an_hr_picture_that_do_not_go_together(mistake, crumbs, tmp_path):
+    for folder, name, size in (("HR", "a", (32, 32)), ("LR_bicubic_X4", "ax4", (8, 7))):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", size).save(tmp_path / folder / f"{name}.png")
+    told = mistake("eval", "crumb", "--data", tmp_path)
+    assert told["problem"] == (
+        "the LR picture is 7x8, the cropped HR picture 32x32 (height x width)"
+    )
+    assert "a.png' and '" in told["place"]
+
+
+def test_a_spec_and_a_set_that_do_not_exist(mistake, crumbs, monkeypatch, tmp_path):
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))
+    (tmp_path / "Photos").mkdir()
+    told = mistake("eval", "crumb", "--data", "Photos", "--spec", "psnr")
+    assert (told["problem"], told["rule"]) == (
+        "there is no metric spec 'psnr'",
+        "the specs are ntire, y",
+    )
+    told = mistake("eval", "crumb", "--data", "Photo")
+    assert told["problem"] == "there is no set or folder 'Photo'"
+    assert told["remedy"] == "did you mean 'Photos'?"
+
+
+@pytest.mark.parametrize("sizes", ["", "16", "16x", "16x0", "16x16,axb", "-4x4"])
+def test_sizes_that_say_nothing(mistake, sizes):
+    told = mistake("bench", "span", "--sizes", sizes)
+    assert told["problem"].startswith("--sizes holds '")
+    assert told["remedy"] == "write for instance --sizes 256x256,339x510"
+
+
+# --- results -----------------------------------------------------------------------------------
+
+
+def test_an_ensemble_is_not_ranked(mistake, crumbs, tmp_path):
+    told = mistake("eval", "crumbs", "--data", tmp_path, "-o", tmp_path / "results")
+    assert told["problem"] == "'crumbs' is an ensemble"
+    assert told["rule"] == "the contest ranks single networks"
+
+
+def test_a_golden_of_another_network(mistake, crumbs, tmp_path):
+    x, y = np.zeros((1, 3, 8, 8), np.float32), np.zeros((1, 3, 32, 32), np.float32)
+    golden = tmp_path / "golden.npz"
+    np.savez(golden, x0=x, y0=y, act_block_1=y)
+    told = mistake("parity", "crumb", "--golden", golden)
+    assert told["problem"] == (
+        "the golden file stores 'act_block_1', but the network runs no part 'block_1'; "
+        "it runs filter"
+    )
+    assert (told["place"], told["remedy"]) == (
+        str(golden),
+        "check that file and method belong together",
+    )
+    np.savez(golden, x0=x, y0=y[..., 1:])
+    assert "is (1, 3, 32, 31) in the file" in mistake("parity", "crumb", "--golden", golden)["problem"]
+    np.savez(golden, x0=x)
+    assert "no x0 with its y0" in mistake("parity", "crumb", "--golden", golden)["problem"]
+    golden.write_bytes(b"PK")
+    assert "cannot be read as .npz" in mistake("parity", "crumb", "--golden", golden)["problem"]
+
+
+def test_nothing_to_rank(mistake, tmp_path):
+    assert mistake("rank", tmp_path / "none")["problem"] == f"no results at '{tmp_path}/none'"
+    (tmp_path / "results.json").write_text(json.dumps([1]))
+    told = mistake("rank", tmp_path / "results.json")
+    assert told["problem"] == "results.json is not the organisers' results.json"
