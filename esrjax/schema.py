@@ -20,7 +20,7 @@ def mistakes(error: ValidationError, kind: TypeAdapter[Any] | None = None) -> li
     With `kind`, what the data should have been, an unknown name comes with the nearest known one.
     """
     schema = kind.json_schema() if kind is not None else {}
-    return [f"{_path(each)} {_finding(each, schema)}" for each in error.errors()]
+    return [f"{_path(each)} {_finding(each, schema)}" for each in _causes(error.errors())]
 
 
 def listing(lines: list[str], noun: str = "mistake") -> str:
@@ -29,8 +29,22 @@ def listing(lines: list[str], noun: str = "mistake") -> str:
     return "\n    ".join([count, *lines])
 
 
+def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without the lists that are too short only because their items are wrong."""
+    places = [each["loc"] for each in errors]
+    return [
+        each
+        for each in errors
+        if each["type"] != "too_short" or not any(_within(place, each["loc"]) for place in places)
+    ]
+
+
+def _within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
 def _path(each: ErrorDetails) -> str:
-    return ".".join(map(str, each["loc"])) or "the whole"
+    return ".".join(str(step) for step in each["loc"] if step != "[key]") or "the whole"
 
 
 def _finding(each: ErrorDetails, schema: Mapping[str, Any]) -> str:

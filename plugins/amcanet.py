@@ -69,7 +69,9 @@ class FSG(nnx.Module):
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.conv1x1_1 = Conv2d(channels, 2 * channels, 1, rngs=rngs)
         self.conv3x3_2 = Conv2d(channels, channels, groups=channels, rngs=rngs)
-        self.conv1x1_2, self.conv1x1_3 = (Conv2d(channels, channels, 1, rngs=rngs) for _ in "23")
+        self.conv1x1_2, self.conv1x1_3 = (
+            Conv2d(channels, channels, 1, rngs=rngs) for _ in range(2)
+        )
 
     def __call__(self, x: Array) -> Array:
         gate, values = jnp.split(self.conv1x1_1(x), 2, -1)

@@ -5,9 +5,10 @@ with the other half, and the correlations, a small matrix whatever the window, m
 Windows can so be large; the five blocks use 64, 32, 8, 32 and 64 pixels. The same weights were an
 entry of the 2025 challenge.
 
-    x − mean ─ conv_first ─┬─ norm ─┬─ block 0 … 4 ─ conv ─ + ─ norm ─ conv ─ + ─ conv ─ shuffle ─ + mean
-                           │        └───────────────────────┘                 │
-                           └──────────────────────────────────────────────────┘
+    x − mean ─ conv ─┬─ norm ─┬─ block 0 … 4 ─ conv ─ + ─ norm ─ conv ─ + ─ conv ─ shuffle ─ + mean
+                     │        └───────────────────────┘                 │
+                     └──────────────────────────────────────────────────┘
+
     block 3 is given blocks 2 and 1, block 4 is given blocks 3 and 0, through one shared linear
 
 Report and code: the 2026 report does not mention it, and nobody measured it; the figures here are

@@ -1,14 +1,13 @@
 """DSCF: EMSR with two chains of convolutions merged into single ones, by VARH-AI.
 
-SPAN with 26 channels. Block 1's first convolution is the only one that reads the head's output and
-nothing else, so both together are one 5x5 convolution of the picture; the tail convolution enters
-the 1x1 fusion linearly, so its share of the fusion is one 3x3 convolution. Trained by low-rank
-adapters on frozen kernels (DSCLoRA), which merge too.
+SPAN with 26 channels. Block 1's first convolution follows the head's without an activation between
+them, so both together are one 5x5 convolution of the picture; the tail convolution enters the 1x1
+fusion linearly, so its share of the fusion is one 3x3 convolution. Trained by low-rank adapters on
+frozen kernels (DSCLoRA), which merge too.
 
-    255·(x − mean) ─┬─ conv_1 ───── u ─┐  ┌── conv_2 ──┐
-                    │                  ├ block_1 … block_6 ─ conv_cat ─ upsampler ─ shuffle
-                    └─ conv_fused (5x5) ┘   │          └── activated ┘
-                                            └────────────────────────┘
+    255·(x − mean) ─┬─ conv_1 ─── u ─────┬─ block_1 ─ … ─ block_6 ─ fusion ─ upsampler ─ shuffle
+                    └─ conv_fused (5x5) ─┘
+    fusion = conv2_fused(u_6) + conv_cat_other([u, u_1, a_6])
 
 Report and code differ: the merge is called exact, but a pixel outside of the picture is zero to
 EMSR's second convolution and a feature to the merged one, so that pictures differ along their
@@ -24,6 +23,7 @@ teacher, 30 wide, is not public.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.lora import LoRAConv2d
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import Affine, Reparam, deploy
-from esrjax.network.weights import load, tensors
+from esrjax.network.weights import cast, load, tensors
 from esrjax.network.words import pixel_shuffle
 
 from .emsr import EMSR
@@ -126,11 +126,11 @@ class Block(nnx.Module):
 
     def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs, first: bool = True):
         conv = functools.partial(adapted, channels, channels, rank=rank, rngs=rngs)
-        self.c1: Conv2d | None = conv() if first else None
+        self.c1: Any = conv() if first else None
         self.c2, self.c3 = conv(), conv()
 
     def __call__(self, u: Array, found: Array | None = None) -> tuple[Array, Array]:
-        activated = jax.nn.silu(self.c1(u) if self.c1 else found)
+        activated = jax.nn.silu(self.c1(u) if found is None else found)
         r = self.c3(jax.nn.silu(self.c2(activated)))
         return attention(r, u), activated
 
@@ -167,10 +167,10 @@ class DSCF(nnx.Module):
 
 def merge(emsr: EMSR) -> DSCF:
     """The deploy form with the weights of an EMSR in either form; they differ along the border."""
-    plain = deploy(emsr)
-    bare = DSCF(rngs=nnx.Rngs(0), channels=plain.conv_1.bias.shape[0], rank=0, tail_rank=0)
-    names = tensors(plain, Naming(SPAN_NAMES))
-    return deploy(load(bare, names, Naming(TORCH_NAMES)))
+    held = tensors(deploy(emsr), Naming(SPAN_NAMES))
+    like = held["conv_cat.bias"]
+    bare = DSCF(rngs=nnx.Rngs(0), channels=like.size, rank=0, tail_rank=0)
+    return deploy(load(cast(bare, like.dtype), held, Naming(TORCH_NAMES)))
 
 
 METHOD = Method(

@@ -5,16 +5,19 @@ three blocks does: six maps, from queries and keys, over windows that see beyond
 over grids spread across the picture. The other two blocks apply the same six maps to values of
 their own. The most exact network of the 2026 challenge, and far from the fastest.
 
-    conv ─ block0 ──── block1 ──── block2 ─ conv ─ + ─ conv ─ shuffle      (+: the first conv)
-             └─ maps ────┴───────────┘
-    block = x + Body(x), then ESA
-    Body: LB1 ─┬─ SLA1 ─ SGA1 ─ pw1 ─┬─ LB2 ─┬─ SLA2 ─ SGA2 ─ pw2 ─┬─ LB3 ─┬─ SLA3 ─ SGA3 ─┬─ pw3 ─ BlockC
-               └─────────────────────┘       └─────────────────────┘       └───────────────┘
-    after pw1 and after pw2 a quarter of the channels goes straight to pw3
+    conv ─┬─ block0 ─ block1 ─ block2 ─ conv ─ + ─ conv ─ shuffle
+          │    └─ maps ──┴────────┘            │
+          └────────────────────────────────────┘
 
-LB mixes channels and neighbours (3x3 beside 31x1 over 1x31 on a quarter of the channels); SLA and
-SGA are the local and the global map, each with its gated feed-forward; BlockC attends among
-channels, over tiles and over grids.
+    block: ESA(x + body(x))
+    body, three times on ever fewer channels, then BlockC:
+
+        LB ─┬─ SLA ─ SGA ─┬─ 1x1 ─┬─ the next stage
+            └─ a quarter ─┘       └─ a quarter, back before the last 1x1
+
+LB mixes channels and neighbours (3x3, beside 31x1 over 1x31 on a quarter of the channels); SLA and
+SGA attend to the local and the global map, each with its gated feed-forward; BlockC attends among
+channels, over tiles and over combs.
 
 Report and code differ: the report's block is a mixer and the spatial attention; the code has three
 such stages on ever fewer channels, then the channel attention, and ESA after each block. The
@@ -48,6 +51,7 @@ SIDE = 8  # of windows and grids, pixels
 RING = 4  # around a window, pixels
 EPS = 1e-6  # of the layer norms
 Maps = tuple[Array | None, ...]
+NO_MAPS: Maps = (None,) * 6
 
 
 # --- who sees whom -----------------------------------------------------------------------------
@@ -95,7 +99,7 @@ class Global:
         return windows.from_combs(tokens, SIDE, SIDE, *like.shape[1:3])
 
 
-def patterns() -> Mapping[str, NDArray[np.intp]]:
+def patterns() -> Mapping[str, NDArray[np.int32]]:
     """Where in the 16 x 16 around a window its keys lie, row by row; the window always does."""
     row, column = np.indices((SIDE + 2 * RING,) * 2)
     inside, ends = np.arange(RING, RING + SIDE), (0, 1, 2, 13, 14, 15)
@@ -105,7 +109,8 @@ def patterns() -> Mapping[str, NDArray[np.intp]]:
         "corner": np.isin(row, ends) & np.isin(column, ends),
     }
     centre = np.isin(row, inside) & np.isin(column, inside)
-    return {name: np.flatnonzero(pattern | centre) for name, pattern in seen.items()}
+    # Not of 64 bits: jax keeps what it makes of a constant, whatever becomes of its width.
+    return {n: np.flatnonzero(s | centre).astype(np.int32) for n, s in seen.items()}
 
 
 PATTERNS = patterns()
@@ -200,12 +205,12 @@ class Spatial(nnx.Module):
 
 
 class LargeKernel(nnx.Module):
-    """Every fourth channel sees 31 pixels up, down, left and right; a 1x1 tells the others."""
+    """Every fourth channel sees `kernel` x `kernel` pixels; a 1x1 tells the others."""
 
-    def __init__(self, wide: int, *, rngs: nnx.Rngs):
-        k = wide // 4
-        self.DWConv_1xK = Conv2d(k, k, (1, 31), groups=k, rngs=rngs)
-        self.DWConv_Kx1 = Conv2d(k, k, (31, 1), groups=k, rngs=rngs)
+    def __init__(self, wide: int, kernel: int, *, rngs: nnx.Rngs):
+        part = wide // 4
+        self.DWConv_1xK = Conv2d(part, part, (1, kernel), groups=part, rngs=rngs)
+        self.DWConv_Kx1 = Conv2d(part, part, (kernel, 1), groups=part, rngs=rngs)
         self.conv1 = Conv2d(wide, wide, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -217,9 +222,9 @@ class LargeKernel(nnx.Module):
 class Mixer(nnx.Module):
     """Near and far, side by side."""
 
-    def __init__(self, wide: int, *, rngs: nnx.Rngs):
+    def __init__(self, wide: int, kernel: int, *, rngs: nnx.Rngs):
         self.DWConv3 = Conv2d(wide, wide, groups=wide, rngs=rngs)
-        self.PLKB = LargeKernel(wide, rngs=rngs)
+        self.PLKB = LargeKernel(wide, kernel, rngs=rngs)
         self.conv1 = Conv2d(2 * wide, wide, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -274,9 +279,9 @@ class ChannelMix(nnx.Module):
 class Body(nnx.Module):
     """Three stages on all, three and two quarters of the channels; returns its maps too."""
 
-    def __init__(self, wide: int, shares: bool, *, rngs: nnx.Rngs):
+    def __init__(self, wide: int, kernel: int, shares: bool, *, rngs: nnx.Rngs):
         quarter = wide // 4
-        self.LB1, self.LB2, self.LB3 = (Mixer(n * quarter, rngs=rngs) for n in (4, 3, 2))
+        self.LB1, self.LB2, self.LB3 = (Mixer(n * quarter, kernel, rngs=rngs) for n in (4, 3, 2))
         self.SLA1, self.SLA2, self.SLA3 = (
             Spatial(n * quarter, Local(pattern), shares, rngs=rngs)
             for n, pattern in ((3, "star"), (2, "cross"), (1, "corner"))
@@ -291,53 +296,63 @@ class Body(nnx.Module):
         self.BlockC = ChannelMix(wide, rngs=rngs)
 
     def __call__(self, x: Array, given: Maps) -> tuple[Array, Maps]:
-        quarter = x.shape[-1] // 4
-        mixed = self.LB1(x)
-        y, local1 = self.SLA1(mixed[..., quarter:], given[0])
-        y, global1 = self.SGA1(y, given[1])
-        y = self.pw1(jnp.concatenate([y, mixed[..., :quarter]], -1))
-        first, mixed = y[..., :quarter], self.LB2(y[..., quarter:])
-        y, local2 = self.SLA2(mixed[..., quarter:], given[2])
-        y, global2 = self.SGA2(y, given[3])
-        y = self.pw2(jnp.concatenate([y, mixed[..., :quarter]], -1))
-        second, mixed = y[..., :quarter], self.LB3(y[..., quarter:])
-        y, local3 = self.SLA3(mixed[..., quarter:], given[4])
-        y, global3 = self.SGA3(y, given[5])
-        y = self.pw3(jnp.concatenate([first, second, y, mixed[..., :quarter]], -1))
-        return self.BlockC(y), (local1, global1, local2, global2, local3, global3)
+        quarter, maps, aside = x.shape[-1] // 4, (), ()
+        for i, (mixer, local, spread, pointwise) in enumerate(
+            (
+                (self.LB1, self.SLA1, self.SGA1, self.pw1),
+                (self.LB2, self.SLA2, self.SGA2, self.pw2),
+                (self.LB3, self.SLA3, self.SGA3, self.pw3),
+            )
+        ):
+            if i:
+                aside, x = (*aside, x[..., :quarter]), x[..., quarter:]
+            mixed = mixer(x)
+            y, near = local(mixed[..., quarter:], given[2 * i])
+            y, far = spread(y, given[2 * i + 1])
+            maps = (*maps, near, far)
+            beside = mixed[..., :quarter]
+            x = pointwise(jnp.concatenate([*(aside if i == 2 else ()), y, beside], -1))
+        return self.BlockC(x), maps
 
 
 class Block(nnx.Module):
-    """A body with its residual, then ESA; without maps given, the body makes them."""
+    """A body with its residual, then ESA."""
 
-    def __init__(self, wide: int, shares: bool, *, rngs: nnx.Rngs):
-        self.body = Body(wide, shares, rngs=rngs)
+    def __init__(self, wide: int, kernel: int, shares: bool, *, rngs: nnx.Rngs):
+        self.body = Body(wide, kernel, shares, rngs=rngs)
         self.res_end = Conv2d(wide, wide, 1, rngs=rngs)
         self.esa = ESA(wide, wide // 3, rngs=rngs)
 
-    def __call__(self, x: Array, given: Maps = (None,) * 6) -> tuple[Array, Maps]:
+    def __call__(self, x: Array, given: Maps) -> tuple[Array, Maps]:
         y, maps = self.body(x, given)
         return self.esa(self.res_end(y) + x), maps
 
 
 class HAESR(nnx.Module):
-    """HAESR of `channels` features, x`scale`."""
+    """HAESR of `channels` features, x`scale`: a block with maps and `shared` that share them."""
 
-    def __init__(self, *, rngs: nnx.Rngs, channels: int = 48, scale: int = 4):
-        self.scale = scale
+    def __init__(
+        self,
+        *,
+        rngs: nnx.Rngs,
+        channels: int = 48,
+        kernel: int = 31,
+        shared: int = 2,
+        scale: int = 4,
+    ):
+        self.shared, self.scale = shared, scale
         self.input = Conv2d(3, channels, rngs=rngs)
-        self.block0, self.block1, self.block2 = (
-            Block(channels, shares, rngs=rngs) for shares in (False, True, True)
-        )
+        for i in range(shared + 1):
+            setattr(self, f"block{i}", Block(channels, kernel, shares=i > 0, rngs=rngs))
         self.output = Conv2d(channels, channels, rngs=rngs)
         self.up = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
         _, h, w, _ = x.shape
         head = self.input(windows.fill(x, SIDE))
-        y, maps = self.block0(head)
-        y, _ = self.block1(y, maps)
-        y, _ = self.block2(y, maps)
+        y, maps = head, NO_MAPS
+        for i in range(self.shared + 1):
+            y, maps = getattr(self, f"block{i}")(y, maps)
         y = pixel_shuffle(self.up(self.output(y) + head), self.scale)
         return y[:, : self.scale * h, : self.scale * w]
 
@@ -357,15 +372,20 @@ METHOD = Method(
         )
     },
     torch_names={
-        "block0.residual_layer.0.{part}.attn.rel_pos_bias.weight": "block0.body.{part}.attn.grid_bias",
-        "block0.residual_layer.0.{a}.{b}.{c}.{d}.{leaf}": "block0.body.{a}.{b}.{c}.{d}.{leaf}",
-        "block0.residual_layer.0.{a}.{b}.{c}.{leaf}": "block0.body.{a}.{b}.{c}.{leaf}",
-        "block0.residual_layer.0.{a}.{b}.{leaf}": "block0.body.{a}.{b}.{leaf}",
-        "block0.residual_layer.0.{a}.{leaf}": "block0.body.{a}.{leaf}",
-        "block{i}.residual_layer.{a}.{b}.{c}.{d}.{leaf}": "block{i}.body.{a}.{b}.{c}.{d}.{leaf}",
-        "block{i}.residual_layer.{a}.{b}.{c}.{leaf}": "block{i}.body.{a}.{b}.{c}.{leaf}",
-        "block{i}.residual_layer.{a}.{b}.{leaf}": "block{i}.body.{a}.{b}.{leaf}",
-        "block{i}.residual_layer.{a}.{leaf}": "block{i}.body.{a}.{leaf}",
+        "block0.residual_layer.0.{a}.attn.rel_pos_bias.weight": "block0.body.{a}.attn.grid_bias",
+        **{
+            f"{theirs}.{tail}": f"{ours}.{tail}"
+            for theirs, ours in {
+                "block0.residual_layer.0": "block0.body",
+                "block{i}.residual_layer": "block{i}.body",
+            }.items()
+            for tail in (
+                "{a}.{b}.{c}.{d}.{leaf}",
+                "{a}.{b}.{c}.{leaf}",
+                "{a}.{b}.{leaf}",
+                "{a}.{leaf}",
+            )
+        },
     },
     unused={"*_indices": "constants: where queries and keys lie"},
     uncounted={

@@ -28,8 +28,6 @@ from esrjax.network.layers import parameter
 from .dan import DAN
 from .dan import METHOD as BASE
 
-TORCH_AXES = (0, 3, 1, 2)
-
 
 class ACN(DAN):
     """ACN of `channels` features in `blocks` blocks, x`scale`."""
@@ -37,7 +35,7 @@ class ACN(DAN):
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 18, blocks: int = 4, scale: int = 4):
         super().__init__(rngs=rngs, channels=channels, blocks=blocks, scale=scale)
         for i in range(blocks):
-            factors = parameter(jnp.ones((1, 1, 1, channels)), torch_axes=TORCH_AXES)
+            factors = parameter(jnp.ones((1, 1, 1, channels)), torch_axes=(0, 3, 1, 2))
             setattr(self, f"alpha_{i + 5}", factors)
 
     def stages(self, x: Array) -> list[Array]:

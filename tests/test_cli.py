@@ -6,9 +6,12 @@ import sys
 
 import pytest
 
+from esrjax import registry
+from esrjax.cli import app
 from esrjax.network import ops
 
-VERBS = "list show check new doctor convert parity cost upscale eval bench rank".split()
+VERBS = [command.name or command.callback.__name__ for command in app.registered_commands]
+OURS = "list show check new doctor convert parity cost upscale eval bench rank".split()
 HEAVY = {"jax", "flax", "numpy", "torch", "optax", "PIL", "safetensors", "esrjax_plugins"}
 
 SPAN = {
@@ -35,6 +38,7 @@ ROW = {"method", "size", "engine", "median_ms", "low_ms", "high_ms", "compile_s"
 def test_help_of_every_verb_imports_nothing_heavy():
     code = f"""
 import contextlib, io, json, sys
+from esrjax import registry
 from esrjax.cli import app
 for words in [[]] + [[verb] for verb in {VERBS}]:
     with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -49,6 +53,7 @@ print(json.dumps(list(sys.modules)))
 def test_help_lists_every_verb(esrjax):
     said = esrjax("--help")
     assert said.code == 0
+    assert set(OURS) <= set(VERBS)
     assert all(f" {verb} " in said.out for verb in VERBS)
 
 
@@ -57,7 +62,8 @@ def test_an_option_that_no_verb_has_is_a_mistake(esrjax):
     assert said.code == 2 and "No such option: --jason" in said.err
 
 
-def test_list_gives_every_method(esrjax, crumbs):
+def test_list_gives_every_method(esrjax, crumbs, monkeypatch):
+    monkeypatch.setenv(registry.LIMIT, "span, spanv2, crumb")
     rows = {row.pop("name"): row for row in esrjax("list", "--json").json}
     assert rows["span"] == {
         "team": "EfficientSR Organizers",
@@ -67,6 +73,7 @@ def test_list_gives_every_method(esrjax, crumbs):
         "weights": ["ntire2026"],
         "pretrained": False,
     }
+    assert set(rows) == {"span", "spanv2", "crumb"}
     assert (rows["spanv2"]["team"], rows["spanv2"]["params"]) == ("XiaomiMM", 139_104)
     assert rows["crumb"] == {
         "team": "Bakery",
@@ -78,14 +85,20 @@ def test_list_gives_every_method(esrjax, crumbs):
     }
 
 
-def test_tables_and_cards_are_not_wrapped_where_there_is_no_terminal(esrjax, crumbs):
+def test_tables_and_cards_are_not_wrapped_where_there_is_no_terminal(esrjax, monkeypatch):
+    monkeypatch.setenv(registry.LIMIT, "span, spanv2")
     lines = esrjax("list").out.splitlines()
     assert lines[0].split() == "name team scale params macs weights pretrained".split()
     span = next(line for line in lines if line.startswith("span "))
-    assert span.split() == "span EfficientSR Organizers 4 150,688 9,833,807,872 ntire2026 no".split()
+    assert (
+        span.split() == "span EfficientSR Organizers 4 150,688 9,833,807,872 ntire2026 no".split()
+    )
     card = esrjax("show", "span").out.splitlines()
     assert "conv_cat ─ upsampler ─ shuffle" in next(line for line in card if "conv_cat ─" in line)
-    assert any(line.endswith("6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971") for line in card)
+    assert any(
+        line.endswith("6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971")
+        for line in card
+    )
 
 
 def test_show_says_what_a_method_is(esrjax):
@@ -132,7 +145,8 @@ def test_bench_times_methods_in_turn(esrjax, crumbs):
         assert row["compile_s"] > 0
 
 
-def test_doctor_knows_versions_device_and_methods(esrjax, crumbs):
+def test_doctor_knows_versions_device_and_methods(esrjax, crumbs, monkeypatch):
+    monkeypatch.setenv(registry.LIMIT, "span, crumb")
     found = esrjax("doctor", "--json").json
     assert found["versions"]["jax"] and found["device"]["platform"] == "cpu"
     assert found["methods"]["crumb"] == "crumbs 0.3"

@@ -76,7 +76,7 @@ def test_a_mistake_ends_in_words_and_code_2(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
 
 
-def test_a_new_package_is_installed_passes_its_own_test_and_the_check(
+def test_a_new_package_is_installed_known_and_passes_its_own_test(
     esrjax, installed, monkeypatch, tmp_path
 ):
     said = esrjax("new", "my_net", "-o", tmp_path / "mine")
@@ -89,5 +89,4 @@ def test_a_new_package_is_installed_passes_its_own_test_and_the_check(
     test = [sys.executable, "-m", "pytest", "-q", tmp_path / "mine/tests"]
     passed = subprocess.run(test, cwd=tmp_path, capture_output=True, text=True)
     assert passed.returncode == 0, passed.stdout
-    done = run("check", "my_net", cwd=tmp_path)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "my_net: 8 of 8 laws hold")
+    assert " (x4, my team; from esrjax-my" in run("show", "my_net", cwd=tmp_path).stdout

@@ -92,24 +92,31 @@ def test_without_a_manifest_sizes_are_said(weights):
         model.open_method("spanv2", path)
 
 
-def test_both_forms_of_one_network_make_the_same_picture(tmp_path):
-    method = registry.plain("span")
-    net = method.build(channels=4)
+@pytest.fixture(scope="module")
+def span():
+    """SPAN in train form, four channels wide, whose blocks have branches to fuse."""
+    return registry.plain("span").build(channels=4)
+
+
+def as_torch(net):
+    return tensors(net, Naming(registry.plain("span").torch_names))
+
+
+def test_both_forms_of_one_network_make_the_same_picture(span, tmp_path):
     pictures = []
-    for form, held in (("train", net), ("deploy", deploy(net))):
+    for form, net in (("train", span), ("deploy", deploy(span))):
         path = tmp_path / f"{form}.pth"
-        archive.write_torch(path, tensors(held, Naming(method.torch_names)))
-        found = model.recognise("span", method, archive.read(path), {"channels": 4})
+        archive.write_torch(path, as_torch(net))
+        read = archive.read(path)
+        found = model.recognise("span", registry.plain("span"), read, {"channels": 4})
         assert found.form == form
-        opened = model.open_method("span", path, {"channels": 4})
-        pictures.append(opened.upscaler()(NOISE))
+        pictures.append(model.open_method("span", path, {"channels": 4}).upscaler()(NOISE))
     spread = np.ptp(pictures[0])
     np.testing.assert_allclose(pictures[0], pictures[1], rtol=0, atol=1e-5 * max(1, spread))
 
 
-def test_the_nearest_form_is_the_one_whose_mistakes_are_told(tmp_path):
-    method = registry.plain("span")
-    held = tensors(method.build(channels=4), Naming(method.torch_names))
+def test_the_nearest_form_is_the_one_whose_mistakes_are_told(span, tmp_path):
+    held = as_torch(span)
     held.pop("conv_1.sk.bias")
     archive.write_torch(tmp_path / "train.pth", held)
     with pytest.raises(UserError) as caught:

@@ -14,7 +14,9 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def block(name: str) -> str:
-    found = re.search(rf"<!-- {name}: .*? -->\n(.*?)\n<!-- end of {name} -->", README.read_text(), re.S)
+    found = re.search(
+        rf"<!-- {name}: .*? -->\n(.*?)\n<!-- end of {name} -->", README.read_text(), re.S
+    )
     assert found, f"the README has no block {name!r}"
     return found[1].strip()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from esrjax import registry
 from esrjax.model import open_method
 from esrjax.pictures.files import read, write
 from esrjax.pictures.metrics import quantise
@@ -24,7 +25,16 @@ def pictures(tmp_path):
 
 
 def test_its_own_test_passes(tmp_path):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        tmp_path,
+    ]
     run = subprocess.run(
         [*command, SOURCE / "test_crumbs.py"], cwd=tmp_path, capture_output=True, text=True
     )
@@ -42,9 +52,10 @@ def test_it_is_known_to_a_new_process(tmp_path):
     assert run.stdout.startswith("crumb  (x4, Bakery; from crumbs 0.3)\n")
 
 
-def test_it_is_listed_and_shown(esrjax):
+def test_it_is_listed_and_shown(esrjax, monkeypatch):
+    monkeypatch.setenv(registry.LIMIT, "span, crumb, loaf, crumbs")
     rows = {row["name"]: row for row in esrjax("list", "--json").json}
-    assert {"crumb", "loaf", "crumbs", "span"} <= set(rows)
+    assert set(rows) == {"crumb", "loaf", "crumbs", "span"}
     assert rows["crumbs"] == {
         "name": "crumbs",
         "team": "Bakery",

@@ -42,7 +42,7 @@ def kind(target: Path, asked: Kind | None = None) -> Kind:
         return said
     raise UnclearFormat(
         f"{target.name!r} is no name for a file of the format {asked!r}",
-        rule="checkpoints are told apart by suffix: .safetensors is safetensors, all else PyTorch's",
+        rule="the suffix says the format: .safetensors is safetensors, all else PyTorch's",
         place=str(target),
         remedy="name it NAME.safetensors" if asked == "safetensors" else "name it NAME.pth",
     )

@@ -126,6 +126,7 @@ def show_parity(outcome: Any) -> None:
             "max |difference|": f"{case.max_abs:.2e}",
             "allowed": f"{case.allowed:.2e}",
             "8-bit changes": case.changed,
+            "precision": case.precision,
             "passed": case.passed,
         }
         for case in outcome.cases

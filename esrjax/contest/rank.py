@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from esrjax.contest.results import Row
 from esrjax.contest.rules import Baseline, Rules
-from esrjax.schema import listing
 from esrjax.errors import UserError
+from esrjax.schema import listing
 
 Track = Literal["runtime", "params", "flops", "main"]
 TRACKS: tuple[Track, ...] = ("runtime", "params", "flops", "main")
@@ -97,7 +97,7 @@ def rank(
 
     base: relative to the baseline among the rows, or to its published figures.
     figures: as measured, or first rounded as the contest prints them.
-    floors: whether a row must reach the PSNR of the rules; without, all but the baseline are ranked.
+    floors: whether rows must reach the PSNR of the rules; else all but the baseline are ranked.
     """
     given = [_printed(row, rules) if figures == "printed" else row for row in rows]
     reference = rules.baseline if base == "published" else _baseline(given, rules)

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from esrjax.schema import STRICT, Count, Positive, listing, mistakes
 from esrjax.errors import UserError
+from esrjax.schema import STRICT, Count, Positive, listing, mistakes
 
 
 class ResultError(UserError):

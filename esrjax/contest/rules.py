@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from esrjax.schema import STRICT, Count, Positive, listing, mistakes
 from esrjax.errors import UserError
+from esrjax.schema import STRICT, Count, Positive, listing, mistakes
 
 
 class UnknownRules(UserError):

@@ -14,11 +14,24 @@ from esrjax.network.words import conv2d, group_norm, layer_norm, linear
 
 def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
     """PyTorch's default for weights and biases of convolutions and linears: ±1/√fan_in."""
-    bound, size = 1 / math.sqrt(fan_in), math.prod(shape)
-    # Lengths are powers of two, because every length compiles a program of its own.
-    length = 1 << (size - 1).bit_length()
-    drawn = jax.random.uniform(rngs.params(), (length,), jnp.float32, -bound, bound)
-    return lax.slice(drawn, (0,), (size,)).reshape(shape)
+    bound = 1 / math.sqrt(fan_in)
+    return _cut(
+        jax.random.uniform(rngs.params(), _length(shape), jnp.float32, -bound, bound), shape
+    )
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], deviation: float) -> Array:
+    """Normal around 0; PyTorch's truncated one is cut off at 100 deviations, which is nowhere."""
+    return _cut(deviation * jax.random.normal(rngs.params(), _length(shape)), shape)
+
+
+def _length(shape: tuple[int, ...]) -> tuple[int]:
+    """At least as many numbers: one of few lengths, for each compiles a program of its own."""
+    return (1 << max(12, (math.prod(shape) - 1).bit_length()),)
+
+
+def _cut(drawn: Array, shape: tuple[int, ...]) -> Array:
+    return lax.slice(drawn, (0,), (math.prod(shape),)).reshape(shape)
 
 
 def parameter(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[Array]:
@@ -100,9 +113,7 @@ class GroupNorm(nnx.Module):
         self.groups, self.eps = groups, eps
 
     def __call__(self, x: Array) -> Array:
-        return group_norm(
-            x, self.weight[...], self.bias[...], groups=self.groups, eps=self.eps
-        )
+        return group_norm(x, self.weight[...], self.bias[...], groups=self.groups, eps=self.eps)
 
 
 class PReLU(nnx.Module):

@@ -152,7 +152,7 @@ def normalize(x: Array, axis: int = -1) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    """`x·Φ(x)`, by erf as PyTorch has it; `jax.nn.gelu` goes by erfc, slower to compile and run."""
+    """`x·Φ(x)`, by erf as in PyTorch; `jax.nn.gelu` goes by erfc, slower to compile."""
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 

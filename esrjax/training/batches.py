@@ -87,10 +87,15 @@ def _turned(patch: Bytes, hflip: bool, vflip: bool, turn: bool) -> Bytes:
 
 def open_batches(data: Data, scale: int, seed: int) -> Batches:
     """The batches of a stage, its sets read into memory; what cannot be cut is an error."""
+    _require_divisible(data, scale)
     found = [pair for name in data.sets for pair in find(name, scale)]
-    pictures = [pair.load() for pair in found]
-    _require_room(data, found, pictures, scale)
-    return Batches(data=data, pictures=pictures, scale=scale, seed=seed)
+    pictures = {pair: pair.load() for pair in found}
+    side = max(max(shape) for shape in data.patches)
+    small = [pair for pair, (_, hr) in pictures.items() if min(hr.shape[:2]) < side]
+    if small and (data.small == "refuse" or len(small) == len(found)):
+        raise _too_small(small, found, side)
+    large = [picture for pair, picture in pictures.items() if pair not in small]
+    return Batches(data=data, pictures=large, scale=scale, seed=seed)
 
 
 def find(name: str | Path, scale: int) -> tuple[Pair, ...]:
@@ -98,9 +103,7 @@ def find(name: str | Path, scale: int) -> tuple[Pair, ...]:
     return pairs(locate(name), scale)
 
 
-def _require_room(
-    data: Data, found: Sequence[Pair], pictures: Sequence[tuple[Pixels, Pixels]], scale: int
-) -> None:
+def _require_divisible(data: Data, scale: int) -> None:
     odd = [shape for shape in data.patches if shape[0] % scale or shape[1] % scale]
     if odd:
         raise NoPatches(
@@ -108,11 +111,12 @@ def _require_room(
             rule=f"both sides of an HR patch are multiples of {scale}, the scale",
             remedy="correct data.patches",
         )
-    side = max(max(shape) for shape in data.patches)
-    small = [p.name for p, (_, hr) in zip(found, pictures, strict=True) if min(hr.shape[:2]) < side]
-    if small:
-        raise NoPatches(
-            f"{len(small)} of {len(found)} pictures are too small: {', '.join(small[:5])}",
-            rule=f"a picture has at least {side} pixels a side, as the largest patch",
-            remedy="take smaller patches, or other pictures",
-        )
+
+
+def _too_small(small: Sequence[Pair], found: Sequence[Pair], side: int) -> NoPatches:
+    names = ", ".join(pair.name for pair in small[:5])
+    return NoPatches(
+        f"{len(small)} of {len(found)} pictures are too small: {names}",
+        rule=f"a picture has at least {side} pixels a side, as the largest patch",
+        remedy='take smaller patches, or leave these pictures out with data.small = "skip"',
+    )

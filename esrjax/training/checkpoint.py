@@ -62,7 +62,7 @@ class Checkpoints:
             )
         except (OSError, ValueError, KeyError) as error:
             raise self._failed(f"the checkpoint of step {step} cannot be read", error) from error
-        leaves = [held["state"][name] for name in abstract]
+        leaves = [held["state"][name] for name in _named(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), held["facts"]
 
     def close(self) -> None:

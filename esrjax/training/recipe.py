@@ -34,13 +34,15 @@ class Data:
     """Where patches come from.
 
     sets: names or folders of pictures. patches: (height, width) of HR crops, pixels; one of the
-    shapes is drawn for every batch. augment: each is applied or not, at random.
+    shapes is drawn for every batch. augment: each is applied or not, at random. small: what
+    becomes of pictures that are smaller than the largest patch.
     """
 
     sets: Annotated[tuple[str, ...], Field(min_length=1)]
     patches: Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1)]
     batch: Annotated[int, Field(gt=0)]
     augment: tuple[Augment, ...] = ()
+    small: Literal["refuse", "skip"] = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array, lax
 
 from esrjax.network import ops
-from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, parameter
+from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, normal, parameter, uniform
 from esrjax.network.words import gelu, linear, matmul
 
 from . import windows
@@ -56,7 +56,8 @@ class WindowAttention(nnx.Module):
 
     def __init__(self, channels: int, heads: int, side: int, shift: int, *, rngs: nnx.Rngs):
         self.heads, self.side, self.shift = heads, side, shift
-        self.relative_position_bias_table = parameter(small(rngs, ((2 * side - 1) ** 2, heads)))
+        table = normal(rngs, ((2 * side - 1) ** 2, heads), 0.02)
+        self.relative_position_bias_table = parameter(table)
         self.proj = Linear(channels, channels, rngs=rngs)
 
     def __call__(self, qkv: Array) -> Array:
@@ -183,9 +184,7 @@ class Embedding(nnx.Module):
     """A table, at first uniform in ±1 / rows."""
 
     def __init__(self, rows: int, wide: int, *, rngs: nnx.Rngs):
-        bound = 1 / rows
-        start = jax.random.uniform(rngs.params(), (rows, wide), jnp.float32, -bound, bound)
-        self.weight = parameter(start)
+        self.weight = parameter(uniform(rngs, (rows, wide), rows**2))
 
 
 def tokens(x: Array) -> Array:
@@ -198,15 +197,10 @@ def moved(tokens: Array, order: Array) -> Array:
     return jax.vmap(lambda tokens, order: tokens[order])(tokens, order)
 
 
-def small(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
-    """Normal of deviation 0.02; PyTorch cuts it off at 100 deviations."""
-    return 0.02 * jax.random.normal(rngs.params(), shape)
-
-
 def start_small(net: nnx.Module, rngs: nnx.Rngs) -> None:
     """Give every linear layer of `net` small weights and no bias."""
     for _, part in nnx.iter_modules(net):
         if isinstance(part, Linear):
-            part.weight[...] = small(rngs, part.weight.shape)
+            part.weight[...] = normal(rngs, part.weight.shape, 0.02)
             if part.bias is not None:
                 part.bias[...] = jnp.zeros_like(part.bias[...])

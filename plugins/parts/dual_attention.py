@@ -23,7 +23,9 @@ class LocalHandling(nnx.Module):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         half = channels // 2
-        self.conv1, self.conv2, self.conv3 = (Conv2d(channels, half, 1, rngs=rngs) for _ in "123")
+        self.conv1, self.conv2, self.conv3 = (
+            Conv2d(channels, half, 1, rngs=rngs) for _ in range(3)
+        )
         self.conv4 = Conv2d(channels, half, groups=half, rngs=rngs)
         self.conv5 = Conv2d(4 * half, channels, 1, rngs=rngs)
         self.dwconv1, self.dwconv2, self.dwconv3 = (

@@ -23,7 +23,8 @@ class ESA(nnx.Module):
         self.conv4 = Conv2d(inner, wide, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
+        _, h, w, _ = x.shape
         narrow = self.conv1(x)
         coarse = self.conv3(max_pool(self.conv2(narrow), 7, 3))
-        gate = bilinear(coarse, size=x.shape[1:3]) + self.conv_f(narrow)
+        gate = bilinear(coarse, size=(h, w)) + self.conv_f(narrow)
         return x * jax.nn.sigmoid(self.conv4(gate))

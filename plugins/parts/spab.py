@@ -23,7 +23,7 @@ TORCH_NAMES = {
 
 def centred(x: Array) -> Array:
     """`x (N, h, w, 3)` in bytes, with the mean colour at zero."""
-    mean = jnp.asarray(np.float32(MEAN), x.dtype)  # its constants are float32
+    mean = jnp.asarray(np.asarray(MEAN, np.float32), x.dtype)  # its constants are float32
     return 255 * (x - mean[None, None, None, :])
 
 

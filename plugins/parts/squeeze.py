@@ -33,7 +33,7 @@ class SKFF(nnx.Module):
         self.fcs = nnx.List(Conv2d(hidden, channels, 1, bias=False, rngs=rngs) for _ in range(maps))
 
     def __call__(self, *maps: Array) -> Array:
-        z = self.conv_du(average_pool(sum(maps[1:], maps[0])))
+        stacked = jnp.stack(maps)
+        z = self.conv_du(average_pool(stacked.sum(0)))
         shares = jax.nn.softmax(jnp.stack([fc(z) for fc in self.fcs]), 0)
-        mixed = [each * share for each, share in zip(maps, shares, strict=True)]
-        return sum(mixed[1:], mixed[0])
+        return (stacked * shares).sum(0)

@@ -77,7 +77,12 @@ def test_without_floors_every_method_is_ranked_by_score_alone():
 
 @pytest.mark.parametrize(
     ("team", "flops_g", "noted"),
-    [("XiaomiMM", 1.591738368, 1), ("XiaomiMM", 1.59, 1), ("XiaomiMM", 9.11, 0), ("PKDSR", 1.59, 0)],
+    [
+        ("XiaomiMM", 1.591738368, 1),
+        ("XiaomiMM", 1.59, 1),
+        ("XiaomiMM", 9.11, 0),
+        ("PKDSR", 1.59, 0),
+    ],
 )
 def test_a_published_figure_that_is_wrong_is_noted_where_it_stands(team, flops_g, noted):
     ranking = rank([SPAN, replace(FAST, team=team, flops_g=flops_g)], RULES)

@@ -65,7 +65,6 @@ def test_it_merges_into_an_ordinary_convolution(options):
     conv = moved(adapter(**options))
     merged, x = deploy(conv), drawn(1, 7, 8, 4)
     assert type(merged) is Conv2d
-    assert np.abs(conv(x) - Conv2d.kernel(conv).mean()).max() > 0
     np.testing.assert_allclose(merged(x), conv(x), rtol=0, atol=1e-11)
     assert not np.allclose(merged.weight[...], conv.weight[...])
 

@@ -102,6 +102,13 @@ def test_conv_undoes_of(groups):
     assert_close(back(picture(4)), conv(picture(4)))
 
 
+def test_conv_can_do_without_bias():
+    a = affine(0, (3, 3), 2, 4)
+    conv = a.conv(bias=False)
+    assert conv.bias is None
+    assert_close(conv(picture(2)) + a.b[None, None, None], same(picture(2), a))
+
+
 def test_a_strided_convolution_is_refused():
     with pytest.raises(ValueError, match="stride 2 is not an Affine"):
         Affine.of(Conv2d(1, 1, stride=2, rngs=nnx.Rngs(0)))

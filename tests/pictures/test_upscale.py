@@ -29,7 +29,9 @@ class Blur:
         lr = np.asarray(lr if mask is None else lr * mask[None, :, :, None])
         padded = np.pad(lr, ((0, 0), (REACH, REACH), (REACH, REACH), (0, 0)))
         h, w = lr.shape[1:3]
-        total = sum(padded[:, i : i + h, j : j + w] * (1 + i + 5 * j) for i in range(5) for j in range(5))
+        total = sum(
+            padded[:, i : i + h, j : j + w] * (1 + i + 5 * j) for i in range(5) for j in range(5)
+        )
         return total.repeat(SCALE, 1).repeat(SCALE, 2)
 
 
@@ -102,7 +104,9 @@ def test_self_ensemble_is_the_mean_of_eight():
 
 
 def test_a_fusion_is_a_weighted_mean():
-    half, full = (lambda lr, level=level: np.full((2, 2, 3), level, np.float32) for level in (0.5, 1))
+    half, full = (
+        lambda lr, level=level: np.full((2, 2, 3), level, np.float32) for level in (0.5, 1)
+    )
     assert np.all(fused([half, full], [1, 3])(noise(1, 1)) == 0.875)
     assert fused([half], [7.0])(noise(1, 1)).dtype == np.float32
 

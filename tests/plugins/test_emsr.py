@@ -6,12 +6,12 @@ from esrjax.bridge.parity import TOLERANCE, parity
 from esrjax.model import open_method
 
 
-def test_noise_is_allowed_what_rounding_does_to_it(reference):
+def test_on_noise_its_structure_is_judged_in_double_precision(reference):
     golden = reference / "golden" / "emsr.npz"
     if not golden.is_file():
         pytest.skip("no reference folder: it holds no golden of emsr")
     model = open_method("emsr", reference / "weights" / "team23_DSCF.pth")
     found = {case.case: case for case in parity("emsr", model.method, model.net, golden).cases}
-    assert found["y0"].max_abs < 1e-5 and found["y0"].allowed == TOLERANCE
-    assert found["y1"].passed and found["y1"].allowed > 1e-2
-    assert found["y1"].max_abs < 1e-3 * 207  # of the range of that output
+    assert found["y0"].precision == "float32" and found["y0"].max_abs < TOLERANCE / 10
+    assert found["y1"].precision == "float64" and found["y1"].passed
+    assert found["y1"].float32_max_abs > found["y1"].allowed > found["y1"].max_abs

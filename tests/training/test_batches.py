@@ -77,6 +77,12 @@ def test_patches_larger_than_a_picture_are_refused(pictures):
     assert "at least 64 pixels a side" in str(error.value)
 
 
+def test_small_pictures_are_left_out_where_the_recipe_says_so(pictures):
+    assert len(opened(pictures, patches=((64, 48),), small="skip").pictures) == 1
+    with pytest.raises(batches.NoPatches, match="4 of 4"):
+        opened(pictures, patches=((68, 48),), small="skip")
+
+
 def test_patches_that_the_scale_does_not_divide_are_refused(pictures):
     with pytest.raises(batches.NoPatches) as error:
         opened(pictures, patches=((16, 18),))

@@ -82,7 +82,7 @@ def test_a_stage_starts_from_the_average_of_the_one_before(tmp_path, said):
     """With a rate too small to move anything, the second stage keeps what the first has left."""
     for stage, ema in zip(said["stage"], (0.5, None), strict=True):
         stage |= {"ema": ema}
-    said["stage"][1]["optimiser"] = {"name": "adam", "lr": 1e-30}
+    said["stage"][1] |= {"optimiser": {"name": "adam", "lr": 1e-30}, "schedule": {}}
     both = recipes.parse(said)
     alone = recipes.parse(said | {"stage": said["stage"][:1]})
     loop.run(both, tmp_path / "both")
