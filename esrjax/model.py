@@ -1,4 +1,4 @@
-"""A method with weights: what is had from a checkpoint, and what users call on pictures."""
+"""A method with weights: what users call on pictures."""
 
 from __future__ import annotations
 
@@ -15,26 +15,20 @@ from jax import Array
 
 from esrjax import registry
 from esrjax.errors import UserError
-from esrjax.method import BadSize, Ensemble, Form, Method
+from esrjax.method import Ensemble, Method
 from esrjax.network import archive, canvas, reach
 from esrjax.network.archive import Checkpoint
-from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
-from esrjax.network.weights import WeightsMismatch, load
 from esrjax.pictures import upscale
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.upscale import Upscaler
+from esrjax.recognition import Sizes, recognise
 
-Sizes = Mapping[str, Any]
 Files = Mapping[str, str | Path]  # name of a method -> its checkpoint
 
 
 class NoWeights(UserError):
     """A method without shipped weights, and no checkpoint was given."""
-
-
-class WrongMethod(UserError):
-    """The checkpoint says that it belongs to another method."""
 
 
 class PictureTooSmall(UserError):
@@ -43,16 +37,6 @@ class PictureTooSmall(UserError):
 
 class BadEnsemble(UserError):
     """An ensemble whose members cannot be run together, or not as asked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a checkpoint turned out to hold: a network in `form`, of these sizes."""
-
-    net: nnx.Module
-    form: Form
-    sizes: Sizes
-    checkpoint: Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -201,79 +185,12 @@ def require_side(name: str, method: Method, shape: tuple[int, ...]) -> None:
         )
 
 
-def recognise(
-    name: str, method: Method, checkpoint: Checkpoint, sizes: Sizes | None = None
-) -> Found:
-    """What the checkpoint holds, by its manifest, else its sha256, else by trying."""
-    failures: list[WeightsMismatch] = []
-    for form, guess in _guesses(name, method, checkpoint, sizes or {}):
-        try:
-            net = load(
-                template(method, form, guess),
-                checkpoint.tensors,
-                Naming(method.torch_names),
-                method.unused,
-                f"{checkpoint.path}, read as {name} in {form} form{_sizes(guess)}",
-            )
-            return Found(net=net, form=form, sizes=guess, checkpoint=checkpoint)
-        except WeightsMismatch as error:
-            failures.append(error)
-    raise min(failures, key=lambda error: error.count)
-
-
-def template(method: Method, form: Form, sizes: Sizes) -> nnx.Module:
-    """The network without values, shapes alone, as it behaves outside of training."""
-
-    def build() -> nnx.Module:
-        net = method.build(**sizes)
-        net.eval()
-        return net if form == "train" else deploy(net)
-
-    try:
-        return nnx.eval_shape(build)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise BadSize(
-            f"no network can be built of{_sizes(sizes)}: {error}",
-            rule="sizes are arguments of the method's network: "
-            + ", ".join(f"{key}={value!r}" for key, value in method.sizes().items()),
-            remedy="correct --size",
-        ) from error
-
-
-def _guesses(
-    name: str, method: Method, checkpoint: Checkpoint, sizes: Sizes
-) -> list[tuple[Form, Sizes]]:
-    method.require(sizes)
-    manifest = checkpoint.manifest
-    if manifest is not None:
-        if manifest.method != name:
-            raise _wrong_method(name, manifest.method, checkpoint)
-        return [(manifest.form, {**manifest.sizes, **sizes})]
-    for weights in method.weights.values():
-        if weights.sha256 == checkpoint.sha256:
-            return [(weights.form, {**weights.sizes, **sizes})]
-    return [("deploy", sizes), ("train", sizes)]
-
-
 def _shipped(name: str, method: Method) -> Path:
     if method.pretrained is None:
         raise _no_weights(name, method)
     package, _, file = method.pretrained.partition(":")
     with resources.as_file(resources.files(package) / file) as path:
         return path
-
-
-def _sizes(sizes: Sizes) -> str:
-    return "".join(f" {key}={value!r}" for key, value in sizes.items())
-
-
-def _wrong_method(name: str, written: str, checkpoint: Checkpoint) -> WrongMethod:
-    return WrongMethod(
-        f"these are weights of {written!r}, not of {name!r}",
-        rule="a file with a manifest is read as the method it names",
-        place=str(checkpoint.path),
-        remedy=f"name the method {written!r}, or give another file",
-    )
 
 
 def _no_weights(name: str, method: Method) -> NoWeights:

@@ -12,7 +12,8 @@ columns at the far edges are unseen, and is stretched back over the whole size: 
 result. The "normalised input" is divided by its 2-norm over the channels; there is no LayerNorm.
 Recipe: Adam, three stages of 1M steps on DIV2K and 10k of LSDIR, HR patches of 256, 384, 480, batch
 64, 32, 32, rates 1e-3 to 1e-5, then 5e-4 to 1e-6 twice, by cosine; L1 and a Fourier loss, in the
-last stage L2 and the Fourier loss. Unsaid: its weight and norm, the averaging of weights.
+last stage L2 and the Fourier loss. Unsaid: its weight and norm, the pictures of the later stages,
+the averaging of weights.
 """
 
 import jax

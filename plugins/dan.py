@@ -1,9 +1,9 @@
-"""DAN: dual attention in six narrow blocks, by Just Try (team 20 of the 2025 challenge).
+"""DAN: dual attention in six narrow blocks, by team 20 of the 2025 challenge.
 
 Every block handles the neighbourhood of a pixel, then weighs places (by coarse maxima and by the
 variance of the picture), then weighs channels against each other; all six results are fused. The
-enlarged picture passes four depthwise convolutions, each after a GELU. ZenoSR and VSCINet of 2026
-are built on it.
+enlarged picture passes four depthwise convolutions, each after a GELU. ZenoSR of 2026 is built
+on it, VSCINet is kin.
 
     x − mean ─ to_feat ─┬─ B1 … B6 ─ all six ─ fuse ─ + ─ to_img ─ shuffle ─ refine ─ + mean
                         └─────────────────────────────┘
@@ -76,7 +76,7 @@ class DAN(nnx.Module):
 
 METHOD = Method(
     network=DAN,
-    team="Just Try",
+    team="DAN",
     paper="NTIRE 2025 Efficient Super-Resolution challenge, team 20",
     license="MIT",
     card=__doc__,

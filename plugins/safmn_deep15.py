@@ -33,7 +33,7 @@ LEVELS = 4  # full size, half, quarter, eighth
 class SAFM(nnx.Module):
     """Spatially adaptive feature modulation: `z -> gelu(mixed sizes of z) · z`.
 
-    Source: SAFMN (arXiv:2302.13800), section 3.2.
+    Source: SAFMN (arXiv:2302.13800).
     """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import esrjax
-from esrjax import model, registry
+from esrjax import model, recognition, registry
 from esrjax.errors import UserError
 from esrjax.method import Ensemble, Member, Method
 from esrjax.network import archive
@@ -108,7 +108,7 @@ def test_both_forms_of_one_network_make_the_same_picture(span, tmp_path):
         path = tmp_path / f"{form}.pth"
         archive.write_torch(path, as_torch(net))
         read = archive.read(path)
-        found = model.recognise("span", registry.plain("span"), read, {"channels": 4})
+        found = recognition.recognise("span", registry.plain("span"), read, {"channels": 4})
         assert found.form == form
         pictures.append(model.open_method("span", path, {"channels": 4}).upscaler()(NOISE))
     spread = np.ptp(pictures[0])

@@ -21,10 +21,11 @@ MAY = {  # what a room of esrjax may import beside itself; rooms not listed impo
     "registry": {"errors", "method"},
     "network": {"errors", "method"},
     "pictures": {"errors", "schema"},
-    "model": {"errors", *UNDER},
+    "recognition": {"errors", "method", "network"},
+    "model": {"errors", "recognition", *UNDER},
     "training": {"errors", "schema", *UNDER},
-    "contest": {"errors", "schema", "model", *UNDER},
-    "bridge": {"errors", "model", *UNDER},
+    "contest": {"errors", "schema", "model", "recognition", *UNDER},
+    "bridge": {"errors", "model", "recognition", *UNDER},
     "testing": {"errors", "method", "network"},
 }
 TORCH = {"esrjax/network/archive.py", "esrjax/bridge/parity.py"}

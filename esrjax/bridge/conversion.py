@@ -7,13 +7,13 @@ from typing import Any, Literal
 from esrjax import registry
 from esrjax.errors import UserError
 from esrjax.method import Form, Method
-from esrjax.model import Found, recognise
 from esrjax.network import archive
 from esrjax.network.archive import Tensors
 from esrjax.network.cost import cost
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import tensors
+from esrjax.recognition import Found, recognise
 
 Kind = Literal["safetensors", "torch"]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from esrjax import registry
 from esrjax.method import Ensemble, Method
-from esrjax.model import open_method, require_ensemble, require_side, template
+from esrjax.model import open_method, require_ensemble, require_side
 from esrjax.network.cost import Cost, cost
 from esrjax.network.work import Work
+from esrjax.recognition import template
 
 TURNS = 8  # flips and quarter turns of a self-ensemble
 

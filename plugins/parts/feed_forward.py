@@ -11,7 +11,7 @@ from esrjax.network.words import gelu
 class GatedFeedForward(nnx.Module):
     """Two maps of `hidden` channels, each smoothed by a depthwise 3x3; the first gates the second.
 
-    Source: Restormer (arXiv:2111.09881), Eq. 3.
+    Source: Restormer (arXiv:2111.09881), its gated feed-forward.
     """
 
     def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
