@@ -25,8 +25,9 @@ from jax import Array
 
 from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential
-from esrjax.network.words import gelu, matmul, pixel_shuffle
+from esrjax.network.words import matmul, pixel_shuffle
 
+from .parts.feed_forward import ConvFFN
 from .parts.windows import fill, from_tiles, tiles
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
@@ -62,26 +63,13 @@ class Correlation(nnx.Module):
         return self.proj(from_tiles(matmul(v, correlations.mT), self.side, self.side, h, w))
 
 
-class FeedForward(nnx.Module):
-    """A perceptron whose hidden channels also see their neighbours."""
-
-    def __init__(self, wide: int, *, rngs: nnx.Rngs):
-        self.fc1 = Linear(wide, 2 * wide, rngs=rngs)
-        self.dwconv = Conv2d(2 * wide, 2 * wide, 5, groups=2 * wide, rngs=rngs)
-        self.fc2 = Linear(2 * wide, wide, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        x = gelu(self.fc1(x))
-        return self.fc2(x + gelu(self.dwconv(x)))
-
-
 class Block(nnx.Module):
     """Correlation and feed-forward, each normalised after, then added."""
 
     def __init__(self, wide: int, side: int, *, rngs: nnx.Rngs):
         self.correlation = Correlation(wide, side, rngs=rngs)
         self.norm1 = LayerNorm(wide)
-        self.mlp = FeedForward(wide, rngs=rngs)
+        self.mlp = ConvFFN(wide, 2 * wide, rngs=rngs)
         self.norm2 = LayerNorm(wide)
 
     def __call__(self, x: Array) -> Array:
@@ -104,7 +92,7 @@ class BVIESR(nnx.Module):
     ):
         self.scale = scale
         self.conv_first = Conv2d(3, channels, rngs=rngs)
-        self.norm_first = LayerNorm(channels)
+        self.patch_norm = LayerNorm(channels)
         self.blocks = nnx.List([Block(channels, side, rngs=rngs) for side in sides])
         self.merge = Linear(2 * channels, channels, rngs=rngs)
         self.conv = Conv2d(channels, channels, rngs=rngs)
@@ -115,7 +103,7 @@ class BVIESR(nnx.Module):
     def __call__(self, x: Array) -> Array:
         mean = jnp.asarray(MEAN, x.dtype)[None, None, None, :]
         shallow = self.conv_first(x - mean)
-        first = self.norm_first(shallow)
+        first = self.patch_norm(shallow)
         deep = self.conv(self.body(first)) + first
         deep = self.conv_after_body(self.norm(deep)) + shallow
         return pixel_shuffle(self.upsample(deep), self.scale) + mean
@@ -146,7 +134,7 @@ METHOD = Method(
         )
     },
     torch_names={
-        "patch_embed.norm.{leaf}": "norm_first.{leaf}",
+        "patch_embed.norm.{leaf}": "patch_norm.{leaf}",
         "layers.0.conv.{leaf}": "conv.{leaf}",
         "layers.0.residual_group.convs.{leaf}": "merge.{leaf}",
         **{

@@ -13,7 +13,10 @@ import test_readme  # noqa: E402
 def main() -> None:
     """Replace the blocks that the tests compare."""
     text = test_readme.README.read_text()
-    for name, content in (("help", test_readme.help_text()), ("methods", test_readme.method_table())):
+    for name, content in (
+        ("help", test_readme.help_text()),
+        ("methods", test_readme.method_table()),
+    ):
         text = re.sub(
             rf"(<!-- {name}: .*? -->\n).*?(<!-- end of {name} -->)",
             lambda found, content=content: f"{found[1]}\n{content}\n\n{found[2]}",

@@ -26,7 +26,8 @@ class TrainingBar:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def tell(self, report: Any) -> None:
         """Show one report of `esrjax.training.loop`."""

@@ -53,6 +53,7 @@ def train(
     if held is None and config is None:
         raise _needs("CONFIG", "a recipe")
     said = held or recipes.load(str(config), changes or ())
+    loop.require(said)
     with TrainingBar(said.steps) as bar:
         loop.run(said, output, resume=resume, tell=bar.tell)
     typer.echo(f"{output}: train.safetensors, deploy.safetensors")

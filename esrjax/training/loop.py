@@ -58,8 +58,7 @@ Tell = Callable[[Report], None]
 
 def run(recipe: Recipe, folder: Path, *, resume: bool = False, tell: Tell = lambda _: None) -> None:
     """Train as the recipe says; weights, checkpoints and metrics go into `folder`."""
-    method = registry.plain(recipe.method)
-    method.require(recipe.sizes)
+    method = require(recipe)
     place = Folder.open(folder, recipe, resume=resume)
     checkpoints = Checkpoints(folder)
     at = checkpoints.latest() or 0
@@ -73,6 +72,18 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False, tell: Tell = lamb
         first += stage.steps
     checkpoints.close()
     save(recipe, method, net, folder)
+
+
+def require(recipe: Recipe) -> Method:
+    """The recipe's method, once all that it names is found; nothing is read or written yet."""
+    method = registry.plain(recipe.method)
+    method.require(recipe.sizes)
+    for stage in recipe.stage:
+        for name in stage.data.sets:
+            batches.find(name, method.scale)
+        if stage.validate is not None:
+            Validator.of(stage.validate, method)
+    return method
 
 
 def _new(recipe: Recipe, method: Method, index: int) -> nnx.Module:

@@ -14,6 +14,7 @@ from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, normal,
 from esrjax.network.words import gelu, linear, matmul
 
 from . import windows
+from .feed_forward import ConvFFN
 from .mamba import PromptedScan
 
 
@@ -165,19 +166,6 @@ def gumbel(scores: Array) -> Array:
         return jax.random.gumbel(jax.random.key(seed), scores.shape, scores.dtype)
 
     return jax.vmap(draw)(lax.stop_gradient(scores))
-
-
-class ConvFFN(nnx.Module):
-    """Linear to `hidden` channels, a depthwise 5x5 beside a skip, and back."""
-
-    def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
-        self.fc1 = Linear(channels, hidden, rngs=rngs)
-        self.dwconv = Conv2d(hidden, hidden, 5, groups=hidden, rngs=rngs)
-        self.fc2 = Linear(hidden, channels, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        e = gelu(self.fc1(x))
-        return self.fc2(e + gelu(self.dwconv(e)))
 
 
 class Embedding(nnx.Module):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network.layers import Conv2d
+from esrjax.network.layers import Conv2d, Linear
 from esrjax.network.words import gelu
 
 
@@ -23,3 +23,16 @@ class GatedFeedForward(nnx.Module):
     def __call__(self, x: Array) -> Array:
         gate, value = jnp.split(self.dwconv(self.project_in(x)), 2, -1)
         return self.project_out(gelu(gate) * value)
+
+
+class ConvFFN(nnx.Module):
+    """Linear to `hidden` channels, a depthwise 5x5 beside a skip, and back."""
+
+    def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
+        self.fc1 = Linear(channels, hidden, rngs=rngs)
+        self.dwconv = Conv2d(hidden, hidden, 5, groups=hidden, rngs=rngs)
+        self.fc2 = Linear(hidden, channels, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        e = gelu(self.fc1(x))
+        return self.fc2(e + gelu(self.dwconv(e)))

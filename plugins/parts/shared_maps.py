@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
-from esrjax.network.layers import LayerNorm, Linear, Sequential, parameter
+from esrjax.network.layers import LayerNorm, Linear, Sequential, normal, parameter
 from esrjax.network.words import einsum
 
 from . import windows
@@ -113,7 +113,7 @@ class LocalAttention(Attention):
 
     def __init__(self, wide: int, cut: Local, *, rngs: nnx.Rngs):
         super().__init__(wide, cut, rngs=rngs)
-        self.rel_pos_bias = parameter(small(rngs, (1, SIDE**2, len(PATTERNS[cut.pattern]))))
+        self.rel_pos_bias = parameter(normal(rngs, (1, SIDE**2, len(PATTERNS[cut.pattern])), 0.02))
 
     def bias(self) -> Array:
         return self.rel_pos_bias[...]
@@ -124,8 +124,8 @@ class GlobalAttention(Attention):
 
     def __init__(self, wide: int, cut: Global, *, rngs: nnx.Rngs):
         super().__init__(wide, cut, rngs=rngs)
-        self.grid_bias = parameter(jax.random.normal(rngs.params(), ((2 * SIDE - 1) ** 2, 1)))
-        self.extra_pos_bias = parameter(small(rngs, (1, SIDE**2, cut.rows * cut.columns)))
+        self.grid_bias = parameter(normal(rngs, ((2 * SIDE - 1) ** 2, 1), 1))
+        self.extra_pos_bias = parameter(normal(rngs, (1, SIDE**2, cut.rows * cut.columns), 0.02))
 
     def bias(self) -> Array:
         table, positions = self.grid_bias[..., 0], windows.relative_positions(SIDE)
@@ -145,6 +145,23 @@ class SharedAttention(nnx.Module):
         v = self.to_v(self.cut.keys(x))
         y = self.to_out(einsum("nsqk,nskc->nsqc", given, v))
         return self.cut.picture(y, like=x), given
+
+
+class Spatial(nnx.Module):
+    """Attention and feed-forward, each normalised before and added after."""
+
+    def __init__(self, wide: int, cut: Local | Global, shares: bool, *, rngs: nnx.Rngs):
+        own = LocalAttention if isinstance(cut, Local) else GlobalAttention
+        kind: Any = SharedAttention if shares else own
+        self.cnorm = LayerNorm(wide, eps=EPS)
+        self.attn = kind(wide, cut, rngs=rngs)
+        self.cnorm2 = LayerNorm(wide, eps=EPS)
+        self.gfn = GatedFeedForward(wide, wide, rngs=rngs)
+
+    def __call__(self, x: Array, given: Array | None) -> tuple[Array, Array]:
+        y, seen = self.attn(self.cnorm(x), given)
+        x = x + y
+        return x + self.gfn(self.cnorm2(x)), seen
 
 
 class Spatial(nnx.Module):

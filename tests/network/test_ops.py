@@ -144,3 +144,17 @@ def test_gated_residual_is_its_formula():
         y = ops.gated_residual(x, f, w[None, None], b)
     gate = np.einsum("nhwi,io->nhwo", f, w) + b
     np.testing.assert_allclose(y, (x + f) * gate, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_window_attention_is_its_formula(masked):
+    rng = np.random.default_rng(0)
+    q, (k, v) = rng.standard_normal((2, 3, 2, 4, 5)), rng.standard_normal((2, 2, 3, 2, 6, 5))
+    bias = rng.standard_normal((2, 4, 6))
+    mask = np.where(rng.random((3, 4, 6)) < 0.3, -100.0, 0.0)
+    with jax.enable_x64(True):
+        y = ops.window_attention(q, k, v, bias, *([mask] if masked else []))
+    logits = np.einsum("nwhqc,nwhkc->nwhqk", q, k) / 5**0.5 + bias
+    weights = np.exp(logits + mask[:, None] if masked else logits)
+    weights /= weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(y, np.einsum("nwhqk,nwhkc->nwhqc", weights, v), rtol=0, atol=1e-12)

@@ -75,3 +75,10 @@ def test_the_nearest_pixel_is_found_in_float32(old):
         theirs = functional.interpolate(torch.tensor(line)[None, None], new, mode="nearest")
         ours = resampling.nearest(jnp.asarray(line)[None, None, :, None], size=(1, new))
         np.testing.assert_array_equal(ours[0, 0, :, 0], theirs[0, 0])
+
+
+def test_the_average_of_a_picture_is_pytorchs():
+    for ours, theirs in both(
+        resampling.average_pool, lambda x: functional.adaptive_avg_pool2d(x, 1), (5, 4), np.float64
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)

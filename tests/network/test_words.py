@@ -138,6 +138,14 @@ def test_matmul_is_pytorchs():
     np.testing.assert_allclose(ours, torch.matmul(torch.tensor(x), torch.tensor(y)), atol=1e-10)
 
 
+def test_einsum_is_pytorchs():
+    x, y, equation = drawn(0, 2, 3, 4), drawn(1, 2, 5, 4), "nqc,nkc->nqk"
+    with jax.enable_x64(True):
+        ours = words.einsum(equation, x, y)
+    theirs = torch.einsum(equation, torch.tensor(x), torch.tensor(y))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3, 4)])
 def test_layer_norm_is_pytorchs(lead):
     x, scale, shift = 3 + drawn(0, *lead, 6), drawn(1, 6), drawn(2, 6)

@@ -47,6 +47,9 @@ MACS = {
     "nearest": (lambda x: resampling.nearest(x, size=(7, 9)), 7 * 9 * 6),
     "bilinear": (lambda x: resampling.bilinear(x, size=(7, 9)), 4 * 7 * 9 * 6),
     "conv1d": (lambda x: words.conv1d(x[0], W[0]), 4 * 3 * 3 * 6 * 8),
+    "einsum": (lambda x: words.einsum("nhwc,nhvd->nwvcd", x, x), 5 * 5 * 6 * 6 * 4),
+    "average_pool": (resampling.average_pool, 4 * 5 * 6),
+    "bilinear": (lambda x: resampling.bilinear(x, size=(7, 9)), 4 * 7 * 9 * 6),
     "raw convolution": (lambda x: raw_conv(x, W), 4 * 5 * 9 * 6 * 8),
     "raw grouped": (lambda x: raw_conv(x, W[:, :, :3], feature_group_count=2), 4 * 5 * 9 * 3 * 8),
     "raw NCHW": (lambda x: nchw_conv(x, W), 4 * 5 * 9 * 6 * 8),
@@ -67,6 +70,13 @@ def test_a_selective_scan_counts_thrice_its_states_and_nothing_for_the_organiser
         lambda x: ops.selective_scan(x, x, -jnp.ones((6, 7)), states, states, jnp.ones(6)), x
     )
     assert (piece.macs, piece.official) == (3 * 4 * 5 * 6 * 7, 0)
+
+
+@pytest.mark.parametrize("side, official", [(3, 27), (17, 4913), (101, 1030500)])
+def test_of_an_einsum_the_organisers_counter_knows_four_digits(side, official):
+    x = jnp.ones((side, side))
+    (piece,) = counted(lambda x: words.einsum("ab,bc->ac", x, x), x)
+    assert (piece.macs, piece.official) == (side**3, official)
 
 
 @pytest.mark.parametrize("conv", [words.conv2d, nchw_conv], ids=["word", "raw"])
