@@ -72,10 +72,13 @@ class Method:
 
     def build(self, *, seed: int = 0, **sizes: Any) -> nnx.Module:
         """The train form, freshly initialised from `seed`."""
+        import jax
         from flax import nnx
 
         self.require(sizes)
-        return self.network(rngs=nnx.Rngs(seed), **sizes)
+        with jax.ensure_compile_time_eval():  # keys are known even where the network is abstract
+            rngs = nnx.Rngs(seed)
+        return self.network(rngs=rngs, **sizes)
 
     def sizes(self) -> dict[str, Any]:
         """The sizes that the network takes, with their defaults."""

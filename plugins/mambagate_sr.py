@@ -14,7 +14,8 @@ Report and code differ: the 1.106 M parameters hold the branches of training, wh
 class keeps beside the fused convolutions and never reads; they are carried here too, and the
 honest figure leaves them out. The report does not say that the reading has one direction, that the
 fifth block's output replaces SPAN's inner feature, nor that the picture is not scaled to bytes.
-The organisers' counter sees of Mamba only its first projection. No trained weights were released.
+The organisers' counter sees of Mamba only its first projection. No trained weights were released:
+`seed0` is the released class with random weights, and checks the arithmetic alone.
 Recipe: L1, 0.2·L1 to a SwinIR teacher and 0.1·Laplacian distillation; DIV2K and LSDIR, HR patches
 of 256, batch 16; Adam, 300k steps from 2e-4, halved at 200k, EMA 0.999. Unsaid: which SwinIR.
 """

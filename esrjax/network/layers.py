@@ -15,14 +15,18 @@ from esrjax.network.words import conv2d, group_norm, layer_norm, linear
 def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
     """PyTorch's default for weights and biases of convolutions and linears: ±1/√fan_in."""
     bound = 1 / math.sqrt(fan_in)
-    return _cut(
-        jax.random.uniform(rngs.params(), _length(shape), jnp.float32, -bound, bound), shape
-    )
+    return _cut(jax.random.uniform(_key(rngs), _length(shape), jnp.float32, -bound, bound), shape)
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], deviation: float) -> Array:
     """Normal around 0; PyTorch's truncated one is cut off at 100 deviations, which is nowhere."""
-    return _cut(deviation * jax.random.normal(rngs.params(), _length(shape)), shape)
+    return _cut(deviation * jax.random.normal(_key(rngs), _length(shape)), shape)
+
+
+def _key(rngs: nnx.Rngs) -> Array:
+    """A fresh key, known even while tracing: flax would search the whole trace for each new one."""
+    with jax.ensure_compile_time_eval():
+        return rngs.params()
 
 
 def _length(shape: tuple[int, ...]) -> tuple[int]:

@@ -189,6 +189,6 @@ def start_small(net: nnx.Module, rngs: nnx.Rngs) -> None:
     """Give every linear layer of `net` small weights and no bias."""
     for _, part in nnx.iter_modules(net):
         if isinstance(part, Linear):
-            part.weight[...] = normal(rngs, part.weight.shape, 0.02)
+            part.weight.set_value(normal(rngs, part.weight.shape, 0.02))
             if part.bias is not None:
-                part.bias[...] = jnp.zeros_like(part.bias[...])
+                part.bias.set_value(jnp.zeros_like(part.bias[...]))

@@ -96,5 +96,5 @@ def decays(wide: int, states: int) -> Array:
 def small_steps(rngs: nnx.Rngs, wide: int) -> Array:
     """What softplus turns into steps between 1e-3 and 1e-1, uniform in their logarithm."""
     low, high = math.log(1e-3), math.log(1e-1)
-    steps = jnp.exp(jax.random.uniform(rngs.params(), (wide,), jnp.float32, low, high))
+    steps = jnp.exp((high + low) / 2 + (high - low) / 2 * uniform(rngs, (wide,), 1))
     return steps + jnp.log(-jnp.expm1(-steps))

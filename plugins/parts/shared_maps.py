@@ -162,25 +162,3 @@ class Spatial(nnx.Module):
         y, seen = self.attn(self.cnorm(x), given)
         x = x + y
         return x + self.gfn(self.cnorm2(x)), seen
-
-
-class Spatial(nnx.Module):
-    """Attention and feed-forward, each normalised before and added after."""
-
-    def __init__(self, wide: int, cut: Local | Global, shares: bool, *, rngs: nnx.Rngs):
-        own = LocalAttention if isinstance(cut, Local) else GlobalAttention
-        kind: Any = SharedAttention if shares else own
-        self.cnorm = LayerNorm(wide, eps=EPS)
-        self.attn = kind(wide, cut, rngs=rngs)
-        self.cnorm2 = LayerNorm(wide, eps=EPS)
-        self.gfn = GatedFeedForward(wide, wide, rngs=rngs)
-
-    def __call__(self, x: Array, given: Array | None) -> tuple[Array, Array]:
-        y, seen = self.attn(self.cnorm(x), given)
-        x = x + y
-        return x + self.gfn(self.cnorm2(x)), seen
-
-
-def small(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
-    """Normal of deviation 0.02."""
-    return 0.02 * jax.random.normal(rngs.params(), shape)

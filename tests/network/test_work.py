@@ -49,7 +49,6 @@ MACS = {
     "conv1d": (lambda x: words.conv1d(x[0], W[0]), 4 * 3 * 3 * 6 * 8),
     "einsum": (lambda x: words.einsum("nhwc,nhvd->nwvcd", x, x), 5 * 5 * 6 * 6 * 4),
     "average_pool": (resampling.average_pool, 4 * 5 * 6),
-    "bilinear": (lambda x: resampling.bilinear(x, size=(7, 9)), 4 * 7 * 9 * 6),
     "raw convolution": (lambda x: raw_conv(x, W), 4 * 5 * 9 * 6 * 8),
     "raw grouped": (lambda x: raw_conv(x, W[:, :, :3], feature_group_count=2), 4 * 5 * 9 * 3 * 8),
     "raw NCHW": (lambda x: nchw_conv(x, W), 4 * 5 * 9 * 6 * 8),

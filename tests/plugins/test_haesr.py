@@ -27,10 +27,8 @@ def test_a_window_sees_itself_and_its_pattern_alike_in_every_window(pattern, key
     assert seen.shape == (1, H * W // 64, keys, 1)
     for query, key in zip(np.asarray(queries[0]), np.asarray(seen[0]), strict=True):
         assert set(query.ravel()) <= set(key.ravel())
-    row, column = places(seen)
-    middle = W // 8 + 2  # a window whose surroundings lie in the picture
-    np.testing.assert_array_equal(16 * (row - 4) + column - 12, row * 0 + 16 * row + column - 76)
-    np.testing.assert_array_equal(16 * (row[middle] - 4) + column[middle] - 12, PATTERNS[pattern])
+    row, column = places(seen[:, W // 8 + 2 :][:, :1])  # surroundings that lie in the picture
+    np.testing.assert_array_equal(16 * (row[0] - 4) + column[0] - 12, PATTERNS[pattern])
 
 
 def test_outside_the_picture_keys_are_zero():
