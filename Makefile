@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo test test-slow readme lint format clean
+.PHONY: demo test test-slow parity readme lint format clean
 
 demo: $(VENV)/demo  ## the main job: train, score, time, rank and show, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -12,6 +12,9 @@ test: $(VENV)/installed  ## everything a change must pass
 
 test-slow: $(VENV)/installed  ## the checks that take minutes each
 	$(RUN)/pytest -m slow
+
+parity: $(VENV)/installed  ## docs/parity.md, from the reference folder
+	$(RUN)/python tools/parity.py
 
 readme: $(VENV)/installed  ## the blocks of the README that the program prints
 	$(RUN)/python tools/readme.py

@@ -30,21 +30,22 @@ def golden(request):
 
 
 def network(about):
-    """The network of the golden file in double precision; with its weights drawn again."""
+    """The network of the golden file, its weights drawn again."""
     method = registry.plain(about["method"])
     net = method.build(**about["sizes"])
     net.eval()
-    net = cast(net if about["form"] == "train" else deploy(net), jnp.float64)
+    net = net if about["form"] == "train" else deploy(net)
     naming = Naming(method.torch_names)
     shapes = {key: value.shape for key, value in tensors(net, naming).items()}
-    return load(net, drawn.weights(shapes, about["seed"]), naming)
+    with jax.enable_x64(True):
+        held = drawn.weights(shapes, about["seed"])
+        return load(cast(net, jnp.float64), held, naming)
 
 
 def test_it_is_what_pytorch_gave(golden):
     arrays, about = golden
-    x = jnp.asarray(arrays["x0"].transpose(0, 2, 3, 1))
+    graph, state = nnx.split(network(about))
     with jax.enable_x64(True):
-        graph, state = nnx.split(network(about))
 
         @jax.jit
         def run(state, x):
@@ -52,7 +53,7 @@ def test_it_is_what_pytorch_gave(golden):
             y, back = jax.vjp(forward, x)
             return y, back(jnp.cos(y))[0]
 
-        found = run(state, x.astype(jnp.float64))
+        found = run(state, arrays["x0"].transpose(0, 2, 3, 1).astype(np.float64))
     for ours, theirs in zip(found, (arrays["y0"], arrays["g0"]), strict=True):
         largest = np.abs(theirs).max()
         ours = np.asarray(ours).transpose(0, 3, 1, 2)

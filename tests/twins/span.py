@@ -28,7 +28,8 @@ class Twin(nn.Module):
         self.upsampler = upsampler(channels, scale)
 
     def forward(self, x):
-        u = head = self.conv_1(255 * (x - mean_like(x)))
+        mean = mean_like(x.float()).to(x)  # a float32 constant
+        u = head = self.conv_1(255 * (x - mean))
         outputs = []
         for i in range(1, 7):
             u, activated = getattr(self, f"block_{i}")(u)
