@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from esrjax.contest import record, results, rules
+from esrjax import registry
+from esrjax.contest import rank, record, results, rules
 from esrjax.contest.record import Quality, Result, Timing
+from esrjax.method import Method
 
 RULES = rules.load("ntire2026")
 HEAD = (
@@ -138,3 +140,18 @@ def test_both_official_sources_agree_to_two_decimals(reference: Path):
             row.psnr_test,
         )
         assert round(mine.params_m, 3) == row.params_m
+
+
+ORDER = """spanv2 pds pkdsr disp dscf errn2 rfdn_span amcanet hfenet zenosr mambagate_sr vscinet haesr
+dwmamba""".split()
+
+
+def test_the_methods_own_figures_are_the_published_table():
+    """Order of the report's Table 1; MDAP below the floor, the baseline apart."""
+    said = rules.load("ntire2026")
+    every = {name: registry.method(name) for name in registry.names()}
+    rows = results.published({n: m for n, m in every.items() if isinstance(m, Method)})
+    ranking = rank.rank(rows, said, base="published", figures="printed")
+    assert [line.row.method for line in ranking.of("ranked")] == ORDER
+    assert [line.row.method for line in ranking.of("missed")] == ["safmn_deep15"]
+    assert [line.row.method for line in ranking.of("baseline")] == ["span"]
