@@ -21,11 +21,11 @@ from esrjax.network import archive
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import tensors
-from esrjax.pictures.score import Quality
 from esrjax.training import batches, losses, optim
 from esrjax.training import state as states
 from esrjax.training.checkpoint import Checkpoints
 from esrjax.training.folder import Folder
+from esrjax.training.meter import Meter, Pace, Report
 from esrjax.training.recipe import Recipe, Stage
 from esrjax.training.state import Graph, State
 from esrjax.training.validation import Validator
@@ -35,22 +35,6 @@ LOG_EVERY = 50  # steps between two lines of metrics
 
 class Diverged(UserError):
     """The loss or its gradient is no longer a number."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Where a training stands. step: over all stages. waiting: share of the time without data."""
-
-    stage: str
-    step: int
-    steps: int
-    loss: float
-    lr: float
-    steps_per_s: float
-    images_per_s: float
-    waiting: float
-    psnr: float | None = None
-    ssim: float | None = None
 
 
 Tell = Callable[[Report], None]
@@ -155,11 +139,31 @@ class Work:
         for batch in source.since(done, self.stage.steps):
             yield jax.device_put((batch["lr"], batch["hr"]), spread)
 
-    def quality(self, state: State, done: int) -> Quality | None:
-        """How good the kept weights are, where the stage asks for it now."""
-        if self.validator is None or (done % self.validator.every and done != self.stage.steps):
-            return None
-        return self.validator(states.network(self.graph, state))
+    def reports(self, done: int) -> bool:
+        """Whether there is something to tell after `done` steps."""
+        return done % LOG_EVERY == 0 or done == self.stage.steps or self._validates(done)
+
+    def _validates(self, done: int) -> bool:
+        validator = self.validator
+        return validator is not None and (done % validator.every == 0 or done == self.stage.steps)
+
+    def report(self, state: State, done: int, pace: Pace) -> Report:
+        """Where the training stands, with the quality of the kept weights where it is asked for."""
+        quality = None
+        if self.validator is not None and self._validates(done):
+            quality = self.validator(states.network(self.graph, state))
+        return Report(
+            stage=self.stage.name,
+            step=self.first + done,
+            steps=self.recipe.steps,
+            loss=pace.loss,
+            lr=float(self.rate(done - 1)),
+            steps_per_s=pace.steps_per_s,
+            images_per_s=pace.steps_per_s * self.stage.data.batch,
+            waiting=pace.waiting,
+            psnr=quality and quality.psnr,
+            ssim=quality and quality.ssim,
+        )
 
 
 def fit(work: Work, checkpoints: Checkpoints, place: Folder, at: int, tell: Tell) -> nnx.Module:
@@ -168,17 +172,18 @@ def fit(work: Work, checkpoints: Checkpoints, place: Folder, at: int, tell: Tell
     if at > work.first:
         state, _ = checkpoints.restore(at, state)
     done = max(0, at - work.first)
-    meter = Meter(work)
+    meter = Meter()
     for lr, hr in meter.waits(work.batches(done)):
         with jax.transfer_guard("disallow"):
             state, loss = work.step(state, lr, hr)
         done += 1
         meter.add(loss)
-        if done % LOG_EVERY == 0 or done == stage.steps:
+        if work.reports(done):
             _require_finite(state, work, checkpoints)
-            report = meter.report(done, work.quality(state, done))
+            report = work.report(state, done, meter.pace())
             place.note(**vars(report))
             tell(report)
+            meter.reset()
         if done % stage.save_every == 0 or done == stage.steps:
             _require_finite(state, work, checkpoints)
             checkpoints.save(work.first + done, state, {"stage": stage.name})
@@ -196,52 +201,6 @@ def seconds_per_step(recipe: Recipe, steps: int = 8) -> float:
         jax.block_until_ready(loss)
         start = time.perf_counter() if done < 0 else start
     return (time.perf_counter() - start) / steps
-
-
-class Meter:
-    """Mean loss, speed and waiting since the last report."""
-
-    def __init__(self, work: Work):
-        self.work = work
-        self._reset()
-
-    def _reset(self) -> None:
-        self.losses: list[jax.Array] = []
-        self.waited, self.since = 0.0, time.perf_counter()
-
-    def waits(self, source: Iterator[tuple[jax.Array, jax.Array]]) -> Iterator[Any]:
-        """Pass on what `source` gives and note how long it took."""
-        while True:
-            asked = time.perf_counter()
-            batch = next(source, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
-
-    def add(self, loss: jax.Array) -> None:
-        """Note the loss of one step; it may still be being computed."""
-        self.losses.append(loss)
-
-    def report(self, done: int, quality: Quality | None) -> Report:
-        """Where the stage stands after `done` of its steps; begins to count anew."""
-        losses = jax.device_get(self.losses)
-        spent, work = time.perf_counter() - self.since, self.work
-        speed = len(losses) / spent
-        report = Report(
-            stage=work.stage.name,
-            step=work.first + done,
-            steps=work.recipe.steps,
-            loss=float(np.mean(losses)),
-            lr=float(work.rate(done - 1)),
-            steps_per_s=speed,
-            images_per_s=speed * work.stage.data.batch,
-            waiting=self.waited / spent,
-            psnr=None if quality is None else quality.psnr,
-            ssim=None if quality is None else quality.ssim,
-        )
-        self._reset()
-        return report
 
 
 def _require_finite(state: State, work: Work, checkpoints: Checkpoints) -> None:
