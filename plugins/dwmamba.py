@@ -7,8 +7,9 @@ found. The inverse transform puts both together.
 
     x − mean ─ conv ─ LayerNorm ─ group 1 … 4 ─ LayerNorm ─ conv ─ + ─ conv ─ shuffle ─ + mean
     group: two blocks, conv, + its input
-    block: Haar ─┬─ LL ────────────────── attention ─ scan ─────┬─ inverse Haar
-                 └─ HL, LH, HH ─ SKFF ─ 1x1 ─ HFBranch ─┴─ CFI ─ 1x1 ─┘
+    block: Haar ─┬─ LL ────────────────────────── attention ─ scan ─┬───────────┬─ inverse Haar
+                 │                                              │   │           │
+                 └─ HL, LH, HH ─ SKFF ─ 1x1 ─ HFBranch ─────────┴─ CFI ─ 1x1 ───┘
 
 Report and code differ: the released code draws the kinds of tokens with fresh Gumbel noise at
 inference too, and sorts them unstably, so that two runs on one picture differ by up to 0.02. Here

@@ -3,6 +3,7 @@
 The files are written by tools/goldens.py; each says in `about` where it comes from.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from esrjax import registry
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import cast, load, tensors
+from esrjax.testing import QUICK
 
 GOLDENS = sorted((Path(__file__).parent / "goldens").glob("*.npz"))
 EXACT = 1e-9  # of the largest value
@@ -47,7 +49,7 @@ def test_it_is_what_pytorch_gave(golden):
     graph, state = nnx.split(network(about))
     with jax.enable_x64(True):
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=QUICK)
         def run(state, x):
             forward = lambda x: nnx.merge(graph, state)(x)  # noqa: E731
             y, back = jax.vjp(forward, x)

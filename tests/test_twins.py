@@ -4,6 +4,7 @@ The twins are our own writing of the papers in PyTorch. They hold the official w
 official keys and reproduce the official outputs, which makes them judges.
 """
 
+import functools
 import importlib
 import json
 
@@ -19,6 +20,7 @@ from esrjax import registry
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import cast, load, tensors
+from esrjax.testing import QUICK
 
 EXACT = 1e-9  # of the largest value
 OFFICIAL = {  # method -> weights, files of official outputs
@@ -133,7 +135,7 @@ def flax_gives(name, form, sizes, held, x):
         net = load(net, {key: held[key] for key in tensors(net, naming)}, naming)
         graph, params, rest = nnx.split(net, nnx.Param, ...)
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=QUICK)
         def run(params, rest, x):
             forward = lambda params, x: nnx.merge(graph, params, rest)(x)  # noqa: E731
             y, back = jax.vjp(forward, params, x)
