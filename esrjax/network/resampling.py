@@ -6,6 +6,7 @@ size of the whole picture, so a network that uses them is `whole_picture`.
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -45,8 +46,25 @@ def adaptive_max_pool(x: Array, size: Size) -> Array:
             bins = x.reshape(*x.shape[:axis], count, old // count, *x.shape[axis + 1 :])
         else:
             bins = jnp.take(x, _bins(old, count), axis)
-        x = bins.max(axis + 1)
+        x = _largest(bins, axis + 1)
     return x
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _largest(x: Array, axis: int) -> Array:
+    """`x.max(axis)`, whose gradient goes to the first of the largest.
+
+    jax's own goes to all that equal the maximum, of which there is none, and 0/0, where XLA
+    computes `x` twice and rounds it differently.
+    """
+    return x.max(axis)
+
+
+@_largest.defjvp
+def _largest_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    where = jnp.argmax(x, axis, keepdims=True)
+    return x.max(axis), jnp.take_along_axis(tangent, where, axis, mode="clip").squeeze(axis)
 
 
 def _bins(length: int, count: int) -> NDArray[np.int64]:
