@@ -9,7 +9,7 @@ from esrjax.errors import UserError
 from esrjax.method import Form, Method
 from esrjax.network import archive
 from esrjax.network.archive import Tensors
-from esrjax.network.cost import cost
+from esrjax.network.cost import cost, departures
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import tensors
@@ -78,12 +78,8 @@ def _verify(name: str, method: Method, found: Found) -> None:
     """The deployed network costs what was reported, where it has the submission's sizes."""
     if found.sizes:
         return
-    counted = vars(cost(deploy(found.net), uncounted=method.uncounted))
-    wrong = [
-        f"{figure} is {counted[figure]}, reported {method.reported[figure]}"
-        for figure in ("params", "macs", "activations", "convs")
-        if method.reported.get(figure, counted[figure]) != counted[figure]
-    ]
+    counted = cost(deploy(found.net), uncounted=method.uncounted)
+    wrong = departures(counted, method.reported)
     if wrong:
         raise WrongFigures(
             f"{name} does not cost what its team reported: {'; '.join(wrong)}",

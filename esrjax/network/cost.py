@@ -60,6 +60,15 @@ def cost(net: nnx.Module, *, side: int = 256, uncounted: Mapping[str, str] | Non
     )
 
 
+def departures(counted: Cost, reported: Mapping[str, float]) -> list[str]:
+    """`params is 3, reported 4`, for every figure that was reported and is not the counted one."""
+    return [
+        f"{figure} is {getattr(counted, figure)}, reported {reported[figure]}"
+        for figure in ("params", "macs", "activations", "convs")
+        if figure in reported and reported[figure] != getattr(counted, figure)
+    ]
+
+
 def _trace(net: nnx.Module, side: int) -> tuple[Any, list[int]]:
     """The trace of `net` under reference bodies; its first inputs, of these sizes, are weights."""
     graph, params, rest = nnx.split(net, nnx.Param, ...)
