@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -12,6 +12,18 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
+
+
+def _kind(value: Any) -> str:
+    """The tag of what a value looks like; a dataclass was a table."""
+    kinds: dict[str, Any] = {"[word]": str, "[number]": (int, float), "[list]": (list, tuple)}
+    return next((tag for tag, types in kinds.items() if isinstance(value, types)), "[table]")
+
+
+# In a union: `Annotated[Annotated[str, WORD] | Annotated[Start, TABLE], BY_KIND]` is checked as
+# what it looks like, so that a mistake in a table is not also said to be no word.
+BY_KIND = Discriminator(_kind)
+WORD, NUMBER, LIST, TABLE = (Tag(f"[{kind}]") for kind in ("word", "number", "list", "table"))
 
 
 def mistakes(error: ValidationError, kind: TypeAdapter[Any] | None = None) -> list[str]:
@@ -44,7 +56,12 @@ def _within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
 
 
 def _path(each: ErrorDetails) -> str:
-    return ".".join(str(step) for step in each["loc"] if step != "[key]") or "the whole"
+    return ".".join(str(step) for step in each["loc"] if not _is_mark(step)) or "the whole"
+
+
+def _is_mark(step: int | str) -> bool:
+    """Whether it is pydantic's word for a key of a table, or one of our tags."""
+    return isinstance(step, str) and step.startswith("[")
 
 
 def _finding(each: ErrorDetails, schema: Mapping[str, Any]) -> str:
@@ -57,6 +74,11 @@ def _finding(each: ErrorDetails, schema: Mapping[str, Any]) -> str:
             return f"is not JSON ({each['msg']})"
         case "value_error":
             return each["msg"].removeprefix("Value error, ")
+        case "union_tag_invalid":
+            tags = str(each["ctx"]["expected_tags"]).replace("'", "").replace("[", "a ")  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            return (
+                f"should be {tags.replace(']', '').replace(', ', ' or ')}, found {each['input']!r}"
+            )
         case "literal_error":
             return f"should be {each['ctx']['expected']}, found {each['input']!r}"  # pyright: ignore[reportTypedDictNotRequiredAccess]
         case _:
@@ -76,6 +98,8 @@ def _at(place: Sequence[str | int], schema: Mapping[str, Any]) -> Mapping[str, A
     """The part of a JSON schema that speaks of what lies at `place`."""
     part = schema
     for step in place:
+        if _is_mark(step):
+            continue
         part = _followed(part, schema)
         inner = part.get("items") if isinstance(step, int) else part.get("properties", {}).get(step)
         part = inner or part.get("additionalProperties") or {}
@@ -83,9 +107,9 @@ def _at(place: Sequence[str | int], schema: Mapping[str, Any]) -> Mapping[str, A
 
 
 def _followed(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Through `$ref`, and to the object in `anyOf`."""
-    if "anyOf" in part:
-        part = next((each for each in part["anyOf"] if "$ref" in each), part)
+    """Through `$ref`, and to the object in a union."""
+    choices = part.get("anyOf") or part.get("oneOf") or ()
+    part = next((each for each in choices if "$ref" in each), part)
     if "$ref" in part:
         return schema["$defs"][part["$ref"].rsplit("/", 1)[-1]]
     return part

@@ -14,11 +14,11 @@ from flax import nnx
 
 from esrjax.errors import UserError
 from esrjax.method import Method
-from esrjax.network import canvas
+from esrjax.network import canvas, words
 from esrjax.network.cost import cost, departures
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import Reparam, deploy
-from esrjax.network.weights import cast, leaves, load, tensors
+from esrjax.network.weights import cast, leaves, load, scattered, tensors
 
 Sizes = Mapping[str, Any]
 EXACT = 1e-9  # of white: what double precision must agree to
@@ -181,7 +181,10 @@ def _has_gradients(bench: _Bench) -> None:
 
         return jax.grad(loss)(params)
 
-    draws = [slopes(nnx.state(scattered(bench.train, seed=seed), nnx.Param)) for seed in (1, 2, 3)]
+    with words.plain(True):  # the smallest program: that lowerings agree is a law of the words
+        draws = [
+            slopes(nnx.state(scattered(bench.train, seed=seed), nnx.Param)) for seed in (1, 2, 3)
+        ]
     chex.assert_tree_all_finite(draws)
     still = set.intersection(*map(_silent, draws))  # a ReLU may be silent for one draw
     assert not still, f"no gradient reaches {', '.join(sorted(still)[:5])}"
@@ -228,17 +231,6 @@ LAWS = (
 
 
 # --- what they are made of ---------------------------------------------------------------------
-
-
-def scattered(net: nnx.Module, amount: float = 0.05, *, seed: int = 1) -> nnx.Module:
-    """A copy with every weight moved at random, away from the 0 and 1 that hide mistakes."""
-    copy = nnx.clone(net)
-    draw = np.random.default_rng(seed)
-    for _, leaf in leaves(copy):
-        value = np.asarray(leaf.get_value())  # in numpy, which compiles nothing
-        moved = value + amount * draw.standard_normal(value.shape)
-        leaf.set_value(jnp.asarray(moved.astype(value.dtype)))
-    return copy
 
 
 def _assert_close(bench: _Bench, ours: Any, theirs: Any, tolerance: float) -> None:

@@ -27,6 +27,7 @@ from jax import Array
 
 from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential
+from esrjax.network.resampling import mirror
 from esrjax.network.words import gelu, pixel_shuffle
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
@@ -42,8 +43,7 @@ class Mirrored(Conv2d):
         self.ring = dilation * (kernel - 1) // 2
 
     def __call__(self, x: Array) -> Array:
-        ring = (self.ring, self.ring)
-        return super().__call__(jnp.pad(x, ((0, 0), ring, ring, (0, 0)), mode="reflect"))
+        return super().__call__(mirror(x, ring=self.ring))
 
 
 class MSLKA(nnx.Module):

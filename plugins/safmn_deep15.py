@@ -45,8 +45,7 @@ class SAFM(nnx.Module):
         h, w = z.shape[1:3]
         seen: list[Array] = []
         for level, (conv, part) in enumerate(zip(self.mfr, jnp.split(z, LEVELS, -1), strict=True)):
-            size = max(1, h >> level), max(1, w >> level)
-            part = conv(adaptive_max_pool(part, size))
+            part = conv(adaptive_max_pool(part, 2**level))
             seen.append(nearest(part, size=(h, w)) if level else part)
         return gelu(self.aggr(jnp.concatenate(seen, -1))) * z
 

@@ -135,7 +135,7 @@ def test_parts_add_up_to_the_whole(esrjax):
 def test_bench_times_methods_in_turn(esrjax, crumbs):
     words = "crumb loaf --sizes 16x16,8x24 --seconds 0.01 --json".split()
     found = esrjax("bench", *words).json
-    assert set(found) == {"device", "rows"}
+    assert set(found) == {"device", "machine", "rows"}
     asked = [(row["method"], row["size"]) for row in found["rows"]]
     assert asked == [(name, size) for size in ("16x16", "8x24") for name in ("crumb", "loaf")]
     for row in found["rows"]:

@@ -12,6 +12,7 @@ import pytest
 from esrjax.pictures.files import write
 
 PLUGINS = Path(__file__).resolve().parents[1] / "docs/plugins.md"
+CONTEST = PLUGINS.with_name("contest.md")
 BLOCK = re.compile(r"^```(sh|python) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PIP = """#!/bin/sh
 # Installs into a folder of the test's own what is to be installed into the environment.
@@ -64,3 +65,19 @@ def test_the_page_on_plugins_leads_to_a_ranked_row(reader, tmp_path):
     assert re.search(r"\| +1 \| my team +\| my_net ", alone)
     assert "Ranked by score alone" in alone
     assert "linen_net: 8 of 8 laws hold" in linen and "3,728" not in linen
+
+
+def test_the_page_on_the_contest_says_what_its_commands_print(reader, reference, tmp_path):
+    for name in ("results.json", "table1.csv"):
+        (tmp_path / name).symlink_to(reference / "protocol" / name)
+    text = CONTEST.read_text()
+    said = [
+        reader(f"python - <<'END'\n{block}\nEND\n" if language == "python" else block)
+        for language, _, block in BLOCK.findall(text)
+    ]
+    against, sensitivity, what_if, python = said
+    assert "134 of 240 cells agree as printed" in against and "134 of 240 cells" in text
+    assert len(re.findall(r"\| \([123]\)", against)) == 106 and "not explained" not in against
+    assert "**without the first picture (cold start)**: none" in sensitivity
+    assert "**What if PKDSR runtime -0.1 ms, SPANV2 psnr -0.03 dB**: main: XiaomiMM 1" in what_if
+    assert python.startswith("1 XiaomiMM 3.87") and "one run" in python

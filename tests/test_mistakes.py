@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from esrjax import registry
+from esrjax.pictures.files import write
 
 MISTAKE = re.compile(
     r"esrjax: (?P<problem>.*?)(\n  place:  (?P<place>.*?))?"
@@ -348,8 +349,140 @@ def test_a_golden_of_another_network(mistake, crumbs, tmp_path):
     assert "cannot be read as .npz" in mistake("parity", "crumb", "--golden", golden)["problem"]
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "there is nothing to compare with"),
+        (["--golden", "a", "--torch", "a"], "there is both --golden and --torch to compare with"),
+        (["--golden", "a", "--data", "Set5"], "there is --golden together with --data"),
+        (["--torch", "net.py"], "'net.py' names no PyTorch class"),
+        (["--torch", "net.py:Net"], "there is no file 'net.py'"),
+        (["--torch", "a:Net", "--torch-args", "{"], "--torch-args '{' is not JSON: "),
+        (["--torch", "a:Net", "--torch-args", "[1]"], "--torch-args '[1]' is no JSON object"),
+        (["--torch", "a:Net", "-o", "a.txt"], "no certificate can be written into a.txt: "),
+        (["--torch", "a:Net", "-o", "a.safetensors"], "no certificate can be written into a.safe"),
+    ],
+)
+def test_a_comparison_with_nothing(mistake, crumbs, words, problem):
+    assert mistake("parity", "crumb", *words)["problem"].startswith(problem)
+
+
+def test_a_pytorch_network_that_does_not_take_the_weights(mistake, crumbs, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\nclass Net(nn.Conv2d): pass\n")
+    words = ["--torch", f"{file}:Net", "--torch-args"]
+    told = mistake("parity", "crumb", *words, "{}")
+    assert told["problem"].startswith("Net cannot be built: missing a required argument")
+    sides = '{"in_channels": 3, "out_channels": 3, "kernel_size": 3}'
+    told = mistake("parity", "crumb", *words, sides)
+    assert told["problem"] == (
+        "4 tensors do not fit Net:\n"
+        "    not in the weights: weight (3, 3, 3, 3)\n"
+        "    not in the weights: bias (3,)\n"
+        "    not in the PyTorch network: filter.weight (3, 1, 3, 3)\n"
+        "    not in the PyTorch network: filter.bias (3,)"
+    )
+    assert told["remedy"].endswith("nothing was compared")
+
+
+def test_a_file_that_holds_no_certificate(mistake, crumbs, tmp_path):
+    file = tmp_path / "c.json"
+    assert mistake("parity", "verify", file)["problem"].startswith("no certificate can be read")
+    file.write_text('{"format": 2, "pased": true}')
+    told = mistake("parity", "verify", file)
+    assert "format should be 1, found 2" in told["problem"]
+    assert "pased is not a known name; did you mean 'passed'?" in told["problem"]
+    bare = mistake("parity", "verify", crumbs / "crumbs/crumb.safetensors")
+    assert bare["problem"].endswith("its manifest holds no certificate")
+
+
 def test_nothing_to_rank(mistake, tmp_path):
     assert mistake("rank", tmp_path / "none")["problem"] == f"no results at '{tmp_path}/none'"
     (tmp_path / "results.json").write_text(json.dumps([1]))
     told = mistake("rank", tmp_path / "results.json")
     assert told["problem"] == "results.json is not the organisers' results.json"
+
+
+@pytest.mark.parametrize("option", ["--harness", "--alone"])
+def test_a_way_of_timing_where_nothing_is_timed(mistake, option):
+    told = mistake("eval", "span", "--data", "Set5", option)
+    assert told["problem"] == f"{option} is given without -o"
+
+
+TABLE = "team,method,psnr_val,psnr_test,runtime_avg_ms,params_m,flops_g\n"
+LINES = "EfficientSR Organizers,SPAN,26.94,27.01,7.65,0.151,9.83\nOurs,net,26.9,27,5,0.1,5\n"
+
+
+@pytest.fixture
+def figures(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE + LINES)
+    return path
+
+
+def test_a_change_that_says_nothing_or_is_of_nobody(mistake, figures):
+    told = mistake("rank", figures, "--what-if", "net:speed=1", "--what-if", "net")
+    assert told["problem"] == "a change says nothing: 'net:speed=1', 'net'"
+    told = mistake("rank", figures, "--what-if", "nets:runtime=-1")
+    assert (told["problem"], told["remedy"]) == (
+        "no one row is that of 'nets'",
+        "did you mean 'net'?",
+    )
+    told = mistake("rank", figures, "--what-if", "net:runtime=-9")
+    assert "runtime_ms should be greater than 0, found -4.0" in told["problem"]
+
+
+def test_a_print_that_is_not_there_or_is_none(mistake, figures, tmp_path):
+    told = mistake("rank", figures, "--against", tmp_path / "print.csv")
+    assert told["problem"] == f"no table at '{tmp_path}/print.csv'"
+    (tmp_path / "print.csv").write_text("team,psnr_val\nOurs,high\n,27\n")
+    told = mistake("rank", figures, "--against", tmp_path / "print.csv")
+    assert "2 mistakes" in told["problem"] and told["place"] == str(tmp_path / "print.csv")
+
+
+def test_latex_is_of_the_table_alone(mistake, figures):
+    told = mistake("rank", figures, "--format", "latex", "--sensitivity")
+    assert told["problem"] == "--format latex writes the table alone"
+
+
+# --- the report --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of the baseline alone, and a set of one picture."""
+    write(tmp_path / "Photos/a.png", np.zeros((64, 64, 3), np.uint8))
+    head = "team,method,runtime_avg_ms,params_m,flops_g"
+    (tmp_path / "table.csv").write_text(f"{head}\nEfficientSR Organizers,SPAN,8,0.15,10\n")
+    return tmp_path / "table.csv"
+
+
+def test_pictures_in_a_report_that_say_nothing(mistake, table, tmp_path):
+    page, folder = tmp_path / "report.html", tmp_path / "Photos"
+    told = mistake("report", table, "-o", page, "--pictures", f"mine={folder}")
+    assert told["remedy"] == "name the set, for instance --data Set5"
+    told = mistake("report", table, "-o", page, "--data", folder, "--pictures", folder)
+    assert told["problem"] == f"--pictures {str(folder)!r} is not NAME=FOLDER"
+    twice = ("--pictures", f"mine={folder}") * 2
+    told = mistake("report", table, "-o", page, "--data", folder, *twice)
+    assert told["problem"] == "two are called 'mine'"
+    told = mistake("report", table, "-o", page, "--data", folder, "--checkpoint", "spam=a.pth")
+    assert "did you mean 'span'" in told["remedy"]
+
+
+def test_pictures_in_a_report_that_are_missing_or_of_another_size(mistake, table, tmp_path):
+    page, folder = tmp_path / "report.html", tmp_path / "Photos"
+    words = ("report", table, "-o", page, "--data", folder, "--pictures")
+    told = mistake(*words, f"mine={tmp_path / 'none'}")
+    assert f"mine: '{tmp_path / 'none'}' has no a" in told["problem"]
+    write(tmp_path / "sr/ax4.png", np.zeros((60, 64, 3), np.uint8))
+    told = mistake(*words, f"mine={tmp_path / 'sr'}")
+    assert (told["place"], "60x64" in told["problem"]) == ("a of mine", True)
+
+
+def test_a_report_that_cannot_be_put_there(mistake, table, tmp_path):
+    for place in (tmp_path, table):
+        told = mistake("report", table, "-o", place)
+        assert told["problem"] == f"the report cannot be written to '{place}'"
+    told = mistake("report", table, "-o", table / "report.html")
+    assert told["place"] == str(table)

@@ -23,12 +23,17 @@ MAY = {  # what a room of esrjax may import beside itself; rooms not listed impo
     "pictures": {"errors", "schema"},
     "recognition": {"errors", "method", "network"},
     "model": {"errors", "recognition", *UNDER},
-    "training": {"errors", "schema", *UNDER},
+    "training": {"errors", "schema", "recognition", *UNDER},
     "contest": {"errors", "schema", "model", "recognition", *UNDER},
-    "bridge": {"errors", "model", "recognition", *UNDER},
+    "bridge": {"errors", "schema", "model", "recognition", *UNDER},
     "testing": {"errors", "method", "network"},
 }
-TORCH = {"esrjax/network/archive.py", "esrjax/bridge/parity.py"}
+TORCH = {
+    "esrjax/network/archive.py",
+    "esrjax/bridge/cpu.py",
+    "esrjax/bridge/peer.py",
+    "esrjax/bridge/pytorch.py",
+}
 
 
 def named(path):

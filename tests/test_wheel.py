@@ -17,10 +17,12 @@ from importlib import resources
 import esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span
 from esrjax import registry
 from esrjax.contest import rules
+from esrjax.contest.report import page
 from esrjax.model import open_method
 
 for package in (esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span):
     print(package.__file__ or list(package.__path__)[0])
+assert "<html" in page.render({"title": "a page"})
 assert rules.load("ntire2026").teams["22"] == "XiaomiMM"
 held = resources.files("esrjax_configs").iterdir()
 assert sorted(path.name for path in held if path.suffix == ".toml") == CONFIGS

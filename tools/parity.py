@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esrjax import registry
-from esrjax.bridge.parity import Case, Parity, parity
+from esrjax.bridge.case import Case
+from esrjax.bridge.golden import Parity, parity
 from esrjax.method import Method
 from esrjax.model import open_method
 

@@ -1,217 +1,165 @@
-"""Is our network the one that PyTorch ran? Outputs and stored activations, compared."""
+"""Is our network the one that PyTorch has? A question, asked so that it can be asked again."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
-import jax
-import numpy as np
-from flax import nnx
-from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 
+from esrjax import registry
+from esrjax.bridge import fingerprints, golden
+from esrjax.bridge.case import Body
 from esrjax.errors import UserError
-from esrjax.method import Method
-from esrjax.network import ops
+from esrjax.method import Form, Method
+from esrjax.model import open_method
+from esrjax.network import archive
 from esrjax.network.naming import Naming
-from esrjax.network.taps import taps
-from esrjax.network.weights import cast
-from esrjax.pictures.metrics import quantise
+from esrjax.network.reparam import deploy
+from esrjax.network.weights import scattered, tensors
+from esrjax.pictures import sets
+from esrjax.pictures.sets import Pair
+from esrjax.recognition import recognise
+from esrjax.schema import STRICT
 
-Array = NDArray[Any]
-Body = Literal["auto", "reference", "kernel"]
-Runs = tuple[dict[str, Array], dict[str, Any]]  # outputs by number; parts' outputs by path
-
-TOLERANCE = 1e-4  # of the larger of white and the reference's peak to peak
-_INPUT = re.compile(r"x(\d+)")
-_ACTIVATION = re.compile(r"act_(?P<path>.+?)(?:__out(?P<output>\d+))?")
+BESIDE = "beside torch: "  # a file that the PyTorch side imports, by its path from there
 
 
-class BadGolden(UserError):
-    """A file that holds no pairs of inputs and outputs, or names parts that the network lacks."""
+class NoQuestion(UserError):
+    """A comparison without another side, or with two of them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One compared array, `(N, C, h, w)`.
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Question:
+    """What is compared with what.
 
-    max_abs: largest difference. allowed: largest that passes. changed: 8-bit values that differ,
-    for outputs; None for activations. precision: in which ours was computed; where it is float64,
-    float32_max_abs is what float32 gave.
+    golden: the .npz that PyTorch once wrote; or torch: FILE.py:Class, built with torch_args.
+    checkpoint: of both sides; where there is none, the golden's side has the shipped weights, and
+    a live one weights drawn from `seed`, as the pictures are. data: a set to run both on.
     """
-
-    case: str
-    shape: tuple[int, ...]
-    max_abs: float
-    allowed: float
-    changed: int | None = None
-    precision: Literal["float32", "float64"] = "float32"
-    float32_max_abs: float | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Not larger than allowed; NaN does not pass."""
-        return self.max_abs <= self.allowed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parity:
-    """All cases of a golden file. unchecked: its keys that no case covers."""
 
     method: str
-    cases: tuple[Case, ...]
-    unchecked: tuple[str, ...] = ()
+    sizes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    checkpoint: str | None = None
+    golden: str | None = None
+    torch: str | None = None
+    torch_args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    data: str | None = None
+    seed: int = 0
+    body: Body = "auto"
+
+    def __post_init__(self) -> None:
+        alone = {"data": self.data, "torch_args": self.torch_args}
+        if (self.golden is None) == (self.torch is None):
+            raise _no_question("both --golden and --torch" if self.golden else "nothing")
+        if self.golden is not None and any(alone.values()):
+            raise _no_question("--golden together with --data or --torch-args")
+
+
+class Outcome(Protocol):
+    """What was compared: `golden.Parity`, or `live.Live`, whose room needs PyTorch."""
 
     @property
-    def passed(self) -> bool:
-        """Every case passes, and there is one."""
-        return bool(self.cases) and all(case.passed for case in self.cases)
-
-    def as_dict(self) -> dict[str, Any]:
-        """In plain types, for JSON."""
-        return {
-            "method": self.method,
-            "passed": self.passed,
-            "max_abs": float(np.max([case.max_abs for case in self.cases])),
-            "cases": [{**vars(case), "passed": case.passed} for case in self.cases],
-            "unchecked": list(self.unchecked),
-        }
+    def verdicts(self) -> dict[str, bool]: ...
+    @property
+    def passed(self) -> bool: ...
+    def as_dict(self) -> dict[str, Any]: ...
 
 
-def parity(
-    name: str, method: Method, net: nnx.Module, golden: str | Path, body: Body = "auto"
-) -> Parity:
-    """Compare `net`, in deploy form, with the arrays of `golden` (.npz, float32, NCHW).
+@plain(frozen=True, kw_only=True)
+class Answer:
+    """What came of it. form: that our network took. hashes: sha256 of all that was compared."""
 
-    `xK` is an input and `yK` its output, in the method's data range; `act_PATH` what the part that
-    PyTorch calls PATH (`__` for dots, `__outN` its N-th output) gave for `x0`. Run in float32; a
-    case that fails there may pass in double precision, within the same tolerance.
-    """
-    arrays, naming, place = _read(golden), Naming(method.torch_names), str(golden)
-    cases = _cases(_run(net, arrays, body), arrays, naming, method.data_range, place)
-    if not all(case.passed for case in cases):
-        exact = _cases(_run_double(net, arrays), arrays, naming, method.data_range, place)
-        cases = [_judged(*pair) for pair in zip(cases, exact, strict=True)]
-    known = {case.case for case in cases} | {key for key in arrays if _INPUT.fullmatch(key)}
-    return Parity(method=name, cases=tuple(cases), unchecked=tuple(sorted(set(arrays) - known)))
+    outcome: Outcome
+    form: Form
+    hashes: Mapping[str, str]
 
 
-def _cases(
-    runs: Runs, arrays: Mapping[str, Array], naming: Naming, white: float, place: str
-) -> list[Case]:
-    """Every output and every stored activation, compared."""
-    outputs, parts = runs
-    return [
-        *(_compared(f"y{k}", y, arrays[f"y{k}"], white) for k, y in sorted(outputs.items())),
-        *(
-            _compared(key, _part(key, parts, naming, place), arrays[key], white, activation=True)
-            for key in sorted(key for key in arrays if key.startswith("act_"))
-        ),
-    ]
+def parity(asked: Question, rules: Sequence[Any] = ()) -> Answer:
+    """Ask. rules: optimisers of which a live comparison takes steps (`slopes.Rule`)."""
+    return _stored(asked) if asked.golden is not None else _live(asked, rules)
 
 
-def _judged(single: Case, double: Case) -> Case:
-    """The float32 case, or, where it fails and the double-precision one does not, that one.
-
-    A network without bound amplifies the rounding of white noise; its structure is then judged
-    where there is next to none.
-    """
-    if single.passed or not double.passed:
-        return single
-    return replace(double, precision="float64", float32_max_abs=single.max_abs)
-
-
-def _read(golden: str | Path) -> dict[str, Array]:
-    try:
-        with np.load(golden, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, AttributeError) as error:
-        raise _bad(golden, f"cannot be read as .npz: {error}") from error
-    if not any(_INPUT.fullmatch(key) and f"y{key[1:]}" in arrays for key in arrays):
-        raise _bad(golden, "holds no x0 with its y0")
-    return arrays
+def hashes(asked: Question) -> dict[str, str]:
+    """The sha256 of all files that the question names; of a checkpoint, that of its tensors."""
+    files = {"golden": asked.golden, "torch": asked.torch and asked.torch.rpartition(":")[0]}
+    found = {key: fingerprints.of_file(Path(file)) for key, file in files.items() if file}
+    if asked.checkpoint is not None:
+        found["weights"] = fingerprints.of_tensors(archive.read(asked.checkpoint).tensors)
+    for pair in _pairs(asked):
+        found[f"{pair.name} HR"] = fingerprints.of_file(pair.hr)
+        if pair.lr is not None:
+            found[f"{pair.name} LR"] = fingerprints.of_file(pair.lr)
+    return found
 
 
-def _run(net: nnx.Module, arrays: Mapping[str, Array], body: Body = "reference") -> Runs:
-    """The outputs for every input that has one, and the parts' outputs for `x0`."""
-    graph, state = nnx.split(net)
-    run = jax.jit(lambda state, x: taps(nnx.merge(graph, state), x))
-    outputs: dict[str, Array] = {}
-    first: dict[str, Any] = {}
-    with ops.body(body), jax.default_matmul_precision("highest"):
-        for key in sorted(k for k in arrays if _INPUT.fullmatch(k) and f"y{k[1:]}" in arrays):
-            y, parts = run(state, arrays[key].transpose(0, 2, 3, 1))
-            outputs[key[1:]] = np.asarray(y)
-            first = first or parts
-    return outputs, first
+def _stored(asked: Question) -> Answer:
+    assert asked.golden is not None
+    model = open_method(asked.method, asked.checkpoint, asked.sizes)
+    found = golden.parity(asked.method, model.method, model.net, asked.golden, asked.body)
+    weights = fingerprints.of_tensors(model.checkpoint.tensors)
+    return Answer(outcome=found, form="deploy", hashes={"weights": weights, **hashes(asked)})
 
 
-def _run_double(net: nnx.Module, arrays: Mapping[str, Array]) -> Runs:
-    """The same in double precision, by reference bodies."""
-    with jax.enable_x64(True):
-        return _run(cast(net, np.float64), {k: v.astype(np.float64) for k, v in arrays.items()})
+def _live(asked: Question, rules: Sequence[Any]) -> Answer:
+    archive.pytorch("comparing with a PyTorch network")
+    from esrjax.bridge import live, peer
+
+    assert asked.torch is not None
+    method, pairs = registry.plain(asked.method), _pairs(asked)
+    other = peer.build(peer.source(asked.torch, asked.torch_args), asked.seed)
+    match = (_drawn if asked.checkpoint is None else _read)(asked, method, other)
+    x = live.inputs(method, asked.seed)
+    said = {
+        "weights": fingerprints.of_tensors(tensors(match.net, match.naming)),
+        **{name: fingerprints.of_array(each) for name, each in zip(live.INPUTS, x, strict=True)},
+        **{
+            BESIDE
+            + os.path.relpath(file, other.source.file.resolve().parent): fingerprints.of_file(file)
+            for file in other.siblings
+        },
+    }
+    found = live.live(match, x, rules, pairs, asked.body)
+    return Answer(outcome=found, form=match.form, hashes={**said, **hashes(asked)})
 
 
-def _part(key: str, parts: Mapping[str, Any], naming: Naming, place: str) -> Array:
-    """Our output of the part that the key names."""
-    fields = _ACTIVATION.fullmatch(key)
-    assert fields is not None
-    path = naming.to_flax(fields["path"].replace("__", "."))
-    if path not in parts:
-        raise _bad(place, f"stores {key!r}, but the network runs no part {path!r}", parts)
-    output = parts[path]
-    return np.asarray(output[int(fields["output"] or 0)] if isinstance(output, tuple) else output)
+def _read(asked: Question, method: Method, other: Any) -> Any:
+    """Both sides with the tensors of the checkpoint; ours in the form that they fill."""
+    from esrjax.bridge import live, peer
+
+    assert asked.checkpoint is not None
+    found = recognise(asked.method, method, archive.read(asked.checkpoint), asked.sizes)
+    peer.fill(other, found.checkpoint.tensors, method.unused, str(found.checkpoint.path))
+    return live.Match(name=asked.method, method=method, net=found.net, form=found.form, peer=other)
 
 
-def _compared(
-    case: str, ours: Array, theirs: Array, white: float, *, activation: bool = False
-) -> Case:
-    """`ours (N, h, w, C)` or as it is, against `theirs`."""
-    layouts = _layouts(ours, theirs.shape if activation else None)
-    found = next((layout for layout in layouts if layout.shape == theirs.shape), None)
-    if found is None:
-        raise _bad(case, f"is {theirs.shape} in the file and {layouts[0].shape} here")
-    ours = found
-    spread = float(np.ptp(theirs))
-    return Case(
-        case=case,
-        shape=tuple(theirs.shape),
-        max_abs=float(np.max(np.abs(ours.astype(np.float64) - theirs))),
-        allowed=TOLERANCE * max(white, spread),
-        changed=None if activation else _changed(ours, theirs, white),
-    )
+def _drawn(asked: Question, method: Method, other: Any) -> Any:
+    """Both sides with drawn weights; ours in the form whose tensors PyTorch's side has."""
+    from esrjax.bridge import live, peer
+
+    net = scattered(method.build(seed=asked.seed, **asked.sizes), seed=asked.seed)
+    net.eval()
+    naming = Naming(method.torch_names)
+    forms: dict[Form, Any] = {"deploy": deploy(net), "train": net}
+    wrong = {f: peer.misfits(other, tensors(n, naming), method.unused) for f, n in forms.items()}
+    form = min(forms, key=lambda form: len(wrong[form]))
+    place = f"drawn weights of {asked.method} in {form} form"
+    peer.fill(other, tensors(forms[form], naming), method.unused, place)
+    return live.Match(name=asked.method, method=method, net=forms[form], form=form, peer=other)
 
 
-def _layouts(ours: Array, stored: tuple[int, ...] | None) -> list[Array]:
-    """`ours` as PyTorch may have had it: channels first, last, or as tokens in raster order.
-
-    stored: shape in the file, which may hold only the first channels.
-    """
-    if ours.ndim != 4:
-        layouts = [(ours, -1), (ours, 1)]
-    else:
-        tokens = ours.reshape(len(ours), -1, ours.shape[-1])
-        layouts = [(ours.transpose(0, 3, 1, 2), 1), (ours, -1), (tokens, -1)]
-    if stored is None:
-        return [layouts[0][0]]
-    return [
-        np.take(layout, np.arange(min(stored[axis], layout.shape[axis])), axis)
-        for layout, axis in layouts
-    ]
+def _pairs(asked: Question) -> Sequence[Pair]:
+    """Those of the set, if there is one."""
+    if asked.data is None:
+        return ()
+    return sets.pairs(sets.locate(asked.data), registry.plain(asked.method).scale)
 
 
-def _changed(ours: Array, theirs: Array, white: float) -> int:
-    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-        return ours.size
-    return int(np.sum(quantise(ours, white) != quantise(theirs, white)))
-
-
-def _bad(place: str | Path, why: str, parts: Mapping[str, Any] | None = None) -> BadGolden:
-    known = "" if parts is None else "; it runs " + ", ".join(list(parts)[:12])
-    return BadGolden(
-        f"the golden file {why}{known}",
-        rule="xK -> yK in float32 NCHW; act_PATH is the output of a part for x0",
-        place=str(place),
-        remedy="check that file and method belong together",
+def _no_question(given: str) -> NoQuestion:
+    return NoQuestion(
+        f"there is {given} to compare with",
+        rule="our network is compared with one PyTorch side: a stored one or a live one",
+        remedy="give --golden FILE.npz, or --torch FILE.py:Class",
     )

@@ -13,7 +13,7 @@ from rich.console import Console
 from esrjax import registry
 from esrjax.cli.progress import TrainingBar
 from esrjax.cli.tables import show_table
-from esrjax.contest import clock, rank, results, rules, table
+from esrjax.contest import clock, rank, rows, rules, table
 from esrjax.contest.bench import forward
 from esrjax.method import Method
 from esrjax.model import Model, open_method
@@ -162,7 +162,7 @@ def _ranked(model: Model, scores: Scores, ratio: float) -> rank.Ranking:
     """
     said = rules.load("ntire2026")
     counted: Any = cost(model.net)
-    ours = results.Row(
+    ours = rows.Row(
         team="trained here",
         method=model.name,
         psnr_elsewhere={"held-out (3)": scores.mean.psnr},
@@ -171,8 +171,8 @@ def _ranked(model: Model, scores: Scores, ratio: float) -> rank.Ranking:
         flops_g=counted.macs / 1e9,
     )
     methods = {n: m for n in registry.names() if isinstance(m := registry.method(n), Method)}
-    rows = [*results.published(methods), ours]
-    return rank.rank(rows, said, base="published", figures="printed")
+    field = [*rows.published(methods), ours]
+    return rank.rank(field, said, base="published", figures="printed")
 
 
 def _pictures(model: Model, held_out: Path, folder: Path) -> list[Path]:

@@ -35,6 +35,24 @@ Size = Annotated[
         "--size", help="A size of the network, key=value, e.g. channels=48.", metavar="K=V"
     ),
 ]
+Results = Annotated[
+    Path, typer.Argument(help="A folder of our results, a results.json, or a table (.csv).")
+]
+RulesName = Annotated[str, typer.Option("--rules", help="Shipped rules, or a TOML file.")]
+Base = Annotated[
+    Literal["own", "published"],
+    typer.Option(help="Relative to the baseline in SOURCE, or to its published figures."),
+]
+Figures = Annotated[
+    Literal["exact", "printed"],
+    typer.Option(help="Score what was measured, or what the contest prints of it."),
+]
+WithoutFloors = Annotated[
+    bool, typer.Option("--without-floors", help="Rank by score alone, whatever the PSNR is.")
+]
+Harnessed = Annotated[
+    bool, typer.Option("--harness", help="Of our results, score the runtime that --harness took.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Body = Annotated[
     Literal["auto", "reference", "kernel"],

@@ -67,34 +67,71 @@ def evaluate(
         Path | None,
         typer.Option("-o", "--output", help="Also time it, and write results for `rank` here."),
     ] = None,
+    harness: Annotated[
+        bool,
+        typer.Option("--harness", help="With -o: also time each picture once, as the organisers."),
+    ] = False,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="With -o: do not time the baseline in turn with it.")
+    ] = False,
+    rules: Annotated[str, typer.Option(help="Shipped rules, or a TOML file.")] = "ntire2026",
     body: Body = "auto",
     as_json: Json = False,
 ) -> None:
     """PSNR and SSIM of methods over a set of pictures, at exact size."""
-    from esrjax.cli.tables import progress, scores_text
+    from esrjax.cli.tables import runtimes_text, scores_text
     from esrjax.contest import evaluate as contest
+    from esrjax.contest import record
+    from esrjax.contest import rules as contest_rules
     from esrjax.model import open_model
     from esrjax.network import ops
     from esrjax.pictures import metrics, score, sets
 
+    if (harness or alone) and output is None:
+        raise _pointless("--harness" if harness else "--alone")
     chosen, files = metrics.named(spec), by_name(checkpoint, names)
-    folder = sets.locate(data)
+    folder, said = sets.locate(data), contest_rules.load(rules)
     models = [open_model(name, files, sizes(size)) for name in names]
-    if output is not None:
-        contest.require_recordable(models, output)
-    scored: list[Any] = []
+    single = [] if output is None else contest.require_recordable(models, output)
+    pairs = {model.scale: sets.pairs(folder, model.scale) for model in models}
+    beside = None if alone else contest.companion(said)
+    paths: tuple[Path, ...] = ()
     with ops.body(body):
-        for model in models:
-            pairs = sets.pairs(folder, model.scale)
-            scored.append(score.score(model, pairs, chosen, lambda p, m=model: progress(p, m.name)))
+        # before all other work, which would warm the device up
+        runs = {m.name: _harness(m, pairs[m.scale], said) for m in single if harness}
+        scored = [score.score(m, pairs[m.scale], chosen, _bar(m.name)) for m in models]
         if output is not None:
-            for path in contest.record_all(models, scored, folder.absolute().name, output):
-                typer.echo(path, err=True)
+            name = folder.absolute().name
+            paths = contest.record_all(single, scored, name, output, baseline=beside, harness=runs)
+    for path in paths:
+        typer.echo(path, err=True)
     if as_json:
         every = [{"method": m.name, **s.as_dict()} for m, s in zip(models, scored, strict=True)]
         print_json(every[0] if len(every) == 1 else every)
-    else:
-        typer.echo(scores_text([m.name for m in models], scored, style))
+        return
+    typer.echo(scores_text([m.name for m in models], scored, style))
+    if paths and style == "md":
+        typer.echo(f"\n{runtimes_text([record.load(path) for path in paths])}")
+
+
+def _bar(name: str) -> Any:
+    from esrjax.cli.tables import progress
+
+    return lambda pairs: progress(pairs, name)
+
+
+def _harness(model: Any, pairs: Any, rules: Any) -> Any:
+    from esrjax.contest import harness
+
+    return harness.run(model, pairs, rules, _bar(f"{model.name}, harness"))
+
+
+def _pointless(option: str) -> BadOption:
+    return BadOption(
+        f"{option} is given without -o",
+        rule=f"{option} says how runtimes are measured for the results that -o writes",
+        remedy=f"name a folder for the results with -o, or leave {option} out",
+    )
 
 
 def bench(

@@ -1,46 +1,142 @@
-"""What a recipe would do, as text."""
+"""What a recipe would do, as text and as data."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
 from esrjax import registry
 from esrjax.cli.tables import show_table
+from esrjax.contest import rules
+from esrjax.contest.fairness import fairness
 from esrjax.errors import UserError
 from esrjax.training import batches
-from esrjax.training.recipe import Recipe, Stage
+from esrjax.training.recipe import Recipe, Stage, Start
+from esrjax.training.rehearsal import Rehearsed, rehearse
 
 
-def show_plan(recipe: Recipe) -> None:
-    """A line for each stage, then what is missing."""
-    method = registry.plain(recipe.method)
-    method.require(recipe.sizes)
-    sizes = "".join(f" {key}={value}" for key, value in recipe.sizes.items())
-    out = Console(soft_wrap=True)
-    out.print(f"[bold]{recipe.method}[/bold]{sizes}, seed {recipe.seed}, {recipe.steps:,} steps")
-    show_table([_line(stage) for stage in recipe.stage], list(_line(recipe.stage[0])))
-    for name in sorted({name for stage in recipe.stage for name in stage.data.sets}):
-        out.print(f"set {name}: {_found(name, method.scale)}", markup=False, highlight=False)
-    out.print(f"recipe sha256 {recipe.sha256[:16]}", highlight=False)
+def show_plan(recipe: Recipe, contest: str, *, leaves: bool = False) -> None:
+    """A table of the runs, their networks and costs; then the sets, and what is wrong."""
+    rehearsed, out = rehearse(recipe), Console(soft_wrap=True, highlight=False)
+    steps = f"{recipe.steps:,} steps" if recipe.steps else "epochs"
+    out.print(f"[bold]{recipe.method}[/bold], seed {recipe.seed}, {steps}, {recipe.parallel}")
+    show_table([_said(each) for each in rehearsed], list(_said(rehearsed[0])))
+    show_table([_counted(each) for each in rehearsed], list(_counted(rehearsed[0])))
+    if leaves:
+        _show_leaves(rehearsed)
+    for line in [*_sets(recipe), *_missing(rehearsed), *_unfair(recipe, contest)]:
+        out.print(line, markup=False)
+    out.print(f"recipe sha256 {recipe.sha256[:16]}; nothing was started")
 
 
-def _line(stage: Stage) -> dict[str, Any]:
-    data, rate = stage.data, stage.optimiser.lr
-    patches = ", ".join(f"{h}x{w}" for h, w in data.patches[:3])
+def as_data(recipe: Recipe, contest: str) -> dict[str, Any]:
+    """The same for a program."""
+    runs = [
+        {
+            "name": each.run.name,
+            "form": each.form,
+            "sizes": dict(each.sizes),
+            "trained": each.trained,
+            "frozen": each.frozen,
+            "macs_per_step": each.macs,
+            "memory_mib": dict(each.memory),
+            "leaves": {
+                path: {"shape": list(shape), "rule": rule}
+                for path, (shape, rule) in each.leaves.items()
+            },
+            "missing": list(each.missing),
+        }
+        for each in rehearse(recipe)
+    ]
     return {
-        "stage": stage.name,
-        "start": stage.start,
-        "steps": stage.steps,
-        "batch": data.batch,
-        "HR patches": patches + (f" +{len(data.patches) - 3}" if len(data.patches) > 3 else ""),
-        "loss": " + ".join(f"{weight:g} {term}" for term, weight in stage.loss.items()),
-        "optimiser": f"{stage.optimiser.name} {rate:g}, {stage.schedule.name}",
+        "method": recipe.method,
+        "sha256": recipe.sha256,
+        "steps": recipe.steps,
+        "runs": runs,
+        "unfair": _unfair(recipe, contest),
+    }
+
+
+def _said(each: Rehearsed) -> dict[str, Any]:
+    """What the recipe says of a run."""
+    stage = each.run.stage
+    return {
+        "run": each.run.name,
+        "start": _start(stage),
+        "length": f"{stage.steps:,}" if stage.steps else f"{stage.epochs} epochs",
+        "batch": f"{stage.data.batch}" + f" in {stage.accumulate}" * (stage.accumulate > 1),
+        "HR patches": _patches(stage),
+        "loss": " + ".join(f"{_weight(weight)} {term}" for term, weight in stage.loss.items()),
+        "optimiser": f"{stage.optimiser.name} {stage.optimiser.lr:g}, {stage.schedule.name}",
         "EMA": stage.ema if stage.ema is None else f"{stage.ema:g}",
     }
 
 
-def _found(name: str, scale: int) -> str:
-    try:
-        return f"{len(batches.find(name, scale))} pictures"
-    except UserError as error:
-        return f"missing ({error.problem})"
+def _start(stage: Stage) -> str:
+    origin = stage.origin
+    name = origin if not isinstance(origin, Start) else origin.file or f"stage {origin.stage}"
+    teacher = stage.teacher and (stage.teacher.stage or stage.teacher.weights)
+    return name + (f", taught by {teacher}" if teacher else "")
+
+
+def _patches(stage: Stage) -> str:
+    shapes = [f"{h}x{w}" for h, w in stage.data.shapes]
+    return ", ".join(shapes[:3]) + (f" +{len(shapes) - 3}" if len(shapes) > 3 else "")
+
+
+def _weight(weight: Any) -> str:
+    if isinstance(weight, int | float):
+        return f"{weight:g}"
+    return "→".join(f"{value:g}" for _, value in weight)
+
+
+def _counted(each: Rehearsed) -> dict[str, Any]:
+    """What the run's network is and costs."""
+    rules = Counter(rule for _, rule in each.leaves.values())
+    gib = sum(each.memory.values()) / 1024
+    return {
+        "run": each.run.name,
+        "form": each.form,
+        "sizes": " ".join(f"{key}={value}" for key, value in each.sizes.items()),
+        "trained": f"{each.trained:,}",
+        "frozen": f"{each.frozen:,}",
+        "moved by": ", ".join(f"{rule} ({count} tensors)" for rule, count in rules.items()),
+        "GMAC/step": f"{each.macs / 1e9:,.0f}",
+        "memory": f"about {gib:.2f} GiB",
+    }
+
+
+def _show_leaves(rehearsed: Sequence[Rehearsed]) -> None:
+    rows = [
+        {"run": each.run.name, "weight": path, "shape": "x".join(map(str, shape)), "moved by": rule}
+        for each in rehearsed
+        for path, (shape, rule) in each.leaves.items()
+    ]
+    show_table(rows, list(rows[0]))
+
+
+def _sets(recipe: Recipe) -> list[str]:
+    scale = registry.plain(recipe.method).scale
+    lines: list[str] = []
+    for name in _names(recipe):
+        try:
+            lines.append(f"set {name}: {len(batches.find(name, scale))} pictures")
+        except UserError:
+            continue  # among what is missing
+    return lines
+
+
+def _missing(rehearsed: Sequence[Rehearsed]) -> list[str]:
+    lines = dict.fromkeys(line for each in rehearsed for line in each.missing)
+    return [f"missing: {line}" for line in lines]
+
+
+def _unfair(recipe: Recipe, contest: str) -> list[str]:
+    """The sets that the contest forbids to train on, each with its reason."""
+    names = [name.partition("[")[0] for name in _names(recipe)]
+    return [f"not fair: {line}" for line in fairness(rules.load(contest), names)]
+
+
+def _names(recipe: Recipe) -> list[str]:
+    return sorted({name for stage in recipe.stage for name in stage.data.shares})

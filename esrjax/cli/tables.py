@@ -167,14 +167,43 @@ def scores_text(names: Sequence[str], scored: Sequence[Any], style: str) -> str:
         cells.append([image, *(_quality(scores.images[image], style) for scores in scored)])
     cells.append(["mean", *(_quality(scores.mean, style) for scores in scored)])
     spec = f"PSNR [dB] / SSIM under the metric spec {scored[0].spec!r}"
-    return _latex(cells, spec) if style == "latex" else _markdown(cells, spec)
+    return _latex(cells, spec) if style == "latex" else grid(cells, spec)
 
 
 def _quality(quality: Any, style: str) -> str:
     return f"{quality.psnr:.4f} / {quality.ssim:.4f}"
 
 
-def _markdown(cells: list[list[str]], title: str) -> str:
+def runtimes_text(results: Sequence[Any]) -> str:
+    """Runtimes of results, the median in turn beside the organisers' mean where that was taken."""
+    head = ["method", "median, ms", "95 % interval", "baseline in turn, ms"]
+    head += ["compiled in, s", "first call, ms"]
+    more = ["set", "harness mean, ms", "its first picture, ms", "sizes", "compiled in, s"]
+    rows = [[*_medians(result), *run] for result in results for run in _harnesses(result)]
+    width = len(head + more) if any(result.harness for result in results) else len(head)
+    cells = [line[:width] for line in [head + more, *rows]]
+    time = results[0].runtime
+    return grid(cells, f"Runtime on {time.device}, {time.conditions}, body {time.body}")
+
+
+def _medians(result: Any) -> list[str]:
+    time, beside = result.runtime, result.baseline
+    base = f"{beside.runtime.median_ms:.3f} ({beside.method})" if beside else "-"
+    bounds = f"[{time.low_ms:.3f}, {time.high_ms:.3f}]"
+    apart = [f"{time.compile_s:.1f}", f"{time.first_ms:.3f}"]
+    return [result.method, f"{time.median_ms:.3f}", bounds, base, *apart]
+
+
+def _harnesses(result: Any) -> list[list[str]]:
+    """A line for each set that was timed as the organisers do, else one that is empty."""
+    return [
+        [name, f"{run.mean_ms:.3f}", f"{run.first_ms:.3f}", str(run.shapes), f"{run.compile_s:.1f}"]
+        for name, run in result.harness.items()
+    ] or [["-"] * 5]
+
+
+def grid(cells: Sequence[Sequence[str]], title: str) -> str:
+    """A Markdown table below its title; the first line of cells is the heading."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"

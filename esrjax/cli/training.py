@@ -54,6 +54,7 @@ def train(
         raise _needs("CONFIG", "a recipe")
     said = held or recipes.load(str(config), changes or ())
     loop.require(said)
+    said = loop.counted(said)
     with TrainingBar(said.steps) as bar:
         loop.run(said, output, resume=resume, tell=bar.tell)
     typer.echo(f"{output}: train.safetensors, deploy.safetensors")
@@ -65,20 +66,31 @@ def plan(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of recipes instead.")
     ] = False,
+    leaves: Annotated[
+        bool, typer.Option("--leaves", help="Show which rule moves each weight.")
+    ] = False,
+    rules: Annotated[
+        str, typer.Option(help="The contest whose fairness the recipe is held against.")
+    ] = "ntire2026",
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the recipe with every default instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """What a recipe would do, stage by stage, and whether its data is there."""
-    from esrjax.cli.plans import show_plan
+    """What a recipe would do, stage by stage, and what is missing; nothing is started."""
+    from esrjax.cli.plans import as_data, show_plan
     from esrjax.training import recipe as recipes
 
     if schema:
         print_json(recipes.RECIPE.json_schema())
         return
     said = recipes.load(config, changes or ())
-    if as_json:
+    if resolved:
         typer.echo(recipes.to_json(said), nl=False)
+    elif as_json:
+        print_json(as_data(said, rules))
     else:
-        show_plan(said)
+        show_plan(said, rules, leaves=leaves)
 
 
 def _needs(what: str, means: str) -> BadOption:

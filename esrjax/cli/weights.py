@@ -1,4 +1,4 @@
-"""Verbs about weights and networks: convert, parity, cost."""
+"""Verbs about weights and networks: convert, cost."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from esrjax.cli.options import (
-    Body,
-    Checkpoint,
     Checkpoints,
     Json,
     Name,
@@ -20,7 +18,7 @@ from esrjax.cli.options import (
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
-    for verb in (convert, parity, cost):
+    for verb in (convert, cost):
         app.command()(verb)
 
 
@@ -45,29 +43,6 @@ def convert(
     typer.echo(
         f"{output}: {name}, {done.form} form, {done.tensors} tensors, {done.params} parameters"
     )
-
-
-def parity(
-    name: Name,
-    golden: Annotated[Path, typer.Option(help="The .npz of inputs and outputs to reproduce.")],
-    checkpoint: Checkpoint = None,
-    size: Size = None,
-    body: Body = "auto",
-    as_json: Json = False,
-) -> None:
-    """Whether the network gives what PyTorch gave; exit code 0 exactly when it does."""
-    from esrjax import registry
-    from esrjax.bridge import parity as bridge
-    from esrjax.cli.tables import show_parity
-    from esrjax.model import open_method
-
-    model = open_method(name, checkpoint, sizes(size))
-    outcome = bridge.parity(name, registry.plain(name), model.net, golden, body)
-    if as_json:
-        print_json(outcome.as_dict())
-    else:
-        show_parity(outcome)
-    raise typer.Exit(not outcome.passed)
 
 
 def cost(

@@ -20,13 +20,13 @@ def bench(
     sizes: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """`{"device", "rows"}`: a row for every method and LR size, freshly initialised weights."""
+    """`{"device", "machine", "rows"}`: a row for every method and LR size, weights untrained."""
     for name, method in methods.items():
         for shape in shapes:
             require_side(name, method, shape)
     forwards = {name: forward(deploy(m.build(**sizes))) for name, m in methods.items()}
     rows = [row for shape in shapes for row in _rows(forwards, shape, seconds)]
-    return {"device": clock.machine()["device"], "rows": rows}
+    return {"device": clock.machine()["device"], "machine": clock.machine(), "rows": rows}
 
 
 def forward(net: nnx.Module) -> clock.Forward:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,17 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from esrjax.contest.record import Timing
+from esrjax.network import ops
 
 Forward = Callable[[Array], Array]
 
 WARM_UP = 2  # rounds after the first call that do not count
 FEWEST, MOST = 5, 1000  # runs where a budget decides
+DRIVER = Path("/proc/driver/nvidia/version")  # of the kernel module, on Linux
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Program:
+class Program:
     """A compiled forward pass, and what compiling it took and told."""
 
     call: Forward
@@ -57,8 +60,8 @@ def interleaved(
     Each gets `repeats` runs, or as many (5 to 1000) as fit into about `budget_s` seconds each.
     """
     lr = jax.device_put(np.random.default_rng(0).random(shape).astype(jnp.dtype(dtype)))
-    programs = {name: _compile(forward, lr) for name, forward in forwards.items()}
-    first = {name: _run_ms(program, lr) for name, program in programs.items()}
+    programs = {name: compiled(forward, lr) for name, forward in forwards.items()}
+    first = {name: run_ms(program, lr) for name, program in programs.items()}
     warm = [_round_ms(programs, lr) for _ in range(WARM_UP)][-1]
     runs = repeats or _affordable(budget_s * len(programs), sum(warm.values()))
     rounds = [_round_ms(programs, lr) for _ in range(runs)]
@@ -76,9 +79,11 @@ def interval(samples: Sequence[float], *, resamples: int = 2000) -> tuple[float,
 
 
 def machine() -> dict[str, str]:
-    """What a runtime belongs to: device, versions, processor, precision of matrix products."""
+    """What a runtime belongs to: device, driver, versions, precision of products, bodies."""
     return {
-        "device": _device(),
+        "device": device(),
+        "driver": _driver() or "none",
+        "body": ops.body.value,
         "platform": jax.default_backend(),
         "jax": jax.__version__,
         "jaxlib": metadata.version("jaxlib"),
@@ -88,43 +93,46 @@ def machine() -> dict[str, str]:
     }
 
 
-def _compile(forward: Forward, lr: Array) -> _Program:
+def compiled(forward: Forward, lr: Array) -> Program:
+    """The forward pass for pictures of the size of `lr`, ahead of its first call."""
     start = time.perf_counter()
-    compiled = jax.jit(forward).lower(lr).compile()
+    program = jax.jit(forward).lower(lr).compile()
     compile_s = time.perf_counter() - start
-    return _Program(call=compiled, compile_s=compile_s, mib=_planned_mib(compiled))
+    return Program(call=program, compile_s=compile_s, mib=_planned_mib(program))
 
 
-def _planned_mib(compiled: jax.stages.Compiled) -> float | None:
+def _planned_mib(program: jax.stages.Compiled) -> float | None:
     """Arguments, outputs and temporaries in MiB, memory that two of them share counted once."""
-    plan = compiled.memory_analysis()
+    plan = program.memory_analysis()
     if plan is None:
         return None
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
     return (held - plan.alias_size_in_bytes) / 2**20
 
 
-def _peak_mib() -> float | None:
+def peak_mib() -> float | None:
+    """The most that the device's allocator has held since the process began, where it tells."""
     stats = jax.devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
     return None if peak is None else peak / 2**20
 
 
-def _run_ms(program: _Program, lr: Array) -> float:
+def run_ms(program: Program, lr: Array) -> float:
+    """One call, until its result is there."""
     start = time.perf_counter()
     jax.block_until_ready(program.call(lr))
     return (time.perf_counter() - start) * 1e3
 
 
-def _round_ms(programs: Mapping[str, _Program], lr: Array) -> dict[str, float]:
-    return {name: _run_ms(program, lr) for name, program in programs.items()}
+def _round_ms(programs: Mapping[str, Program], lr: Array) -> dict[str, float]:
+    return {name: run_ms(program, lr) for name, program in programs.items()}
 
 
 def _affordable(budget_s: float, round_ms: float) -> int:
     return min(MOST, max(FEWEST, int(budget_s * 1e3 / round_ms)))
 
 
-def _timing(program: _Program, lr: Array, first_ms: float, samples: Sequence[float]) -> Timing:
+def _timing(program: Program, lr: Array, first_ms: float, samples: Sequence[float]) -> Timing:
     low, high = interval(samples)
     return Timing(
         median_ms=float(np.median(samples)),
@@ -134,19 +142,29 @@ def _timing(program: _Program, lr: Array, first_ms: float, samples: Sequence[flo
         compile_s=program.compile_s,
         first_ms=first_ms,
         program_mib=program.mib,
-        peak_mib=_peak_mib(),
+        peak_mib=peak_mib(),
         shape=lr.shape,
         dtype=str(lr.dtype),
         precision=_precision(),
-        device=_device(),
+        device=device(),
+        driver=_driver(),
+        body=ops.body.value,
     )
 
 
-def _device() -> str:
+def device() -> str:
     """The accelerator by name; of a CPU, which JAX calls `cpu`, the model and the cores it has."""
     if jax.default_backend() != "cpu":
         return jax.devices()[0].device_kind
     return f"{_cpu()}, {os.cpu_count()} cores"
+
+
+def _driver() -> str | None:
+    """The version of the NVIDIA driver that a GPU runs under."""
+    if jax.default_backend() != "gpu" or not DRIVER.is_file():
+        return None
+    version = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", DRIVER.read_text())
+    return version and version[1]
 
 
 def _cpu() -> str:

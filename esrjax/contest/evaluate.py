@@ -1,17 +1,22 @@
 """A model's scores, cost and runtime -> one result to rank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from flax import nnx
+
+from esrjax import registry
 from esrjax.contest import clock, record
 from esrjax.contest.bench import forward
-from esrjax.contest.record import Quality, Result, Timing
+from esrjax.contest.record import Companion, Harness, Quality, Result, Timing
+from esrjax.contest.rules import Rules
 from esrjax.errors import UserError
 from esrjax.model import Fusion, Model
 from esrjax.network.cost import cost
+from esrjax.network.reparam import deploy
 from esrjax.pictures.score import Scores
 
 SHAPE = (1, 256, 256, 3)  # of the LR picture that methods are timed on
@@ -22,19 +27,61 @@ class NotRankable(UserError):
 
 
 def record_all(
-    models: Sequence[Model | Fusion], scored: Sequence[Scores], data: str, folder: Path
+    models: Sequence[Model | Fusion],
+    scored: Sequence[Scores],
+    data: str,
+    folder: Path,
+    *,
+    baseline: str | None = None,
+    harness: Mapping[str, Harness] | None = None,
 ) -> tuple[Path, ...]:
-    """Time the models side by side and write a result for each into `folder`."""
+    """Time the models side by side and write a result for each into `folder`.
+
+    baseline: a method timed in turn with them, of which no weights are needed. harness: name of a
+    model -> its runtime over the pictures.
+    """
     single = require_recordable(models, folder)
     before = [_before(folder / f"{model.name}.json") for model in single]
-    timings = clock.interleaved({m.name: forward(m.net) for m in single}, SHAPE)
+    timings, companion = _timed(single, baseline)
     paths: list[Path] = []
     for model, scores, old in zip(single, scored, before, strict=True):
         path = folder / f"{model.name}.json"
+        runs = {data: (harness or {})[model.name]} if model.name in (harness or {}) else {}
         new = result(model, scores, data, timings[model.name])
+        new = replace(new, baseline=companion, harness=runs)
         record.save(_with_other_sets(new, old), path)
         paths.append(path)
     return tuple(paths)
+
+
+def companion(rules: Rules) -> str | None:
+    """The baseline's name, if its method is installed."""
+    name = rules.baseline.method
+    return name if name in registry.names() else None
+
+
+def _timed(
+    models: Sequence[Model], baseline: str | None
+) -> tuple[dict[str, Timing], Companion | None]:
+    """The runtimes by name, and what is known of the baseline among or beside the models."""
+    nets = {model.name: model.net for model in models}
+    if baseline is None:
+        return _interleaved(nets), None
+    method = registry.plain(baseline)
+    beside = deploy(method.build())
+    timings = _interleaved({baseline: beside, **nets})
+    counted = cost(beside, uncounted=method.uncounted)
+    return timings, Companion(
+        method=baseline,
+        team=method.team,
+        params=counted.params,
+        macs=counted.macs,
+        runtime=timings[baseline],
+    )
+
+
+def _interleaved(nets: Mapping[str, nnx.Module]) -> dict[str, Timing]:
+    return clock.interleaved({name: forward(net) for name, net in nets.items()}, SHAPE)
 
 
 def _before(path: Path) -> Result | None:
@@ -42,22 +89,22 @@ def _before(path: Path) -> Result | None:
 
 
 def _with_other_sets(new: Result, old: Result | None) -> Result:
-    """`new`, with the quality on other sets that the same weights had under the same metric."""
+    """`new`, with what the same weights had on other sets under the same metric."""
     if old is None or (old.weights_sha256, old.spec) != (new.weights_sha256, new.spec):
         return new
-    return replace(new, quality={**old.quality, **new.quality})
+    quality, harness = {**old.quality, **new.quality}, {**old.harness, **new.harness}
+    return replace(new, quality=quality, harness=harness)
 
 
 def result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:
     """Everything that is known of one model."""
     counted = cost(model.net, uncounted=model.method.uncounted)
-    mean = scores.mean
     return Result(
         method=model.name,
         team=model.method.team,
         weights_sha256=model.checkpoint.sha256,
         spec=scores.spec,
-        quality={data: Quality(psnr=mean.psnr, ssim=mean.ssim, pictures=len(scores.images))},
+        quality={data: _quality(scores)},
         params=counted.params,
         macs=counted.macs,
         activations=counted.activations,
@@ -66,6 +113,11 @@ def result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:
         versions={name: metadata.version(name) for name in ("esrjax", "jax", "flax", "numpy")},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _quality(scores: Scores) -> Quality:
+    mean, each = scores.mean, {name: held.psnr for name, held in scores.images.items()}
+    return Quality(psnr=mean.psnr, ssim=mean.ssim, pictures=len(each), each=each)
 
 
 def require_recordable(models: Sequence[Model | Fusion], folder: Path) -> list[Model]:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from esrjax.contest.results import Row
+from esrjax.contest.peers import baseline, baseline_ms, is_baseline, require_peers
+from esrjax.contest.rows import Row
 from esrjax.contest.rules import Baseline, Rules
-from esrjax.errors import UserError
-from esrjax.schema import listing
 
 Track = Literal["runtime", "params", "flops", "main"]
+Base = Literal["own", "published"]
+Figures = Literal["exact", "printed"]
 TRACKS: tuple[Track, ...] = ("runtime", "params", "flops", "main")
 
 # ranked: has ranks. unjudged: no PSNR that the floors speak of. missed: under a floor.
@@ -18,16 +19,7 @@ TRACKS: tuple[Track, ...] = ("runtime", "params", "flops", "main")
 Standing = Literal["ranked", "unjudged", "missed", "baseline"]
 STANDINGS: tuple[Standing, ...] = ("ranked", "unjudged", "missed", "baseline")
 
-_TRAITS = ("device", "conditions", "spec")
 _LARGEST = math.log(math.nextafter(math.inf, 0))
-
-
-class MixedRows(UserError):
-    """Rows that were not measured in the same way."""
-
-
-class BaselineError(UserError):
-    """No baseline to score against, or more than one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +40,22 @@ class Line:
         """The score, infinite where a float cannot hold it."""
         return math.exp(self.logs[track]) if self.logs[track] < _LARGEST else math.inf
 
+    def place(self, track: Track) -> int | None:
+        """The rank, None of a line that has none."""
+        return self.ranks[track] if self.ranks else None
+
     def entry(self) -> dict[str, Any]:
-        """The line for JSON: an infinite score and the rank of an unranked method are null."""
+        """The line for JSON, without the figures of single pictures.
+
+        An infinite score and the rank of an unranked method are null.
+        """
         scores = {track: self.score(track) for track in TRACKS}
         finite = {f"score_{k}": v if math.isfinite(v) else None for k, v in scores.items()}
-        ranks = {f"rank_{track}": self.ranks and self.ranks[track] for track in TRACKS}
+        ranks = {f"rank_{track}": self.place(track) for track in TRACKS}
         ranked = {"ranked": self.standing == "ranked", "standing": self.standing}
-        return {"team": self.row.team, **finite, **ranks, **ranked, **asdict(self.row)}
+        figures = asdict(replace(self.row, series={}, provenance={}))
+        del figures["series"], figures["provenance"]
+        return {"team": self.row.team, **finite, **ranks, **ranked, **figures}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +63,24 @@ class Ranking:
     """Every row that was given, by standing and then by main score.
 
     reference: the figures that the scores are relative to. floors: whether a PSNR was asked for.
+    figures: whether scores are made of what was measured, or of what the contest prints of it.
     """
 
     rules: Rules
     reference: Row | Baseline
     lines: tuple[Line, ...]
     floors: bool = True
+    figures: Figures = "exact"
+
+    @property
+    def base(self) -> Base:
+        """Whose baseline the scores are relative to."""
+        return "published" if isinstance(self.reference, Baseline) else "own"
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all lines, in their order."""
+        return tuple(line.row for line in self.lines)
 
     def of(self, standing: Standing) -> tuple[Line, ...]:
         """The lines of one standing, in order."""
@@ -89,8 +102,8 @@ def rank(
     rows: Iterable[Row],
     rules: Rules,
     *,
-    base: Literal["own", "published"] = "own",
-    figures: Literal["exact", "printed"] = "exact",
+    base: Base = "own",
+    figures: Figures = "exact",
     floors: bool = True,
 ) -> Ranking:
     """Scores every row and ranks those that qualify.
@@ -100,20 +113,38 @@ def rank(
     floors: whether rows must reach the PSNR of the rules; else all but the baseline are ranked.
     """
     given = [_printed(row, rules) if figures == "printed" else row for row in rows]
-    reference = rules.baseline if base == "published" else _baseline(given, rules)
-    _same(given, reference)
+    reference = rules.baseline if base == "published" else baseline(given, rules)
+    require_peers(given, reference)
     lines = [_line(row, reference, rules, floors) for row in given]
     field = [line.logs for line in lines if line.standing == "ranked"]
     placed = [_place(line, field) if line.standing == "ranked" else line for line in lines]
     ordered = tuple(sorted(placed, key=_order))
-    return Ranking(rules=rules, reference=reference, lines=ordered, floors=floors)
+    return Ranking(rules=rules, reference=reference, lines=ordered, floors=floors, figures=figures)
+
+
+def again(
+    ranking: Ranking,
+    *,
+    rows: Iterable[Row] | None = None,
+    rules: Rules | None = None,
+    base: Base | None = None,
+    figures: Figures | None = None,
+) -> Ranking:
+    """The ranking with something changed and all else as it was."""
+    return rank(
+        ranking.rows if rows is None else rows,
+        rules or ranking.rules,
+        base=base or ranking.base,
+        figures=figures or ranking.figures,
+        floors=ranking.floors,
+    )
 
 
 def _line(row: Row, reference: Row | Baseline, rules: Rules, floors: bool) -> Line:
     missed = _missed(row, rules) if floors else frozenset[str]()
     waived = rules.waiver(row.team) if missed else None
     judged = not floors or (row.psnr_valid is not None and row.psnr_test is not None)
-    if _is_baseline(row, rules):
+    if is_baseline(row, rules):
         standing = "baseline"
     elif missed and not waived:
         standing = "missed"
@@ -138,7 +169,7 @@ def _logs(row: Row, reference: Row | Baseline, rules: Rules) -> dict[Track, floa
     """Equations 1 and 2 of the report, as logarithms."""
     factor, weights = rules.score.factor, rules.score.weights
     logs: dict[Track, float] = {
-        "runtime": factor * row.runtime_ms / reference.runtime_ms,
+        "runtime": factor * row.runtime_ms / baseline_ms(row, reference),
         "params": factor * row.params_m / reference.params_m,
         "flops": factor * row.flops_g / reference.flops_g,
     }
@@ -165,45 +196,3 @@ def _printed(row: Row, rules: Rules) -> Row:
         params_m=round(row.params_m, decimals.params),
         flops_g=round(row.flops_g, decimals.flops),
     )
-
-
-def _is_baseline(row: Row, rules: Rules) -> bool:
-    return row.team == rules.baseline.team or row.method == rules.baseline.method
-
-
-def _baseline(rows: Sequence[Row], rules: Rules) -> Row:
-    """The one row of the baseline, with costs that others can be divided by."""
-    found = [r for r in rows if _is_baseline(r, rules) and r.params_m > 0 and r.flops_g > 0]
-    if len(found) == 1:
-        return found[0]
-    raise BaselineError(
-        f"{len(found) or 'no'} usable rows of the baseline {rules.baseline.method!r}",
-        rule="scores are ratios to one baseline, timed on the same machine in the same way",
-        remedy=f"measure {rules.baseline.method!r} once beside the others, "
-        "or, for times of the contest's own machine, take the published baseline",
-    )
-
-
-def _same(rows: Sequence[Row], reference: Row | Baseline) -> None:
-    """Refuses rows that cannot be compared, saying who has what."""
-    device = reference.device or "unknown"
-    found = [mixture for trait in _TRAITS if (mixture := _mixture(rows, trait))]
-    if isinstance(reference, Baseline):
-        strange = {row.device for row in rows} - {None, device}
-        found += [f"device: {device} (published baseline), {other} (rows)" for other in strange]
-    if not found:
-        return
-    raise MixedRows(
-        f"the rows differ in {listing(found, 'respect')}",
-        rule="one device, one way of timing and one metric in a ranking",
-        remedy="measure all of them, the baseline too, in the same way on one machine",
-    )
-
-
-def _mixture(rows: Sequence[Row], trait: str) -> str | None:
-    """`trait: value (methods), other value (methods)`, or None where all agree."""
-    held: dict[str, list[str]] = {}
-    for row in rows:
-        held.setdefault(getattr(row, trait) or "unknown", []).append(row.method)
-    said = [f"{value} ({', '.join(methods)})" for value, methods in sorted(held.items())]
-    return f"{trait}: {', '.join(said)}" if len(said) > 1 else None

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
+from statistics import fmean
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -22,11 +23,15 @@ class UnwritableResults(UserError):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Quality:
-    """Means over a set of pictures: psnr in dB, ssim where it was asked for."""
+    """Means over a set of pictures: psnr in dB, ssim where it was asked for.
+
+    each: name of a picture -> its PSNR, in the order of the set.
+    """
 
     psnr: Positive
     ssim: float | None = None
     pictures: Count
+    each: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -37,7 +42,8 @@ class Timing:
     compile_s: tracing, lowering and compiling. first_ms: the first call of the compiled program.
     program_mib: arguments, outputs and temporaries of the compiled program, as the compiler plans
     them. peak_mib: the most the device's allocator has held since the process began, where it
-    tells. precision: of matrix products, as JAX was set.
+    tells. precision: of matrix products, as JAX was set. driver: of the GPU. body: which bodies of
+    operations were asked for.
     """
 
     median_ms: Positive
@@ -52,6 +58,8 @@ class Timing:
     dtype: str
     precision: str
     device: str
+    driver: str | None = None
+    body: str | None = None
 
     @property
     def conditions(self) -> str:
@@ -60,12 +68,53 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Companion:
+    """The baseline, timed in turn with a method in one process; its weights do not matter."""
+
+    method: str
+    team: str
+    params: Count
+    macs: Count
+    runtime: Timing
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Harness:
+    """Runtime over the pictures of a set as the organisers' program measures it.
+
+    each: name of a picture -> ms of its one forward pass, in the order of the set; the first has
+    no warm-up but the passes before the loop (warm_up). shapes: LR sizes among the pictures, each
+    compiled before it was timed. compile_s: all of that together. peak_mib: the most the device's
+    allocator has held since the process began, where it tells.
+    """
+
+    each: Mapping[str, Positive]
+    warm_up: Count
+    shapes: Count
+    compile_s: float
+    peak_mib: float | None = None
+    device: str
+    body: str | None = None
+
+    @property
+    def mean_ms(self) -> float:
+        """The organisers' figure: the mean with the first picture in it."""
+        return fmean(self.each.values())
+
+    @property
+    def first_ms(self) -> float:
+        """The first picture alone, which carries the start-up cost."""
+        return next(iter(self.each.values()))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Result:
     """Everything we measured of one method with one set of weights; one JSON file.
 
     spec: the metric specification. quality: name of a set -> means; `valid` and `test` are the
     contest's own. macs: multiply-adds as the organisers count them, activations: elements that
-    convolutions give, both at 1x256x256x3. created: ISO 8601.
+    convolutions give, both at 1x256x256x3. baseline: the contest's, timed in turn with this one.
+    harness: name of a set -> runtime as the organisers measure it. created: ISO 8601.
     """
 
     method: str
@@ -78,6 +127,8 @@ class Result:
     activations: Count
     convs: Count
     runtime: Timing
+    baseline: Companion | None = None
+    harness: Mapping[str, Harness] = field(default_factory=dict[str, Harness])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     commit: str | None = None
     created: str
@@ -99,9 +150,11 @@ def require_folder(folder: Path) -> None:
 
 
 def save(result: Result, path: Path) -> None:
-    """Writes one result file."""
+    """Writes one result file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FILE.dump_json(result, indent=2) + b"\n")
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(FILE.dump_json(result, indent=2) + b"\n")
+    os.replace(beside, path)
 
 
 def load(path: Path) -> Result:

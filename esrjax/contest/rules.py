@@ -2,16 +2,19 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import field
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from esrjax.errors import UserError
 from esrjax.schema import STRICT, Count, Positive, listing, mistakes
+
+Run = Annotated[str, Field(pattern=r"^\d+-\d+$")]  # consecutive names of pictures
 
 
 class UnknownRules(UserError):
@@ -46,10 +49,11 @@ class Waiver:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Note:
-    """What a reader must know of a published figure of a team."""
+    """What a reader must know of a published figure of a team, and the figure it should be."""
 
     team: str
     flops_g: Positive
+    instead_g: Positive | None = None
     text: str
 
 
@@ -93,8 +97,47 @@ class Baseline:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Forbidden:
+    """Sets that no network may be trained on, as globs that ignore case, and why."""
+
+    sets: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Fairness:
+    """What networks may be trained on. own: the contest's sets. extra: may others be used."""
+
+    own: tuple[str, ...]
+    extra: bool
+    forbidden: tuple[Forbidden, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Program:
+    """How the organisers' program times. warm_up: team -> passes before its loop.
+
+    side: of the square LR picture of those passes, pixels.
+    """
+
+    side: Count
+    warm_up: Mapping[str, Count]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Published:
+    """What the printed runtimes are: means of `runs` print-outs with so many `decimals` each."""
+
+    runs: Count
+    decimals: Count
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Rules:
-    """How a contest filters, scores and ranks. teams: number of a model -> team."""
+    """How a contest filters, scores and ranks. teams: number of a model -> team.
+
+    order: `valid`, `test` -> the runs of pictures (`0801-0900`) in the organisers' lists.
+    """
 
     name: str
     ties: Literal["shared, next skipped"]
@@ -103,7 +146,19 @@ class Rules:
     baseline: Baseline
     waived: tuple[Waiver, ...] = ()
     notes: tuple[Note, ...] = ()
+    fairness: Fairness | None = None
+    program: Program | None = None
+    published: Published | None = None
     teams: Mapping[str, str]
+    order: Mapping[str, tuple[Run, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+
+    def warm_up(self, team: str) -> int:
+        """How many passes the organisers' program let a team make before its loop."""
+        return self.program.warm_up.get(team, 0) if self.program else 0
+
+    def pictures(self, name: str) -> tuple[str, ...]:
+        """The names of the pictures of a set in the organisers' order; none where unknown."""
+        return tuple(name for run in self.order.get(name, ()) for name in _names(run))
 
     def waiver(self, team: str) -> str | None:
         """Why a team is ranked whatever its PSNR, or None."""
@@ -117,6 +172,12 @@ class Rules:
             for each in self.notes
             if each.team == team and round(each.flops_g, decimals) == round(flops_g, decimals)
         )
+
+
+def _names(run: str) -> Iterator[str]:
+    """`0801-0803` -> 0801, 0802, 0803."""
+    first, _, last = run.partition("-")
+    return (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
 
 
 def load(source: str | Path) -> Rules:

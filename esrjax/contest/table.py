@@ -51,10 +51,10 @@ def markdown(ranking: Ranking) -> str:
     """A table for each standing that occurs, below a sentence that says what it means."""
     head, blocks = _texts(ranking, _MARKDOWN)
     rule = " | ".join(_markdown_rule(heading) for heading in head.split(" | "))
-    parts = [f"**{ranking.rules.name}.** {_scale(ranking)}"]
+    parts = [f"**{ranking.rules.name}.** {scale(ranking)}"]
     for standing, lines in blocks.items():
         table = "\n".join(f"| {line} |" for line in [head, rule, *lines])
-        parts += [_meaning(standing, ranking), table]
+        parts += [meaning(standing, ranking), table]
     return "\n\n".join([*parts, *ranking.notes]) + "\n"
 
 
@@ -64,17 +64,16 @@ def latex(ranking: Ranking) -> str:
     sides = ["l" if heading.strip() in _WORDS else "r" for heading in head.split(" & ")]
     lines = [rf"\begin{{tabular}}{{{''.join(sides)}}}", r"\toprule", rf"{head} \\"]
     for standing, block in blocks.items():
-        meaning = _LATEX.words(_meaning(standing, ranking))
-        lines += [r"\midrule", rf"\multicolumn{{{len(sides)}}}{{c}}{{{meaning}}} \\", r"\midrule"]
+        said = _LATEX.words(meaning(standing, ranking))
+        lines += [r"\midrule", rf"\multicolumn{{{len(sides)}}}{{c}}{{{said}}} \\", r"\midrule"]
         lines += [rf"{line} \\" for line in block]
-    notes = [f"% {note}" for note in [_scale(ranking), *ranking.notes]]
+    notes = [f"% {note}" for note in [scale(ranking), *ranking.notes]]
     return "\n".join([*notes, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _texts(ranking: Ranking, script: _Script) -> tuple[str, dict[Standing, list[str]]]:
     """The heading and, by standing, the lines, all with their columns aligned."""
-    elsewhere = sorted({name for line in ranking.lines for name in line.row.psnr_elsewhere})
-    cells = [_cells(line, ranking, elsewhere, script) for line in ranking.lines]
+    cells = [_cells(line, ranking, script) for line in ranking.lines]
     columns = {name: [each[name] for each in cells] for name in (cells[0] if cells else {})}
     aligned = [_aligned(name, column) for name, column in columns.items() if _says(column)]
     head, *body = map(script.between.join, zip(*aligned, strict=True))
@@ -84,9 +83,11 @@ def _texts(ranking: Ranking, script: _Script) -> tuple[str, dict[Standing, list[
     return head, by_standing
 
 
-def _cells(line: Line, ranking: Ranking, elsewhere: list[str], script: _Script) -> dict[str, str]:
+def _cells(line: Line, ranking: Ranking, script: _Script) -> dict[str, str]:
     """Heading -> cell, for every column that a ranking can have."""
     row, decimals = line.row, ranking.rules.score.decimals
+    elsewhere = sorted({name for row in ranking.rows for name in row.psnr_elsewhere})
+    harness = sorted({name for row in ranking.rows for name in row.harness_ms})
     return {
         "Rank": str(line.ranks["main"]) if line.ranks else _NOTHING,
         "Team": script.words(row.team),
@@ -96,7 +97,12 @@ def _cells(line: Line, ranking: Ranking, elsewhere: list[str], script: _Script) 
         **{f"PSNR {name}": _number(row.psnr_elsewhere.get(name), 2) for name in elsewhere},
         "valid, ms": _number(row.runtime_valid_ms, decimals.runtime),
         "test, ms": _number(row.runtime_test_ms, decimals.runtime),
+        **{
+            f"harness {name}, ms": _number(row.harness_ms.get(name), decimals.runtime)
+            for name in harness
+        },
         "Runtime, ms": _number(row.runtime_ms, decimals.runtime),
+        "Baseline in turn, ms": _number(row.baseline_ms, decimals.runtime),
         "Params, M": _number(row.params_m, decimals.params),
         "FLOPs, G": _number(row.flops_g, decimals.flops),
         **{heading: _score(line, track, script) for track, heading in _SCORES.items()},
@@ -133,15 +139,21 @@ def _markdown_rule(heading: str) -> str:
     return "-" * width if heading.strip() in _WORDS else "-" * (width - 1) + ":"
 
 
-def _scale(ranking: Ranking) -> str:
+def scale(ranking: Ranking) -> str:
     """What the scores are relative to."""
     of, decimals = ranking.reference, ranking.rules.score.decimals
     return (
         f"Scores are exp({ranking.rules.score.factor:g} · value / baseline), less is better; "
         f"the baseline has {of.runtime_ms:.{decimals.runtime}f} ms, "
         f"{of.params_m:.{decimals.params}f} M parameters, {of.flops_g:.{decimals.flops}f} G FLOPs."
-        f"{_measured(ranking)}"
+        f"{_in_turn(ranking)}{_measured(ranking)}"
     )
+
+
+def _in_turn(ranking: Ranking) -> str:
+    if ranking.base == "published" or not any(row.baseline_ms for row in ranking.rows):
+        return ""
+    return " A runtime is scored against the baseline timed in turn with it, where there is one."
 
 
 def _measured(ranking: Ranking) -> str:
@@ -151,7 +163,7 @@ def _measured(ranking: Ranking) -> str:
     return timed + (f" PSNR by the metric {row.spec!r}." if row.spec else "")
 
 
-def _meaning(standing: Standing, ranking: Ranking) -> str:
+def meaning(standing: Standing, ranking: Ranking) -> str:
     floors = ranking.rules.floors
     bar = f"{floors.valid:.2f} dB on valid and {floors.test:.2f} dB on test"
     return {

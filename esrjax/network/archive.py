@@ -40,7 +40,11 @@ class MissingExtra(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a file says of its tensors. source_sha256: of the file they were converted from."""
+    """What a file says of its tensors.
+
+    source_sha256: of the file they were converted from. certificate: of their parity with PyTorch
+    (`esrjax.bridge.certificate`), where there is one.
+    """
 
     method: str
     form: Form
@@ -51,6 +55,7 @@ class Manifest:
     source_sha256: str = ""
     esrjax: str = ""
     note: str = ""
+    certificate: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +110,8 @@ def write_safetensors(path: str | Path, tensors: Tensors, manifest: Manifest) ->
     """Write `tensors` with their manifest, all or nothing."""
     from safetensors.numpy import save
 
-    metadata = {_MANIFEST: json.dumps(asdict(manifest), sort_keys=True)}
+    said = {key: value for key, value in asdict(manifest).items() if value is not None}
+    metadata = {_MANIFEST: json.dumps(said, sort_keys=True)}
     # Not np.ascontiguousarray, which makes vectors of scalars.
     contiguous = {key: np.asarray(value, order="C") for key, value in tensors.items()}
     _replace(Path(path), lambda file: file.write_bytes(save(contiguous, metadata)))
@@ -113,7 +119,7 @@ def write_safetensors(path: str | Path, tensors: Tensors, manifest: Manifest) ->
 
 def write_torch(path: str | Path, tensors: Tensors, root: str = "") -> None:
     """Write `tensors` as a PyTorch state dict, under the key `root` where it is given."""
-    torch = _torch("writing a .pth file")
+    torch = pytorch("writing a .pth file")
     state = {key: torch.from_numpy(np.array(value, order="C")) for key, value in tensors.items()}
     _replace(Path(path), lambda file: torch.save({root: state} if root else state, file))
 
@@ -138,7 +144,7 @@ def _read_safetensors(path: Path) -> tuple[Tensors, Manifest | None]:
 
 
 def _read_torch(path: Path) -> Tensors:
-    torch = _torch("reading a .pth file")
+    torch = pytorch("reading a .pth file")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -173,7 +179,8 @@ def _array(tensor: Any, torch: Any) -> NDArray[Any]:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 
-def _torch(what: str) -> Any:
+def pytorch(what: str) -> Any:
+    """The module `torch`, or `MissingExtra`: `what` needs it."""
     try:
         import torch
     except ImportError as error:

@@ -12,7 +12,7 @@ from jax import Array
 
 from esrjax.errors import UserError
 from esrjax.network.layers import Conv2d, parameter, uniform
-from esrjax.network.reparam import Reparam, put
+from esrjax.network.reparam import Reparam, deploy, put
 from esrjax.network.words import matmul
 
 Net = TypeVar("Net", bound=nnx.Module)
@@ -85,6 +85,11 @@ def adapt(net: Net, where: Sequence[str], *, rank: int, alpha: float, rngs: nnx.
             node, name = _holder(adapted, path)
             put(node, name, LoRAConv2d(conv, rank=rank, alpha=alpha, rngs=rngs))
     return adapted
+
+
+def merge(net: Net) -> Net:
+    """A copy of `net` with its adapters merged into the kernels that they move."""
+    return deploy(net, LoRAConv2d)
 
 
 def _holder(net: nnx.Module, path: str) -> tuple[nnx.Module, str]:

@@ -22,21 +22,24 @@ class Reparam(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} must say what it fuses to")
 
 
-def deploy(net: Net) -> Net:
-    """A copy of `net` in which every `Reparam` is the layer it fuses to; `net` is left alone."""
-    if isinstance(net, Reparam):
-        return deploy(net.fuse())  # pyright: ignore[reportReturnType] # a network that is itself one block
+def deploy(net: Net, kind: type[Reparam] = Reparam) -> Net:
+    """A copy of `net` in which every `Reparam` is the layer it fuses to; `net` is left alone.
+
+    kind: fuse only blocks of this kind.
+    """
+    if isinstance(net, kind):
+        return deploy(net.fuse(), kind)  # pyright: ignore[reportReturnType] # a network that is itself one block
     thin = nnx.clone(net)
-    _fuse_below(thin)
+    _fuse_below(thin, kind)
     return thin
 
 
-def _fuse_below(node: nnx.Module) -> None:
+def _fuse_below(node: nnx.Module, kind: type[Reparam]) -> None:
     for name, child in nnx.iter_children(node):
-        if isinstance(child, Reparam):
-            put(node, name, deploy(child))
+        if isinstance(child, kind):
+            put(node, name, deploy(child, kind))
         elif isinstance(child, nnx.Pytree):
-            _fuse_below(child)  # pyright: ignore[reportArgumentType] # lists of modules have children too
+            _fuse_below(child, kind)  # pyright: ignore[reportArgumentType] # lists of modules have children too
 
 
 def put(node: nnx.Module, name: Any, child: nnx.Module) -> None:

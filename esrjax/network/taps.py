@@ -22,22 +22,25 @@ def taps(net: nnx.Module, x: Array) -> tuple[Array, dict[str, Any]]:
     return y, seen
 
 
-def watched(net: Net, see: See) -> Net:
+def watched(net: Net, see: See, given: See | None = None) -> Net:
     """A copy of `net` that calls `see(path, output)` when a part has run, innermost first.
 
-    Each part traces inside a named scope of its path, written as `SCOPE`.
+    Before it runs, `given(path, inputs)` gets the tuple of what it is called with. Each part traces
+    inside a named scope of its path, written as `SCOPE`.
     """
     copy = nnx.clone(net)
     for path, part in list(nnx.iter_modules(copy)):
         if path and callable(part):
-            _watch(part, ".".join(map(str, path)), see)
+            _watch(part, ".".join(map(str, path)), see, given)
     return copy
 
 
-def _watch(part: nnx.Module, path: str, see: See) -> None:
+def _watch(part: nnx.Module, path: str, see: See, given: See | None) -> None:
     kind: Any = type(part)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if given is not None:
+            given(path, (*args, *kwargs.values()))
         with jax.named_scope(SCOPE.format(path)):
             output = kind.__call__(self, *args, **kwargs)
         see(path, output)

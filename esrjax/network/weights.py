@@ -70,6 +70,17 @@ def cast(net: Net, dtype: Any) -> Net:
     return copy
 
 
+def scattered(net: Net, amount: float = 0.05, *, seed: int = 1) -> Net:
+    """A copy with every weight moved at random, away from the 0 and 1 that hide mistakes."""
+    copy = nnx.clone(net)
+    draw = np.random.default_rng(seed)
+    for _, leaf in leaves(copy):
+        value = np.asarray(leaf.get_value())  # in numpy, which compiles nothing
+        moved = value + amount * draw.standard_normal(value.shape)
+        leaf.set_value(jnp.asarray(moved.astype(value.dtype)))
+    return copy
+
+
 def _to_torch(leaf: nnx.Variable[Any]) -> np.ndarray[Any, Any]:
     axes = leaf.get_metadata().get("torch_axes")
     value = np.asarray(leaf.get_value())

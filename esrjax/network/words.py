@@ -7,13 +7,16 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 PREFIX = "word_"
+# True: a word is lowered to the one operation that it says, and not to what a platform is fastest
+# at; for compilers that choose for themselves. A user context, so part of every jit cache key.
+plain = cast("Any", jax.make_user_context(False))
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -46,7 +49,7 @@ def conv2d(
     native = functools.partial(
         _native_conv2d, padding=padding, stride=stride, dilation=dilation, groups=groups
     )
-    if groups == 1:
+    if groups == 1 or plain.value:
         y = native(x, w)
     elif stride == 1 and w.shape[2] == 1:
         shifted = functools.partial(_shifted_conv2d, padding=padding, dilation=dilation)
@@ -156,6 +159,7 @@ def gelu(x: Array) -> Array:
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
+@word(static=("r",))
 def pixel_shuffle(x: Array, r: int) -> Array:
     """`(N, h, w, C·r²) -> (N, h·r, w·r, C)` in PyTorch's order: C slowest, then row, column."""
     n, h, w, c = x.shape

@@ -30,8 +30,8 @@ def busiest(pixels: Pixels, side: int, step: int = 16) -> tuple[int, int]:
     change = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
     corners = [
         (top, left)
-        for top in range(0, change.shape[0] - side + 1, step)
-        for left in range(0, change.shape[1] - side + 1, step)
+        for top in range(0, pixels.shape[0] - side + 1, step)
+        for left in range(0, pixels.shape[1] - side + 1, step)
     ]
     return max(corners, key=lambda c: window(change, *c, side).sum())  # pyright: ignore[reportArgumentType] # any array has windows
 

@@ -15,6 +15,7 @@ _LAYOUTS = "a set is HR/ beside LR_bicubic_X4/, or NAME_HR/ beside NAME_LR/, or 
 _HR = re.compile(r"(?:.*_)?HR")
 _LR = re.compile(r"(?:.*_)?LR(?:_bicubic)?(?:_X\d+)?")
 _ROOTS = (("ESRJAX_DATA", ""), ("ESRJAX_REFERENCE", "data"))  # environment variable, folder in it
+_PART = re.compile(r"(?P<set>.+)\[(?:(?P<from>\d*):(?P<to>\d*)|(?P<percent>\d+(?:\.\d+)?)%)\]")
 _SHOWN = 5  # names in an error, before "and N more"
 
 
@@ -74,6 +75,25 @@ def pairs(folder: str | Path, scale: int = 4) -> tuple[Pair, ...]:
         Pair(name=name, hr=path, lr=lr.get(f"{name}x{scale}"), scale=scale)
         for name, path in sorted(hr.items())
     )
+
+
+def select(name: str, scale: int = 4) -> tuple[Pair, ...]:
+    """The pairs of a set by name or folder, or of a part of it.
+
+    `LSDIR[:10000]` are the first ten thousand by name, `LSDIR[20%]` every fifth.
+    """
+    said = None if Path(name).exists() else _PART.fullmatch(name)
+    if said is None:
+        return pairs(locate(name), scale)
+    whole = pairs(locate(said["set"]), scale)
+    if said["percent"]:
+        share = min(1.0, float(said["percent"]) / 100)
+        chosen = [whole[int(i / share)] for i in range(round(share * len(whole)))]
+    else:
+        chosen = whole[int(said["from"] or 0) : int(said["to"] or len(whole))]
+    if not chosen:
+        raise _not_a_set(Path(name), f"of its {len(whole)} pictures none is in this part")
+    return tuple(chosen)
 
 
 def locate(name: str | Path) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
-from esrjax.pictures.sets import Pair, locate, pairs
+from esrjax.pictures.sets import Pair, select
 from esrjax.training.recipe import Data
 
 Bytes = NDArray[np.uint8]
@@ -33,23 +34,38 @@ class NoPatches(UserError):
 class Batches:
     """The batches of one stage, by step.
 
-    pictures: (LR, HR) of every training picture. seed: of the stage.
+    pictures: (LR, HR) of every training picture, set after set. counts: how many each set has.
+    seed: of the stage.
     """
 
     data: Data
     pictures: Sequence[tuple[Pixels, Pixels]]
+    counts: Sequence[int]
     scale: int
     seed: int
 
     @cached_property
     def _order(self) -> Any:
-        """Which picture each patch comes from: every one once, shuffled, then again."""
-        return grain.MapDataset.range(len(self.pictures)).shuffle(seed=self.seed).repeat()
+        """Which picture each patch comes from: every one once, shuffled, then again.
+
+        Sets with shares are each gone through so, and drawn from by their shares.
+        """
+        shares = list(self.data.shares.values())
+        if None in shares:
+            return self._shuffled(0, len(self.pictures))
+        ends = list(accumulate(self.counts))
+        starts = [end - count for end, count in zip(ends, self.counts, strict=True)]
+        each = [self._shuffled(*span) for span in zip(starts, ends, strict=True)]
+        return grain.MapDataset.mix(each, [share or 0.0 for share in shares])
+
+    def _shuffled(self, start: int, end: int) -> Any:
+        return grain.MapDataset.range(start, end).shuffle(seed=self.seed).repeat()
 
     def batch(self, step: int) -> Batch:
         """The batch of that step, whatever came before."""
         draw = np.random.default_rng((self.seed, step))
-        shape = self.data.patches[draw.integers(len(self.data.patches))]
+        shapes = self.data.shapes_at(step)
+        shape = shapes[draw.integers(len(shapes))]
         first = step * self.data.batch
         patches = [
             self._patch(self.pictures[self._order[first + i]], shape, draw)
@@ -88,23 +104,29 @@ def _turned(patch: Bytes, hflip: bool, vflip: bool, turn: bool) -> Bytes:
 def open_batches(data: Data, scale: int, seed: int) -> Batches:
     """The batches of a stage, its sets read into memory; what cannot be cut is an error."""
     _require_divisible(data, scale)
-    found = [pair for name in data.sets for pair in find(name, scale)]
-    pictures = {pair: pair.load() for pair in found}
-    side = max(max(shape) for shape in data.patches)
-    small = [pair for pair, (_, hr) in pictures.items() if min(hr.shape[:2]) < side]
-    if small and (data.small == "refuse" or len(small) == len(found)):
-        raise _too_small(small, found, side)
-    large = [picture for pair, picture in pictures.items() if pair not in small]
-    return Batches(data=data, pictures=large, scale=scale, seed=seed)
+    side = max(max(shape) for shape in data.shapes)
+    found = [find(name, scale) for name in data.shares]
+    loaded = [[(pair, pair.load()) for pair in pairs] for pairs in found]
+    small = [pair for pairs in loaded for pair, (_, hr) in pairs if min(hr.shape[:2]) < side]
+    kept = [[pictures for pair, pictures in pairs if pair not in small] for pairs in loaded]
+    if small and (data.small == "refuse" or not all(kept)):
+        raise _too_small(small, [pair for pairs in found for pair in pairs], side)
+    return Batches(
+        data=data,
+        pictures=[pictures for each in kept for pictures in each],
+        counts=[len(each) for each in kept],
+        scale=scale,
+        seed=seed,
+    )
 
 
 def find(name: str | Path, scale: int) -> tuple[Pair, ...]:
-    """The pairs of a set by name or folder, unread."""
-    return pairs(locate(name), scale)
+    """The pairs of a set by name or folder, or of a part of it, unread."""
+    return select(str(name), scale)
 
 
 def _require_divisible(data: Data, scale: int) -> None:
-    odd = [shape for shape in data.patches if shape[0] % scale or shape[1] % scale]
+    odd = [shape for shape in data.shapes if shape[0] % scale or shape[1] % scale]
     if odd:
         raise NoPatches(
             f"patches of {odd[0][0]} x {odd[0][1]} cannot be cut",

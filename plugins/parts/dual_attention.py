@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
-from numpy.typing import NDArray
 
+from esrjax.network.extent import Extent, divided, known, positions, whole
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential, parameter
 from esrjax.network.resampling import adaptive_max_pool, nearest
 from esrjax.network.words import gelu, matmul, normalize
@@ -63,7 +62,7 @@ class SpatialAttention(nnx.Module):
     def __call__(self, x: Array) -> Array:
         h, w = x.shape[1:3]
         p = self.conv1(normalize(x))
-        peaks = self.dwconv(adaptive_max_pool(p, (h // 8, w // 8)))
+        peaks = self.dwconv(adaptive_max_pool(p, 8))
         variance = p.var((1, 2), keepdims=True, ddof=1)
         gate = gelu(self.conv2(self.cue(peaks, variance)))
         return self.conv3(p * nearest(gate, size=(h, w))) + x
@@ -120,29 +119,49 @@ class ChannelAttention(nnx.Module):
 def in_windows(function: Callable[[Array], Array], x: Array, side: int) -> Array:
     """`function` of the pixels of every window of `x (N, h, w, C)`, averaged where they overlap.
 
-    `function`: `(N, pixels, C) -> (N, pixels, C')`.
+    `function`: `(N, pixels, C) -> (N, pixels, C')`. Of an axis a pixel is in one window or in two.
     """
     n, h, w, _ = x.shape
-    if max(h, w) <= side:
+    if known(h) and known(w) and max(h, w) <= side:
         return function(x.reshape(n, h * w, -1)).reshape(n, h, w, -1)
-    rows, columns = windows(h, side), windows(w, side)
-    where = np.s_[:, rows[:, None, :, None], columns[None, :, None, :]]
-    cut = x[where]
-    found = function(cut.reshape(-1, rows.shape[1] * columns.shape[1], cut.shape[-1]))
-    found = found.reshape(*cut.shape[:-1], -1)
-    total = jnp.zeros((n, h, w, found.shape[-1]), x.dtype).at[where].add(found)
-    return total / jnp.asarray(np.outer(shared(rows), shared(columns)), x.dtype)[None, :, :, None]
+    axes = [Windows(length, side) for length in (h, w)]
+    for axis, windows in enumerate(axes, 1):
+        x = jnp.take(x, windows.positions().ravel(), axis, mode="clip")
+    (high, r), (wide, c) = ((windows.side, windows.count) for windows in axes)
+    cut = x.reshape(n, r, high, c, wide, -1).swapaxes(2, 3)
+    y = function(cut.reshape(n * r * c, high * wide, -1))
+    y = y.reshape(n, r, c, high, wide, -1).swapaxes(2, 3).reshape(n, r * high, c * wide, -1)
+    for axis, windows in enumerate(axes, 1):
+        first, last = (jnp.take(y, windows.place(i), axis, mode="clip") for i in windows.holding())
+        y = (first + last) / 2
+    return y
 
 
-def windows(length: int, side: int) -> NDArray[np.int64]:
-    """The positions in every window of an axis, `(windows, side)`: evenly set, the last flush."""
-    side = min(side, length)
-    count = -(-length // side)
-    step = side if count == 1 else -(-(length - side) // (count - 1))
-    starts = np.unique(np.minimum(step * np.arange(count), length - side))
-    return starts[:, None] + np.arange(side)
+class Windows:
+    """The windows of an axis of `length` pixels: evenly set, the last flush."""
 
+    def __init__(self, length: Extent, side: int):
+        self.length, self.side = length, jax.core.min_dim(side, length)
+        self.count = (length + self.side - 1) // self.side
+        gaps = jax.core.max_dim(1, self.count - 1)
+        self.step = jax.core.max_dim(1, (length - self.side + gaps - 1) // gaps)
 
-def shared(positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many windows of an axis hold each of its positions."""
-    return np.bincount(positions.ravel())
+    def starts(self, index: Array) -> Array:
+        """Where windows begin."""
+        return jnp.minimum(index * whole(self.step), whole(self.length - self.side))
+
+    def positions(self) -> Array:
+        """The positions in every window: `(windows, side)`."""
+        return self.starts(positions(self.count))[:, None] + positions(self.side)[None]
+
+    def holding(self) -> tuple[Array, Array]:
+        """The first and the last window that holds each position."""
+        place, end = positions(self.length), whole(self.count - 1)
+        out = jnp.maximum(place - whole(self.side - 1), 0)  # the earliest start that will do
+        first = jnp.minimum(divided(out + whole(self.step - 1), self.step), end)
+        last = jnp.minimum(divided(place, self.step), end)
+        return first, jnp.where(place >= whole(self.length - self.side), end, last)
+
+    def place(self, window: Array) -> Array:
+        """Where each position lies when the windows stand side by side."""
+        return window * whole(self.side) + positions(self.length) - self.starts(window)

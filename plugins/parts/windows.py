@@ -5,8 +5,10 @@ Pictures are `(N, h, w, C)`, sets of tokens `(N, windows, L, C)`; both run row b
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from numpy.typing import NDArray
+
+from esrjax.network.extent import Extent, known, positions, whole
 
 
 def fill(x: Array, multiple: int, mode: str = "reflect") -> Array:
@@ -14,8 +16,20 @@ def fill(x: Array, multiple: int, mode: str = "reflect") -> Array:
 
     mode: "reflect" does not repeat the last row and column, "symmetric" does.
     """
-    below, right = (-side % multiple for side in x.shape[1:3])
-    return jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), mode=mode)
+    for axis in (1, 2):
+        old = x.shape[axis]
+        new = (old + multiple - 1) // multiple * multiple
+        if not (known(old) and new == old):
+            x = jnp.take(x, _mirrored(old, new, edges=mode == "symmetric"), axis, mode="clip")
+    return x
+
+
+def _mirrored(old: Extent, new: Extent, *, edges: bool) -> Array:
+    """Which of `old` pixels stands at each of `new`; `edges`: the last one is repeated."""
+    place, there = positions(new), whole(old - 1)
+    back = 2 * there + edges
+    place = lax.rem(place, back + edges)
+    return jnp.minimum(place, back - place)
 
 
 # --- tiles and combs ---------------------------------------------------------------------------
@@ -58,7 +72,7 @@ def surroundings(x: Array, side: int, ring: int) -> Array:
     around = side + 2 * ring
     x = jnp.pad(x, ((0, 0), (ring, ring), (ring, ring), (0, 0)))
     for axis, count in ((1, high // side), (2, wide // side)):
-        where = (side * np.arange(count)[:, None] + np.arange(around)[None]).ravel()
+        where = (side * positions(count)[:, None] + positions(around)[None]).ravel()
         x = jnp.take(x, where, axis, mode="clip")
     return tiles(x, around, around)
 
@@ -85,13 +99,14 @@ def relative_positions(side: int) -> NDArray[np.intp]:
     return apart[0] * (2 * side - 1) + apart[1]
 
 
-def shift_mask(high: int, wide: int, side: int, shift: int) -> NDArray[np.float64]:
+def shift_mask(high: Extent, wide: Extent, side: int, shift: int) -> Array:
     """0 where query and key lie together in the picture, −100 where only rolling joined them.
 
     For the tiles of a picture rolled by `−shift`: `(tiles, side², side²)`.
     """
-    labels = [np.digitize(np.arange(n), (n - side, n - shift)) for n in (high, wide)]
-    regions = 3 * labels[0][:, None] + labels[1][None]
-    cut = regions.reshape(high // side, side, wide // side, side).transpose(0, 2, 1, 3)
-    cut = cut.reshape(-1, side**2)
-    return np.where(cut[:, :, None] == cut[:, None], 0.0, -100.0)
+    rows, columns = (
+        (positions(n) >= whole(n - side)).astype(int) + (positions(n) >= whole(n - shift))
+        for n in (high, wide)
+    )
+    cut = tiles((3 * rows[:, None] + columns[None])[None, :, :, None], side, side)[0, ..., 0]
+    return jnp.where(cut[:, :, None] == cut[:, None], 0.0, -100.0)

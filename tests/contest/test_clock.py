@@ -9,6 +9,7 @@ import pytest
 from jax import Array, lax
 
 from esrjax.contest import clock
+from esrjax.network import ops
 
 SHAPE = (1, 48, 48, 3)
 
@@ -82,6 +83,28 @@ def test_a_timing_says_under_which_conditions():
         timing = clock.clock(work(1), SHAPE, dtype=jnp.bfloat16, repeats=5)
     assert timing.conditions == "bfloat16[1, 48, 48, 3], highest precision"
     assert timing.device == clock.machine()["device"] != "cpu"
+
+
+def test_a_timing_says_which_bodies_and_which_driver(monkeypatch, tmp_path):
+    with ops.body("reference"):
+        timing = clock.clock(work(1), SHAPE, repeats=5)
+    assert (timing.body, timing.driver) == ("reference", None)
+    assert clock.machine()["body"] == "auto"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build",
+    ],
+)
+def test_the_driver_of_a_gpu_is_read_from_its_kernel_module(module, monkeypatch, tmp_path):
+    (tmp_path / "version").write_text(f"{module}\nGCC version:  gcc version 12.2.0 (Debian)\n")
+    monkeypatch.setattr(clock, "DRIVER", tmp_path / "version")
+    assert clock.machine()["driver"] == "none"  # this is no GPU
+    monkeypatch.setattr(clock.jax, "default_backend", lambda: "gpu")
+    assert clock.machine()["driver"] in module and clock.machine()["driver"].count(".") == 2
 
 
 def test_the_interval_is_as_wide_as_theory_says_and_repeatable():

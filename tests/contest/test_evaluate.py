@@ -81,18 +81,47 @@ def test_a_result_holds_quality_cost_runtime_and_whose_weights(esrjax, crumbs, p
     assert (result.params, result.macs, result.convs) == (30, 27 * 256**2, 1)
     assert result.runtime.shape == (1, 256, 256, 3) and result.runtime.median_ms > 0
     assert set(result.versions) >= {"esrjax", "jax"}
+    assert result.quality["Noise"].each == pytest.approx(
+        {name: quality["psnr"] for name, quality in said.json["images"].items()}
+    )
+    beside = result.baseline
+    assert beside and (beside.method, beside.params, beside.macs) == (
+        "span",
+        150_688,
+        9_833_807_872,
+    )
+    assert beside.runtime.conditions == result.runtime.conditions
+    assert result.runtime.median_ms < beside.runtime.median_ms
+    assert result.harness == {}
+
+
+def test_the_harness_is_recorded_beside_the_median(esrjax, crumbs, pictures, tmp_path):
+    results = tmp_path / "results"
+    said = esrjax(
+        "eval", "crumb", "loaf", "--data", pictures, "-o", results, "--harness", "--alone"
+    )
+    result = record.load(results / "crumb.json")
+    run = result.harness["Noise"]
+    assert (list(run.each), run.shapes, run.warm_up, result.baseline) == (["a", "b"], 1, 0, None)
+    runtimes = said.out.split("Runtime on ")[1].splitlines()
+    assert [line.split()[1] for line in runtimes[4:6]] == ["crumb", "loaf"]
+    assert f"{result.runtime.median_ms:.3f}" in runtimes[4] and f"{run.mean_ms:.3f}" in runtimes[4]
+    esrjax("eval", "crumb", "--data", pictures, "-o", results, "--alone")
+    assert record.load(results / "crumb.json").harness == {"Noise": run}
+    ranked = esrjax("rank", results, "--harness", "--without-floors", "--base", "published")
+    assert ranked.code == 2 and "loaf" not in ranked.out
 
 
 def test_the_set_is_called_by_its_folder_wherever_one_stands(esrjax, crumbs, pictures, monkeypatch):
     monkeypatch.chdir(pictures)
-    esrjax("eval", "crumb", "--data", ".", "-o", "../results")
+    esrjax("eval", "crumb", "--data", ".", "-o", "../results", "--alone")
     assert list(record.load(pictures.parent / "results/crumb.json").quality) == ["Noise"]
 
 
 def test_sets_gather_in_one_result_as_long_as_weights_and_metric_are_the_same(
     esrjax, crumbs, pictures, tmp_path
 ):
-    words = ["eval", "crumb", "-o", tmp_path / "results"]
+    words = ["eval", "crumb", "--alone", "-o", tmp_path / "results"]
     for name in ("valid", "test"):
         (tmp_path / name).symlink_to(pictures)
         assert esrjax(*words, "--data", tmp_path / name).code == 0

@@ -11,8 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from esrjax.contest import results, rules
-from esrjax.contest.rank import TRACKS, BaselineError, MixedRows, Ranking, rank
-from esrjax.contest.results import Row
+from esrjax.contest.peers import BaselineError, MixedRows
+from esrjax.contest.rank import TRACKS, Ranking, rank
+from esrjax.contest.rows import Row
 from esrjax.contest.table import printed
 
 RULES = rules.load("ntire2026")

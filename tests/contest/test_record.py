@@ -44,3 +44,28 @@ def test_what_is_not_json_is_one_mistake(tmp_path: Path):
     path.write_text("{")
     with pytest.raises(record.ResultError, match="1 mistake:\n    the whole is not JSON"):
         record.load(path)
+
+
+def test_a_file_of_an_earlier_version_still_loads(tmp_path: Path, result: Result):
+    path = tmp_path / "span.json"
+    record.save(result, path)
+    said = json.loads(path.read_text())
+    del said["baseline"], said["harness"], said["quality"]["Set5"]["each"]
+    del said["runtime"]["driver"], said["runtime"]["body"]
+    path.write_text(json.dumps(said))
+    assert record.load(path) == result
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, result: Result, monkeypatch):
+    path = tmp_path / "span.json"
+    record.save(result, path)
+    before = path.read_bytes()
+    monkeypatch.setattr(record.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record.save(replace(result, team="Else"), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.glob("*.json")] == ["span.json"]
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt

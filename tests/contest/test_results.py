@@ -1,14 +1,16 @@
 """Every source gives the same kind of rows, and says what is wrong with it."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from esrjax import registry
-from esrjax.contest import rank, record, results, rules
-from esrjax.contest.record import Quality, Result, Timing
+from esrjax.contest import rank, record, results, rows, rules
+from esrjax.contest.record import Companion, Harness, Quality, Result, Timing
 from esrjax.method import Method
 
 RULES = rules.load("ntire2026")
@@ -41,7 +43,7 @@ def official(folder: Path, content: object) -> Path:
 def test_a_table_gives_rows(tmp_path: Path):
     path = table(tmp_path, "Ours,net,26.91,,5.7,4.81,5.256,0.139,9.11,1")
     assert results.read(path, RULES) == (
-        results.Row(
+        rows.Row(
             team="Ours",
             method="net",
             psnr_valid=26.91,
@@ -112,10 +114,10 @@ def test_every_broken_file_of_a_folder_is_told(tmp_path: Path):
 def test_floors_speak_only_of_the_contest_s_whole_sets(result: Result):
     whole, part = Quality(psnr=26.9, pictures=200), Quality(psnr=27.0, pictures=20)
     mine = replace(result, quality={"valid": whole, "test": part, "Set5": part})
-    row = results.row(mine, RULES)
+    row = rows.measured(mine, RULES)
     assert (row.psnr_valid, row.psnr_test) == (26.9, None)
     assert row.psnr_elsewhere == {"test (20)": 27.0, "Set5 (20)": 27.0}
-    assert results.row(replace(mine, spec="y"), RULES).psnr_valid is None
+    assert rows.measured(replace(mine, spec="y"), RULES).psnr_valid is None
 
 
 def test_nothing_to_read_is_told(tmp_path: Path):
@@ -142,6 +144,103 @@ def test_both_official_sources_agree_to_two_decimals(reference: Path):
         assert round(mine.params_m, 3) == row.params_m
 
 
+def test_lists_of_the_organisers_become_series(tmp_path: Path):
+    lists = {"valid_psnr": [26.0, 27.8], "valid_runtime": [100.0, 5.0]}
+    (row,) = results.read(official(tmp_path, {"01_PDS": {**ENTRY, **lists}}), RULES)
+    assert row.series["valid"] == rows.Series(psnr=(26.0, 27.8), runtime_ms=(100.0, 5.0), cold=True)
+    assert row.series["test"] == rows.Series()
+
+
+def test_every_picture_of_the_organisers_goes_by_its_name(reference: Path):
+    order = json.loads((reference / "protocol/image_order.json").read_text())
+    raw = results.read(reference / "protocol/results.json", RULES)
+    for row in raw:
+        for name, mean in (("valid", row.psnr_valid), ("test", row.psnr_test)):
+            series = row.series[name]
+            assert [f"{picture}.png" for picture in series.pictures] == order[name]
+            assert len(series.psnr) == len(series.runtime_ms) == 200
+            assert fmean(series.psnr) == pytest.approx(mean)
+
+
+def test_a_figure_says_where_it_comes_from(tmp_path: Path, result: Result):
+    path = table(tmp_path, "Ours,net,26.91,,5.7,4.81,5.256,0.139,9.11,1")
+    (row,) = results.read(path, RULES)
+    assert row.provenance["runtime_ms"] == "table.csv, line 2, column runtime_avg_ms"
+    (row,) = results.read(official(tmp_path, {"   01_PDS": ENTRY}), RULES)
+    assert (
+        row.provenance["psnr_test"] == "results.json, 01_PDS: test_ave_psnr, the mean of test_psnr"
+    )
+    (tmp_path / "ours").mkdir()
+    record.save(replace(result, weights_sha256="ab" * 32), tmp_path / "ours/span.json")
+    (row,) = results.read(tmp_path / "ours", RULES)
+    for name, words in {
+        "runtime_ms": ("span.json: median of 40 runs", "on Some GPU", "jax 0.10.2", "2026-08-01"),
+        "flops_g": ("counted", "weights sha256 abababababababab,"),
+        "psnr_elsewhere": ("by the metric 'ntire'",),
+    }.items():
+        assert all(word in f"{row.provenance[name]}," for word in words)
+
+
+def test_neither_series_nor_provenance_crowd_a_line_for_json(tmp_path: Path):
+    lists = {"valid_psnr": [26.0, 27.8], "valid_runtime": [100.0, 5.0]}
+    found = results.read(official(tmp_path, {"00_SPAN": {**ENTRY, **lists}}), RULES)
+    (line,) = rank.rank(found, RULES).lines
+    assert line.row.series and line.row.provenance
+    assert not line.entry().keys() & {"series", "provenance"}
+
+
+def test_scores_of_pictures_come_through_a_result_file(tmp_path: Path, result: Result):
+    scored = Quality(psnr=28.0, pictures=2, each={"b": 27.0, "a": 29.0})
+    record.save(replace(result, quality={"Set5": scored}), tmp_path / "span.json")
+    (row,) = results.read(tmp_path, RULES)
+    assert row.series == {"Set5": rows.Series(psnr=(27.0, 29.0), pictures=("b", "a"))}
+
+
+RUN = Harness(each={"a": 30.0, "b": 10.0}, warm_up=1, shapes=2, compile_s=1.0, device="Some GPU")
+
+
+def test_the_harness_runtime_stands_beside_the_median_or_is_scored(tmp_path: Path, result: Result):
+    record.save(replace(result, harness={"Set5": RUN}), tmp_path / "span.json")
+    (row,) = results.read(tmp_path, RULES)
+    assert (row.runtime_ms, row.harness_ms) == (5.0, {"Set5": 20.0})
+    (row,) = results.read(tmp_path, RULES, harness=True)
+    assert (row.runtime_ms, row.conditions) == (
+        20.0,
+        "as the organisers time, each picture of Set5 once",
+    )
+    assert (row.series["Set5"].runtime_ms, row.series["Set5"].cold) == ((30.0, 10.0), True)
+
+
+def test_a_result_without_a_harness_runtime_is_told(tmp_path: Path, result: Result):
+    record.save(replace(result, harness={"Set5": RUN}), tmp_path / "a.json")
+    record.save(result, tmp_path / "b.json")
+    with pytest.raises(results.SourceError, match=r"1 gap:\n    b\.json: no such runtime"):
+        results.read(tmp_path, RULES, harness=True)
+
+
+def test_the_baseline_timed_in_turn_is_the_reference(tmp_path: Path, result: Result, timing):
+    """Drift of the machine between two evaluations moves no score."""
+    mine = replace(result, team="Ours", method="net")
+    for name, pace, created in (("a", 1.0, "2026-08-01"), ("b", 1.5, "2026-08-02")):
+        slower = replace(timing, median_ms=5.0 * pace)
+        beside = Companion(
+            method="span",
+            team="EfficientSR Organizers",
+            params=150_688,
+            macs=9_833_807_872,
+            runtime=replace(timing, median_ms=10.0 * pace),
+        )
+        new = replace(mine, method=name, runtime=slower, baseline=beside, created=created)
+        record.save(new, tmp_path / f"{name}.json")
+    ranking = rank.rank(results.read(tmp_path, RULES), RULES, floors=False)
+    (baseline,) = ranking.of("baseline")
+    assert (baseline.row.runtime_ms, baseline.row.psnr_elsewhere) == (15.0, {})
+    assert [line.score("runtime") for line in ranking.of("ranked")] == pytest.approx([math.e] * 2)
+    record.save(result, tmp_path / "span.json")  # once measured itself, that is the baseline's row
+    found = [row for row in results.read(tmp_path, RULES) if row.method == "span"]
+    assert [row.psnr_elsewhere for row in found] == [{"Set5 (5)": 30.1}]
+
+
 ORDER = """spanv2 pds pkdsr disp dscf errn2 rfdn_span amcanet hfenet zenosr mambagate_sr vscinet
 haesr dwmamba""".split()
 
@@ -150,8 +249,8 @@ def test_the_methods_own_figures_are_the_published_table():
     """Order of the report's Table 1; MDAP below the floor, the baseline apart."""
     said = rules.load("ntire2026")
     every = {name: registry.method(name) for name in registry.names()}
-    rows = results.published({n: m for n, m in every.items() if isinstance(m, Method)})
-    ranking = rank.rank(rows, said, base="published", figures="printed")
+    field = rows.published({n: m for n, m in every.items() if isinstance(m, Method)})
+    ranking = rank.rank(field, said, base="published", figures="printed")
     assert [line.row.method for line in ranking.of("ranked")] == ORDER
     assert [line.row.method for line in ranking.of("missed")] == ["safmn_deep15"]
     assert [line.row.method for line in ranking.of("baseline")] == ["span"]

@@ -35,6 +35,24 @@ def test_the_floors_speak_of_a_metric_that_exists():
     assert rules.load("ntire2026").floors.spec in metrics.SPECS
 
 
+def test_a_run_of_pictures_is_named_in_full():
+    pictures = rules.load("ntire2026").pictures("valid")
+    assert (len(pictures), pictures[0], pictures[99], pictures[100], pictures[-1]) == (
+        200,
+        "0000001",
+        "0000100",
+        "0801",
+        "0900",
+    )
+    assert rules.load("ntire2026").pictures("Set5") == ()
+
+
+def test_warm_up_is_by_team():
+    ntire = rules.load("ntire2026")
+    assert [ntire.warm_up(team) for team in ("DISP", "PKDSR", "XiaomiMM")] == [20, 16, 0]
+    assert ntire.program and set(ntire.program.warm_up) <= set(ntire.teams.values())
+
+
 def test_a_path_is_read_like_a_name(tmp_path: Path):
     assert rules.load(changed(tmp_path)) == rules.load("ntire2026")
 

@@ -1,5 +1,6 @@
 """A ranking reads like the report's table."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from esrjax.contest import results, rules, table
 from esrjax.contest.rank import rank
-from esrjax.contest.results import Row
+from esrjax.contest.rows import Row
 
 RULES = rules.load("ntire2026")
 SPAN = Row(
@@ -75,6 +76,17 @@ def test_measured_rows_say_where_and_how():
 def test_a_column_that_says_nothing_is_left_out():
     assert "Set5" not in table.markdown(rank([SPAN, FAST], RULES))
     assert "PSNR Set5 (5)" in table.markdown(rank([SPAN, UNJUDGED], RULES))
+
+
+def test_both_ways_of_timing_stand_side_by_side():
+    rows = [SPAN, replace(FAST, baseline_ms=7.5, harness_ms={"Set5": 4.25})]
+    head, _, line = table.markdown(rank(rows, RULES)).split("\n\n")[2].splitlines()
+    cells = dict(zip(*([c.strip() for c in t.split(" | ")] for t in (head, line)), strict=True))
+    assert (cells["harness Set5, ms"], cells["Runtime, ms"]) == ("4.250", "4.000")
+    assert cells["Baseline in turn, ms"] == "7.500"
+    assert cells["Runtime score"].startswith(f"{math.exp(2 * 4 / 7.5):.2f} ")
+    assert "scored against the baseline timed in turn" in table.markdown(rank(rows, RULES))
+    assert "timed in turn" not in table.markdown(rank([SPAN, FAST], RULES))
 
 
 def test_exceptions_are_told_with_their_reason():

@@ -46,6 +46,27 @@ def test_a_resize_is_pytorchs(mode, old, new, dtype):
         )
 
 
+@pytest.mark.parametrize("old, new", [*SIZES, ((52, 48), (39, 36)), ((52, 48), (26, 24))])
+def test_a_bicubic_resize_is_pytorchs(old, new):
+    for ours, theirs in both(
+        jax.jit(lambda x: resampling.resize_bicubic(x, new)),
+        lambda x: functional.interpolate(x, new, mode="bicubic", align_corners=False),
+        old,
+        np.float64,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("part", [(3, 4), (1, 2)])
+def test_a_picture_is_resized_as_by_pytorch_in_single_precision(part):
+    hr = np.random.default_rng(0).random((1, 256, 192, 3), np.float32)
+    new = tuple(side * part[0] // part[1] for side in hr.shape[1:3])
+    ours = resampling.resize_bicubic(jnp.asarray(hr), new)
+    theirs = functional.interpolate(torch.tensor(hr.transpose(0, 3, 1, 2)), new, mode="bicubic")
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("old, new", [pair for pair in SIZES if pair[0] >= pair[1]])
 def test_an_adaptive_pool_is_pytorchs(old, new):
     for ours, theirs in both(

@@ -20,6 +20,7 @@ from esrjax.training import folder as folders
 from esrjax.training import loop
 from esrjax.training import recipe as recipes
 from esrjax.training.checkpoint import CheckpointFailed, Checkpoints
+from esrjax.training.work import Work
 
 WEIGHTS = ("train.safetensors", "deploy.safetensors")
 
@@ -94,7 +95,7 @@ def test_a_stage_starts_from_the_average_of_the_one_before(tmp_path, said):
 
 def test_the_batch_is_spread_over_all_devices(recipe):
     method = registry.plain("spanv2")
-    work = loop.Work.prepare(recipe, 0, method, loop._new(recipe, method, 0), 0)
+    work = Work.prepare(recipe, recipe.runs[0], loop._nothing_left)
     lr, _ = next(work.batches(0))
     assert jax.device_count() == 2 and len(lr.sharding.device_set) == 2
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(work.state))

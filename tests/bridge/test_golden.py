@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from esrjax import registry
-from esrjax.bridge.parity import TOLERANCE, BadGolden, parity
+from esrjax.bridge.case import TOLERANCE
+from esrjax.bridge.golden import BadGolden, parity
 from esrjax.model import open_method
 from esrjax.network import archive
 from esrjax.network.taps import taps

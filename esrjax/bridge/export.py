@@ -1,0 +1,270 @@
+"""Networks out to engines: one file for pictures of any size, checked before it is written.
+
+What leaves here takes and gives float32 `(1, 3, h, w)`, white at the method's `data_range`,
+whatever it calculates in.
+"""
+
+import json
+import os
+import platform
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array, export as jax_export
+from numpy.typing import NDArray
+
+from esrjax.bridge.onnx import model as onnx_model
+from esrjax.bridge.onnx.runtime import require, session
+from esrjax.errors import UserError
+from esrjax.model import Model
+from esrjax.network import ops, words
+from esrjax.network.archive import UnwritableCheckpoint
+from esrjax.network.weights import cast
+
+Format = Literal["onnx", "stablehlo"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # NCHW, as the artefact
+
+SIZES = ((16, 24), (33, 21), (75, 131))  # of the pictures of the check, LR pixels
+EXACT = 1e-4  # of white: how far float32 may be from JAX
+CLOSE = 50.0  # dB: what less precise formats must reach against JAX in float32
+PLATFORMS = ("cpu", "cuda")  # that a StableHLO artefact runs on
+
+
+class WrongExport(UserError):
+    """An exported network that does not do what JAX does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How far an artefact is from JAX in float32, on pictures of these LR sizes.
+
+    max_abs: the largest difference, of white. psnr: of the difference, dB; None where there is
+    none. finite: every number is one.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    max_abs: float
+    psnr: float | None
+    finite: bool
+
+    def keeps(self, dtype: Dtype) -> bool:
+        """Whether the artefact may be used in the place of the network."""
+        if dtype == "float32":
+            return self.finite and self.max_abs < EXACT
+        return self.finite and (self.psnr is None or self.psnr >= CLOSE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What an exported file says of itself.
+
+    checks: by dtype; those but `dtype` say how the same network fares in other precisions.
+    reach: how far a pixel reaches, LR pixels; None where it reaches all.
+    """
+
+    method: str
+    format: Format
+    dtype: Dtype
+    scale: int
+    data_range: float
+    min_side: int
+    reach: int | None
+    sizes: Mapping[str, Any]
+    license: str
+    weights_sha256: str
+    layout: str = "NCHW float32, batch 1, RGB"
+    checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def export(model: Model, target: Path, kind: Format, dtype: Dtype = "float32") -> Card:
+    """Write the network to `target`, unless it does not do there what JAX does.
+
+    A StableHLO artefact has no room for a card: it lies beside, as `NAME.json`.
+    """
+    pictures = [_picture(size, model.method) for size in sizes(model.method.min_side)]
+    wanted = [np.asarray(model.forward(jnp.asarray(_nhwc(lr)))) for lr in pictures]
+    truth = [_nchw(sr) for sr in wanted]
+    artefact, checks = _checked(model, kind, dtype, pictures, truth)
+    card = _card(model, kind, dtype, checks)
+    if kind == "onnx":
+        onnx_model.describe(artefact, _facts(card))
+        _write({target: artefact.SerializeToString()})
+    else:
+        beside = target.with_name(target.name + ".json")
+        _write({target: artefact, beside: json.dumps(asdict(card), indent=2).encode()})
+    return card
+
+
+def sizes(least: int) -> tuple[tuple[int, int], ...]:
+    """The sizes of the check, for a method that accepts pictures of at least `least` pixels."""
+    return tuple((max(h, least), max(w, least)) for h, w in SIZES)
+
+
+# --- artefacts ---------------------------------------------------------------------------------
+
+
+def portable(model: Model, dtype: Dtype = "float32") -> Callable[[Array], Array]:
+    """`(1, 3, h, w) -> (1, 3, s·h, s·w)`, float32 outside and `dtype` inside."""
+    kind = jnp.dtype(dtype)
+    graph, state = nnx.split(cast(model.net, kind))
+
+    def forward(lr: Array) -> Array:
+        sr = nnx.merge(graph, state)(lr.transpose(0, 2, 3, 1).astype(kind))  # pyright: ignore[reportCallIssue] # networks are callable
+        return sr.transpose(0, 3, 1, 2).astype(jnp.float32)
+
+    return forward
+
+
+def any_size(least: int) -> jax.ShapeDtypeStruct:
+    """An LR picture whose sides are known when the artefact runs, and not below `least`."""
+    h, w = jax_export.symbolic_shape("h, w", constraints=[f"h >= {least}", f"w >= {least}"])
+    return jax.ShapeDtypeStruct((1, 3, h, w), jnp.float32)
+
+
+def onnx(model: Model, dtype: Dtype = "float32") -> Any:
+    """The network as an ONNX model, not yet checked nor described."""
+    with words.plain(True), ops.body("reference"):
+        return onnx_model.to_onnx(
+            portable(model, dtype), any_size(model.method.min_side), model.name
+        )
+
+
+def stablehlo(model: Model, dtype: Dtype = "float32") -> bytes:
+    """The network as an artefact of `jax.export`, not yet checked."""
+    with ops.body("reference"):
+        program = jax.jit(portable(model, dtype))
+        made = jax_export.export(program, platforms=PLATFORMS)(any_size(model.method.min_side))
+    return bytes(made.serialize())
+
+
+def _checked(
+    model: Model, kind: Format, dtype: Dtype, pictures: list[Any], truth: list[Any]
+) -> tuple[Any, dict[str, Check]]:
+    """The artefact, and its checks by dtype; in ONNX half precision is measured too."""
+    artefact = onnx(model, dtype) if kind == "onnx" else stablehlo(model, dtype)
+    run = runs_onnx(artefact.SerializeToString()) if kind == "onnx" else _runs_stablehlo(artefact)
+    check = compare(run, pictures, truth, model.method.data_range)
+    if not check.keeps(dtype):
+        raise _wrong(model.name, kind, dtype, check)
+    checks = {dtype: check}
+    if kind == "onnx" and dtype == "float32":
+        half = runs_onnx(onnx(model, "float16").SerializeToString())
+        checks["float16"] = compare(half, pictures, truth, model.method.data_range)
+    return artefact, checks
+
+
+def runs_onnx(model: bytes | str) -> Run:
+    """The function that ONNX Runtime makes of a model or a file."""
+    made = session(model)
+    return lambda lr: made.run(None, {onnx_model.INPUT: lr})[0]
+
+
+def _runs_stablehlo(artefact: bytes) -> Run:
+    call = jax_export.deserialize(bytearray(artefact)).call
+    return lambda lr: np.asarray(call(lr))
+
+
+# --- the check ---------------------------------------------------------------------------------
+
+
+def compare(run: Run, pictures: Sequence[Any], truth: Sequence[Any], white: float) -> Check:
+    """What `run` makes of the pictures against the truth."""
+    apart = [(run(lr) - sr) / white for lr, sr in zip(pictures, truth, strict=True)]
+    errors = np.concatenate([each.ravel() for each in apart]).astype(np.float64)
+    power = float(np.mean(errors**2))
+    return Check(
+        sizes=tuple(lr.shape[2:] for lr in pictures),
+        max_abs=float(np.max(np.abs(errors))),
+        psnr=float(-10 * np.log10(power)) if power > 0 else None,
+        finite=bool(np.isfinite(errors).all()),
+    )
+
+
+def _picture(size: tuple[int, int], method: Any) -> NDArray[np.float32]:
+    """Noise with the spectrum of photographs, whose amplitude falls as 1 / frequency."""
+    noise = np.random.default_rng(0).standard_normal((3, *size))
+    rows, columns = (np.fft.fftfreq(side) for side in size)
+    frequency = np.hypot(rows[:, None], columns[None])
+    spectrum = np.fft.fft2(noise) / np.maximum(frequency, 1 / max(size))
+    line = np.fft.ifft2(spectrum).real
+    line = (line - line.min()) / np.ptp(line)
+    return (method.data_range * line[None]).astype(np.float32)
+
+
+def _nhwc(x: NDArray[Any]) -> NDArray[Any]:
+    return x.transpose(0, 2, 3, 1)
+
+
+def _nchw(x: NDArray[Any]) -> NDArray[Any]:
+    return x.transpose(0, 3, 1, 2)
+
+
+def _wrong(name: str, kind: Format, dtype: Dtype, check: Check) -> WrongExport:
+    bound = f"{EXACT:g} of white" if dtype == "float32" else f"{CLOSE:g} dB"
+    found = f"by {check.max_abs:.2g} of white, {check.psnr or 0:.1f} dB"
+    return WrongExport(
+        f"{name} in {dtype} as {kind} "
+        + (f"is not JAX's in float32: it differs {found}" if check.finite else "is not finite"),
+        rule=f"every number is finite and the difference within {bound}; nothing was written",
+        place=", ".join(f"{h}x{w}" for h, w in check.sizes),
+        remedy="export it in float32" if dtype != "float32" else "report this; use JAX meanwhile",
+    )
+
+
+# --- cards and files ---------------------------------------------------------------------------
+
+
+def _card(model: Model, kind: Format, dtype: Dtype, checks: Mapping[str, Check]) -> Card:
+    method, manifest = model.method, model.checkpoint.manifest
+    names = ("esrjax", "jax", *(("onnx", "onnxruntime") if kind == "onnx" else ()))
+    return Card(
+        method=model.name,
+        format=kind,
+        dtype=dtype,
+        scale=method.scale,
+        data_range=method.data_range,
+        min_side=method.min_side,
+        reach=None if method.whole_picture else model.reach,
+        sizes=dict(model.sizes),
+        license=method.license,
+        weights_sha256=(manifest.source_sha256 if manifest else "") or model.checkpoint.sha256,
+        checks=checks,
+        versions={"python": platform.python_version()} | {n: metadata.version(n) for n in names},
+    )
+
+
+def _facts(card: Card) -> dict[str, str]:
+    """Every field in JSON, so that programs and people can read it; words without quotes."""
+    fields = asdict(card)
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    """All of them, each beside its place first."""
+    beside = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in files}
+    try:
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside[path].write_bytes(data)
+        for path in files:
+            os.replace(beside[path], path)
+    except OSError as error:
+        raise UnwritableCheckpoint(
+            f"cannot write the exported network: {error.strerror or error}",
+            rule="the folder must exist or be creatable, be writable and have room",
+            place=", ".join(map(str, files)),
+            remedy="choose another output with -o",
+        ) from error
+    finally:
+        for path in beside.values():
+            path.unlink(missing_ok=True)

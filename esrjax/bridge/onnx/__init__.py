@@ -1,0 +1,1 @@
+"""Networks as ONNX graphs, for pictures of any size."""

@@ -1,0 +1,36 @@
+"""ONNX Runtime: sessions that run a model."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from esrjax.network.archive import MissingExtra
+
+
+def require(library: str) -> Any:
+    """The library, or an error that says how to install it."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise MissingExtra(
+            f"this needs {library}",
+            rule=f"{library} is an optional dependency",
+            remedy='pip install "esrjax[export]"',
+        ) from error
+
+
+def session(model: bytes | str, *, level: str = "ORT_ENABLE_ALL", written: Path | None = None) -> Any:
+    """The model, or the file that holds it, ready to run on the fastest device that is there.
+
+    written: where the optimised model is written; it then runs on the CPU.
+    """
+    runtime = require("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
+    providers = ["CPUExecutionProvider"]
+    if written is not None:
+        options.optimized_model_filepath = str(written)
+    elif "CUDAExecutionProvider" in runtime.get_available_providers():
+        providers.insert(0, "CUDAExecutionProvider")
+    return runtime.InferenceSession(model, options, providers=providers)

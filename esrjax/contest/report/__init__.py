@@ -1,0 +1,1 @@
+"""The report: a ranking and its pictures as one page of HTML."""

@@ -1,0 +1,79 @@
+"""What the stages of a training have left, on disk: weights in files of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flax import nnx
+
+from esrjax import registry
+from esrjax.method import Form
+from esrjax.network import archive
+from esrjax.network.lora import adapt
+from esrjax.network.naming import Naming
+from esrjax.network.weights import load, tensors
+from esrjax.recognition import template
+from esrjax.training.origin import Held
+from esrjax.training.recipe import Recipe, Run
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The files of a run's finished stages, `stages/03-fine-tuning.safetensors`."""
+
+    folder: Path
+    recipe: Recipe
+
+    def has(self, run: Run) -> bool:
+        """Whether the stage has ended."""
+        return self._file(run).exists()
+
+    def save(self, run: Run, held: Held) -> None:
+        """Write what the stage has left, adapters apart from the kernels that they move."""
+        _write(self._file(run), held, f"stage {run.name} of recipe {self.recipe.sha256}")
+
+    def load(self, run: Run) -> Held:
+        """What the stage has left."""
+        checkpoint = archive.read(self._file(run))
+        said = checkpoint.manifest
+        assert said is not None  # `save` wrote it
+        method, lora = registry.plain(said.method), run.stage.lora
+        net = template(method, said.form, said.sizes)
+        if lora is not None:
+            net = nnx.eval_shape(
+                lambda net: adapt(
+                    net, lora.where, rank=lora.rank, alpha=lora.alpha, rngs=nnx.Rngs(0)
+                ),
+                net,
+            )
+        net = load(net, checkpoint.tensors, Naming(method.torch_names), place=str(self.folder))
+        return Held(method=said.method, net=net, form=said.form, sizes=said.sizes, lora=lora)
+
+    def publish(self, held: Held) -> tuple[Path, ...]:
+        """Write the weights of the whole training, in each form that they have."""
+        plain = held.merged()
+        forms: dict[Form, Held] = {plain.form: plain, "deploy": plain.deployed()}
+        for form, each in forms.items():
+            note = f"recipe {self.recipe.sha256}"
+            _write(self.folder / f"{form}.safetensors", each, note)
+        return tuple(self.folder / f"{form}.safetensors" for form in forms)
+
+    def _file(self, run: Run) -> Path:
+        slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
+        return self.folder / "stages" / f"{run.index:02d}-{slug}.safetensors"
+
+
+def named(runs: Sequence[Run], before: int, name: str | None) -> Run:
+    """The last run of a stage of that name, or of any, before the run of that index."""
+    earlier = [run for run in runs[:before] if name in (None, run.stage.name)]
+    return earlier[-1]
+
+
+def _write(path: Path, held: Held, note: str) -> None:
+    method = registry.plain(held.method)
+    said = archive.describe(held.method, method, held.form, held.sizes, note=note)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    archive.write_safetensors(path, tensors(held.net, Naming(method.torch_names)), said)

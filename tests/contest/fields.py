@@ -1,0 +1,47 @@
+"""Rows and fields of rows, made up."""
+
+import math
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from esrjax.contest import rules
+from esrjax.contest.rows import Row, Series
+
+RULES = rules.load("ntire2026")
+SPAN = Row(
+    team="EfficientSR Organizers",
+    method="SPAN",
+    psnr_valid=26.94,
+    psnr_test=27.01,
+    runtime_ms=8.0,
+    params_m=0.15,
+    flops_g=10.0,
+)
+
+
+def other(name: str, **figures: object) -> Row:
+    """The baseline's row under another name, with other figures."""
+    return replace(SPAN, team=name, method=name.lower(), **figures)
+
+
+def timed(row: Row, valid: list[float], test: list[float]) -> Row:
+    """The row with these runtimes of single pictures, and their mean as the organisers take it."""
+    first, second = Series(runtime_ms=tuple(valid), cold=True), Series(runtime_ms=tuple(test))
+    series = {"valid": first, "test": second}
+    mean = (math.fsum(valid) / len(valid) + math.fsum(test) / len(test)) / 2
+    return replace(row, runtime_ms=mean, series=series)
+
+
+_COSTS = st.floats(0.5, 30.0)
+_ROWS = st.builds(
+    Row,
+    team=st.uuids().map(str),
+    method=st.just("net"),
+    psnr_valid=st.floats(26.88, 27.2),
+    psnr_test=st.floats(26.97, 27.2),
+    runtime_ms=_COSTS,
+    params_m=_COSTS,
+    flops_g=_COSTS,
+)
+FIELDS = st.lists(_ROWS, min_size=1, max_size=6).map(lambda rows: [SPAN, *rows])
