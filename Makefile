@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo test test-slow parity readme lint format clean
+.PHONY: demo test test-slow test-export parity readme lint format clean
 
 demo: $(VENV)/demo  ## the main job: train, score, time, rank and show, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -12,6 +12,9 @@ test: $(VENV)/installed  ## everything a change must pass
 
 test-slow: $(VENV)/installed  ## the checks that take minutes each
 	$(RUN)/pytest -m slow
+
+test-export: .venv-export/installed  ## what `export` writes runs in ONNX Runtime, with that extra alone
+	.venv-export/bin/pytest -m export
 
 parity: $(VENV)/installed  ## docs/parity.md, from the reference folder
 	$(RUN)/python tools/parity.py
@@ -30,10 +33,16 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+.venv-export/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-export
+	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e ".[export]" pytest
+	touch $@
+
 $(VENV)/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-export build dist *.egg-info

@@ -379,8 +379,8 @@ def test_a_pytorch_network_that_does_not_take_the_weights(mistake, crumbs, tmp_p
         "4 tensors do not fit Net:\n"
         "    not in the weights: weight (3, 3, 3, 3)\n"
         "    not in the weights: bias (3,)\n"
-        "    not in the PyTorch network: filter.weight (3, 1, 3, 3)\n"
-        "    not in the PyTorch network: filter.bias (3,)"
+        "    not in the PyTorch network: filter.bias (3,)\n"
+        "    not in the PyTorch network: filter.weight (3, 1, 3, 3)"
     )
     assert told["remedy"].endswith("nothing was compared")
 

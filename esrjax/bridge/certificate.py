@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from esrjax.bridge import case, parity
 from esrjax.bridge.fingerprints import of_file
 from esrjax.bridge.parity import Answer, Question
+from esrjax.bridge.rule import Rule
 from esrjax.errors import UserError
 from esrjax.method import Form
 from esrjax.network import archive
@@ -94,7 +95,7 @@ def certify(asked: Question, answer: Answer) -> Certificate:
     )
 
 
-def verify(path: Path, rules: Sequence[Any] = ()) -> Verification:
+def verify(path: Path, rules: Sequence[Rule] = ()) -> Verification:
     """Ask the question of the certificate in `path` again; of changed files nothing is run."""
     held = read(path)
     asked = _located(held.question, path)

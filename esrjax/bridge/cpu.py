@@ -1,6 +1,7 @@
 """Somebody else's PyTorch code on a CPU: what it asks of CUDA, and what it raises."""
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -52,14 +53,18 @@ def _on_cpu(value: Any) -> Any:
 
 @contextlib.contextmanager
 def told(file: Path, doing: str) -> Generator[None]:
-    """What `file` raises while `doing` it, as a mistake with its line and what can be done."""
+    """What `file` raises while `doing` it, as a mistake with its line and what can be done.
+
+    What it prints goes to standard error: standard output is ours.
+    """
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     except UserError:
         raise
     except ImportError as error:
         raise _missing(file, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(file, doing, error) from error
 
 
@@ -75,7 +80,7 @@ def _missing(file: Path, error: ImportError) -> PeerFailed:
     )
 
 
-def _failed(file: Path, doing: str, error: Exception) -> PeerFailed:
+def _failed(file: Path, doing: str, error: BaseException) -> PeerFailed:
     cuda = any(word in str(error) for word in ("CUDA", "cuda", "NVIDIA"))
     types = "dtype" in str(error) or "Double" in str(error)
     if cuda:

@@ -14,16 +14,17 @@ class Divergence:
     """Where PyTorch's network and ours are first apart.
 
     kind: "part", where a part is given the same and gives something else; "code", where what lies
-    between parts does. part: PyTorch's path of the part that shows it, `ours` ours; end: whether
-    in what it is given or in what it gives. after: the last part before it that agrees. inside:
-    the part in whose `forward` it lies. unseen: parts that ran in between and that only PyTorch
-    has, with their classes.
+    between parts does. part: PyTorch's path of the part that shows it, `ours` ours; in its
+    `call`-th run, `end`: in what it is given or in what it gives. after: the last part before it
+    that agrees. inside: the part in whose `forward` it lies. unseen: parts that ran in between and
+    that only PyTorch has, with their classes.
     """
 
     kind: Literal["part", "code"]
     part: str
     ours: str
     type: str
+    call: int
     end: Literal["in", "out"]
     after: str | None
     inside: str
@@ -35,7 +36,8 @@ class Divergence:
         """Where it is, in one line."""
         if self.kind == "part":
             aka = f", ours {self.ours}" if self.ours != self.part else ""
-            return f"in {_named(self.part)} ({self.type}{aka})"
+            run = f", run {self.call}" if self.call > 1 else ""
+            return f"in {_named(self.part)} ({self.type}{aka}){run}"
         before = f"the end of {_named(self.part)}" if self.end == "out" else self.part
         between = f"after {self.after}, before {before}" if self.after else f"before {before}"
         unseen = f"; only PyTorch has {', '.join(self.unseen)} there" if self.unseen else ""
@@ -102,14 +104,24 @@ def _first(steps: Sequence[Step]) -> Divergence | None:
 
 
 def _persists(place: int, steps: Sequence[Step]) -> bool:
-    """Whether all that surrounds the step is apart as well, when it ends."""
-    later = [step for step in steps[place + 1 :] if step.moment.end == "out"]
-    around = (next(s for s in later if s.moment.path == path) for path in steps[place].within)
-    return all(outer.differs for outer in around if outer.gap is not None)
+    """Whether the difference stays: what it reaches, and all that surrounds it, is apart too."""
+    step, later = steps[place], steps[place + 1 :]
+    ends = [each for each in later if each.moment.end == "out"]
+    around = (next(each for each in ends if each.moment.path == path) for path in step.within)
+    return not any(each.agrees for each in (*around, *_reached(step, later)))
+
+
+def _reached(step: Step, later: Sequence[Step]) -> list[Step]:
+    """Of a part's beginning, its end; of its end, the parts that are given the very same tensor."""
+    moment = step.moment
+    if moment.end == "in":
+        return [each for each in later if each.moment.path == moment.path][:1]
+    given = (each for each in later if each.moment.end == "in")
+    return [each for each in given if set(each.moment.tensors) & set(moment.tensors)]
 
 
 def _described(step: Step, before: Sequence[Step]) -> Divergence:
-    last = max((i for i, s in enumerate(before) if _agrees(s)), default=None)
+    last = max((i for i, s in enumerate(before) if s.agrees), default=None)
     known = None if last is None else before[last]
     between = before if last is None else before[last + 1 :]
     moment = step.moment
@@ -125,16 +137,13 @@ def _described(step: Step, before: Sequence[Step]) -> Divergence:
         part=moment.path,
         ours=step.ours,
         type=moment.kind,
+        call=moment.call,
         end=moment.end,
         after=known.moment.path if known is not None and known.moment.end == "out" else None,
         inside=_common(_open(known), (*step.within, moment.path)[: _depth(step)]),
         unseen=tuple(f"{path} ({kind})" for path, kind in unseen.items()),
         gap=step.gap,
     )
-
-
-def _agrees(step: Step) -> bool:
-    return step.gap is not None and not step.differs
 
 
 def _depth(step: Step) -> int:

@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array, export as jax_export
+from jax import Array
+from jax import export as jax_export
 from numpy.typing import NDArray
 
 from esrjax.bridge.onnx import model as onnx_model
-from esrjax.bridge.onnx.runtime import require, session
+from esrjax.bridge.onnx import runtime
 from esrjax.errors import UserError
 from esrjax.model import Model
 from esrjax.network import ops, words
@@ -86,14 +87,19 @@ class Card:
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+def require(kind: Format) -> None:
+    """Raise `MissingExtra` unless files of this kind can be written here."""
+    for library in ("onnx", "onnxruntime") if kind == "onnx" else ():
+        runtime.require(library)
+
+
 def export(model: Model, target: Path, kind: Format, dtype: Dtype = "float32") -> Card:
     """Write the network to `target`, unless it does not do there what JAX does.
 
     A StableHLO artefact has no room for a card: it lies beside, as `NAME.json`.
     """
-    pictures = [_picture(size, model.method) for size in sizes(model.method.min_side)]
-    wanted = [np.asarray(model.forward(jnp.asarray(_nhwc(lr)))) for lr in pictures]
-    truth = [_nchw(sr) for sr in wanted]
+    pictures = [_picture(size, model.method.data_range) for size in sizes(model.method.min_side)]
+    truth = [_upscaled(model, lr) for lr in pictures]
     artefact, checks = _checked(model, kind, dtype, pictures, truth)
     card = _card(model, kind, dtype, checks)
     if kind == "onnx":
@@ -113,10 +119,10 @@ def sizes(least: int) -> tuple[tuple[int, int], ...]:
 # --- artefacts ---------------------------------------------------------------------------------
 
 
-def portable(model: Model, dtype: Dtype = "float32") -> Callable[[Array], Array]:
+def portable(net: nnx.Module, dtype: Dtype = "float32") -> Callable[[Array], Array]:
     """`(1, 3, h, w) -> (1, 3, s·h, s·w)`, float32 outside and `dtype` inside."""
     kind = jnp.dtype(dtype)
-    graph, state = nnx.split(cast(model.net, kind))
+    graph, state = nnx.split(cast(net, kind))
 
     def forward(lr: Array) -> Array:
         sr = nnx.merge(graph, state)(lr.transpose(0, 2, 3, 1).astype(kind))  # pyright: ignore[reportCallIssue] # networks are callable
@@ -131,41 +137,49 @@ def any_size(least: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, 3, h, w), jnp.float32)
 
 
-def onnx(model: Model, dtype: Dtype = "float32") -> Any:
+def onnx(name: str, net: nnx.Module, least: int, dtype: Dtype = "float32") -> Any:
     """The network as an ONNX model, not yet checked nor described."""
     with words.plain(True), ops.body("reference"):
-        return onnx_model.to_onnx(
-            portable(model, dtype), any_size(model.method.min_side), model.name
-        )
+        return onnx_model.to_onnx(portable(net, dtype), any_size(least), name)
 
 
-def stablehlo(model: Model, dtype: Dtype = "float32") -> bytes:
+def stablehlo(net: nnx.Module, least: int, dtype: Dtype = "float32") -> bytes:
     """The network as an artefact of `jax.export`, not yet checked."""
     with ops.body("reference"):
-        program = jax.jit(portable(model, dtype))
-        made = jax_export.export(program, platforms=PLATFORMS)(any_size(model.method.min_side))
+        program = jax.jit(portable(net, dtype))
+        made = jax_export.export(program, platforms=PLATFORMS)(any_size(least))
     return bytes(made.serialize())
+
+
+def unchecked(model: Model) -> bytes:
+    """The network as a described .onnx file, to be run here at once."""
+    made = onnx(model.name, model.net, model.method.min_side)
+    onnx_model.describe(made, _facts(_card(model, "onnx", "float32", {})))
+    return made.SerializeToString()
 
 
 def _checked(
     model: Model, kind: Format, dtype: Dtype, pictures: list[Any], truth: list[Any]
 ) -> tuple[Any, dict[str, Check]]:
     """The artefact, and its checks by dtype; in ONNX half precision is measured too."""
-    artefact = onnx(model, dtype) if kind == "onnx" else stablehlo(model, dtype)
-    run = runs_onnx(artefact.SerializeToString()) if kind == "onnx" else _runs_stablehlo(artefact)
-    check = compare(run, pictures, truth, model.method.data_range)
+    least, white = model.method.min_side, model.method.data_range
+    if kind == "stablehlo":
+        artefact = stablehlo(model.net, least, dtype)
+        check = compare(_runs_stablehlo(artefact), pictures, truth, white)
+    else:
+        artefact = onnx(model.name, model.net, least, dtype)
+        check = compare(_runs_onnx(artefact), pictures, truth, white)
     if not check.keeps(dtype):
         raise _wrong(model.name, kind, dtype, check)
     checks = {dtype: check}
     if kind == "onnx" and dtype == "float32":
-        half = runs_onnx(onnx(model, "float16").SerializeToString())
-        checks["float16"] = compare(half, pictures, truth, model.method.data_range)
+        half = _runs_onnx(onnx(model.name, model.net, least, "float16"))
+        checks["float16"] = compare(half, pictures, truth, white)
     return artefact, checks
 
 
-def runs_onnx(model: bytes | str) -> Run:
-    """The function that ONNX Runtime makes of a model or a file."""
-    made = session(model)
+def _runs_onnx(model: Any) -> Run:
+    made = runtime.session(model.SerializeToString())
     return lambda lr: made.run(None, {onnx_model.INPUT: lr})[0]
 
 
@@ -190,7 +204,13 @@ def compare(run: Run, pictures: Sequence[Any], truth: Sequence[Any], white: floa
     )
 
 
-def _picture(size: tuple[int, int], method: Any) -> NDArray[np.float32]:
+def _upscaled(model: Model, lr: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What JAX makes of it."""
+    sr = model.forward(jnp.asarray(lr.transpose(0, 2, 3, 1)))
+    return np.asarray(sr).transpose(0, 3, 1, 2)
+
+
+def _picture(size: tuple[int, int], white: float) -> NDArray[np.float32]:
     """Noise with the spectrum of photographs, whose amplitude falls as 1 / frequency."""
     noise = np.random.default_rng(0).standard_normal((3, *size))
     rows, columns = (np.fft.fftfreq(side) for side in size)
@@ -198,23 +218,14 @@ def _picture(size: tuple[int, int], method: Any) -> NDArray[np.float32]:
     spectrum = np.fft.fft2(noise) / np.maximum(frequency, 1 / max(size))
     line = np.fft.ifft2(spectrum).real
     line = (line - line.min()) / np.ptp(line)
-    return (method.data_range * line[None]).astype(np.float32)
-
-
-def _nhwc(x: NDArray[Any]) -> NDArray[Any]:
-    return x.transpose(0, 2, 3, 1)
-
-
-def _nchw(x: NDArray[Any]) -> NDArray[Any]:
-    return x.transpose(0, 3, 1, 2)
+    return (white * line[None]).astype(np.float32)
 
 
 def _wrong(name: str, kind: Format, dtype: Dtype, check: Check) -> WrongExport:
     bound = f"{EXACT:g} of white" if dtype == "float32" else f"{CLOSE:g} dB"
-    found = f"by {check.max_abs:.2g} of white, {check.psnr or 0:.1f} dB"
+    found = f"differs from JAX in float32 by {check.max_abs:.2g} of white, {check.psnr or 0:.1f} dB"
     return WrongExport(
-        f"{name} in {dtype} as {kind} "
-        + (f"is not JAX's in float32: it differs {found}" if check.finite else "is not finite"),
+        f"{name} as {kind} in {dtype} {found if check.finite else 'is not finite'}",
         rule=f"every number is finite and the difference within {bound}; nothing was written",
         place=", ".join(f"{h}x{w}" for h, w in check.sizes),
         remedy="export it in float32" if dtype != "float32" else "report this; use JAX meanwhile",

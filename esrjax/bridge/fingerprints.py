@@ -22,7 +22,7 @@ def of_file(path: Path) -> str:
         raise Unreadable(
             f"cannot read {path}: {error.strerror or error}",
             rule="what is compared is read from files",
-            remedy="check the path",
+            remedy="check the path; files of a certificate may also lie beside it",
         ) from error
 
 

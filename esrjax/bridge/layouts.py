@@ -16,11 +16,10 @@ def layouts(ours: Array, shape: tuple[int, ...]) -> list[Array]:
     if ours.ndim < 2 or len(shape) < 2 or shape[0] != len(ours):
         return found
     tokens = ours.reshape(len(ours), -1, ours.shape[-1])
-    for axis, tensor in ((1, tokens.mT), (len(shape) - 1, tokens)):
+    for axis, kept, tensor in ((1, 1, tokens.mT), (-1, 2, tokens)):
         channels, places = shape[axis], math.prod(shape[1:]) // max(shape[axis], 1)
         if channels <= ours.shape[-1] and places == tokens.shape[1]:
-            kept = np.take(tensor, np.arange(channels), 1 if axis == 1 else 2)
-            found.append(kept.reshape(shape))
+            found.append(np.take(tensor, np.arange(channels), kept).reshape(shape))
     return found
 
 

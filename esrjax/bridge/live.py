@@ -15,7 +15,7 @@ from esrjax.bridge.divergence import Layers, survey
 from esrjax.bridge.layouts import channels_first
 from esrjax.bridge.peer import Peer, PeerMismatch
 from esrjax.bridge.quality import Quality, quality
-from esrjax.bridge.slopes import Rule
+from esrjax.bridge.rule import Rule
 from esrjax.method import Form, Method
 from esrjax.network import ops
 from esrjax.network.naming import Naming

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from esrjax import registry
 from esrjax.bridge import fingerprints, golden
 from esrjax.bridge.case import Body
+from esrjax.bridge.rule import Rule
 from esrjax.errors import UserError
 from esrjax.method import Form, Method
 from esrjax.model import open_method
@@ -77,8 +78,8 @@ class Answer:
     hashes: Mapping[str, str]
 
 
-def parity(asked: Question, rules: Sequence[Any] = ()) -> Answer:
-    """Ask. rules: optimisers of which a live comparison takes steps (`slopes.Rule`)."""
+def parity(asked: Question, rules: Sequence[Rule] = ()) -> Answer:
+    """Ask. rules: optimisers of which a live comparison takes steps."""
     return _stored(asked) if asked.golden is not None else _live(asked, rules)
 
 
@@ -103,7 +104,7 @@ def _stored(asked: Question) -> Answer:
     return Answer(outcome=found, form="deploy", hashes={"weights": weights, **hashes(asked)})
 
 
-def _live(asked: Question, rules: Sequence[Any]) -> Answer:
+def _live(asked: Question, rules: Sequence[Rule]) -> Answer:
     archive.pytorch("comparing with a PyTorch network")
     from esrjax.bridge import live, peer
 

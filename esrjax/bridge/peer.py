@@ -22,6 +22,9 @@ from esrjax.network.archive import Tensors
 from esrjax.network.weights import SHOWN
 
 
+_OURS = ("esrjax", "__main__")
+
+
 class NoPeer(UserError):
     """Words that name no PyTorch class, or not what it is built with."""
 
@@ -57,9 +60,10 @@ class Peer:
     def siblings(self) -> list[Path]:
         """The files beside it that have been imported."""
         home, file = self.source.home, self.source.file.resolve()
-        files = {Path(f).resolve() for m in [*sys.modules.values()] if (f := _file(m)) is not None}
-        ours = {f for f in files if f.is_relative_to(home) and "site-packages" not in f.parts}
-        return sorted(ours - {file})
+        theirs = [m for name, m in sys.modules.items() if not name.startswith(_OURS)]
+        files = {Path(f).resolve() for module in theirs if (f := _file(module)) is not None}
+        beside = {f for f in files if f.is_relative_to(home) and "site-packages" not in f.parts}
+        return sorted(beside - {file})
 
 
 def source(words: str, arguments: Mapping[str, Any]) -> Source:
@@ -165,7 +169,7 @@ def _file(module: ModuleType) -> str | None:
 def _module(file: Path) -> ModuleType:
     _, names = _package(file)
     if len(names) > 1:
-        return importlib.import_module(".".join(names))
+        return _require_file(importlib.import_module(".".join(names)), file)
     # Under a name of its own: files of one name in several folders are not each other.
     name = f"{names[0]}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -177,6 +181,18 @@ def _module(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _require_file(module: ModuleType, file: Path) -> ModuleType:
+    found = _file(module)
+    if found is not None and Path(found).samefile(file):
+        return module
+    raise NoPeer(
+        f"{module.__name__} is {found}, not {file}",
+        rule="one process imports one package of a name",
+        place=str(file),
+        remedy="compare each checkout in a process of its own, and do not install the package",
+    )
 
 
 def _kind(module: ModuleType, where: Source) -> Any:

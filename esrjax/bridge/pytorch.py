@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from esrjax.bridge.case import Array
 from esrjax.bridge.cpu import OnlyCPU, told
 from esrjax.bridge.peer import Peer
-from esrjax.bridge.trace import Moment
+from esrjax.bridge.trace import End, Moment
 from esrjax.network.archive import Tensors
 
 
@@ -28,9 +28,10 @@ def output(peer: Peer, x: Array) -> Array:
 def moments(peer: Peer, x: Array) -> list[Moment]:
     """What every part was given and gave, in the order in which it happened."""
     seen: list[Moment] = []
+    kept: list[Any] = []  # as long as a tensor is, no other can have its id
     with contextlib.ExitStack() as hooks, _running(peer, x) as given, torch.no_grad():
         for path, part in peer.module.named_modules():
-            _watch(path, part, seen, hooks)
+            hooks.enter_context(_watched(path, part, seen, kept))
         peer.module(given)
     return seen
 
@@ -93,33 +94,45 @@ def _running(peer: Peer, x: Array) -> Generator[Any]:
         yield given
 
 
-def _watch(path: str, part: Any, seen: list[Moment], hooks: contextlib.ExitStack) -> None:
-    runs, kind = Counter[str](), type(part).__name__
+@contextlib.contextmanager
+def _watched(path: str, part: Any, seen: list[Moment], kept: list[Any]) -> Generator[None]:
+    """While it is open, what the part is given and gives goes into `seen`."""
+    runs = Counter[End]()
 
-    def enter(part: Any, args: Any, kwargs: Any) -> None:
-        runs["enter"] += 1
-        arrays = _arrays((*args, *kwargs.values()))
-        seen.append(Moment(path=path, kind=kind, end="in", call=runs["enter"], arrays=arrays))
+    def see(end: End, values: Any) -> None:
+        tensors = _tensors(values)
+        kept.extend(tensors)
+        runs[end] += 1
+        seen.append(
+            Moment(
+                path=path,
+                kind=type(part).__name__,
+                end=end,
+                call=runs[end],
+                arrays=tuple(map(_array, tensors)),
+                tensors=tuple(map(id, tensors)),
+            )
+        )
 
-    def leave(part: Any, args: Any, output: Any) -> None:
-        runs["leave"] += 1
-        arrays = _arrays(output if isinstance(output, tuple | list) else (output,))
-        seen.append(Moment(path=path, kind=kind, end="out", call=runs["leave"], arrays=arrays))
+    def enter(_: Any, args: Any, kwargs: Any) -> None:
+        see("in", (*args, *kwargs.values()))
 
-    for handle in (
-        part.register_forward_pre_hook(enter, with_kwargs=True),
-        part.register_forward_hook(leave),
-    ):
-        hooks.callback(handle.remove)
+    def leave(_: Any, args: Any, output: Any) -> None:
+        see("out", output if isinstance(output, tuple | list) else (output,))
+
+    before = part.register_forward_pre_hook(enter, with_kwargs=True)
+    after = part.register_forward_hook(leave)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
 
 
-def _arrays(values: Any) -> tuple[Array, ...]:
-    """The images and tokens among what a part was given, or gave."""
-    return tuple(
-        _array(value)
-        for value in values
-        if torch.is_tensor(value) and value.is_floating_point() and value.ndim
-    )
+def _tensors(values: Any) -> list[Any]:
+    """The images and tokens among what a part is given, or gives."""
+    tensors = (value for value in values if torch.is_tensor(value) and value.ndim)
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
 def _array(tensor: Any) -> Array:

@@ -1,8 +1,6 @@
 """How two networks learn: gradients, and steps of an optimiser."""
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ from flax import nnx
 from esrjax.bridge import pytorch
 from esrjax.bridge.case import EXACT, Array, Case
 from esrjax.bridge.layouts import channels_first
+from esrjax.bridge.rule import Rule
 from esrjax.bridge.trace import QUICK
 from esrjax.network.archive import Tensors
 from esrjax.network.naming import Naming
@@ -21,22 +20,6 @@ from esrjax.network.weights import leaves, load, tensors
 
 ROUNDING = 8 * float(np.finfo(np.float64).eps)  # of a weight, in a step
 FLOOR = 1e-3  # of all gradients' largest: a leaf whose own are smaller is judged by this
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """One optimiser on both sides.
-
-    theirs: its name in `torch.optim`. said: what it is made with there. ours: the same in optax.
-    matrices: it moves only leaves with two axes. scales: a step for each, from PyTorch's gradient
-    times this; moments show from the second.
-    """
-
-    theirs: str
-    said: Mapping[str, Any]
-    ours: optax.GradientTransformation
-    matrices: bool = False
-    scales: tuple[float, ...] = (1.0,)
 
 
 def gradients(net: nnx.Module, naming: Naming, x: Array, target: Array) -> tuple[Array, Tensors]:

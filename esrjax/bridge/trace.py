@@ -27,7 +27,8 @@ NETWORK = ""  # the path of the whole
 class Moment:
     """A part of the PyTorch network begins (`in`) or has ended (`out`) its `call`-th run.
 
-    kind: its class. arrays: what it is given, or gives.
+    kind: its class. arrays: what it is given, or gives. tensors: what tells these from each other,
+    one for each; a tensor that one part gives and another is given has the same in both.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Moment:
     end: End
     call: int
     arrays: tuple[Array, ...]
+    tensors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,11 @@ class Step:
     def differs(self) -> bool:
         """Whether the two sides are apart here."""
         return self.gap is not None and self.gap.differs
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they could be compared, and are not."""
+        return self.gap is not None and not self.gap.differs
 
 
 def calls(net: nnx.Module, x: Array) -> Calls:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from esrjax.cli import contest, methods, parity, pictures, report, training, weights
+from esrjax.cli import contest, export, methods, parity, pictures, report, training, weights
 from esrjax.errors import UserError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for room in (training, pictures, methods, weights, parity, contest, report):
+for room in (training, pictures, methods, weights, parity, export, contest, report):
     room.register(app)
 
 

@@ -13,7 +13,7 @@ from esrjax.network import ops
 LIBRARIES = ("esrjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 EXTRAS = {
     "torch": "torch",
-    "export": "jax2onnx",
+    "export": "onnxruntime",
     "demo": "scikit-image",
     "log": "tensorboardX",
     "clip": "open_clip_torch",

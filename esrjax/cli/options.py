@@ -58,6 +58,10 @@ Body = Annotated[
     Literal["auto", "reference", "kernel"],
     typer.Option(help="Which bodies operations run with."),
 ]
+Engine = Annotated[
+    Literal["jax", "onnxruntime"] | None,
+    typer.Option(help="What runs it.", show_default="onnxruntime for an .onnx file, else jax"),
+]
 
 
 def sizes(given: list[str] | None) -> dict[str, Any]:

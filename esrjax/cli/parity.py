@@ -86,12 +86,12 @@ def parity(
     if certificate is not None:
         paper.require_place(certificate, checkpoint)
     answer = compare(asked, _rules() if torch else ())
-    if certificate is not None:
-        paper.write(certificate, paper.certify(asked, answer))
     if as_json:
         print_json(answer.outcome.as_dict())
     else:
         _show(answer.outcome)
+    if certificate is not None:
+        paper.write(certificate, paper.certify(asked, answer))
     raise typer.Exit(not answer.outcome.passed)
 
 
@@ -128,7 +128,7 @@ def _rules() -> Any:
     import optax
     from optax import contrib
 
-    from esrjax.bridge.slopes import Rule
+    from esrjax.bridge.rule import Rule
 
     there_and_back, tiny = (1.0, -0.5), 1e-30
     decayed = {"lr": LR, "weight_decay": 0.01}

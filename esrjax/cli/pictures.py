@@ -9,6 +9,7 @@ from esrjax.cli.options import (
     BadOption,
     Body,
     Checkpoints,
+    Engine,
     Json,
     Names,
     Size,
@@ -35,6 +36,7 @@ def upscale(
     method: Annotated[str, typer.Option(help="The method.")] = "spanv2",
     checkpoint: Checkpoints = None,
     size: Size = None,
+    engine: Engine = None,
     tile: Annotated[int, typer.Option(help="Largest tile side, LR pixels.", min=8)] = 256,
     self_ensemble: Annotated[
         bool, typer.Option("--self-ensemble", help="Mean over the eight flips and turns.")
@@ -42,16 +44,35 @@ def upscale(
 ) -> None:
     """Make pictures four times larger."""
     from esrjax.cli.tables import progress
-    from esrjax.model import open_model
     from esrjax.pictures import jobs
 
-    model = open_model(method, by_name(checkpoint, [method]), sizes(size))
+    model = _runnable(method, by_name(checkpoint, [method]), sizes(size), engine)
     found = jobs.plan(inputs, output, model.scale, tile, turned=self_ensemble)
     upscaler_of = jobs.memory(lambda canvas: model.upscaler(canvas, self_ensemble=self_ensemble))
     for job in progress(found, f"{model.name} x{model.scale}"):
         for note in jobs.run(job, upscaler_of(job.canvas)):
             typer.echo(f"{job.source.name}: {note}", err=True)
     typer.echo(f"{len(found)} picture{'s' * (len(found) != 1)} in {output}")
+
+
+def _runnable(
+    method: str, files: dict[str, Path], given: dict[str, Any], engine: str | None
+) -> Any:
+    """The method with its weights, in JAX or in ONNX Runtime; an .onnx file says which."""
+    exported = any(file.suffix == ".onnx" for file in files.values())
+    if engine == "jax" and exported:
+        raise BadOption(
+            "an .onnx file is given, and --engine jax",
+            rule="JAX runs weights (.pth, .safetensors, a run); ONNX Runtime runs .onnx files too",
+            remedy="leave --engine out, or give the weights that were exported",
+        )
+    if engine == "onnxruntime" or exported:
+        from esrjax.bridge import engine as onnxruntime
+
+        return onnxruntime.load(method, files.get(method), given)
+    from esrjax.model import open_model
+
+    return open_model(method, files, given)
 
 
 def evaluate(
@@ -140,6 +161,10 @@ def bench(
     size: Size = None,
     body: Body = "auto",
     seconds: Annotated[float, typer.Option(help="Budget a method and size, seconds.")] = 2.0,
+    engine: Annotated[
+        Literal["jax", "onnxruntime", "both"],
+        typer.Option(help="What runs them; `both` in turn, to compare."),
+    ] = "jax",
     as_json: Json = False,
 ) -> None:
     """How long methods take, in turn in one process: median, interval, compilation, memory."""
@@ -151,11 +176,35 @@ def bench(
     shapes = [_shape(text) for text in sizes_given.split(",")]
     methods = {name: registry.plain(name) for name in names}
     with ops.body(body):
-        outcome = contest.bench(methods, shapes, sizes(size), seconds)
+        outcome = contest.bench(methods, shapes, sizes(size), seconds, _engines(engine))
     if as_json:
         print_json(outcome)
     else:
         show_bench(outcome)
+
+
+def _engines(asked: str) -> dict[str, Any]:
+    """What `contest.bench` makes runnable networks with, by the name that rows give it."""
+    from esrjax.contest import bench as contest
+
+    made = {} if asked == "onnxruntime" else contest.jax_engine()
+    if asked != "jax":
+        from esrjax.bridge.onnx import runtime
+
+        made |= {f"onnxruntime-{runtime.device()}": _program}
+    return made
+
+
+def _program(name: str, method: Any, net: Any) -> Any:
+    """A network in ONNX Runtime; making it is exporting it."""
+    import time
+
+    from esrjax.bridge import engine
+    from esrjax.contest import clock
+
+    start = time.perf_counter()
+    forward: Any = engine.forward(name, method, net)
+    return clock.Program(call=forward, compile_s=time.perf_counter() - start, mib=None)
 
 
 def _shape(text: str) -> tuple[int, int]:

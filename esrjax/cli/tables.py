@@ -154,6 +154,23 @@ def show_cost(name: str, counted: Any, side: int, parts: bool) -> None:
     show_table(rows, ("", "official", "honest"))
 
 
+def show_export(target: Any, card: Any) -> None:
+    """What was written, and how far it is from JAX in every precision that was tried."""
+    sizes = ", ".join(f"{h}x{w}" for h, w in card.checks[card.dtype].sizes)
+    say(f"{target}: {card.method}, {card.dtype}, {card.layout}, white at {card.data_range:g}")
+    rows = [
+        {
+            "precision": dtype,
+            "max |difference|": f"{check.max_abs:.1e} of white",
+            "PSNR": "equal" if check.psnr is None else f"{check.psnr:.1f} dB",
+            "fit": "written" if dtype == card.dtype else check.keeps(dtype),
+        }
+        for dtype, check in card.checks.items()
+    ]
+    show_table(rows, list(rows[0]))
+    say(f"against JAX in float32, at {sizes}")
+
+
 def show_bench(outcome: Mapping[str, Any]) -> None:
     """One line for each method and size."""
     say(f"device: {outcome['device']}")

@@ -1,6 +1,6 @@
 """How long methods take side by side, at several sizes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,8 @@ from esrjax.model import require_side
 from esrjax.network.reparam import deploy
 
 Rows = list[dict[str, Any]]
+Runnable = clock.Forward | clock.Program
+Engine = Callable[[str, Method, nnx.Module], Runnable]  # name, method, deployed network
 
 
 def bench(
@@ -19,14 +21,29 @@ def bench(
     shapes: Sequence[tuple[int, int]],
     sizes: Mapping[str, Any],
     seconds: float,
+    engines: Mapping[str, Engine] | None = None,
 ) -> dict[str, Any]:
-    """`{"device", "machine", "rows"}`: a row for every method and LR size, weights untrained."""
+    """`{"device", "machine", "rows"}`: a row for every size, method and engine, weights untrained.
+
+    engines: by the name that rows give them; by default JAX alone.
+    """
     for name, method in methods.items():
         for shape in shapes:
             require_side(name, method, shape)
-    forwards = {name: forward(deploy(m.build(**sizes))) for name, m in methods.items()}
+    engines = engines or jax_engine()
+    nets = {name: deploy(method.build(**sizes)) for name, method in methods.items()}
+    forwards = {
+        (name, engine): make(name, methods[name], net)
+        for name, net in nets.items()
+        for engine, make in engines.items()
+    }
     rows = [row for shape in shapes for row in _rows(forwards, shape, seconds)]
     return {"device": clock.machine()["device"], "machine": clock.machine(), "rows": rows}
+
+
+def jax_engine() -> dict[str, Engine]:
+    """JAX on its default backend."""
+    return {f"jax-{jax.default_backend()}": lambda name, method, net: forward(net)}
 
 
 def forward(net: nnx.Module) -> clock.Forward:
@@ -35,18 +52,20 @@ def forward(net: nnx.Module) -> clock.Forward:
     return lambda lr: nnx.merge(graph, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
 
 
-def _rows(forwards: Mapping[str, clock.Forward], shape: tuple[int, int], seconds: float) -> Rows:
+def _rows(
+    forwards: Mapping[tuple[str, str], Runnable], shape: tuple[int, int], seconds: float
+) -> Rows:
     timings = clock.interleaved(forwards, (1, *shape, 3), budget_s=seconds)
     return [
         {
             "method": name,
             "size": f"{shape[0]}x{shape[1]}",
-            "engine": f"jax-{jax.default_backend()}",
+            "engine": engine,
             "median_ms": timing.median_ms,
             "low_ms": timing.low_ms,
             "high_ms": timing.high_ms,
             "compile_s": timing.compile_s,
             "peak_mib": timing.peak_mib if timing.peak_mib is not None else timing.program_mib,
         }
-        for name, timing in timings.items()
+        for (name, engine), timing in timings.items()
     ]

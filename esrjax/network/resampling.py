@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import max_dim
 
 from esrjax.network.extent import Extent, divided, known, positions, whole
 from esrjax.network.words import plain, word
@@ -58,7 +59,7 @@ def adaptive_max_pool(x: Array, shrink: int) -> Array:
     """
     for axis in (1, 2):
         old = x.shape[axis]
-        count = jax.core.max_dim(1, old // shrink)
+        count = max_dim(1, old // shrink)
         if known(old) and old % count == 0:
             bins = x.reshape(*x.shape[:axis], count, old // count, *x.shape[axis + 1 :])
         else:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.core import max_dim, min_dim
 
 from esrjax.network.extent import Extent, divided, known, positions, whole
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential, parameter
@@ -141,10 +142,10 @@ class Windows:
     """The windows of an axis of `length` pixels: evenly set, the last flush."""
 
     def __init__(self, length: Extent, side: int):
-        self.length, self.side = length, jax.core.min_dim(side, length)
+        self.length, self.side = length, min_dim(side, length)
         self.count = (length + self.side - 1) // self.side
-        gaps = jax.core.max_dim(1, self.count - 1)
-        self.step = jax.core.max_dim(1, (length - self.side + gaps - 1) // gaps)
+        gaps = max_dim(1, self.count - 1)
+        self.step = max_dim(1, (length - self.side + gaps - 1) // gaps)
 
     def starts(self, index: Array) -> Array:
         """Where windows begin."""

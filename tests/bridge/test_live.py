@@ -1,5 +1,7 @@
 """A user's own PyTorch network beside ours, from the command line."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -116,3 +118,11 @@ def test_official_weights_are_the_same_in_both(esrjax, reference, request):
     found = esrjax("parity", "spanv2", "--torch", f"{file}:Twin", *words)
     assert found.code == 0, found.out
     assert found.json["layers"]["compared"] == 78
+
+
+def test_without_pytorch_that_is_what_is_missing(live, written, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = live(written())
+    assert found.code == 2
+    assert "comparing with a PyTorch network needs PyTorch" in found.err
+    assert 'pip install "esrjax[torch]"' in found.err

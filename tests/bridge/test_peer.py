@@ -93,3 +93,20 @@ def test_every_tensor_that_does_not_fit_is_named(written):
     with pytest.raises(PeerMismatch, match="4 tensors do not fit Net"):
         fill(peer, held, {}, "some.pth")
     assert torch.equal(before, peer.module.filter.weight)
+
+
+def test_a_file_that_leaves_is_told_and_what_it_prints_is_not_ours(written, capsys):
+    error = refused(PeerFailed, written, imports="import sys; print('hello'); sys.exit(0)")
+    assert error.problem == "importing it raised SystemExit: 0"
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "hello\n")
+
+
+def test_a_package_of_a_name_that_is_taken_is_not_taken_for_the_other(written, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder / "peerpackage").mkdir(parents=True)
+        (tmp_path / folder / "peerpackage/__init__.py").touch()
+    first, second = (written(f"{folder}/peerpackage/net.py") for folder in ("one", "two"))
+    build(source(f"{first}:Net", {}))
+    with pytest.raises(NoPeer, match="one process imports one package of a name"):
+        build(source(f"{second}:Net", {}))

@@ -9,7 +9,8 @@ from flax import nnx
 from optax import contrib
 
 from esrjax.bridge import pytorch
-from esrjax.bridge.slopes import Rule, compared, steps
+from esrjax.bridge.rule import Rule
+from esrjax.bridge.slopes import compared, steps
 from esrjax.network.layers import Conv2d, Linear
 from esrjax.network.naming import Naming
 from esrjax.network.weights import cast, tensors

@@ -1,8 +1,12 @@
-"""One result, made up, that tests change as they need."""
+"""One result, and pictures for a report, made up; tests change them as they need."""
 
+import numpy as np
 import pytest
 
 from esrjax.contest.record import Quality, Result, Timing
+from esrjax.contest.report import comparison
+from esrjax.pictures import metrics, sets
+from esrjax.pictures.files import write
 
 
 @pytest.fixture
@@ -37,3 +41,18 @@ def result(timing: Timing) -> Result:
         versions={"jax": "0.10.2"},
         created="2026-08-01T12:00:00+00:00",
     )
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> list[comparison.Comparison]:
+    """Two pictures of a set, from a method that is perfect and one that is 16 levels too dark."""
+    folder = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (96, 128, 3)), ("b", (160, 160, 3))):
+        hr = rng.integers(16, 256, shape, np.uint8)
+        write(folder / f"set/HR/{name}.png", hr)
+        write(folder / f"perfect/{name}x4.png", hr)
+        write(folder / f"dark/{name}x4x4.png", hr - np.uint8(16))
+    pairs = sets.pairs(folder / "set")
+    sources = comparison.stored({n: folder / n for n in ("perfect", "dark")}, pairs)
+    return [comparison.compare(pair, sources, metrics.NTIRE, 128) for pair in pairs]

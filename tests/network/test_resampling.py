@@ -1,6 +1,7 @@
 """Pools and resizes give PyTorch's numbers and gradients, at sizes that divide and that do not."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from esrjax.network import resampling
+from esrjax.network.words import plain
 
 SIZES = [
     ((12, 8), (3, 2)),
@@ -67,15 +69,17 @@ def test_a_picture_is_resized_as_by_pytorch_in_single_precision(part):
     np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("old, new", [pair for pair in SIZES if pair[0] >= pair[1]])
-def test_an_adaptive_pool_is_pytorchs(old, new):
+@pytest.mark.parametrize("old", [(12, 8), (13, 11), (15, 16), (5, 7), (9, 1)])
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+def test_an_adaptive_pool_is_pytorchs(old, shrink):
+    new = tuple(max(1, side // shrink) for side in old)
     for ours, theirs in both(
-        lambda x: resampling.adaptive_max_pool(x, new),
+        lambda x: resampling.adaptive_max_pool(x, shrink),
         lambda x: functional.adaptive_max_pool2d(x, new),
         old,
         np.float64,
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("window, stride", [(2, 2), (7, 4), (3, 1)])
@@ -103,3 +107,31 @@ def test_the_average_of_a_picture_is_pytorchs():
         resampling.average_pool, lambda x: functional.adaptive_avg_pool2d(x, 1), (5, 4), np.float64
     ):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+WORDS = {
+    "adaptive_max_pool": lambda x: resampling.adaptive_max_pool(x, 4),
+    "bilinear": lambda x: resampling.bilinear(x, size=(x.shape[1] * 3 - 1, x.shape[2] // 2)),
+    "max_pool": lambda x: resampling.max_pool(x, 7, 4),
+    "mirror": lambda x: resampling.mirror(x, ring=3),
+    "nearest": lambda x: resampling.nearest(x, size=(x.shape[1] + 2, 2 * x.shape[2])),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_one_program_serves_pictures_of_any_size(word):
+    h, w = jax.export.symbolic_shape("h, w", constraints=["h >= 8", "w >= 8"])
+    with plain(True):
+        program = jax.export.export(jax.jit(WORDS[word]))(
+            jax.ShapeDtypeStruct((1, h, w, 2), jnp.float32)
+        )
+    for size in ((8, 9), (13, 8)):
+        x = jnp.asarray(np.random.default_rng(0).random((1, *size, 2), np.float32))
+        np.testing.assert_allclose(program.call(x), WORDS[word](x), rtol=0, atol=1e-6)
+
+
+def test_a_plain_pool_is_one_operation():
+    x = jnp.zeros((1, 9, 9, 2))
+    with plain(True):
+        trace = jax.make_jaxpr(WORDS["max_pool"])(x).jaxpr
+    assert [equation.primitive.name for equation in trace.eqns] == ["reduce_window_max"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from esrjax_plugins.parts import dual_attention
-from esrjax_plugins.parts.dual_attention import GlobalChannel, in_windows
+from esrjax_plugins.parts.dual_attention import GlobalChannel, Windows, in_windows
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ SIDE = 5
 
 
 def starts(length, side=dual_attention.WINDOW):
-    return dual_attention.windows(length, side)[:, 0].tolist()
+    return Windows(length, side).positions()[:, 0].tolist()
 
 
 def drawn(*shape):
@@ -32,10 +32,17 @@ def test_windows_are_evenly_set_and_the_last_is_flush(length, wanted):
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(length=st.integers(1, 400), side=st.integers(1, 80))
 def test_windows_are_equal_and_leave_nothing_out(length, side):
-    windows = dual_attention.windows(length, side)
-    assert windows.shape[1] == min(side, length)
-    np.testing.assert_array_equal(np.unique(windows), np.arange(length))
-    assert dual_attention.shared(windows).sum() == windows.size
+    windows = Windows(length, side)
+    positions = np.asarray(windows.positions())
+    assert positions.shape[1] == min(side, length)
+    assert len(np.unique(positions[:, 0])) == len(positions)
+    np.testing.assert_array_equal(np.unique(positions), np.arange(length))
+    holding = [np.flatnonzero((positions == i).any(1)) for i in range(length)]
+    ends = np.asarray([(held[0], held[-1]) for held in holding])
+    assert max(map(len, holding)) <= 2
+    np.testing.assert_array_equal(windows.holding(), ends.T)
+    for window in windows.holding():
+        np.testing.assert_array_equal(positions.ravel()[windows.place(window)], np.arange(length))
 
 
 @pytest.mark.parametrize("h, w", [(11, 7), (4, 12), (5, 5), (3, 4)])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from esrjax.bridge.onnx.runtime import require
 from esrjax.errors import UserError
 from esrjax.network.extent import Extent
 
@@ -20,7 +21,7 @@ Value = Any  # the name of a value in the graph, or a `Known` array
 # jax's own types of traces are not public; an equation has primitive, params, invars, outvars.
 Equation = Any
 
-OPERATORS = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}
+OPERATORS: Mapping[type[ast.operator], str] = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}
 
 
 class NotInOnnx(UserError):
@@ -44,8 +45,7 @@ class Graph:
 
     def add(self, operator: str, *given: Value, outputs: int = 1, **attributes: Any) -> Any:
         """A node's output, or the list of its outputs."""
-        from onnx import helper
-
+        helper = require("onnx").helper
         made = [self.fresh(operator) for _ in range(outputs)]
         names = [self.name(value) for value in given]
         self.nodes.append(helper.make_node(operator, names, made, **attributes))
@@ -60,13 +60,12 @@ class Graph:
         """The name of a value; a known array becomes a constant."""
         if isinstance(value, str):
             return value
-        from onnx import numpy_helper
-
         value = np.asarray(value)
         key = f"{value.dtype}{value.shape}{value.tobytes() if value.size < 64 else id(value)}"
         if key not in self.constants:
             name = self.fresh("constant")
-            self.constants[key] = (numpy_helper.from_array(value, name), value)
+            tensor = require("onnx").numpy_helper.from_array(value, name)
+            self.constants[key] = (tensor, value)  # kept alive, for its id is its key
         return self.constants[key][0].name
 
     # --- extents ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 
 from esrjax.bridge.onnx.graph import Equation, Graph, Known, Value, not_in_onnx
 from esrjax.bridge.onnx.rules import RULES, WORDS
+from esrjax.bridge.onnx.runtime import require
 from esrjax.network.extent import known
 from esrjax.network.words import PREFIX
 
@@ -36,6 +37,8 @@ def _made(graph: Graph, equation: Equation, given: list[Value]) -> list[Value]:
     word = str(equation.params.get("name")).removeprefix(PREFIX) if name in CALLS else name
     if name in CALLS and word not in WORDS:
         return _called(graph, equation, given)
+    if name == "scan":
+        return _scanned(graph, equation, given)
     rule = WORDS.get(word) or RULES.get(name)
     if rule is None:
         raise not_in_onnx(f"the operation {name!r}", equation)
@@ -62,3 +65,38 @@ def _folded(equation: Equation, given: list[Known]) -> list[Value]:
 def _called(graph: Graph, equation: Equation, given: list[Value]) -> list[Value]:
     inner = next(equation.params[key] for key in ("call_jaxpr", "jaxpr") if key in equation.params)
     return lower(graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given)
+
+
+def _scanned(graph: Graph, equation: Equation, given: list[Value]) -> list[Value]:
+    """A loop over the first axis; its body sees the values around it."""
+    said, helper = equation.params, require("onnx").helper
+    apart, carried = said["num_consts"], said["num_carry"]
+    body, turning = graph.inner(), given[apart:]
+    inputs = [body.fresh("turn") for _ in turning]
+    inner = said["jaxpr"]
+    made = lower(body, inner.jaxpr, inner.consts, [*given[:apart], *inputs])
+    outputs = [body.add("Identity", value) for value in made]
+    ends = (
+        [_described(name, variable) for name, variable in zip(names, variables, strict=True)]
+        for names, variables in (
+            (inputs, inner.jaxpr.invars[apart:]),
+            (outputs, inner.jaxpr.outvars),
+        )
+    )
+    count, back = len(turning) - carried, int(said["reverse"])
+    made = graph.add(
+        "Scan",
+        *turning,
+        outputs=len(outputs),
+        body=helper.make_graph(body.nodes, "turn", *ends),
+        num_scan_inputs=count,
+        scan_input_directions=[back] * count,
+        scan_output_directions=[back] * (len(outputs) - carried),
+    )
+    return made if isinstance(made, list) else [made]
+
+
+def _described(name: str, variable: Any) -> Any:
+    helper = require("onnx").helper
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(variable.aval.dtype))
+    return helper.make_tensor_value_info(name, kind, [None] * len(variable.aval.shape))

@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 
 from esrjax.bridge.onnx.graph import Equation, Graph, Value, not_in_onnx
+from esrjax.bridge.onnx.runtime import require
 
 LAST = np.asarray([-1], np.int64)
 INT64 = 7  # as ONNX numbers the types
 
 
 def cast(graph: Graph, equation: Equation, x: Value) -> Value:
-    from onnx import helper
-
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(equation.outvars[0].aval.dtype))
+    kind = require("onnx").helper.np_dtype_to_tensor_dtype(np.dtype(equation.outvars[0].aval.dtype))
     return graph.add("Cast", x, to=kind)
 
 

@@ -19,7 +19,9 @@ def require(library: str) -> Any:
         ) from error
 
 
-def session(model: bytes | str, *, level: str = "ORT_ENABLE_ALL", written: Path | None = None) -> Any:
+def session(
+    model: bytes | str, *, level: str = "ORT_ENABLE_ALL", written: Path | None = None
+) -> Any:
     """The model, or the file that holds it, ready to run on the fastest device that is there.
 
     written: where the optimised model is written; it then runs on the CPU.
@@ -31,6 +33,12 @@ def session(model: bytes | str, *, level: str = "ORT_ENABLE_ALL", written: Path 
     providers = ["CPUExecutionProvider"]
     if written is not None:
         options.optimized_model_filepath = str(written)
-    elif "CUDAExecutionProvider" in runtime.get_available_providers():
+    elif device() == "cuda":
         providers.insert(0, "CUDAExecutionProvider")
     return runtime.InferenceSession(model, options, providers=providers)
+
+
+def device() -> str:
+    """What sessions run on: cuda where this build of ONNX Runtime knows it, else cpu."""
+    known = require("onnxruntime").get_available_providers()
+    return "cuda" if "CUDAExecutionProvider" in known else "cpu"

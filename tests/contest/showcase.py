@@ -1,0 +1,38 @@
+"""A ranking with everything that a report has to show, and some that a page may trip over."""
+
+from dataclasses import replace
+
+from esrjax.contest import rules
+from esrjax.contest.rank import rank
+from esrjax.contest.report.content import content
+from esrjax.contest.rows import Row, Series
+
+RULES = rules.load("ntire2026")
+NASTY = "</script><!-- R&D \"50 %\" 'x' \u2028"
+PICTURES = tuple(f"{k:04d}" for k in range(12))
+
+
+def with_series(row: Row, shift: float) -> Row:
+    psnr = tuple(27 + shift * k / 10 + 0.01 * k for k in range(12))
+    times = (90.0, *(row.runtime_ms + 0.1 * k for k in range(11)))
+    return replace(row, series={"valid": Series(psnr=psnr, runtime_ms=times, pictures=PICTURES)})
+
+
+SPAN = Row(
+    team="EfficientSR Organizers",
+    method="span",
+    psnr_valid=26.94,
+    psnr_test=27.01,
+    runtime_ms=8.0,
+    params_m=0.15,
+    flops_g=10.0,
+    provenance={"runtime_ms": "span.json: median of 40 runs", "psnr_valid": "mean of 200"},
+)
+FAST = replace(SPAN, team="Fast", method="fast", runtime_ms=4.0)
+HOSTILE = replace(SPAN, team=NASTY, method=NASTY, runtime_ms=6.0, params_m=0.05)
+SLOW = replace(SPAN, team="Slow", method="slow", runtime_ms=8000.0, psnr_test=26.9, flops_g=1.0)
+ROWS = [with_series(row, k / 9) for k, row in enumerate([SPAN, FAST, HOSTILE, SLOW])]
+
+
+def said(rows, shown=(), **how):
+    return content(rank(rows, RULES, **how), "results", shown)
