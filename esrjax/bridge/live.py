@@ -22,7 +22,7 @@ from esrjax.network.naming import Naming
 from esrjax.network.weights import cast
 from esrjax.pictures.sets import Pair
 
-SIDE = 24  # of the drawn pictures, LR pixels, at least
+SIDE = 16  # of the drawn pictures, LR pixels, at least
 ROUNDING = 10  # times PyTorch's own distance from double precision, allowed in float32
 INPUTS = ("picture", "noise")
 
@@ -142,18 +142,20 @@ def structure(match: Match, x: Array) -> tuple[list[Case], Layers, Array]:
 def _learning(
     match: Match, x: Array, output: Array, rules: Sequence[Rule]
 ) -> tuple[list[Case], list[str]]:
-    """The gradients and the steps of every rule; and what PyTorch does not train."""
+    """The gradients and the steps of every rule; and what only our gradient reaches."""
     x, naming = x.astype(np.float64), match.naming
     target = np.random.RandomState(1).random_sample(output.shape) * match.method.data_range
     theirs = pytorch.gradients(match.peer, x, target)
     with _double():
         net = cast(match.net, np.float64)
-        cases = slopes.compared(slopes.gradients(net, naming, x, target), theirs)
+        ours = slopes.gradients(net, naming, x, target)
+        cases = slopes.compared(ours, theirs)
         for rule in rules:
             cases += slopes.steps(net, naming, theirs[1], rule)
-    still = sorted(slopes.trained(match.net, naming) - set(theirs[1]))
+    alone = slopes.trained(match.net, naming) - set(theirs[1])
+    still = sorted(key for key in alone if ours[1][key].any())
     some = ", ".join(still[:3]) + f" and {len(still) - 3} more" * (len(still) > 3)
-    return cases, [f"PyTorch does not train {some}: no gradient to compare"] if still else []
+    return cases, [f"no gradient of PyTorch's reaches {some}: not compared"] if still else []
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ from esrjax.errors import UserError
 from esrjax.network.archive import Tensors
 from esrjax.network.weights import SHOWN
 
-
 _OURS = ("esrjax", "__main__")
 
 
@@ -61,9 +60,10 @@ class Peer:
         """The files beside it that have been imported."""
         home, file = self.source.home, self.source.file.resolve()
         theirs = [m for name, m in sys.modules.items() if not name.startswith(_OURS)]
-        files = {Path(f).resolve() for module in theirs if (f := _file(module)) is not None}
-        beside = {f for f in files if f.is_relative_to(home) and "site-packages" not in f.parts}
-        return sorted(beside - {file})
+        files = {Path(f) for module in theirs if (f := _file(module)) is not None}
+        # Some modules of PyTorch say that they are files in the current folder.
+        known = {f.resolve() for f in files if f.is_absolute() and "site-packages" not in f.parts}
+        return sorted(f for f in known - {file} if f.is_relative_to(home))
 
 
 def source(words: str, arguments: Mapping[str, Any]) -> Source:

@@ -39,18 +39,15 @@ def moments(peer: Peer, x: Array) -> list[Moment]:
 def gradients(peer: Peer, x: Array, target: Array) -> tuple[Array, Tensors]:
     """Of the mean square distance to `target (N, 3, H, W)`: by the input, and by the weights.
 
-    Weights that PyTorch does not train have none.
+    Weights that it does not train, or does not read in eval mode, have none.
     """
     with _running(peer, x) as given:
         given.requires_grad_()
         peer.module.zero_grad()
         (peer.module(given) - torch.from_numpy(target)).square().mean().backward()
-        trained = {key: leaf for key, leaf in peer.module.named_parameters() if leaf.requires_grad}
-        by_weight = {
-            key: np.zeros(leaf.shape) if leaf.grad is None else _array(leaf.grad)
-            for key, leaf in trained.items()
-        }
-        return _array(given.grad), by_weight
+        leaves = peer.module.named_parameters()
+        reached = {key: _array(leaf.grad) for key, leaf in leaves if leaf.grad is not None}
+        return _array(given.grad), reached
 
 
 def has(optimiser: str) -> bool:

@@ -56,7 +56,7 @@ def train(
     loop.require(said)
     said = loop.counted(said)
     with TrainingBar(said.steps) as bar:
-        loop.run(said, output, resume=resume, tell=bar.tell)
+        loop.carry_out(said, output, resume=resume, tell=bar.tell)
     typer.echo(f"{output}: train.safetensors, deploy.safetensors")
 
 

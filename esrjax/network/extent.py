@@ -6,7 +6,6 @@ An extent is an int, or `jax.export`'s symbol of one, so that one program serves
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 Extent = Any  # an int, or a symbolic dimension, which jax does not publish as a type
@@ -18,8 +17,8 @@ def known(extent: Extent) -> bool:
 
 
 def positions(extent: Extent) -> Array:
-    """`0, 1, … extent − 1`, int32; a constant where the extent is known."""
-    return jnp.asarray(np.arange(extent, dtype=np.int32)) if known(extent) else jnp.arange(extent)
+    """`0, 1, … extent − 1`, int32."""
+    return jnp.arange(extent, dtype=jnp.int32)
 
 
 def whole(extent: Extent) -> Array:

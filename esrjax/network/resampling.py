@@ -90,7 +90,7 @@ def _bins(length: Extent, count: Extent, widest: int) -> Array:
     bins, length = positions(count), whole(length)
     first = divided(bins * length, count)
     last = divided((bins + 1) * length + whole(count) - 1, count) - 1
-    return jnp.minimum(first[:, None] + jnp.arange(widest)[None], last[:, None])
+    return jnp.minimum(first[:, None] + positions(widest)[None], last[:, None])
 
 
 @word(static=("size",))

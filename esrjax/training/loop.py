@@ -11,14 +11,15 @@ import jax
 
 from esrjax import registry
 from esrjax.errors import UserError
-from esrjax.method import Method
 from esrjax.training import batches
 from esrjax.training.checkpoint import Checkpoints
+from esrjax.training.files import find_weights
 from esrjax.training.folder import Folder
 from esrjax.training.meter import Meter, Report
 from esrjax.training.origin import Held
 from esrjax.training.outcome import Outcomes, named
 from esrjax.training.recipe import Recipe, Run, Stage
+from esrjax.training.rehearsal import rehearse
 from esrjax.training.state import State
 from esrjax.training.validation import Validator
 from esrjax.training.work import Work
@@ -34,7 +35,11 @@ Tell = Callable[[Report], None]
 def run(recipe: Recipe, folder: Path, *, resume: bool = False, tell: Tell = lambda _: None) -> None:
     """Train as the recipe says; weights, checkpoints and metrics go into `folder`."""
     require(recipe)
-    recipe = counted(recipe)
+    carry_out(counted(recipe), folder, resume=resume, tell=tell)
+
+
+def carry_out(recipe: Recipe, folder: Path, *, resume: bool, tell: Tell) -> None:
+    """The same of a recipe that is known to work and counts in steps."""
     place, outcomes = Folder.open(folder, recipe, resume=resume), Outcomes(folder, recipe)
     checkpoints = Checkpoints(folder)
     place.forget_after(checkpoints.latest() or 0)
@@ -51,8 +56,8 @@ def _left(outcomes: Outcomes, runs: tuple[Run, ...], before: int) -> Callable[[s
     return lambda name: outcomes.load(named(runs, before, name))
 
 
-def require(recipe: Recipe) -> Method:
-    """The recipe's method, once all that it names is found; nothing is read or written yet."""
+def require(recipe: Recipe) -> None:
+    """Raise what is wrong with the recipe, or missing; nothing is started or written yet."""
     method = registry.plain(recipe.method)
     method.require(recipe.sizes)
     for stage in recipe.stage:
@@ -61,7 +66,9 @@ def require(recipe: Recipe) -> Method:
             batches.find(name, method.scale)
         if stage.validate is not None:
             Validator.of(stage.validate, method)
-    return method
+        for file in stage.files:
+            find_weights(file)
+    rehearse(recipe)
 
 
 def counted(recipe: Recipe) -> Recipe:

@@ -11,7 +11,9 @@ def haar(x: Array) -> Bands:
 
     LL is the mean, HL the difference of right and left, LH of below and above, HH of diagonals.
     """
-    p, q, r, s = (x[:, row::2, column::2] / 2 for row in (0, 1) for column in (0, 1))
+    n, h, w, c = x.shape
+    pairs = x.reshape(n, h // 2, 2, w // 2, 2, c) / 2
+    p, q, r, s = (pairs[:, :, row, :, column] for row in (0, 1) for column in (0, 1))
     return p + q + r + s, -p + q - r + s, -p - q + r + s, p - q - r + s
 
 

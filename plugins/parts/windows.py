@@ -3,6 +3,8 @@
 Pictures are `(N, h, w, C)`, sets of tokens `(N, windows, L, C)`; both run row by row.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -20,12 +22,12 @@ def fill(x: Array, multiple: int, mode: str = "reflect") -> Array:
         old = x.shape[axis]
         new = (old + multiple - 1) // multiple * multiple
         if not (known(old) and new == old):
-            x = jnp.take(x, _mirrored(old, new, edges=mode == "symmetric"), axis, mode="clip")
+            x = jnp.take(x, _mirrored(old, new, int(mode == "symmetric")), axis, mode="clip")
     return x
 
 
-def _mirrored(old: Extent, new: Extent, *, edges: bool) -> Array:
-    """Which of `old` pixels stands at each of `new`; `edges`: the last one is repeated."""
+def _mirrored(old: Extent, new: Extent, edges: int) -> Array:
+    """Which of `old` pixels stands at each of `new`; edges: 1 where the last one is repeated."""
     place, there = positions(new), whole(old - 1)
     back = 2 * there + edges
     place = lax.rem(place, back + edges)
@@ -104,9 +106,11 @@ def shift_mask(high: Extent, wide: Extent, side: int, shift: int) -> Array:
 
     For the tiles of a picture rolled by `−shift`: `(tiles, side², side²)`.
     """
-    rows, columns = (
-        (positions(n) >= whole(n - side)).astype(int) + (positions(n) >= whole(n - shift))
-        for n in (high, wide)
-    )
-    cut = tiles((3 * rows[:, None] + columns[None])[None, :, :, None], side, side)[0, ..., 0]
+
+    def regions(n: Extent) -> Array:
+        past = (positions(n) >= whole(n - edge) for edge in (side, shift))
+        return functools.reduce(jnp.add, (each.astype(jnp.int32) for each in past))
+
+    labels = 3 * regions(high)[:, None] + regions(wide)[None]
+    cut = tiles(labels[None, :, :, None], side, side)[0, ..., 0]
     return jnp.where(cut[:, :, None] == cut[:, None], 0.0, -100.0)

@@ -67,7 +67,7 @@ def test_a_float32_constant_is_told_from_a_fault(live, written):
 def test_weights_that_do_not_learn_are_told(live, written):
     said = live(written(built="self.filter.bias.requires_grad = False"), "--json").json
     assert said["passed"] is True
-    assert said["notes"] == ["PyTorch does not train filter.bias: no gradient to compare"]
+    assert said["notes"] == ["no gradient of PyTorch's reaches filter.bias: not compared"]
 
 
 def test_what_asks_for_cuda_runs_on_the_cpu_and_that_is_told(live, written):

@@ -20,6 +20,7 @@ from esrjax.training import folder as folders
 from esrjax.training import loop
 from esrjax.training import recipe as recipes
 from esrjax.training.checkpoint import CheckpointFailed, Checkpoints
+from esrjax.training.validation import Validator
 from esrjax.training.work import Work
 
 WEIGHTS = ("train.safetensors", "deploy.safetensors")
@@ -93,8 +94,77 @@ def test_a_stage_starts_from_the_average_of_the_one_before(tmp_path, said):
         np.testing.assert_array_equal(ours.tensors[key], value)
 
 
+def test_a_stage_ends_when_it_no_longer_gets_better(tmp_path, said, pictures):
+    """With a rate too small to move anything, every score after the first is no better."""
+    said["stage"] = said["stage"][:1]
+    validate = {"set": str(pictures), "every": 2, "patience": 3}
+    optimiser = {"name": "adam", "lr": 1e-30}
+    said["stage"][0] |= {"steps": 40, "optimiser": optimiser, "validate": validate, "ema": None}
+    loop.run(recipes.parse(said), tmp_path / "run")
+    assert steps_noted(tmp_path / "run")[-1] == 8
+    loop.run(recipes.parse(said), tmp_path / "run", resume=True)
+    assert steps_noted(tmp_path / "run")[-1] == 8
+
+
+def test_the_best_weights_are_kept(tmp_path, said, pictures):
+    """A rate that destroys the network after some steps leaves it as it was before."""
+    said["stage"] = said["stage"][:1]
+    said["stage"][0] |= {
+        "steps": 12,
+        "keep": "best",
+        "ema": None,
+        "validate": {"set": str(pictures), "every": 2},
+        "optimiser": {"name": "adam", "lr": 1e-4},
+        "schedule": {"name": "multistep", "milestones": [6], "gamma": 1e4},
+    }
+    told = []
+    loop.run(recipes.parse(said), tmp_path / "run", tell=told.append)
+    best = max(told, key=lambda report: report.psnr)
+    assert best.step <= 6 and told[-1].psnr < best.psnr - 3
+    scored = Validator.of(recipes.parse(said).stage[0].validate, registry.plain("spanv2"))
+    kept = scored(open_method("spanv2", tmp_path / "run").net)
+    assert kept.psnr == pytest.approx(best.psnr, abs=1e-4)
+
+
+def test_an_epoch_crops_every_picture_once(tmp_path, said):
+    said["stage"] = said["stage"][:1]
+    del said["stage"][0]["steps"]
+    said["stage"][0] |= {"epochs": 3}
+    counted = loop.counted(recipes.parse(said))
+    assert counted.stage[0].steps == 6  # 4 pictures in batches of 2, three times
+    assert counted.stage[0].epochs is None
+
+
+def test_pruned_taught_and_adapted_stages_follow_each_other(tmp_path, said):
+    """A wide network, one narrower by a teacher, adapters on it; then all is one deploy form."""
+    wide, narrow = said["stage"]
+    narrow |= {
+        "form": "deploy",
+        "network": {"tail": 4},
+        "prune": {"keep": "first"},
+        "teacher": {"stage": "first", "taps": {"block_2": "block_2"}},
+        "loss": {"l1": 1.0, "teacher_l1": 1.0, "teacher_affinity": 0.1},
+        "repeat": 2,
+        "steps": 3,
+    }
+    adapters = {"rank": 1, "alpha": 1.0, "where": ["block_*.c1"]}
+    last = narrow | {"name": "last", "lora": adapters, "repeat": 1}
+    del last["prune"]
+    last["teacher"] = {"stage": "second"}
+    last["loss"] = {"teacher_edges": 1.0}
+    said |= {"method": "pkdsr", "sizes": {"channels": 4, "tail": 6}, "stage": [wide, narrow, last]}
+    wide["steps"] = 3
+    run = tmp_path / "run"
+    loop.run(recipes.parse(said), run)
+    names = ["00-first", "01-second-1-2", "02-second-2-2", "03-last"]
+    assert sorted(p.stem for p in (run / "stages").iterdir()) == names
+    model = open_method("pkdsr", run)
+    assert model.sizes == {"channels": 4, "tail": 4}
+    assert not (run / "train.safetensors").exists()
+    assert not any("lora" in key for key in model.checkpoint.tensors)
+
+
 def test_the_batch_is_spread_over_all_devices(recipe):
-    method = registry.plain("spanv2")
     work = Work.prepare(recipe, recipe.runs[0], loop._nothing_left)
     lr, _ = next(work.batches(0))
     assert jax.device_count() == 2 and len(lr.sharding.device_set) == 2

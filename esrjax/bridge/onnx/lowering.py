@@ -83,15 +83,15 @@ def _scanned(graph: Graph, equation: Equation, given: list[Value]) -> list[Value
             (outputs, inner.jaxpr.outvars),
         )
     )
-    count, back = len(turning) - carried, int(said["reverse"])
+    count = len(turning) - carried
+    back = {"scan_input_directions": count, "scan_output_directions": len(outputs) - carried}
     made = graph.add(
         "Scan",
         *turning,
         outputs=len(outputs),
         body=helper.make_graph(body.nodes, "turn", *ends),
         num_scan_inputs=count,
-        scan_input_directions=[back] * count,
-        scan_output_directions=[back] * (len(outputs) - carried),
+        **{name: [1] * many for name, many in back.items() if said["reverse"] and many},
     )
     return made if isinstance(made, list) else [made]
 

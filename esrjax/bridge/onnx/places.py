@@ -115,7 +115,7 @@ def gather(graph: Graph, equation: Equation, x: Value, where: Value, *extents: V
     if lanes == 0:
         return _cut(graph, equation, x, where)
     if numbers.operand_batching_dims == (0,) and numbers.start_index_map == (1,):
-        return graph.add("GatherND", x, where, batch_dims=1)
+        return graph.add("GatherND", x, graph.add("Cast", where, to=INT64), batch_dims=1)
     if numbers.operand_batching_dims or len(numbers.start_index_map) != 1:
         raise not_in_onnx("this way of picking elements", equation)
     (axis,), old = numbers.start_index_map, equation.invars[0].aval.shape

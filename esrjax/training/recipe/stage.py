@@ -148,3 +148,9 @@ class Stage:
         if isinstance(self.start, Start) or self.start in ("new", "previous"):
             return self.start  # pyright: ignore[reportReturnType] # one of the two words
         return Start(file=self.start)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Of weights that it needs."""
+        start = self.origin.file if isinstance(self.origin, Start) else None
+        return tuple(file for file in (start, self.teacher and self.teacher.weights) if file)
