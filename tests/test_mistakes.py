@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -486,3 +487,42 @@ def test_a_report_that_cannot_be_put_there(mistake, table, tmp_path):
         assert told["problem"] == f"the report cannot be written to '{place}'"
     told = mistake("report", table, "-o", table / "report.html")
     assert told["place"] == str(table)
+
+
+# --- engines -----------------------------------------------------------------------------------
+
+
+def test_an_export_under_a_name_of_another_format(mistake, crumbs, tmp_path):
+    words = ["export", "crumb", "-o", tmp_path / "crumb.pb"]
+    assert mistake(*words)["remedy"] == "name it crumb.onnx, or change --format"
+    words = ["export", "crumb", "--format", "stablehlo", "-o", tmp_path / "crumb.onnx"]
+    assert mistake(*words)["remedy"] == "name it crumb.stablehlo, or change --format"
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxruntime"])
+def test_an_engine_without_the_extra(mistake, crumbs, tmp_path, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, "onnx", object())
+    monkeypatch.setitem(sys.modules, "onnxruntime", object())
+    monkeypatch.setitem(sys.modules, library, None)
+    told = mistake("export", "crumb", "-o", tmp_path / "crumb.onnx")
+    assert told["problem"] == f"this needs {library}"
+    assert told["remedy"] == 'pip install "esrjax[export]"'
+
+
+def test_an_exported_file_in_jax(mistake, crumbs, picture, tmp_path):
+    words = ["upscale", picture, "-o", tmp_path / "big.png", "--method", "crumb"]
+    told = mistake(*words, "--engine", "jax", "--checkpoint", tmp_path / "crumb.onnx")
+    assert told["problem"] == "an .onnx file is given, and --engine jax"
+
+
+@pytest.mark.export
+def test_an_exported_file_that_is_none(mistake, crumbs, picture, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    file = tmp_path / "crumb.onnx"
+    words = ["upscale", picture, "-o", tmp_path / "big.png", "--method", "crumb"]
+    words += ["--checkpoint", file]
+    assert "No such file" in mistake(*words)["problem"]
+    file.write_bytes(b"no model")
+    told = mistake(*words)
+    assert told["problem"].startswith("cannot run this as an exported network")
+    assert told["place"] == str(file)

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import secrets
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -38,6 +39,10 @@ SIZES = ((16, 24), (33, 21), (75, 131))  # of the pictures of the check, LR pixe
 EXACT = 1e-4  # of white: how far float32 may be from JAX
 CLOSE = 50.0  # dB: what less precise formats must reach against JAX in float32
 PLATFORMS = ("cpu", "cuda")  # that a StableHLO artefact runs on
+
+
+class FixedSize(UserError):
+    """A network whose code needs to know the sides of its pictures."""
 
 
 class WrongExport(UserError):
@@ -98,6 +103,7 @@ def export(model: Model, target: Path, kind: Format, dtype: Dtype = "float32") -
 
     A StableHLO artefact has no room for a card: it lies beside, as `NAME.json`.
     """
+    _require_any_size(model)
     pictures = [_picture(size, model.method.data_range) for size in sizes(model.method.min_side)]
     truth = [_upscaled(model, lr) for lr in pictures]
     artefact, checks = _checked(model, kind, dtype, pictures, truth)
@@ -135,6 +141,26 @@ def any_size(least: int) -> jax.ShapeDtypeStruct:
     """An LR picture whose sides are known when the artefact runs, and not below `least`."""
     h, w = jax_export.symbolic_shape("h, w", constraints=[f"h >= {least}", f"w >= {least}"])
     return jax.ShapeDtypeStruct((1, 3, h, w), jnp.float32)
+
+
+def _require_any_size(model: Model) -> None:
+    try:
+        jax.eval_shape(portable(model.net), any_size(model.method.min_side))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise FixedSize(
+            f"{model.name} cannot be traced for pictures of any size: "
+            + str(error).strip().split("\n")[0],
+            rule="sides are symbols while a network is exported: no `if` on them, no numpy of them",
+            place=_place(error),
+            remedy="write its shape arithmetic with esrjax.network.extent; see docs/export.md",
+        ) from error
+
+
+def _place(error: BaseException) -> str:
+    """The last line outside of JAX that was run."""
+    steps = traceback.extract_tb(error.__traceback__)
+    last = [step for step in steps if f"{os.sep}jax{os.sep}" not in step.filename][-1]
+    return f"{last.filename}, line {last.lineno}: {last.line}"
 
 
 def onnx(name: str, net: nnx.Module, least: int, dtype: Dtype = "float32") -> Any:
@@ -228,7 +254,7 @@ def _wrong(name: str, kind: Format, dtype: Dtype, check: Check) -> WrongExport:
         f"{name} as {kind} in {dtype} {found if check.finite else 'is not finite'}",
         rule=f"every number is finite and the difference within {bound}; nothing was written",
         place=", ".join(f"{h}x{w}" for h, w in check.sizes),
-        remedy="export it in float32" if dtype != "float32" else "report this; use JAX meanwhile",
+        remedy="run it in JAX" if dtype == "float32" else "export it in float32",
     )
 
 

@@ -65,10 +65,10 @@ class State:
         """With one more score of the kept weights."""
         if self.best is None:
             return self
-        if psnr > float(self.best.psnr):
+        score = _as(self.best.psnr, psnr)  # rounded as the best one was
+        if score > self.best.psnr:
             weights = None if self.best.weights is None else jax.tree.map(jnp.copy, self.kept)
-            best = replace(self.best, weights=weights, psnr=_as(self.best.psnr, psnr))
-            best = replace(best, since=_as(self.best.since, 0))
+            best = Best(weights=weights, psnr=score, since=_as(self.best.since, 0))
         else:
             best = replace(self.best, since=_as(self.best.since, int(self.best.since) + 1))
         return replace(self, best=best)

@@ -11,7 +11,8 @@ import pytest
 
 from esrjax import registry
 from esrjax.bridge import export
-from esrjax.bridge.export import Check, WrongExport
+from esrjax.bridge.export import Check, FixedSize, WrongExport
+from esrjax.bridge.onnx.graph import NotInOnnx
 from esrjax.model import open_method
 from esrjax.network.reparam import deploy
 
@@ -128,6 +129,34 @@ def test_what_differs_from_jax_is_not_written(request, crumbs, tmp_path, monkeyp
 
 def _off(forward):
     return lambda lr: forward(lr) + 2e-4
+
+
+def test_a_network_of_fixed_size_is_told_where(crumbs, tmp_path, monkeypatch):
+    def picky(lr):
+        return lr if lr.shape[2] > 8 else 2 * lr
+
+    monkeypatch.setattr(export, "portable", lambda *a: picky)
+    with pytest.raises(FixedSize) as told:
+        export.export(open_method("crumb"), tmp_path / "crumb.stablehlo", "stablehlo")
+    assert told.value.problem.startswith("crumb cannot be traced for pictures of any size")
+    assert "return lr if lr.shape[2] > 8 else 2 * lr" in told.value.place
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.export
+def test_what_onnx_lacks_is_named(onnx, crumbs, tmp_path, monkeypatch):
+    spotted = lambda *a, of=export.portable: lambda lr: of(*a)(lr).at[0, 0, 5, 5].add(1.0)  # noqa: E731
+    monkeypatch.setattr(export, "portable", spotted)
+    with pytest.raises(NotInOnnx, match="the operation 'scatter-add' has no counterpart"):
+        export.export(open_method("crumb"), tmp_path / "crumb.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.export
+def test_what_onnx_runtime_refuses_is_no_crash(onnx, esrjax, crumbs, tmp_path):
+    said = esrjax("export", "crumb", "--dtype", "bfloat16", "-o", tmp_path / "crumb.onnx")
+    assert (said.code, list(tmp_path.iterdir())) == (2, [])
+    assert said.err.startswith("esrjax: ONNX Runtime does not run this network: ")
 
 
 def test_stablehlo_runs_where_jax_does_at_any_size(esrjax, crumbs, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from esrjax.bridge.onnx.graph import OPSET, Graph
+from esrjax.bridge.onnx.graph import OPSET, Graph, NotInOnnx
 from esrjax.bridge.onnx.lowering import lower
 from esrjax.bridge.onnx.runtime import require, session
 
@@ -51,8 +51,19 @@ def tidied(model: Any) -> Any:
     onnx = require("onnx")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tidy.onnx"
-        session(model.SerializeToString(), level="ORT_ENABLE_BASIC", written=path)
+        try:
+            session(model.SerializeToString(), level="ORT_ENABLE_BASIC", written=path)
+        except Exception as error:  # of a class that ONNX Runtime does not publish
+            raise _refused(error) from error
         return onnx.load(path)
+
+
+def _refused(error: Exception) -> NotInOnnx:
+    return NotInOnnx(
+        f"ONNX Runtime does not run this network: {' '.join(str(error).split())[:200]}",
+        rule="what is exported is run here first",
+        remedy="export it in another --dtype, or with --format stablehlo",
+    )
 
 
 def describe(model: Any, facts: Mapping[str, str]) -> None:
