@@ -59,6 +59,10 @@ def rehearse(recipe: Recipe) -> tuple[Rehearsed, ...]:
     held: dict[int, Held] = {}
     rehearsed: list[Rehearsed] = []
     for run in recipe.runs:
+        if rehearsed and run.stage.name == rehearsed[-1].run.stage.name:  # once more, all is alike
+            held[run.index] = held[run.index - 1]
+            rehearsed.append(replace(rehearsed[-1], run=run))
+            continue
         run, missing = _with_files(run)
         held[run.index], taught = _begun(recipe, run, held)
         missing += _missing_sets(recipe, run.stage)

@@ -11,7 +11,8 @@ import pytest
 
 from esrjax import registry
 from esrjax.bridge import export
-from esrjax.bridge.export import Check, FixedSize, WrongExport
+from esrjax.bridge.check import CLOSE, EXACT, Check, compare
+from esrjax.bridge.export import FixedSize, WrongExport
 from esrjax.bridge.onnx.graph import NotInOnnx
 from esrjax.model import open_method
 from esrjax.network.reparam import deploy
@@ -81,7 +82,7 @@ def test_the_file_says_what_it_is(onnx, esrjax, crumbs, tmp_path):
     assert (card["method"], card["scale"], card["min_side"]) == ("crumb", 4, 6)
     assert card["weights_sha256"] == open_method("crumb").checkpoint.sha256
     assert set(card["checks"]) == {"float32", "float16"}
-    assert 0 <= card["checks"]["float32"]["max_abs"] < export.EXACT
+    assert 0 <= card["checks"]["float32"]["max_abs"] < EXACT
     assert card["checks"]["float32"]["sizes"] == [[16, 24], [33, 21], [75, 131]]
     assert card["versions"]["onnxruntime"]
 
@@ -113,7 +114,7 @@ def test_half_precision_is_stored_inside_and_floats_outside(onnx, crumbs, tmp_pa
     assert kinds == {onnx.TensorProto.FLOAT16}
     ends = [*model.graph.input, *model.graph.output]
     assert {end.type.tensor_type.elem_type for end in ends} == {onnx.TensorProto.FLOAT}
-    assert list(card.checks) == ["float16"] and card.checks["float16"].psnr > export.CLOSE
+    assert list(card.checks) == ["float16"] and card.checks["float16"].psnr > CLOSE
 
 
 @pytest.mark.parametrize("kind", ["onnx", "stablehlo"])
@@ -178,7 +179,5 @@ def test_a_bound_is_a_bound():
     assert not replace(check, max_abs=1.1e-4).keeps("float32")
     assert not replace(check, psnr=49.0).keeps("bfloat16")
     assert not replace(check, finite=False).keeps("float16")
-    nan = export.compare(
-        lambda lr: lr * np.nan, [np.ones((1, 3, 4, 4))], [np.ones((1, 3, 4, 4))], 1
-    )
+    nan = compare(lambda lr: lr * np.nan, [np.ones((1, 3, 4, 4))], [np.ones((1, 3, 4, 4))], 1)
     assert not nan.finite and not nan.keeps("float32") and not nan.keeps("float16")

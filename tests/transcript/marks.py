@@ -1,22 +1,23 @@
 """Where the text of a recipe owns up to what is ours: a comment that says `unsaid` or `implied`.
 
-A mark stands on the line of its key, in the comment right above, or in any comment of the stage
-that names the key. It holds on for later stages that say the same.
+A mark stands on the lines of its key, in the comment right above, or on a neighbour's, if it names
+the key. It holds on for later stages that say the same.
 """
 
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from transcript.said import printed, turns
 
 MARK = re.compile(r"#.*\b(unsaid|implied)\b")
-KEY = re.compile(r'([\w."-]+)\s*=')
-HEADER = re.compile(r"\[+([\w.]+)\]+")
-ASKED = ("steps", "epochs", "data", "loss", "optimiser", "schedule", "ema", "start", "teacher",
-         "lora", "prune")  # fmt: skip
-UNASKED = ("data.small",)
+HEADER = re.compile(r"\[+([a-z][\w.]*)\]+")
+KEY = re.compile(r"([a-z]\w*)\s*=")
+
+ASKED = "steps epochs data loss optimiser schedule ema start teacher lora prune".split()
+UNASKED = ("data.small",)  # of our pictures, not of the training
 FIELDS = {  # of the transcript, any of which states the key
     "steps": {"iterations"},
     "epochs": {"epochs"},
@@ -49,39 +50,55 @@ RATES = {  # of the field `rate`
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A key or a header, `optimiser.lr` of the `stage`th stage, with its comments."""
+
+    stage: int
+    path: str
+    lines: list[str]
+    header: bool = False
+
+    def marks(self, key: str) -> bool:
+        if not any(MARK.search(line) for line in self.lines):
+            return False
+        inside = key == self.path or (key.startswith(f"{self.path}.") and not self.header)
+        return inside or self._names(key)
+
+    def _names(self, key: str) -> bool:
+        table, _, name = key.rpartition(".")
+        beside = table == self.path.rpartition(".")[0]
+        word = re.compile(rf"#.*\b{name}\b")
+        return beside and any(word.search(line) for line in self.lines)
+
+
 def unmarked(method: str, text: str) -> list[str]:
     """What the recipe `text` says beyond the report without a mark."""
-    notes = list(comments(text))
-    held: set[str] = set()
+    every, held = notes(text), set[str]()
     found: list[str] = []
-    for index, (stage, said) in enumerate(zip(stages(text), spoken(method, text), strict=True)):
-        ours = {key: value for key, value in leaves(stage) if not stated(said, key, value)}
-        if index == 0 and ours.get("start") == "new":
-            del ours["start"]  # of a first stage it goes without saying
-        for key, value in ours.items():
-            if f"{key} = {value}" in held or marked(notes, index, key):
+    for index, (stage, said) in enumerate(beside(method, text)):
+        for key, value in leaves(stage):
+            if stated(said, key, value) or (index, key, value) == (0, "start", "new"):
+                continue
+            if f"{key} = {value}" in held or any(
+                note.marks(key) for note in every if note.stage == index
+            ):
                 held.add(f"{key} = {value}")
             else:
                 found.append(f"{stage['name']}: {key} = {value}")
     return found
 
 
-def stages(text: str) -> list[dict[str, Any]]:
-    return tomllib.loads(text)["stage"]
-
-
-def spoken(method: str, text: str) -> list[dict[str, Any]]:
-    """What the report prints of each stage of the recipe, of the first turn where it repeats."""
-    reports, first = turns(method), 0
-    found: list[dict[str, Any]] = []
-    for stage in stages(text):
-        found.append(printed(method)[reports[first]])
-        first += stage.get("repeat", 1)
-    return found
+def beside(method: str, text: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every stage of the recipe with what the report prints of it, at its first turn."""
+    run = 0
+    for stage in tomllib.loads(text)["stage"]:
+        yield stage, printed(method)[turns(method)[run]]
+        run += stage.get("repeat", 1)
 
 
 def leaves(stage: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """`optimiser.lr` -> its value, for all keys that are asked after."""
+    """`optimiser.lr` and its value, for all keys that are asked after."""
     for name in ASKED:
         value = stage.get(name)
         inner = value if isinstance(value, dict) and name != "start" else {"": value}
@@ -96,40 +113,25 @@ def stated(said: dict[str, Any], key: str, value: Any) -> bool:
     if key in RATES:
         rate = said.get("rate", {})
         return bool(RATES[key] & (set(rate) if isinstance(rate, dict) else {"from"}))
-    if key.startswith("loss."):  # without weights one is 1: only their ratio matters
+    if key.startswith("loss."):  # of terms without weights, one has 1: only their ratios matter
         loss = said.get("loss", ())
-        return bool(loss) and (isinstance(loss, dict) or len(loss) == 1 or value == 1)
+        weighted = isinstance(loss, dict) and "any" not in loss
+        return bool(loss) and (weighted or len(loss) == 1 or value == 1)
     return bool(FIELDS.get(key, set()) & set(said))
 
 
-def marked(notes: list[tuple[int, str, str]], stage: int, key: str) -> bool:
-    word = re.compile(rf"#.*\b{key.split('.')[-1]}\b")
-    return any(
-        MARK.search(note) and (f"{key}.".startswith(f"{path}.") or word.search(note))
-        for index, path, note in notes
-        if index == stage
-    )
-
-
-def comments(text: str) -> Iterator[tuple[int, str, str]]:
-    """Stage, key, and its lines with the comment above, for every key and header of the text."""
-    stage, table, above, lines, depth = -1, "", [], [], 0
+def notes(text: str) -> list[Note]:
+    """All keys and headers of a recipe."""
+    found, above, stage, table = [Note(stage=-1, path="", lines=[])], list[str](), -1, ""
     for line in text.splitlines():
-        code = line.split("#")[0]
-        if depth == 0 and not code.strip():
-            above = [*above, line] if line else []
-            continue
-        if depth == 0:
-            header = HEADER.match(line)
-            stage += line.startswith("[[stage]]")
-            if header:
-                table = header[1].removeprefix("stage").removeprefix(".")
-            key = table if header else f"{table}.{KEY.match(line)[1]}".removeprefix(".")
-            lines, above = [*above, line], []
-            depth = 0 if header else code.count("[") + code.count("{")
-            depth -= 0 if header else code.count("]") + code.count("}")
-        else:
-            lines.append(line)
-            depth += code.count("[") + code.count("{") - code.count("]") - code.count("}")
-        if depth == 0:
-            yield stage, key, "\n".join(lines)
+        if header := HEADER.match(line):
+            stage += header[1] == "stage" and line.startswith("[[")
+            table = header[1].removeprefix("stage").removeprefix(".")
+            found.append(Note(stage=stage, path=table, lines=[*above, line], header=True))
+        elif key := KEY.match(line):
+            path = f"{table}.{key[1]}".removeprefix(".")
+            found.append(Note(stage=stage, path=path, lines=[*above, line]))
+        elif line and not line.startswith("#"):
+            found[-1].lines.append(line)  # of a list that goes on
+        above = [*above, line] if line.startswith("#") else []
+    return found
