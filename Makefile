@@ -13,8 +13,8 @@ test: $(VENV)/installed  ## everything a change must pass
 test-slow: $(VENV)/installed  ## the checks that take minutes each
 	$(RUN)/pytest -m slow
 
-test-export: .venv-export/installed  ## what `export` writes runs in ONNX Runtime, with that extra alone
-	.venv-export/bin/pytest -m export
+test-export: .venv-export/installed  ## what `export` writes runs in ONNX Runtime
+	.venv-export/bin/pytest -m export tests/bridge/test_export.py tests/bridge/test_engine.py
 
 parity: $(VENV)/installed  ## docs/parity.md, from the reference folder
 	$(RUN)/python tools/parity.py
@@ -36,7 +36,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 .venv-export/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-export
 	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[export]" pytest
+		-e ".[export,torch]" pytest "setuptools>=77"
 	touch $@
 
 $(VENV)/demo: pyproject.toml constraints.txt

@@ -25,7 +25,9 @@ class Weights:
 
     sha256: of the file. form: the form of the network that the tensors belong to.
     sizes: the arguments of `Method.network` that they need. root: the key under which the file
-    keeps them, for instance `params_ema`; empty where the file is the state dict itself.
+    keeps them, for instance `params_ema`; empty where the file is the state dict itself. beside:
+    further keys under which it keeps a set of the same names, such as the plain weights `params`
+    beside their moving average.
     """
 
     sha256: str
@@ -33,6 +35,7 @@ class Weights:
     form: Form = "deploy"
     sizes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     root: str = ""
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Method:
     torch_names: torch key -> Flax path, for keys that are not the path itself
         (`esrjax.network.naming`).
     unused: globs of torch keys that have no place in the network, each with its reason.
+    buffers: the constants that the official class keeps among its tensors, by their paths in a
+        network; `unused` when read, they are written for PyTorch, which asks for them.
     uncounted: globs of module paths that the organisers' counter misses, each with its reason.
     reported: what the organisers measured: params, macs, activations, convs, psnr_valid, ...
     card: what it is, for people (usually the module's docstring).
@@ -66,6 +71,7 @@ class Method:
     pretrained: str | None = None
     torch_names: Mapping[str, str] = field(default_factory=dict[str, str])
     unused: Mapping[str, str] = field(default_factory=dict[str, str])
+    buffers: Callable[[nnx.Module], Mapping[str, Any]] | None = None
     uncounted: Mapping[str, str] = field(default_factory=dict[str, str])
     reported: Mapping[str, float] = field(default_factory=dict[str, float])
     card: str | None = None

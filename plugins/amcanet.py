@@ -127,6 +127,7 @@ METHOD = Method(
         "ntire2026": Weights(
             sha256="99555b3283b913ff35e6e35e9f00761e4ce9a64d467b74ea1da388b743d6cbbf",
             root="params_ema",
+            beside=("params",),
         )
     },
     reported={

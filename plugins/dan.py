@@ -86,6 +86,7 @@ METHOD = Method(
         "ntire2025": Weights(
             sha256="04db32e38cb45e7d69dbedb68cb6c83969fa59a761d7e9c61441c429d385e541",
             root="params_ema",
+            beside=("params",),
         )
     },
     torch_names={

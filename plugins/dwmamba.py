@@ -38,7 +38,7 @@ from .parts.attentive import AttentiveLayer, SortedScan, start_small
 from .parts.spab import MEAN
 from .parts.squeeze import SKFF, SqueezeExcitation
 from .parts.wavelet import haar, inverse_haar
-from .parts.windows import fill
+from .parts.windows import fill, relative_positions
 
 
 class HFBranch(nnx.Module):
@@ -206,6 +206,7 @@ METHOD = Method(
             "layers.{i}.layers.{j}.ll_branch.{ffn}.dwconv.{leaf}"
         ),
     },
+    buffers=lambda net: {"relative_position_index_SA": relative_positions(net.window)},
     unused={"relative_position_index_SA": "a constant: which pairs of positions share a bias"},
     reported={
         "params": 673_640,

@@ -40,7 +40,7 @@ from esrjax.network.words import gelu, matmul, normalize, pixel_shuffle
 from .parts import windows
 from .parts.esa import ESA
 from .parts.feed_forward import GatedFeedForward
-from .parts.shared_maps import EPS, SIDE, Global, Local, Spatial
+from .parts.shared_maps import EPS, SIDE, Global, Local, Spatial, buffers
 
 Maps = tuple[Array | None, ...]
 NO_MAPS: Maps = (None,) * 6
@@ -208,6 +208,7 @@ METHOD = Method(
         "ntire2026": Weights(
             sha256="7734156836614b543dcc67eb198b8225f7cd0cf0fe03b66bbc2aa1c3f89ad445",
             root="params_ema",
+            beside=("params",),
         )
     },
     torch_names={
@@ -226,6 +227,7 @@ METHOD = Method(
             )
         },
     },
+    buffers=buffers,
     unused={"*_indices": "constants: where queries and keys lie"},
     uncounted={
         "*norm?": "a layer norm of the team's own",

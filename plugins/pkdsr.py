@@ -36,6 +36,7 @@ METHOD = Method(
         "ntire2026": Weights(
             sha256="737fb4bb122c8dcdc0e3b6864d420819206ef7260e90b4a3e984c40c64e56d24",
             root="params_ema",
+            beside=("params",),
         )
     },
     torch_names=TORCH_NAMES,

@@ -92,6 +92,7 @@ METHOD = Method(
         "ntire2026": Weights(
             sha256="6644ee4bf292f3dda399e382fe0a2e9c97cb222ff5f2057dc0389541a9f21dad",
             root="params_ema",
+            beside=("params",),
         )
     },
     torch_names={

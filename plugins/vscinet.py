@@ -138,6 +138,7 @@ METHOD = Method(
         "ntire2026": Weights(
             sha256="89092055d66a5e6f94720e1741e8f41f59ed9cfa2bdebc893728d2e001add589",
             root="params_ema",
+            beside=("params",),
         )
     },
     torch_names={

@@ -56,6 +56,7 @@ METHOD = Method(
         "ntire2026": Weights(
             sha256="cb09f1467d13edf3bab23c39abaee8c0e04f1ba445bd3f5c3d4f5c015d63171a",
             root="params_ema",
+            beside=("params",),
         )
     },
     torch_names=BASE.torch_names,

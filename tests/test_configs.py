@@ -1,8 +1,8 @@
 """Every shipped recipe: what it names is there, and all its stages run, made small."""
 
-import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -17,7 +17,7 @@ from esrjax.network.weights import tensors
 from esrjax.pictures import files
 from esrjax.training import loop
 from esrjax.training import recipe as recipes
-from esrjax.training.recipe import Recipe, Schedule, Stage, Start
+from esrjax.training.recipe import Data, Recipe, Schedule, Stage, Start, Teacher
 from esrjax.training.rehearsal import rehearse
 
 ROOT = Path(__file__).parents[1]
@@ -68,12 +68,13 @@ def test_nothing_is_missing_but_sets_and_weights(name):
 # --- made small ------------------------------------------------------------------------------
 
 STEPS = 2
-HEADS = {6: 3, 4: 2}
+# of a network there is less by so many times; what is not named stays
+SHARES = {"channels": 4, "tail": 4, "blocks": 5, "groups": 2, "heads": 2, "window": 4, "states": 4}
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder of three HR pictures, as large as the largest patch that is left."""
+    """A folder of three pictures, larger than any patch that is left."""
     draw = np.random.default_rng(0)
     for index in range(3):
         coarse = draw.integers(0, 256, (12, 12, 3)).astype(np.uint8)
@@ -86,49 +87,108 @@ def test_two_steps_of_every_stage(tmp_path, pictures, name):
     recipe, told = small(recipes.load(name), pictures), []
     loop.run(recipe, tmp_path / "run", tell=told.append)
     assert [report.stage for report in told] == [run.name for run in recipe.runs]
-    assert all(math.isfinite(report.loss) for report in told) and recipe.steps == told[-1].step
-    left = [archive.read(file).tensors for file in sorted((tmp_path / "run").glob("*/*.safe*"))]
-    assert len(left) == len(recipe.runs)
-    for held in left:
-        assert all(np.isfinite(value).all() for value in held.values())
-    for before, after in zip(left, left[1:], strict=False):
-        assert any(not np.array_equal(before.get(key), after[key]) for key in after)
+    assert [report.step for report in told] == [STEPS * (run.index + 1) for run in recipe.runs]
+    files = sorted((tmp_path / "run" / "stages").iterdir())
+    left = [archive.read(file).tensors for file in (*files, tmp_path / "run")]
+    assert len(files) == len(recipe.runs)
+    assert all(np.isfinite(value).all() for held in left for value in held.values())
+    for before, after in pairwise(left[:-1]):
+        assert any(not np.array_equal(before.get(key), value) for key, value in after.items())
 
 
 def small(recipe: Recipe, pictures: Path) -> Recipe:
-    """The recipe at 1/32: two steps of all stages, few channels, blocks and pixels."""
-    method = registry.plain(recipe.method)
-    stages = [small_stage(stage, recipe.method, pictures) for stage in recipe.stage]
-    return replace(
-        recipe, stage=tuple(stages), sizes=small_sizes({**method.sizes(), **recipe.sizes})
-    )
+    """The recipe at about 1/32: two steps of every stage, with few channels, blocks and pixels."""
+    sizes = {**registry.plain(recipe.method).sizes(), **recipe.sizes}
+    stages = tuple(small_stage(stage, recipe.method, pictures) for stage in recipe.stage)
+    return replace(recipe, stage=stages, sizes=small_sizes(sizes))
 
 
 def small_stage(stage: Stage, method: str, pictures: Path) -> Stage:
-    least = small_sizes({"window": registry.plain(method).min_side})["window"]
-    stage = replace(
+    share = STEPS / (stage.steps or STEPS)
+    return replace(
         stage,
         steps=STEPS,
         epochs=None,
         repeat=min(stage.repeat, 2),
         network=small_sizes(stage.network),
-        loss={term: small_weight(weight) for term, weight in stage.loss.items()},
-        schedule=small_schedule(stage.schedule, stage.steps or 1),
-        data=replace(
-            stage.data,
-            sets=(str(pictures),),
-            batch=-(-stage.data.batch // 32) * stage.accumulate,
-            patches=tuple(tuple(4 * max(n // 64, least) for n in s) for s in stage.data.patches),
-        ),
+        loss={term: small_weight(weight, share) for term, weight in stage.loss.items()},
+        schedule=small_schedule(stage.schedule, share),
+        data=small_data(stage.data, registry.plain(method).min_side, pictures),
+        start=small_start(stage.origin, method, pictures.parent),
+        teacher=stage.teacher and small_teacher(stage.teacher, method, pictures.parent),
     )
-    return small_teacher(small_start(stage, method, pictures.parent), pictures.parent)
 
 
 def small_sizes(sizes):
-    """The arguments of a network, fewer of each; what all networks have in common stays."""
-    shares = {"channels": 4, "tail": 4, "blocks": 5, "groups": 4, "heads": 2, "window": 4}
-    shares |= {"states": 4, "kinds": 8, "rank": 8}
-    return {
-        key: value if key not in shares else -(-value // shares[key])
-        for key, value in sizes.items()
+    """The arguments of a network, of channels a multiple of four."""
+    less = {key: max(2, -(-sizes[key] // SHARES[key])) for key in SHARES if key in sizes}
+    if "channels" in less:
+        less["channels"] += -less["channels"] % 4
+    return {**sizes, **less}
+
+
+def small_weight(weight, share):
+    if isinstance(weight, float):
+        return weight
+    return tuple((int(step * share), value) for step, value in weight)
+
+
+def small_schedule(schedule: Schedule, share: float) -> Schedule:
+    def sooner(steps):
+        return tuple(sorted({max(1, int(step * share)) for step in steps}))
+
+    restarts = sooner(schedule.restarts)
+    return replace(
+        schedule,
+        restarts=restarts,
+        restart_weights=schedule.restart_weights[: len(restarts) + 1],
+        milestones=sooner(schedule.milestones),
+        every=max(1, int(schedule.every * share)) if schedule.every else 0,
+    )
+
+
+def small_data(data: Data, least: int, pictures: Path) -> Data:
+    """Patches of 1/16 of the side, of no less than `least` LR pixels."""
+    shapes = tuple(tuple(4 * max(side // 64, least) for side in shape) for shape in data.patches)
+    return replace(data, sets=(str(pictures),), patches=shapes, batch=-(-data.batch // 32))
+
+
+def small_start(start, method: str, folder: Path):
+    """The same, of a small file where it is a file."""
+    if not isinstance(start, Start) or start.file is None:
+        return start
+    file, sizes = written(start.method or method, start.sizes, folder)
+    return replace(start, file=file, sizes=sizes)
+
+
+def small_teacher(teacher: Teacher, method: str, folder: Path) -> Teacher:
+    """The same, with a small file; SPAN stands in for a method that is not there."""
+    known = teacher.method if teacher.method in registry.names() else "span"
+    taps = {
+        small_part(ours, method): small_part(theirs, method if teacher.stage else known)
+        for ours, theirs in teacher.taps.items()
     }
+    if teacher.stage is not None:
+        return replace(teacher, taps=taps)
+    file, sizes = written(known, teacher.sizes, folder)
+    return replace(teacher, method=known, weights=file, sizes=sizes, taps=taps)
+
+
+def small_part(path: str, method: str) -> str:
+    """The block as deep in the small network as `path` is in the whole one."""
+    of = registry.plain(method).sizes().get("blocks")
+    less = of and small_sizes({"blocks": of})["blocks"]
+    return re.sub(r"(?<=blocks\.)\d+", lambda i: str(int(i[0]) * less // of), path) if of else path
+
+
+def written(name: str, said, folder: Path):
+    """A file of fresh weights in the form in which the method's own were published; its sizes."""
+    method = registry.plain(name)
+    form = next(each.form for each in method.weights.values() if each.sizes == said)
+    sizes = small_sizes({**method.sizes(), **said})
+    net = method.build(**sizes)
+    net = deploy(net) if form == "deploy" else net
+    manifest = archive.describe(name, method, form, sizes)
+    file = folder / f"{name}.safetensors"
+    archive.write_safetensors(file, tensors(net, Naming(method.torch_names)), manifest)
+    return str(file), sizes

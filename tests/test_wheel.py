@@ -77,6 +77,11 @@ def test_code_rules_recipes_and_weights_are_in_the_wheel(away: Path, run) -> Non
         assert line.startswith(f"{away}/"), line
 
 
+def test_every_package_of_the_core_is_in_the_wheel(away: Path) -> None:
+    packages = {file.parent.relative_to(ROOT) for file in (ROOT / "esrjax").rglob("__init__.py")}
+    assert all((away / package / "__init__.py").is_file() for package in packages)
+
+
 def test_the_command_works_from_the_wheel(away: Path, run) -> None:
     listed = run(str(away / "bin/esrjax"), "list")
     assert {"span", "spanv2"} <= {line.split()[0] for line in listed.splitlines()}

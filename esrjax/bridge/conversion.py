@@ -1,8 +1,11 @@
 """Checkpoints from one format to another, checked on the way."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from flax import nnx
 
 from esrjax import registry
 from esrjax.errors import UserError
@@ -65,7 +68,9 @@ def convert(
     written: Form = "deploy" if form == "deploy" else found.form
     held = tensors(net, Naming(method.torch_names))
     if to == "torch":
-        archive.write_torch(target, held, _root(method, found))
+        naming = Naming(method.torch_names)
+        held |= {naming.to_torch(path): value for path, value in _buffers(method, net).items()}
+        archive.write_torch(target, held, _roots(method, found))
     else:
         before = found.checkpoint.manifest
         sha256 = (before.source_sha256 if before else "") or found.checkpoint.sha256
@@ -89,10 +94,15 @@ def _verify(name: str, method: Method, found: Found) -> None:
         )
 
 
-def _root(method: Method, found: Found) -> str:
-    """The key under which the published file of these sizes keeps its tensors."""
+def _buffers(method: Method, net: nnx.Module) -> Mapping[str, Any]:
+    return method.buffers(net) if method.buffers else {}
+
+
+def _roots(method: Method, found: Found) -> tuple[str, ...]:
+    """The keys under which the published file of these sizes keeps tensors."""
     published = (w for w in method.weights.values() if dict(w.sizes) == dict(found.sizes))
-    return next((weights.root for weights in published if weights.form == found.form), "")
+    same = next((weights for weights in published if weights.form == found.form), None)
+    return (same.root, *same.beside) if same and same.root else ()
 
 
 def _params(held: Tensors) -> int:

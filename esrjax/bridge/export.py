@@ -34,6 +34,7 @@ from esrjax.network.weights import cast
 
 Format = Literal["onnx", "stablehlo"]
 
+NEEDS = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}  # libraries
 PLATFORMS = ("cpu", "cuda")  # that a StableHLO artefact runs on
 
 
@@ -70,7 +71,7 @@ class Card:
 
 def require(kind: Format) -> None:
     """Raise `MissingExtra` unless files of this kind can be written here."""
-    for library in ("onnx", "onnxruntime") if kind == "onnx" else ():
+    for library in NEEDS[kind]:
         runtime.require(library)
 
 
@@ -185,11 +186,7 @@ def _runs_stablehlo(artefact: bytes) -> Run:
     return lambda lr: np.asarray(call(lr))
 
 
-# --- the check ---------------------------------------------------------------------------------
-
-
 def _upscaled(model: Model, lr: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What JAX makes of it."""
     sr = model.forward(jnp.asarray(lr.transpose(0, 2, 3, 1)))
     return np.asarray(sr).transpose(0, 3, 1, 2)
 
@@ -203,9 +200,6 @@ def _wrong(name: str, kind: Format, dtype: Dtype, check: Check) -> WrongExport:
         place=", ".join(f"{h}x{w}" for h, w in check.sizes),
         remedy="run it in JAX" if dtype == "float32" else "export it in float32",
     )
-
-
-# --- cards and files ---------------------------------------------------------------------------
 
 
 def _card(model: Model, kind: Format, dtype: Dtype, checks: Mapping[str, Check]) -> Card:

@@ -19,7 +19,7 @@ from esrjax.bridge.rule import Rule
 from esrjax.method import Form, Method
 from esrjax.network import ops
 from esrjax.network.naming import Naming
-from esrjax.network.weights import cast
+from esrjax.network.weights import cast, tensors
 from esrjax.pictures.sets import Pair
 
 SIDE = 16  # of the drawn pictures, LR pixels, at least
@@ -151,7 +151,7 @@ def _learning(
         ours = slopes.gradients(net, naming, x, target)
         cases = slopes.compared(ours, theirs)
         for rule in rules:
-            cases += slopes.steps(net, naming, theirs[1], rule)
+            cases += slopes.steps(tensors(net, naming), theirs[1], rule)
     alone = slopes.trained(match.net, naming) - set(theirs[1])
     still = sorted(key for key in alone if ours[1][key].any())
     some = ", ".join(still[:3]) + f" and {len(still) - 3} more" * (len(still) > 3)

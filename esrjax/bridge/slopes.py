@@ -16,7 +16,7 @@ from esrjax.bridge.rule import Rule
 from esrjax.bridge.trace import QUICK
 from esrjax.network.archive import Tensors
 from esrjax.network.naming import Naming
-from esrjax.network.weights import leaves, load, tensors
+from esrjax.network.weights import leaves, tensors
 
 ROUNDING = 8 * float(np.finfo(np.float64).eps)  # of a weight, in a step
 FLOOR = 1e-3  # of all gradients' largest: a leaf whose own are smaller is judged by this
@@ -58,13 +58,12 @@ def trained(net: nnx.Module, naming: Naming) -> set[str]:
     return {naming.to_torch(path) for path, leaf in leaves(net) if isinstance(leaf, nnx.Param)}
 
 
-def steps(net: nnx.Module, naming: Naming, slopes: Tensors, rule: Rule) -> list[Case]:
-    """The weights after the rule's steps from PyTorch's gradients: the worst of them.
+def steps(held: Tensors, slopes: Tensors, rule: Rule) -> list[Case]:
+    """The weights `held` after the rule's steps from the gradients `slopes`: the worst of them.
 
-    None where the rule has no leaf to move, or this PyTorch does not have it. net: in double
-    precision.
+    None where the rule has no leaf to move, or this PyTorch does not have it. All as PyTorch has
+    them, in double precision.
     """
-    held = tensors(net, naming)
     chosen = {
         key: value
         for key, value in held.items()
@@ -72,9 +71,9 @@ def steps(net: nnx.Module, naming: Naming, slopes: Tensors, rule: Rule) -> list[
     }
     if not chosen or not pytorch.has(rule.theirs):
         return []
-    ours = _stepped(net, naming, {key: slopes[key] for key in chosen}, rule)
+    ours = _stepped(chosen, slopes, rule)
     theirs = pytorch.stepped(rule.theirs, rule.said, chosen, slopes, rule.scales)
-    largest = max((np.abs(theirs[key] - chosen[key]).max() for key in chosen), default=0.0)
+    largest = max(np.abs(theirs[key] - chosen[key]).max() for key in chosen)
     cases = [
         Case(
             case=f"weights after {rule.theirs}",
@@ -89,26 +88,16 @@ def steps(net: nnx.Module, naming: Naming, slopes: Tensors, rule: Rule) -> list[
     return _worst(cases)
 
 
-def _stepped(net: nnx.Module, naming: Naming, slopes: Tensors, rule: Rule) -> Tensors:
-    """Our weights after the steps; those without a slope do not take part."""
-    held = tensors(net, naming)
-    every = {key: slopes.get(key, np.zeros_like(value)) for key, value in held.items()}
-    graph, params, rest = nnx.split(net, nnx.Param, ...)
-    flat, slope = (
-        {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
-        for state in (params, nnx.state(load(net, every, naming)))
-    )
-    part = {path: leaf[...] for path, leaf in flat.items() if naming.to_torch(path) in slopes}
+def _stepped(held: Tensors, slopes: Tensors, rule: Rule) -> Tensors:
+    """The weights after the steps of optax."""
+    part: dict[str, Any] = {key: jnp.asarray(value) for key, value in held.items()}
     state = rule.ours.init(part)
     for scale in rule.scales:
-        now = {path: scale * slope[path][...] for path in part}
+        now = {key: jnp.asarray(scale * slopes[key]) for key in part}
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
             updates, state = rule.ours.update(now, state, part)
-        part = dict(optax.apply_updates(part, updates))  # pyright: ignore[reportCallIssue, reportArgumentType] # dicts of arrays
-    moved = {path: leaf[...] for path, leaf in flat.items()} | part
-    held = [moved[path] for path in flat]
-    stepped = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(params), held), rest)
-    return tensors(stepped, naming)
+        part = {key: value + updates[key] for key, value in part.items()}
+    return {key: np.asarray(value) for key, value in part.items()}
 
 
 def _case(case: str, ours: Array, theirs: Array, floor: float, worst: str | None = None) -> Case:

@@ -124,7 +124,9 @@ def _rules() -> Any:
     """Adam, AdamW and Muon as they are, but for an epsilon that Muon's two sides use unlike.
 
     Of Muon one step: from the second on, optax corrects the bias of its momentum, PyTorch not.
+    Leaves are `(out, in)`, as PyTorch has them.
     """
+    import jax
     import optax
     from optax import contrib
 
@@ -133,7 +135,11 @@ def _rules() -> Any:
     there_and_back, tiny = (1.0, -0.5), 1e-30
     decayed = {"lr": LR, "weight_decay": 0.01}
     plain = {"lr": LR, "weight_decay": 0.0, "eps": tiny}
-    adamw, muon = optax.adamw(LR, weight_decay=0.01), contrib.muon(LR, eps=tiny)
+    axes = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
+    adamw = optax.adamw(LR, weight_decay=0.01)
+    muon = contrib.muon(
+        LR, eps=tiny, muon_weight_dimension_numbers=lambda held: jax.tree.map(lambda _: axes, held)
+    )
     return (
         Rule(theirs="Adam", said={"lr": LR}, ours=optax.adam(LR), scales=there_and_back),
         Rule(theirs="AdamW", said=decayed, ours=adamw, scales=there_and_back),

@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -117,11 +117,11 @@ def write_safetensors(path: str | Path, tensors: Tensors, manifest: Manifest) ->
     _replace(Path(path), lambda file: file.write_bytes(save(contiguous, metadata)))
 
 
-def write_torch(path: str | Path, tensors: Tensors, root: str = "") -> None:
-    """Write `tensors` as a PyTorch state dict, under the key `root` where it is given."""
+def write_torch(path: str | Path, tensors: Tensors, roots: Sequence[str] = ()) -> None:
+    """Write `tensors` as a PyTorch state dict, under each of the keys `roots` if there are any."""
     torch = pytorch("writing a .pth file")
     state = {key: torch.from_numpy(np.array(value, order="C")) for key, value in tensors.items()}
-    _replace(Path(path), lambda file: torch.save({root: state} if root else state, file))
+    _replace(Path(path), lambda file: torch.save({root: state for root in roots} or state, file))
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -84,6 +84,20 @@ def patterns() -> Mapping[str, NDArray[np.int32]]:
 PATTERNS = patterns()
 
 
+def buffers(net: nnx.Module) -> dict[str, NDArray[np.int64]]:
+    """The positions of keys and queries, which the official attention keeps in its files."""
+    centre = [
+        16 * row + column for row in range(RING, RING + SIDE) for column in range(RING, RING + SIDE)
+    ]
+    held: dict[str, NDArray[np.int64]] = {}
+    for path, part in nnx.iter_modules(net):
+        if isinstance(cut := getattr(part, "cut", None), Local):
+            place = ".".join([*map(str, path), "ext_unfold"])
+            held[f"{place}.sample_indices"] = PATTERNS[cut.pattern].astype(np.int64)
+            held[f"{place}.center_indices"] = np.array(centre)
+    return held
+
+
 # --- spatial attention -------------------------------------------------------------------------
 
 

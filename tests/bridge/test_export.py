@@ -117,10 +117,9 @@ def test_half_precision_is_stored_inside_and_floats_outside(onnx, crumbs, tmp_pa
     assert list(card.checks) == ["float16"] and card.checks["float16"].psnr > CLOSE
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("kind", ["onnx", "stablehlo"])
-def test_what_differs_from_jax_is_not_written(request, crumbs, tmp_path, monkeypatch, kind):
-    if kind == "onnx":
-        request.getfixturevalue("onnx")
+def test_what_differs_from_jax_is_not_written(onnx, crumbs, tmp_path, monkeypatch, kind):
     model = open_method("crumb")
     monkeypatch.setattr(export, "portable", lambda *a, of=export.portable: _off(of(*a)))
     with pytest.raises(WrongExport, match=r"crumb as \w+ in float32 differs from JAX"):
@@ -160,7 +159,8 @@ def test_what_onnx_runtime_refuses_is_no_crash(onnx, esrjax, crumbs, tmp_path):
     assert said.err.startswith("esrjax: ONNX Runtime does not run this network: ")
 
 
-def test_stablehlo_runs_where_jax_does_at_any_size(esrjax, crumbs, tmp_path):
+@pytest.mark.export
+def test_stablehlo_runs_where_jax_does_at_any_size(onnx, esrjax, crumbs, tmp_path):
     path = tmp_path / "crumb.stablehlo"
     assert esrjax("export", "crumb", "--format", "stablehlo", "-o", path).code == 0
     program = jax.export.deserialize(bytearray(path.read_bytes()))

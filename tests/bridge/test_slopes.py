@@ -5,45 +5,40 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from optax import contrib
 
 from esrjax.bridge import pytorch
 from esrjax.bridge.rule import Rule
 from esrjax.bridge.slopes import compared, steps
-from esrjax.network.layers import Conv2d, Linear
-from esrjax.network.naming import Naming
-from esrjax.network.weights import cast, tensors
 
-NAMES = Naming({"{part}.{leaf}": "{part}.{leaf}"})
 TWICE = (1.0, -0.5)
 DECAYED = {"lr": 1e-3, "weight_decay": 0.01}
 PLAIN = {"lr": 1e-3, "weight_decay": 0.0, "eps": 1e-30}
 
 
-class Net(nnx.Module):
-    """Leaves with one, two and four axes."""
-
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.narrow, self.wide = Linear(9, 4, rngs=rngs), Linear(4, 9, rngs=rngs)
-        self.conv = Conv2d(3, 5, rngs=rngs)
+SHAPES = {"narrow": (4, 9), "wide": (9, 4), "bias": (9,), "conv": (5, 3, 3, 3)}
+AXES = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
 
 
-@pytest.fixture
-def moved():
-    """What a rule makes of the network, ours beside PyTorch's."""
+def muon(**said):
+    """Of leaves `(out, in)`."""
+    return contrib.muon(
+        1e-3,
+        eps=1e-30,
+        muon_weight_dimension_numbers=lambda held: dict.fromkeys(held, AXES),
+        **said,
+    )
 
-    def run(rule):
-        with jax.enable_x64(True):
-            net = cast(Net(), jnp.float64)
-            draw = np.random.default_rng(0)
-            slopes = {
-                k: 1e-3 * draw.standard_normal(v.shape) for k, v in tensors(net, NAMES).items()
-            }
-            return steps(net, NAMES, slopes, rule)
 
-    return run
+def moved(rule):
+    """What a rule makes of leaves with one, two and four axes, ours beside PyTorch's."""
+    draw = np.random.default_rng(0)
+    held, slopes = (
+        {key: size * draw.standard_normal(shape) for key, shape in SHAPES.items()}
+        for size in (1.0, 1e-3)
+    )
+    with jax.enable_x64(True):
+        return steps(held, slopes, rule)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +46,11 @@ def moved():
     [
         Rule(theirs="Adam", said={"lr": 1e-3}, ours=optax.adam(1e-3), scales=TWICE),
         Rule(theirs="AdamW", said=DECAYED, ours=optax.adamw(1e-3, weight_decay=0.01), scales=TWICE),
-        Rule(theirs="Muon", said=PLAIN, ours=contrib.muon(1e-3, eps=1e-30), matrices=True),
+        Rule(theirs="Muon", said=PLAIN, ours=muon(), matrices=True),
     ],
     ids=lambda rule: rule.theirs,
 )
-def test_ours_is_pytorchs(moved, rule):
+def test_ours_is_pytorchs(rule):
     (case,) = moved(rule)
     assert case.passed and case.precision == "float64"
     assert case.case == f"weights after {rule.theirs}"
@@ -68,11 +63,11 @@ def test_ours_is_pytorchs(moved, rule):
         Rule(theirs="Adam", said={"lr": 1e-3}, ours=optax.adam(1e-3, b2=0.99), scales=TWICE),
         Rule(theirs="Adam", said={"lr": 1e-3}, ours=optax.adam(1e-3, eps=1e-7)),
         Rule(theirs="AdamW", said=DECAYED, ours=optax.adamw(1e-3)),  # decays by 1e-4
-        Rule(theirs="Muon", said=PLAIN, ours=contrib.muon(1e-3, ns_steps=4), matrices=True),
+        Rule(theirs="Muon", said=PLAIN, ours=muon(ns_steps=4), matrices=True),
     ],
     ids=["b1", "b2", "eps", "decay", "iterations"],
 )
-def test_an_optimiser_of_other_numbers_is_not(moved, rule):
+def test_an_optimiser_of_other_numbers_is_not(rule):
     (case,) = moved(rule)
     assert not case.passed
 
@@ -92,7 +87,7 @@ def orthogonal(g, iterations=5):
 def test_muon_is_what_it_is_said_to_be(shape):
     draw = np.random.default_rng(1)
     w, g = draw.standard_normal(shape), draw.standard_normal(shape)
-    wanted = w - 1e-3 * max(1, shape[1] / shape[0]) ** 0.5 * orthogonal(g)  # `(in, out)`
+    wanted = w - 1e-3 * max(1, shape[1] / shape[0]) ** 0.5 * orthogonal(g)  # (in, out)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         rule = contrib.muon(1e-3, eps=1e-30)
         held = {"w": jnp.asarray(w)}

@@ -69,7 +69,7 @@ def refusal(path):
 @pytest.mark.parametrize("root", ["", *archive.ROOTS])
 def test_a_pth_comes_back_from_under_its_root(tmp_path, root):
     path = tmp_path / "net.pth"
-    write_torch(path, TENSORS, root)
+    write_torch(path, TENSORS, [root] if root else ())
     found = read(path)
     assert_same(found.tensors, TENSORS)
     assert found.manifest is None

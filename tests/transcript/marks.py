@@ -1,7 +1,7 @@
 """Where the text of a recipe owns up to what is ours: a comment that says `unsaid` or `implied`.
 
-A mark stands on the lines of its key, in the comment right above, or on a neighbour's, if it names
-the key. It holds on for later stages that say the same.
+A mark stands on the lines of its key or of the header of its table, in the comment right above, or
+on a neighbour's lines, if it names the key. It holds on for later stages that say the same.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from transcript.said import printed, turns
+from transcript.said import printed, readings, turns
 
 MARK = re.compile(r"#.*\b(unsaid|implied)\b")
 HEADER = re.compile(r"\[+([a-z][\w.]*)\]+")
@@ -57,13 +57,11 @@ class Note:
     stage: int
     path: str
     lines: list[str]
-    header: bool = False
 
     def marks(self, key: str) -> bool:
         if not any(MARK.search(line) for line in self.lines):
             return False
-        inside = key == self.path or (key.startswith(f"{self.path}.") and not self.header)
-        return inside or self._names(key)
+        return f"{key}.".startswith(f"{self.path}.") or self._names(key)
 
     def _names(self, key: str) -> bool:
         table, _, name = key.rpartition(".")
@@ -114,9 +112,10 @@ def stated(said: dict[str, Any], key: str, value: Any) -> bool:
         rate = said.get("rate", {})
         return bool(RATES[key] & (set(rate) if isinstance(rate, dict) else {"from"}))
     if key.startswith("loss."):  # of terms without weights, one has 1: only their ratios matter
-        loss = said.get("loss", ())
-        weighted = isinstance(loss, dict) and "any" not in loss
-        return bool(loss) and (weighted or len(loss) == 1 or value == 1)
+        loss = readings("loss", said.get("loss", ()))[0]
+        return bool(loss) and (isinstance(loss, dict) or len(loss) == 1 or value == 1)
+    if key == "data.patches" and isinstance(said.get("hr_patch"), dict):
+        return False  # of several shapes the list is unsaid
     return bool(FIELDS.get(key, set()) & set(said))
 
 
@@ -127,7 +126,7 @@ def notes(text: str) -> list[Note]:
         if header := HEADER.match(line):
             stage += header[1] == "stage" and line.startswith("[[")
             table = header[1].removeprefix("stage").removeprefix(".")
-            found.append(Note(stage=stage, path=table, lines=[*above, line], header=True))
+            found.append(Note(stage=stage, path=table, lines=[*above, line]))
         elif key := KEY.match(line):
             path = f"{table}.{key[1]}".removeprefix(".")
             found.append(Note(stage=stage, path=path, lines=[*above, line]))

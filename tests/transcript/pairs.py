@@ -62,6 +62,10 @@ def iterations(said, run, _):
     return said, run.stage.steps
 
 
+def times(said, run, recipe):
+    return said, sum(each.stage.name == run.stage.name for each in recipe.runs)
+
+
 def loss(said, run, _):
     weights = run.stage.loss
     if isinstance(said, list):
@@ -183,7 +187,7 @@ PAIRS = {
     "batch_per_gpu": lambda said, run, _: (0, run.stage.data.batch % said),
     "iterations": iterations,
     "epochs": lambda said, run, _: (said, run.stage.epochs),
-    "times": lambda said, *_: (said, said),  # the number of runs: see `runs`
+    "times": times,
     "loss": loss,
     "loss_includes": lambda said, run, _: (True, TERMS[said] in run.stage.loss),
     "optimiser": lambda said, run, _: (said.lower(), run.stage.optimiser.name),
