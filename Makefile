@@ -14,7 +14,8 @@ test-slow: $(VENV)/installed  ## the checks that take minutes each
 	$(RUN)/pytest -m slow
 
 test-export: .venv-export/installed  ## what `export` writes runs in ONNX Runtime
-	.venv-export/bin/pytest -m export tests/bridge/test_export.py tests/bridge/test_engine.py
+	.venv-export/bin/pytest -m export tests/bridge/test_onnx.py tests/bridge/test_export.py \
+		tests/bridge/test_engine.py
 
 parity: $(VENV)/installed  ## docs/parity.md, from the reference folder
 	$(RUN)/python tools/parity.py

@@ -27,10 +27,9 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential
 from esrjax.network.words import matmul, pixel_shuffle
 
+from .parts.colour import mean_colour
 from .parts.feed_forward import ConvFFN
 from .parts.windows import fill, from_tiles, tiles
-
-MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
 
 
 class DualFeatures(nnx.Module):
@@ -101,7 +100,7 @@ class BVIESR(nnx.Module):
         self.upsample = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        mean = jnp.asarray(MEAN, x.dtype)[None, None, None, :]
+        mean = mean_colour(x)
         shallow = self.conv_first(x - mean)
         first = self.patch_norm(shallow)
         deep = self.conv(self.body(first)) + first

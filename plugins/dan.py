@@ -23,9 +23,8 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.words import gelu, pixel_shuffle
 
+from .parts.colour import mean_colour
 from .parts.dual_attention import ChannelAttention, LocalHandling, SpatialAttention
-
-MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
 
 
 class Block(nnx.Module):
@@ -60,7 +59,7 @@ class DAN(nnx.Module):
         self.refine = Sequential([layer for step in steps for layer in step])
 
     def __call__(self, x: Array) -> Array:
-        mean = jnp.asarray(MEAN, x.dtype)[None, None, None, :]
+        mean = mean_colour(x)
         shallow = self.to_feat(x - mean)
         features = self.fuse(jnp.concatenate(self.stages(shallow), -1)) + shallow
         return self.refine(pixel_shuffle(self.to_img(features), self.scale)) + mean

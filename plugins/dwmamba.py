@@ -35,7 +35,7 @@ from esrjax.network.layers import Conv2d, LayerNorm, Sequential, parameter
 from esrjax.network.words import gelu, pixel_shuffle
 
 from .parts.attentive import AttentiveLayer, SortedScan, start_small
-from .parts.spab import MEAN
+from .parts.colour import mean_colour
 from .parts.squeeze import SKFF, SqueezeExcitation
 from .parts.wavelet import haar, inverse_haar
 from .parts.windows import fill, relative_positions
@@ -178,7 +178,7 @@ class DWMamba(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         _, h, w, _ = x.shape
-        mean = jnp.asarray(MEAN, x.dtype)[None, None, None, :]
+        mean = mean_colour(x)
         head = self.conv_first(fill(x, 2 * self.window, "symmetric") - mean)
         body = self.conv_after_body(self.norm(self.layers(self.patch_norm(head))))
         y = pixel_shuffle(self.upsample(body + head), self.scale) + mean

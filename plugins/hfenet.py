@@ -30,7 +30,7 @@ from esrjax.network.layers import Conv2d, LayerNorm, Sequential
 from esrjax.network.resampling import mirror
 from esrjax.network.words import gelu, pixel_shuffle
 
-MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
+from .parts.colour import mean_colour
 
 
 class Mirrored(Conv2d):
@@ -155,7 +155,7 @@ class HFENet(nnx.Module):
         self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        mean = jnp.asarray(MEAN, x.dtype)[None, None, None, :]
+        mean = mean_colour(x)
         shallow = gelu(self.simple_encoder(x - mean))
         features = self.after_pipe(self.pipeline(shallow)) + shallow
         return pixel_shuffle(self.upsampler(features), self.scale) + mean

@@ -30,6 +30,7 @@ from esrjax.network.layers import Conv2d, LayerNorm, Sequential
 from esrjax.network.words import pixel_shuffle
 
 from .parts import spab
+from .parts.colour import mean_colour
 from .parts.mamba import Mamba
 
 
@@ -99,7 +100,7 @@ class MambaGateSR(nnx.Module):
         self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        head = self.conv_1(x - jnp.asarray(spab.MEAN, x.dtype)[None, None, None, :])
+        head = self.conv_1(x - mean_colour(x))
         first = features = self.block_1(head)
         for block in (self.block_2, self.block_3, self.block_4, self.block_5):
             features = block(features)

@@ -26,8 +26,7 @@ from esrjax.network.layers import Conv2d, Sequential, parameter
 from esrjax.network.words import gelu, pixel_shuffle
 
 from .parts import dual_attention
-
-MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
+from .parts.colour import mean_colour
 
 
 class Inception(nnx.Module):
@@ -117,7 +116,7 @@ class VSCINet(nnx.Module):
         self.to_img = Sequential([Conv2d(channels, 3 * scale**2, 1, bias=False, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        mean = jnp.asarray(MEAN, x.dtype)[None, None, None, :]
+        mean = mean_colour(x)
         shallow = self.to_feat(x - mean)
         stages = [shallow]
         for block in (self.B1, self.B2, self.B3, self.B4, self.B5):

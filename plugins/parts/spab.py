@@ -10,7 +10,7 @@ from esrjax.network.canvas import zero_pad
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.reparam import Affine, Reparam
 
-MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
+from .colour import MEAN
 
 TORCH_NAMES = {
     "conv_{i}.eval_conv.{leaf}": "conv_{i}.{leaf}",

@@ -22,11 +22,11 @@ EXTENTS = {
     "extremes": lambda h, w: max_dim(7, h) - min_dim(w, 9) + 2,
 }
 FUNCTIONS = {
-    "loop": lambda x: lax.scan(lambda s, t: (0.5 * s + t, s - t), x[:, 0, 0], x[0])[1],
+    "loop": lambda x: lax.scan(lambda s, t: (0.5 * s + t, s - t), x[0, 0], x[0])[1],
     "loop backwards": lambda x: lax.scan(
         lambda s, t: (s + t, 2 * s), jnp.zeros(x.shape[-1]), x[0, 0], reverse=True
     )[1],
-    "order": lambda x: jnp.argsort(jnp.round(x[0, 0] * 3), axis=-1, stable=True),
+    "order": lambda x: jnp.argsort(jnp.floor(x[0, 0] * 3), axis=-1, stable=True),
     "rolled": lambda x: jnp.roll(x, (-2, 3), (1, 2)),
     "every other": lambda x: x[..., 1::2],
     "middle": lambda x: x[:, 1 : x.shape[1] // 2 + 1, -2:],

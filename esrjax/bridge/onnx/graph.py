@@ -80,7 +80,7 @@ class Graph:
         """The extent as a vector of one int64."""
         if isinstance(extent, int):
             return np.asarray([extent], np.int64)
-        return self._expression(ast.parse(str(extent), mode="eval").body)
+        return self._expression(ast.parse(str(extent).replace("^", "**"), mode="eval").body)
 
     def _expression(self, node: ast.expr) -> Value:
         """A symbol is said in Python's terms: `max(4*floordiv(h - 7, 4), 1)`."""
@@ -98,7 +98,7 @@ class Graph:
                 return self.add("Shape", value, start=axis, end=axis + 1)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return self.add("Neg", self._expression(operand))
-            case ast.BinOp(left=left, op=ast.BitXor(), right=ast.Constant(value=int(power))):
+            case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))):
                 return self.add("Pow", self._expression(left), np.asarray([power], np.int64))
             case ast.BinOp(left=left, op=operator, right=right):
                 sides = self._expression(left), self._expression(right)
