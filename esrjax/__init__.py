@@ -41,7 +41,9 @@ def evaluate(
 
     `net` is what `load` gives, or any function from LR bytes to SR bytes.
     """
-    from esrjax.pictures import metrics, score, sets
+    from esrjax.pictures import score, sets, specs
 
     pairs = sets.pairs(sets.locate(data), getattr(net, "scale", 4))
-    return score.score(net, pairs, metrics.named(spec))
+    said = specs.named(spec)
+    upscaler = getattr(net, "upscaler", None)  # gives what is before the bytes
+    return score.score(upscaler() if said.floats and upscaler else net, pairs, said)

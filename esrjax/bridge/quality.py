@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from esrjax.pictures import upscale
-from esrjax.pictures.metrics import NTIRE, psnr
+from esrjax.pictures.metrics import psnr
 from esrjax.pictures.sets import Pair
+from esrjax.pictures.specs import NTIRE
 
 Forward = Callable[[Any], Any]  # (1, h, w, 3) -> (1, s·h, s·w, 3), white at the data range
 

@@ -22,8 +22,8 @@ from esrjax.network.cost import cost
 from esrjax.network.reparam import deploy
 from esrjax.pictures import files, panels, resize, sets
 from esrjax.pictures.files import Pixels
-from esrjax.pictures.metrics import NTIRE
 from esrjax.pictures.score import Scores, score
+from esrjax.pictures.specs import NTIRE
 from esrjax.training import loop
 from esrjax.training import recipe as recipes
 

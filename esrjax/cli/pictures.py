@@ -80,7 +80,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help="A set's name or folder.")],
     checkpoint: Checkpoints = None,
     size: Size = None,
-    spec: Annotated[str, typer.Option(help="The metric spec: ntire or y.")] = "ntire",
+    spec: Annotated[str, typer.Option(help="As `esrjax metrics list` names it.")] = "ntire",
     style: Annotated[
         Literal["md", "latex"], typer.Option("--format", help="How the table is written.")
     ] = "md",
@@ -106,11 +106,11 @@ def evaluate(
     from esrjax.contest import rules as contest_rules
     from esrjax.model import open_model
     from esrjax.network import ops
-    from esrjax.pictures import metrics, score, sets
+    from esrjax.pictures import score, sets, specs
 
     if (harness or alone) and output is None:
         raise _pointless("--harness" if harness else "--alone")
-    chosen, files = metrics.named(spec), by_name(checkpoint, names)
+    chosen, files = specs.named(spec), by_name(checkpoint, names)
     folder, said = sets.locate(data), contest_rules.load(rules)
     models = [open_model(name, files, sizes(size)) for name in names]
     single = [] if output is None else contest.require_recordable(models, output)
@@ -120,7 +120,9 @@ def evaluate(
     with ops.body(body):
         # before all other work, which would warm the device up
         runs = {m.name: _harness(m, pairs[m.scale], said) for m in single if harness}
-        scored = [score.score(m, pairs[m.scale], chosen, _bar(m.name)) for m in models]
+        scored = [
+            score.score(_seen(m, chosen), pairs[m.scale], chosen, _bar(m.name)) for m in models
+        ]
         if output is not None:
             name = folder.absolute().name
             paths = contest.record_all(single, scored, name, output, baseline=beside, harness=runs)
@@ -133,6 +135,11 @@ def evaluate(
     typer.echo(scores_text([m.name for m in models], scored, style))
     if paths and style == "md":
         typer.echo(f"\n{runtimes_text([record.load(path) for path in paths])}")
+
+
+def _seen(model: Any, spec: Any) -> Any:
+    """What the metric sees: pictures, or floats where it asks for what is before rounding."""
+    return model.upscaler() if spec.floats else model
 
 
 def _bar(name: str) -> Any:

@@ -70,7 +70,7 @@ def _comparisons(
     from esrjax.cli.tables import progress
     from esrjax.contest.report import comparison
     from esrjax.model import open_method
-    from esrjax.pictures import metrics, sets
+    from esrjax.pictures import sets, specs
 
     if data is None:
         return _nothing(given + files)
@@ -82,7 +82,7 @@ def _comparisons(
     sources = comparison.stored(dict(folders), pairs)
     models = {name: open_method(name, checkpoints[name]) for name in names}
     sources |= {name: comparison.upscaled(model) for name, model in models.items()}
-    chosen = metrics.named(spec)
+    chosen = specs.named(spec)
     return [comparison.compare(p, sources, chosen, window) for p in progress(pairs, "pictures")]
 
 

@@ -1,9 +1,7 @@
-"""Named conventions for PSNR and SSIM, each stated in full."""
+"""PSNR and SSIM of two pictures, as a metric spec says."""
 
-import difflib
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -11,12 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
+from esrjax.pictures.specs import SPECS, Metric, Spec
 
 Floats = NDArray[np.float64]
-
-
-class UnknownSpec(UserError):
-    """A name that no metric spec has."""
+Output = Pixels | NDArray[np.floating]  # (h, w, 3): a picture, or floats with white at 1
 
 
 class Incomparable(UserError):
@@ -28,55 +24,51 @@ class NotFinite(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """All that two people must agree on before they can compare decibels."""
+class Reading:
+    """What one spec says of two pictures; None where they are too small for it. psnr in dB."""
 
-    name: str
-    version: int = 1
-    colour: Literal["rgb", "y"]  # all three channels as one, or BT.601 luma from 16 to 235
-    quantiser: Literal["uint8", "none"] = "uint8"  # whether luma is rounded to whole levels
-    border: int = 4  # dropped on each side, pixels
-    window: int = 11  # side of SSIM's Gaussian, pixels
-    sigma: float = 1.5  # its standard deviation, pixels
-    peak: int = 255  # the level of white
+    spec: Spec
+    psnr: float | None
+    ssim: float | None
 
 
-NTIRE = Spec(name="ntire", colour="rgb")
-Y = Spec(name="y", colour="y")
-SPECS = {spec.name: spec for spec in (NTIRE, Y)}
-
-
-def named(name: str) -> Spec:
-    """The spec of that name."""
-    if name in SPECS:
-        return SPECS[name]
-    near = difflib.get_close_matches(name.lower(), SPECS, n=1)
-    raise UnknownSpec(
-        f"there is no metric spec '{name}'",
-        rule=f"the specs are {', '.join(SPECS)}",
-        remedy=f"did you mean '{near[0]}'?" if near else "choose one of these",
+def readings(sr: Output, hr: Pixels) -> tuple[Reading, ...]:
+    """PSNR and SSIM of two pictures under every spec."""
+    _check_comparable(sr, hr)
+    return tuple(
+        Reading(
+            spec=spec,
+            psnr=psnr(sr, hr, spec) if _fits(hr, spec, 1) else None,
+            ssim=ssim(sr, hr, spec) if _fits(hr, spec, spec.window) else None,
+        )
+        for spec in SPECS.values()
     )
 
 
-def psnr(sr: Pixels, hr: Pixels, spec: Spec) -> float:
+def psnr(sr: Output, hr: Pixels, spec: Spec) -> float:
     """Decibels between two (h, w, 3) pictures, over one mean of all squared differences."""
-    ours, theirs = _seen(sr, hr, spec)
-    error = float(np.mean(np.square(ours - theirs)))
+    ours, theirs = _seen(sr, hr, spec, "psnr")
+    error = float(np.mean(np.square(ours - theirs))) + spec.epsilon * spec.peak**2
     return 20 * math.log10(spec.peak / math.sqrt(error)) if error else math.inf
 
 
-def ssim(sr: Pixels, hr: Pixels, spec: Spec) -> float:
+def ssim(sr: Output, hr: Pixels, spec: Spec) -> float:
     """Mean structural similarity of two (h, w, 3) pictures (Wang et al., TIP 2004, eq. 13).
 
     The statistics are taken where the window fits, the mean over pixels and channels alike.
     """
-    ours, theirs = _seen(sr, hr, spec, least=spec.window)
+    ours, theirs = _seen(sr, hr, spec, "ssim")
     maps = [_similarity(x, y, spec) for x, y in zip(_planes(ours), _planes(theirs), strict=True)]
     return float(np.mean(maps))
 
 
 def quantise(sr: ArrayLike, data_range: float) -> Pixels:
     """Floats, white at `data_range` -> bytes: clipped, scaled in float32, rounded half to even."""
+    return np.rint(_scaled(sr, data_range)).astype(np.uint8)
+
+
+def _scaled(sr: ArrayLike, data_range: float) -> NDArray[np.floating]:
+    """Floats, white at `data_range` -> floats of 0 to 255."""
     values = np.asarray(sr, np.float32)
     if np.isnan(values).any():
         raise NotFinite(
@@ -84,26 +76,40 @@ def quantise(sr: ArrayLike, data_range: float) -> Pixels:
             rule="a picture is made of numbers",
             remedy="look for a division by zero, or for weights that diverged",
         )
-    return np.rint(values.clip(0, data_range) * 255 / data_range).astype(np.uint8)
+    return values.clip(0, data_range) * 255 / data_range
 
 
-def _seen(sr: Pixels, hr: Pixels, spec: Spec, least: int = 1) -> tuple[Floats, Floats]:
+def _seen(sr: Output, hr: Pixels, spec: Spec, metric: Metric) -> tuple[Floats, Floats]:
     """What a metric sees of both pictures, (h, w, C): their colour within the border."""
     _check_comparable(sr, hr)
-    _check_sides(sr, least, spec)
-    height, width = (side - spec.border for side in sr.shape[:2])
+    _check_sides(hr, spec, metric)
+    height, width = (side - spec.border for side in hr.shape[:2])
     inner = np.s_[spec.border : height, spec.border : width]
-    return _colour(sr[inner], spec), _colour(hr[inner], spec)
+    ours, theirs = _levels(sr, spec)[inner], hr[inner].astype(np.float64)
+    return _colour(ours, spec, metric), _colour(theirs, spec, metric)
 
 
-def _colour(pixels: Pixels, spec: Spec) -> Floats:
-    """(h, w, 3) bytes -> (h, w, C) of 0 to 255."""
-    values = pixels.astype(np.float64)
-    if spec.colour == "rgb":
-        return values
+def _levels(sr: Output, spec: Spec) -> Floats:
+    """A picture as it is; floats, white at 1, as the spec makes levels of 0 to 255 of them."""
+    levels = sr if sr.dtype == np.uint8 else _scaled(sr, 1.0)
+    match spec.quantiser:
+        case "round":
+            levels = np.rint(levels)
+        case "truncate":
+            levels = np.floor(levels)
+        case "none":
+            pass
+    return levels.astype(np.float64)
+
+
+def _colour(levels: Floats, spec: Spec, metric: Metric) -> Floats:
+    """(h, w, 3) -> (h, w, C), levels of 0 to 255."""
+    luma = spec.luma
+    if luma is None:
+        return levels
     # 194 colours lie half way between two levels: np.dot, in this order, rounds them as others do.
-    luma = np.dot(values, [65.481, 128.553, 24.966])[..., None] / 255 + 16
-    return np.rint(luma) if spec.quantiser == "uint8" else luma
+    values = np.dot(levels, luma.weights)[..., None] / luma.over + luma.black
+    return np.rint(values) if metric in spec.levels else values
 
 
 def _planes(values: Floats) -> list[Floats]:
@@ -118,7 +124,10 @@ def _similarity(x: Floats, y: Floats, spec: Spec) -> Floats:
     squares, product = mean_x**2 + mean_y**2, mean_x * mean_y
     variances = _blur(x * x + y * y, spec) - squares
     covariance = _blur(x * y, spec) - product
-    return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+    structure = (2 * covariance + c2) / (variances + c2)
+    if spec.anticorrelated == "zero":
+        structure = structure.clip(min=0)
+    return (2 * product + c1) / (squares + c1) * structure
 
 
 def _blur(plane: Floats, spec: Spec) -> Floats:
@@ -131,12 +140,13 @@ def _blur(plane: Floats, spec: Spec) -> Floats:
     return plane
 
 
-def _check_comparable(sr: Pixels, hr: Pixels) -> None:
-    for pixels in (sr, hr):
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+def _check_comparable(sr: Output, hr: Pixels) -> None:
+    for pixels, floats in ((sr, True), (hr, False)):
+        kind = pixels.dtype == np.uint8 or (floats and np.issubdtype(pixels.dtype, np.floating))
+        if not kind or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise Incomparable(
                 f"a picture is {pixels.dtype} {pixels.shape}",
-                rule="metrics compare uint8 (h, w, 3)",
+                rule="metrics compare (h, w, 3): uint8, or an output of floats, white at 1",
                 remedy="turn a network's output into bytes with quantise",
             )
     if sr.shape != hr.shape:
@@ -147,8 +157,8 @@ def _check_comparable(sr: Pixels, hr: Pixels) -> None:
         )
 
 
-def _check_sides(pixels: Pixels, least: int, spec: Spec) -> None:
-    if min(pixels.shape[:2]) < least + 2 * spec.border:
+def _check_sides(pixels: Pixels, spec: Spec, metric: Metric) -> None:
+    if not _fits(pixels, spec, spec.window if metric == "ssim" else 1):
         raise Incomparable(
             f"a picture of {_size(pixels)} is too small for the metric spec '{spec.name}'",
             rule=f"a border of {spec.border} pixels is dropped; SSIM needs {spec.window} within it",
@@ -156,5 +166,10 @@ def _check_sides(pixels: Pixels, least: int, spec: Spec) -> None:
         )
 
 
-def _size(pixels: Pixels) -> str:
+def _fits(pixels: Pixels, spec: Spec, least: int) -> bool:
+    """Whether `least` pixels lie between the borders either way."""
+    return min(pixels.shape[:2]) >= least + 2 * spec.border
+
+
+def _size(pixels: Output) -> str:
     return f"{pixels.shape[0]}x{pixels.shape[1]}"

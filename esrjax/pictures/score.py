@@ -10,10 +10,11 @@ import numpy as np
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
-from esrjax.pictures.metrics import Incomparable, Spec, psnr, ssim
+from esrjax.pictures.metrics import Incomparable, Output, psnr, ssim
 from esrjax.pictures.sets import Pair
+from esrjax.pictures.specs import Spec
 
-Upscale = Callable[[Pixels], Pixels]  # (h, w, 3) -> (scale·h, scale·w, 3)
+Upscale = Callable[[Pixels], Output]  # (h, w, 3) -> (scale·h, scale·w, 3)
 Progress = Callable[[Sequence[Pair]], Iterable[Pair]]  # passes the pairs on, and may show a bar
 
 
@@ -63,11 +64,15 @@ def score(upscale: Upscale, pairs: Sequence[Pair], spec: Spec, progress: Progres
 def score_each(
     upscale: Upscale, pairs: Sequence[Pair], specs: Sequence[Spec], progress: Progress = iter
 ) -> tuple[Scores, ...]:
-    """The scores under each spec, every picture upscaled once."""
+    """The scores under each spec, every picture upscaled once.
+
+    `upscale` gives bytes, or, where a spec asks for what is before them, floats with white at 1.
+    """
     _check_names(pairs)
+    floats = any(spec.floats for spec in specs)
     images: list[dict[str, Quality]] = [{} for _ in specs]
     for pair in progress(pairs):
-        sr, hr = _run(upscale, pair)
+        sr, hr = _run(upscale, pair, floats)
         for spec, qualities in zip(specs, images, strict=True):
             qualities[pair.name] = _compare(sr, hr, spec, pair.name)
     return tuple(
@@ -76,21 +81,24 @@ def score_each(
     )
 
 
-def _run(upscale: Upscale, pair: Pair) -> tuple[Pixels, Pixels]:
+def _run(upscale: Upscale, pair: Pair, floats: bool) -> tuple[Output, Pixels]:
     """The SR picture of a pair and its HR."""
     lr, hr = pair.load()
     sr = upscale(lr)
-    if sr.dtype != np.uint8 or sr.shape != hr.shape:
-        raise WrongOutput(
-            f"the output is {sr.dtype} {sr.shape} for an LR picture of {lr.shape}",
-            place=pair.name,
-            rule=f"it is uint8 {hr.shape}: {pair.scale} x the LR sides",
-            remedy="check the scale of the method, and that its output is turned into bytes",
-        )
-    return sr, hr
+    kind = np.issubdtype(sr.dtype, np.floating) if floats else sr.dtype == np.uint8
+    if kind and sr.shape == hr.shape:
+        return sr, hr
+    asked = "floats, white at 1, of shape" if floats else "uint8"
+    raise WrongOutput(
+        f"the output is {sr.dtype} {sr.shape} for an LR picture of {lr.shape}",
+        place=pair.name,
+        rule=f"it is {asked} {hr.shape}: {pair.scale} x the LR sides",
+        remedy="check the scale of the method, and that its output is "
+        + ("not rounded, as this metric asks" if floats else "turned into bytes"),
+    )
 
 
-def _compare(sr: Pixels, hr: Pixels, spec: Spec, name: str) -> Quality:
+def _compare(sr: Output, hr: Pixels, spec: Spec, name: str) -> Quality:
     try:
         return Quality(psnr=psnr(sr, hr, spec), ssim=ssim(sr, hr, spec))
     except Incomparable as error:

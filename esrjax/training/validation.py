@@ -12,9 +12,9 @@ from jax import Array
 
 from esrjax.method import Method
 from esrjax.network.reparam import deploy
-from esrjax.pictures import metrics
 from esrjax.pictures.score import Quality, score
 from esrjax.pictures.sets import Pair
+from esrjax.pictures.specs import Spec, named
 from esrjax.pictures.upscale import to_8_bits, whole
 from esrjax.training.batches import find
 from esrjax.training.recipe import Validation
@@ -26,7 +26,7 @@ class Validator:
 
     method: Method
     pairs: Sequence[Pair]
-    spec: metrics.Spec
+    spec: Spec
     every: int
 
     @classmethod
@@ -35,7 +35,7 @@ class Validator:
         return cls(
             method=method,
             pairs=find(said.set, method.scale),
-            spec=metrics.named(said.spec),
+            spec=named(said.spec),
             every=said.every,
         )
 
@@ -45,7 +45,8 @@ class Validator:
         thin.eval()
         graph, state = nnx.split(thin)
         upscaler = whole(lambda lr: _forward(graph, state, lr), self.method.data_range)
-        return score(to_8_bits(upscaler), self.pairs, self.spec).mean
+        runs = upscaler if self.spec.floats else to_8_bits(upscaler)
+        return score(runs, self.pairs, self.spec).mean
 
 
 @jax.jit(static_argnums=0)

@@ -5,7 +5,7 @@ import pytest
 
 from esrjax.contest.record import Quality, Result, Timing
 from esrjax.contest.report import comparison
-from esrjax.pictures import metrics, sets
+from esrjax.pictures import sets, specs
 from esrjax.pictures.files import write
 
 
@@ -55,4 +55,4 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> list[comparison.Compariso
         write(folder / f"dark/{name}x4x4.png", hr - np.uint8(16))
     pairs = sets.pairs(folder / "set")
     sources = comparison.stored({n: folder / n for n in ("perfect", "dark")}, pairs)
-    return [comparison.compare(pair, sources, metrics.NTIRE, 128) for pair in pairs]
+    return [comparison.compare(pair, sources, specs.NTIRE, 128) for pair in pairs]

@@ -13,9 +13,9 @@ from esrjax.contest.record import UnwritableResults
 from esrjax.model import BadEnsemble, PictureTooSmall
 from esrjax.network.cost import cost
 from esrjax.pictures.files import write
-from esrjax.pictures.metrics import NTIRE, Y
 from esrjax.pictures.score import score_each
 from esrjax.pictures.sets import pairs
+from esrjax.pictures.specs import NTIRE, Y
 
 OFFICIAL = {"SPAN": "team00_SPAN.pth", "SPANV2": "team22_spanv2_c2.pth"}
 KEYS = {"ntire": "rgb", "y": "y"}  # our specs -> how the reference file calls them

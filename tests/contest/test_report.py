@@ -16,7 +16,7 @@ from esrjax.contest.rank import rank
 from esrjax.contest.report import comparison, page, series
 from esrjax.contest.rows import Series
 from esrjax.errors import UserError
-from esrjax.pictures import metrics, sets
+from esrjax.pictures import sets, specs
 from esrjax.pictures.files import write
 
 
@@ -112,7 +112,7 @@ def test_a_narrow_picture_is_shown_at_its_full_height(tmp_path):
     hr = np.random.default_rng(0).integers(0, 256, (48, 160, 3), np.uint8)
     write(tmp_path / "a.png", hr)
     (pair,) = sets.pairs(tmp_path)
-    one = comparison.compare(pair, {}, metrics.NTIRE, 64)
+    one = comparison.compare(pair, {}, specs.NTIRE, 64)
     assert {w.shape for w in one.windows.values()} == {(48, 48, 3)}
     assert (one.windows["original"] == hr[:, one.left : one.left + 48]).all()
 

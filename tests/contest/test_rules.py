@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from esrjax.contest import rules
-from esrjax.pictures import metrics
+from esrjax.pictures import specs
 
 TEXT = (resources.files("esrjax_configs") / "ntire2026.toml").read_text("utf-8")
 
@@ -32,7 +32,7 @@ def test_the_shipped_rules_are_those_of_the_report():
 
 
 def test_the_floors_speak_of_a_metric_that_exists():
-    assert rules.load("ntire2026").floors.spec in metrics.SPECS
+    assert rules.load("ntire2026").floors.spec in specs.SPECS
 
 
 def test_a_run_of_pictures_is_named_in_full():

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from esrjax.pictures.files import Pixels, write
-from esrjax.pictures.metrics import NTIRE, Incomparable, Y, psnr, ssim
+from esrjax.pictures.metrics import Incomparable, psnr, ssim
 from esrjax.pictures.resize import upscale
 from esrjax.pictures.score import Quality, Unscorable, WrongOutput, score, score_each
 from esrjax.pictures.sets import Pair, pairs
+from esrjax.pictures.specs import NTIRE, SPECS, Y
 
 
 @pytest.fixture
@@ -106,6 +107,25 @@ def test_an_output_of_the_wrong_kind_is_refused(
         "  rule:   it is uint8 (32, 28, 3): 4 x the LR sides\n"
         "  remedy: check the scale of the method, and that its output is turned into bytes"
     )
+
+
+def test_what_is_not_rounded_is_scored_as_floats(small: tuple[Pair, ...]) -> None:
+    asked = [NTIRE, SPECS["rgb_unrounded"], SPECS["rgb_truncated"]]
+
+    def floats(lr: Pixels) -> Any:
+        return (upscale(lr) - 0.25) / 255
+
+    rounded, unrounded, truncated = (
+        scores.mean.psnr for scores in score_each(floats, small, asked)
+    )
+    assert rounded == score(bicubic, small, NTIRE).mean.psnr
+    darker = score(lambda lr: np.maximum(upscale(lr), 1) - np.uint8(1), small, NTIRE)
+    assert truncated == darker.mean.psnr
+    assert len({rounded, unrounded, truncated}) == 3
+    with pytest.raises(WrongOutput) as caught:
+        score(bicubic, small, SPECS["rgb_truncated"])
+    assert caught.value.rule == "it is floats, white at 1, of shape (32, 28, 3): 4 x the LR sides"
+    assert caught.value.remedy.endswith("its output is not rounded, as this metric asks")
 
 
 def test_a_picture_that_is_too_small_is_named(tmp_path: Path) -> None:

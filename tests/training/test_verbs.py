@@ -44,7 +44,7 @@ def test_resume_needs_nothing_but_the_folder(esrjax, tmp_path, config):
         (["train", "quick"], ["-o is missing", "esrjax train quick -o runs/quick"]),
         (["train", "-o", "run"], ["CONFIG is missing", "with --resume the recipe is read"]),
         (["train", "-o", "run", "--resume"], ["CONFIG is missing"]),
-        (["train", "quik", "-o", "run"], ["no recipe 'quik'", "quick, spanv2"]),
+        (["train", "quik", "-o", "run"], ["no recipe 'quik'", "quick, ", "spanv2"]),
         (
             ["train", "quick", "-o", "run", "--set", "stage.0.optimizer.lr=1", "--set", "seed=x"],
             ["2 mistakes", "did you mean 'optimiser'?", "seed should be a valid integer"],

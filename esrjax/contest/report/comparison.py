@@ -13,9 +13,8 @@ from PIL import Image
 from esrjax.errors import UserError
 from esrjax.pictures import metrics, panels, resize
 from esrjax.pictures.files import Pixels, inside, read
-from esrjax.pictures.metrics import Spec
-from esrjax.pictures.score import Upscale
 from esrjax.pictures.sets import Pair
+from esrjax.pictures.specs import Spec
 from esrjax.schema import listing
 
 Source = Callable[[Pair], Pixels]  # the SR picture of a pair
@@ -74,7 +73,7 @@ def compare(pair: Pair, sources: Mapping[str, Source], spec: Spec, side: int) ->
     return Comparison(name=pair.name, top=top, left=left, whole=whole, psnr=psnr, windows=windows)
 
 
-def upscaled(upscale: Upscale) -> Source:
+def upscaled(upscale: Callable[[Pixels], Pixels]) -> Source:
     """The SR pictures that a method makes now."""
     return lambda pair: upscale(pair.load()[0])
 
