@@ -45,5 +45,4 @@ def evaluate(
 
     pairs = sets.pairs(sets.locate(data), getattr(net, "scale", 4))
     said = specs.named(spec)
-    upscaler = getattr(net, "upscaler", None)  # gives what is before the bytes
-    return score.score(upscaler() if said.floats and upscaler else net, pairs, said)
+    return score.score(score.seen(net, said), pairs, said)

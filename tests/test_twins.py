@@ -17,9 +17,12 @@ from flax import nnx
 from twins import drawn
 
 from esrjax import registry
+from esrjax.bridge.quality import quality
+from esrjax.model import open_method
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import cast, load, tensors
+from esrjax.pictures.sets import select
 from esrjax.testing import QUICK
 
 EXACT = 1e-9  # of the largest value
@@ -65,6 +68,24 @@ def test_a_twin_is_the_official_network(reference, name):
     for golden in goldens:
         with np.load(reference / "golden" / golden) as stored:
             assert_reproduces(net, dict(stored))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_official_weights_score_on_set5_as_they_do_in_pytorch(reference, name):
+    """Within a thousandth of a decibel: whole pictures, 8 bits, the metric of the challenge."""
+    model = open_method(name, reference / "weights" / OFFICIAL[name][0])
+    held = tensors(model.net, Naming(model.method.torch_names))
+    net = twin(name, "deploy")
+    net.load_state_dict({key: torch.from_numpy(np.array(v)) for key, v in held.items()})
+
+    def theirs(lr):
+        with torch.no_grad():
+            y = net(torch.from_numpy(np.array(lr)).permute(0, 3, 1, 2))
+        return y.permute(0, 2, 3, 1).numpy()
+
+    both = quality(model.forward, theirs, model.method.data_range, select("Set5"))
+    assert both.pictures == 5 and abs(both.mdb) <= 1.0, both
 
 
 def assert_reproduces(net, stored):

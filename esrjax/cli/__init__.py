@@ -4,7 +4,17 @@ import sys
 
 import typer
 
-from esrjax.cli import contest, export, methods, parity, pictures, report, training, weights
+from esrjax.cli import (
+    contest,
+    export,
+    methods,
+    metrics,
+    parity,
+    pictures,
+    report,
+    training,
+    weights,
+)
 from esrjax.errors import UserError
 
 app = typer.Typer(
@@ -15,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for room in (training, pictures, methods, weights, parity, export, contest, report):
+for room in (training, pictures, metrics, methods, weights, parity, export, contest, report):
     room.register(app)
 
 

@@ -121,7 +121,7 @@ def evaluate(
         # before all other work, which would warm the device up
         runs = {m.name: _harness(m, pairs[m.scale], said) for m in single if harness}
         scored = [
-            score.score(_seen(m, chosen), pairs[m.scale], chosen, _bar(m.name)) for m in models
+            score.score(score.seen(m, chosen), pairs[m.scale], chosen, _bar(m.name)) for m in models
         ]
         if output is not None:
             name = folder.absolute().name
@@ -135,11 +135,6 @@ def evaluate(
     typer.echo(scores_text([m.name for m in models], scored, style))
     if paths and style == "md":
         typer.echo(f"\n{runtimes_text([record.load(path) for path in paths])}")
-
-
-def _seen(model: Any, spec: Any) -> Any:
-    """What the metric sees: pictures, or floats where it asks for what is before rounding."""
-    return model.upscaler() if spec.floats else model
 
 
 def _bar(name: str) -> Any:

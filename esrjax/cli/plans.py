@@ -12,7 +12,7 @@ from esrjax.contest import rules
 from esrjax.contest.fairness import fairness
 from esrjax.errors import UserError
 from esrjax.training import batches
-from esrjax.training.recipe import Recipe, Stage, Start
+from esrjax.training.recipe import Recipe, Run, Stage, Start
 from esrjax.training.rehearsal import Rehearsed, rehearse
 
 
@@ -21,11 +21,11 @@ def show_plan(recipe: Recipe, contest: str, *, leaves: bool = False) -> None:
     rehearsed, out = rehearse(recipe), Console(soft_wrap=True, highlight=False)
     steps = f"{recipe.steps:,} steps" if recipe.steps else "epochs"
     out.print(f"[bold]{recipe.method}[/bold], seed {recipe.seed}, {steps}, {recipe.parallel}")
-    show_table([_said(each) for each in rehearsed], list(_said(rehearsed[0])))
+    show_table([said(each.run) for each in rehearsed], list(said(rehearsed[0].run)))
     show_table([_counted(each) for each in rehearsed], list(_counted(rehearsed[0])))
     if leaves:
         _show_leaves(rehearsed)
-    for line in [*_sets(recipe), *_missing(rehearsed), *_unfair(recipe, contest)]:
+    for line in [*_sets(recipe), *_missing(rehearsed), *unfair(recipe, contest)]:
         out.print(line, markup=False)
     out.print(f"recipe sha256 {recipe.sha256[:16]}; nothing was started")
 
@@ -54,15 +54,15 @@ def as_data(recipe: Recipe, contest: str) -> dict[str, Any]:
         "sha256": recipe.sha256,
         "steps": recipe.steps,
         "runs": runs,
-        "unfair": _unfair(recipe, contest),
+        "unfair": unfair(recipe, contest),
     }
 
 
-def _said(each: Rehearsed) -> dict[str, Any]:
+def said(run: Run) -> dict[str, Any]:
     """What the recipe says of a run."""
-    stage = each.run.stage
+    stage = run.stage
     return {
-        "run": each.run.name,
+        "run": run.name,
         "start": _start(stage),
         "length": f"{stage.steps:,}" if stage.steps else f"{stage.epochs} epochs",
         "batch": f"{stage.data.batch}" + f" in {stage.accumulate}" * (stage.accumulate > 1),
@@ -119,7 +119,7 @@ def _show_leaves(rehearsed: Sequence[Rehearsed]) -> None:
 def _sets(recipe: Recipe) -> list[str]:
     scale = registry.plain(recipe.method).scale
     lines: list[str] = []
-    for name in _names(recipe):
+    for name in trained_on(recipe):
         try:
             lines.append(f"set {name}: {len(batches.find(name, scale))} pictures")
         except UserError:
@@ -132,11 +132,12 @@ def _missing(rehearsed: Sequence[Rehearsed]) -> list[str]:
     return [f"missing: {line}" for line in lines]
 
 
-def _unfair(recipe: Recipe, contest: str) -> list[str]:
+def unfair(recipe: Recipe, contest: str) -> list[str]:
     """The sets that the contest forbids to train on, each with its reason."""
-    names = [name.partition("[")[0] for name in _names(recipe)]
+    names = [name.partition("[")[0] for name in trained_on(recipe)]
     return [f"not fair: {line}" for line in fairness(rules.load(contest), names)]
 
 
-def _names(recipe: Recipe) -> list[str]:
+def trained_on(recipe: Recipe) -> list[str]:
+    """The names of all sets, or parts of them, in all stages."""
     return sorted({name for stage in recipe.stage for name in stage.data.shares})

@@ -42,7 +42,7 @@ def record_all(
     """
     single = require_recordable(models, folder)
     before = [_before(folder / f"{model.name}.json") for model in single]
-    timings, companion = _timed(single, baseline)
+    timings, companion = timed(single, baseline)
     paths: list[Path] = []
     for model, scores, old in zip(single, scored, before, strict=True):
         path = folder / f"{model.name}.json"
@@ -60,7 +60,7 @@ def companion(rules: Rules) -> str | None:
     return name if name in registry.names() else None
 
 
-def _timed(
+def timed(
     models: Sequence[Model], baseline: str | None
 ) -> tuple[dict[str, Timing], Companion | None]:
     """The runtimes by name, and what is known of the baseline among or beside the models."""

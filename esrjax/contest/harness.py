@@ -38,6 +38,7 @@ def run(model: Model, pairs: Sequence[Pair], rules: Rules, progress: Progress = 
         shapes=len(programs),
         compile_s=sum(program.compile_s for program in programs.values()),
         peak_mib=clock.peak_mib(),
+        program_mib=max((program.mib or 0 for program in programs.values()), default=0) or None,
         device=clock.device(),
         body=ops.body.value,
     )

@@ -85,7 +85,8 @@ class Harness:
     each: name of a picture -> ms of its one forward pass, in the order of the set; the first has
     no warm-up but the passes before the loop (warm_up). shapes: LR sizes among the pictures, each
     compiled before it was timed. compile_s: all of that together. peak_mib: the most the device's
-    allocator has held since the process began, where it tells.
+    allocator has held since the process began, where it tells. program_mib: the most that the
+    program of one of the shapes needs, as the compiler plans it.
     """
 
     each: Mapping[str, Positive]
@@ -93,6 +94,7 @@ class Harness:
     shapes: Count
     compile_s: float
     peak_mib: float | None = None
+    program_mib: float | None = None
     device: str
     body: str | None = None
 

@@ -56,6 +56,11 @@ class Scores:
         return {"spec": self.spec, "mean": asdict(self.mean), "images": images}
 
 
+def seen(net: Any, spec: Spec) -> Upscale:
+    """What a spec sees of a model: its pictures, or the floats that it rounds to make them."""
+    return net.upscaler() if spec.floats and hasattr(net, "upscaler") else net
+
+
 def score(upscale: Upscale, pairs: Sequence[Pair], spec: Spec, progress: Progress = iter) -> Scores:
     """The scores of `upscale` over all pairs."""
     return score_each(upscale, pairs, [spec], progress)[0]

@@ -24,9 +24,9 @@ class Luma:
 
 
 STUDIO = Luma(
-    name="luma of BT.601, 16 to 235", weights=(65.481, 128.553, 24.966), over=255, black=16
+    name="luma of BT.601 (16 to 235)", weights=(65.481, 128.553, 24.966), over=255, black=16
 )
-FULL = Luma(name="luma of full range, 0 to 255", weights=(0.299, 0.587, 0.114))
+FULL = Luma(name="luma of full range", weights=(299, 587, 114), over=1000)
 # BT.601 in 256ths begins with 65.738.
 SLIPPED = Luma(
     name="luma with 64.738 for red", weights=(64.738, 129.057, 25.064), over=256, black=16
@@ -74,7 +74,7 @@ class Spec:
             f"squared error + {self.epsilon:g}" if self.epsilon else "",
             "no SSIM below 0" if self.anticorrelated == "zero" else "",
         ]
-        return ", ".join(filter(None, said))
+        return "; ".join(filter(None, said))
 
 
 _LEVELS: dict[tuple[Metric, ...], str] = {

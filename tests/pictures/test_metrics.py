@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from skimage.color import rgb2ycbcr, rgb2yuv
+from skimage.color import rgb2ycbcr
 from skimage.metrics import mean_squared_error, structural_similarity
 
 from esrjax.pictures.files import Pixels
@@ -33,7 +33,7 @@ def studio(rgb: Levels) -> Levels:
 
 
 def full(rgb: Levels) -> Levels:
-    return rgb2yuv(rgb / 255)[..., :1] * 255
+    return (rgb @ [299, 587, 114])[..., None] / 1000
 
 
 def slipped(rgb: Levels) -> Levels:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from esrjax.pictures.specs import NTIRE, SPECS, Spec, UnknownSpec, Y, named
+from esrjax.pictures.specs import NTIRE, SPECS, UnknownSpec, Y, named
 
 
 def test_specs_are_found_by_name() -> None:
@@ -30,20 +30,15 @@ def test_no_two_specs_are_one_metric_or_say_the_same() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ntire", "RGB in one mean, output rounded to 8 bits, border 4"),
-        ("y", "luma of BT.601, 16 to 235, rounded, output rounded to 8 bits, border 4"),
-        ("rgb_truncated", "RGB in one mean, output truncated to 8 bits, border 4"),
+        ("ntire", "RGB in one mean; output rounded to 8 bits; border 4"),
+        ("y", "luma of BT.601 (16 to 235), rounded; output rounded to 8 bits; border 4"),
+        ("rgb_truncated", "RGB in one mean; output truncated to 8 bits; border 4"),
         (
             "pyiqa_y_border0",
-            "luma of full range, 0 to 255, rounded for SSIM, output rounded to 8 bits, border 0, "
-            "squared error + 1e-08, no SSIM below 0",
+            "luma of full range, rounded for SSIM; output rounded to 8 bits; border 0; "
+            "squared error + 1e-08; no SSIM below 0",
         ),
     ],
 )
 def test_the_words_follow_from_the_fields(name: str, words: str) -> None:
     assert SPECS[name].words == words
-
-
-@pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
-def test_only_what_rounds_can_be_asked_of_pictures(spec: Spec) -> None:
-    assert spec.floats == (spec.quantiser != "round")
