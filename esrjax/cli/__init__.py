@@ -12,6 +12,7 @@ from esrjax.cli import (
     parity,
     pictures,
     report,
+    submission,
     training,
     weights,
 )
@@ -25,7 +26,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for room in (training, pictures, metrics, methods, weights, parity, export, contest, report):
+ROOMS = (
+    training,
+    pictures,
+    metrics,
+    methods,
+    weights,
+    parity,
+    export,
+    contest,
+    submission,
+    report,
+)
+for room in ROOMS:
     room.register(app)
 
 
