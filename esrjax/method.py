@@ -44,7 +44,8 @@ class Method:
 
     network: `network(rngs=..., **sizes)` builds the train form. Called on LR images `(N, h, w, 3)`
         it gives SR images `(N, s·h, s·w, 3)`, both with white at `data_range`; it pads itself
-        where its paper does.
+        where its paper does. Pictures of further scales are the outputs of its parts called
+        `head_NAME` (`esrjax.network.taps.heads`).
     min_side: smallest LR side it accepts, pixels. whole_picture: its output depends on statistics
         or windows of the whole picture, so that tiles change the result.
     weights: published checkpoints by name. pretrained: weights that the plugin ships, as
@@ -55,6 +56,8 @@ class Method:
     buffers: the constants that the official class keeps among its tensors, by their paths in a
         network; `unused` when read, they are written for PyTorch, which asks for them.
     uncounted: globs of module paths that the organisers' counter misses, each with its reason.
+    counted: globs of those that it counts though the output does not depend on them, each with its
+        reason.
     reported: what the organisers measured: params, macs, activations, convs, psnr_valid, ...
     card: what it is, for people (usually the module's docstring).
     """
@@ -73,6 +76,7 @@ class Method:
     unused: Mapping[str, str] = field(default_factory=dict[str, str])
     buffers: Callable[[nnx.Module], Mapping[str, Any]] | None = None
     uncounted: Mapping[str, str] = field(default_factory=dict[str, str])
+    counted: Mapping[str, str] = field(default_factory=dict[str, str])
     reported: Mapping[str, float] = field(default_factory=dict[str, float])
     card: str | None = None
 
@@ -97,6 +101,10 @@ class Method:
             for name, parameter in parameters.items()
             if name not in ("self", "rngs")
         }
+
+    def tiny(self) -> Mapping[str, Any]:
+        """Sizes to test with: those of the published weights called `tiny`, else the defaults."""
+        return self.weights["tiny"].sizes if "tiny" in self.weights else {}
 
     def require(self, sizes: Mapping[str, Any]) -> None:
         """Raise `BadSize` unless the network takes every one of `sizes`."""

@@ -34,11 +34,12 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential, parameter
 from esrjax.network.words import gelu, pixel_shuffle
 
-from .parts.attentive import AttentiveLayer, SortedScan, start_small
+from .parts.attentive import AttentiveLayer, SortedScan, buffers
 from .parts.colour import mean_colour
 from .parts.squeeze import SKFF, SqueezeExcitation
+from .parts.trunk import start_small
 from .parts.wavelet import haar, inverse_haar
-from .parts.windows import fill, relative_positions
+from .parts.windows import fill
 
 
 class HFBranch(nnx.Module):
@@ -206,7 +207,7 @@ METHOD = Method(
             "layers.{i}.layers.{j}.ll_branch.{ffn}.dwconv.{leaf}"
         ),
     },
-    buffers=lambda net: {"relative_position_index_SA": relative_positions(net.window)},
+    buffers=buffers,
     unused={"relative_position_index_SA": "a constant: which pairs of positions share a bias"},
     reported={
         "params": 673_640,

@@ -11,6 +11,7 @@ from esrjax.cli import app
 from esrjax.network import ops
 
 VERBS = [command.name or command.callback.__name__ for command in app.registered_commands]
+GROUPS = [group.name for group in app.registered_groups]
 OURS = "list show check new doctor convert parity cost upscale eval bench rank".split()
 HEAVY = {"jax", "flax", "numpy", "torch", "optax", "PIL", "safetensors", "esrjax_plugins"}
 
@@ -40,7 +41,7 @@ def test_help_of_every_verb_imports_nothing_heavy():
 import contextlib, io, json, sys
 from esrjax import registry
 from esrjax.cli import app
-for words in [[]] + [[verb] for verb in {VERBS}]:
+for words in [[]] + [[verb] for verb in {VERBS + GROUPS}]:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         app([*words, "--help"], standalone_mode=False)
     assert "Usage:" in out.getvalue()
@@ -54,7 +55,7 @@ def test_help_lists_every_verb(esrjax):
     said = esrjax("--help")
     assert said.code == 0
     assert set(OURS) <= set(VERBS)
-    assert all(f" {verb} " in said.out for verb in VERBS)
+    assert all(f" {verb} " in said.out for verb in VERBS + GROUPS)
 
 
 def test_an_option_that_no_verb_has_is_a_mistake(esrjax):

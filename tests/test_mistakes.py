@@ -302,10 +302,8 @@ def test_a_spec_and_a_set_that_do_not_exist(mistake, crumbs, monkeypatch, tmp_pa
     monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))
     (tmp_path / "Photos").mkdir()
     told = mistake("eval", "crumb", "--data", "Photos", "--spec", "psnr")
-    assert (told["problem"], told["rule"]) == (
-        "there is no metric spec 'psnr'",
-        "the specs are ntire, y",
-    )
+    assert told["problem"] == "there is no metric spec 'psnr'"
+    assert told["rule"].startswith("the specs are ntire, y, basicsr_y, ")
     told = mistake("eval", "crumb", "--data", "Photo")
     assert told["problem"] == "there is no set or folder 'Photo'"
     assert told["remedy"] == "did you mean 'Photos'?"
@@ -487,6 +485,50 @@ def test_a_report_that_cannot_be_put_there(mistake, table, tmp_path):
         assert told["problem"] == f"the report cannot be written to '{place}'"
     told = mistake("report", table, "-o", table / "report.html")
     assert told["place"] == str(table)
+
+
+# --- metrics and submissions -------------------------------------------------------------------
+
+
+def test_pictures_that_no_metric_can_compare(mistake, picture, tmp_path):
+    write(tmp_path / "larger.png", np.zeros((13, 16, 3), np.uint8))
+    told = mistake("metrics", "explain", picture, tmp_path / "larger.png")
+    assert told["problem"].startswith("the SR picture is 12x16, the HR picture 13x16")
+    assert told["place"] == f"{picture} and {tmp_path / 'larger.png'}"
+    told = mistake("metrics", "explain", picture, tmp_path / "none.png")
+    assert str(tmp_path / "none.png") in told["problem"] + (told["place"] or "")
+
+
+@pytest.fixture
+def submit(crumbs, table, tmp_path):
+    """`submit crumb` over a set of one picture, twice."""
+    sets = ["--valid", tmp_path / "Photos", "--test", tmp_path / "Photos"]
+    return lambda *words: ["submit", "crumb", *sets, *words]
+
+
+def test_a_submission_that_cannot_be_put_there(mistake, submit, table, tmp_path):
+    told = mistake(*submit("-o", tmp_path, "--id", 23))
+    assert told["problem"] == "the submission cannot be written: it is not empty"
+    for place in (table, table / "new"):
+        assert mistake(*submit("-o", place, "--id", 23))["place"] == str(place)
+    told = mistake(*submit())
+    assert told["problem"] == "neither -o nor --check is given"
+    told = mistake(*submit("-o", tmp_path / "new", "--check"))
+    assert told["problem"] == "--check is given with -o"
+
+
+def test_a_submission_under_no_number_or_another_teams(mistake, submit, tmp_path):
+    told = mistake(*submit("-o", tmp_path / "new"))
+    assert told["remedy"] == "give the number that the organisers gave you with --id"
+    told = mistake(*submit("-o", tmp_path / "new", "--id", 22))
+    assert told["problem"] == "--id 22 belongs to XiaomiMM"
+
+
+def test_a_submission_by_the_recipe_of_another_method(mistake, submit, tmp_path):
+    told = mistake(*submit("--check", "--id", 23, "--recipe", "quick"))
+    assert told["problem"] == "the recipe trains 'spanv2', not 'crumb'"
+    told = mistake(*submit("--check", "--id", 23, "--recipe", tmp_path / "none.toml"))
+    assert "there is no recipe" in told["problem"]
 
 
 # --- engines -----------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def _verify(name: str, method: Method, found: Found) -> None:
     """The deployed network costs what was reported, where it has the submission's sizes."""
     if found.sizes:
         return
-    counted = cost(deploy(found.net), uncounted=method.uncounted)
+    counted = cost(deploy(found.net), uncounted=method.uncounted, counted=method.counted)
     wrong = departures(counted, method.reported)
     if wrong:
         raise WrongFigures(

@@ -16,7 +16,7 @@ from esrjax.errors import UserError
 from esrjax.method import Method
 from esrjax.network import ops
 from esrjax.network.naming import Naming
-from esrjax.network.taps import taps
+from esrjax.network.taps import heads, taps
 from esrjax.network.weights import cast
 
 Runs = tuple[dict[str, Array], dict[str, Any]]  # outputs by number; parts' outputs by path
@@ -64,8 +64,9 @@ def parity(
     """Compare `net`, in deploy form, with the arrays of `golden` (.npz, float32, NCHW).
 
     `xK` is an input and `yK` its output, in the method's data range; `act_PATH` what the part that
-    PyTorch calls PATH (`__` for dots, `__outN` its N-th output) gave for `x0`. Run in float32; a
-    case that fails there may pass in double precision, within the same tolerance.
+    PyTorch calls PATH (`__` for dots, `__outN` its N-th output) gave for `x0`, `y0_NAME` what the
+    network's further head NAME did. Run in float32; a case that fails there may pass in double
+    precision, within the same tolerance.
     """
     arrays, naming, place = _read(golden), Naming(method.torch_names), str(golden)
     cases = _cases(_run(net, arrays, body), arrays, naming, method.data_range, place)
@@ -83,6 +84,11 @@ def _cases(
     outputs, parts = runs
     return [
         *(_compared(f"y{k}", y, arrays[f"y{k}"], white) for k, y in sorted(outputs.items())),
+        *(
+            _compared(f"y0_{name}", np.asarray(y), arrays[f"y0_{name}"], white)
+            for name, y in sorted(heads(parts).items())
+            if f"y0_{name}" in arrays
+        ),
         *(
             _compared(key, _part(key, parts, naming, place), arrays[key], white, activation=True)
             for key in sorted(key for key in arrays if key.startswith("act_"))

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Handover:
             raise _unwritable(folder, error.strerror or str(error)) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        return judged
+        return replace(judged, written=folder)
 
     def _fill(self, folder: Path) -> Judgement:
         delivery = deliver(self.model, folder / self._weights)

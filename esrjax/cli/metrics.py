@@ -83,7 +83,7 @@ def _show(sr: Path, found: Any) -> None:
     ]
     show_table(rows, ("spec", "PSNR", "SSIM", "words"))
     held = [each.psnr for each in found if each.psnr is not None and math.isfinite(each.psnr)]
-    if held:
+    if max(held, default=0) > min(held, default=0):
         say(f"\none pair of pictures, {max(held) - min(held):.2f} dB apart by convention alone")
     say(_AS_IT_IS.format(name=sr.name))
     if any(each.ssim is None for each in found):

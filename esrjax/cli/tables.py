@@ -89,6 +89,7 @@ def _facts(method: Any) -> dict[str, dict[str, Any]]:
         "reported": dict(method.reported),
         "published weights": weights,
         "not counted by the organisers": dict(method.uncounted),
+        "counted though not needed": dict(method.counted),
     }
 
 

@@ -41,7 +41,7 @@ def _method(
         net = open_method(name, files[name], sizes).net
     else:
         net = template(method, "deploy", sizes)
-    return cost(net, side=side, uncounted=method.uncounted)
+    return cost(net, side=side, uncounted=method.uncounted, counted=method.counted)
 
 
 def _passes(member: str, ensemble: Ensemble, side: int, files: Mapping[str, Path]) -> Cost:

@@ -70,7 +70,7 @@ def timed(
     method = registry.plain(baseline)
     beside = deploy(method.build())
     timings = _interleaved({baseline: beside, **nets})
-    counted = cost(beside, uncounted=method.uncounted)
+    counted = cost(beside, uncounted=method.uncounted, counted=method.counted)
     return timings, Companion(
         method=baseline,
         team=method.team,
@@ -98,7 +98,7 @@ def _with_other_sets(new: Result, old: Result | None) -> Result:
 
 def result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:
     """Everything that is known of one model."""
-    counted = cost(model.net, uncounted=model.method.uncounted)
+    counted = cost(model.net, uncounted=model.method.uncounted, counted=model.method.counted)
     return Result(
         method=model.name,
         team=model.method.team,

@@ -22,7 +22,7 @@ from esrjax.network.work import Work, work
 
 
 class IdleGlob(UserError):
-    """A glob of `Method.uncounted` matches no part of the network that works."""
+    """A glob of `uncounted` or `counted` matches no part of the network that works."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,25 @@ class Cost:
     work: tuple[Work, ...]
 
 
-def cost(net: nnx.Module, *, side: int = 256, uncounted: Mapping[str, str] | None = None) -> Cost:
-    """The cost of `net` on one LR picture of `side` x `side`; an abstract network will do."""
+def cost(
+    net: nnx.Module,
+    *,
+    side: int = 256,
+    uncounted: Mapping[str, str] | None = None,
+    counted: Mapping[str, str] | None = None,
+) -> Cost:
+    """The cost of `net` on one LR picture of `side` x `side`; an abstract network will do.
+
+    uncounted, counted: as in `esrjax.method.Method`; a glob of `counted` may match nothing, for
+    a network of other sizes may lack that part.
+    """
     trace, sizes = _trace(net, side)
     pieces, needed = work(trace)
     for glob in uncounted or {}:
         _require_match(glob, pieces)
     honest = [piece for piece in pieces if piece.needed]
-    seen = [piece for piece in honest if not _matches(piece, uncounted or {})]
+    drawn_in = [piece for piece in pieces if piece.needed or _matches(piece, counted or {})]
+    seen = [piece for piece in drawn_in if not _matches(piece, uncounted or {})]
     return Cost(
         params=sum(sizes),
         params_honest=sum(size for size, used in zip(sizes, needed, strict=False) if used),

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array, lax
 
 from esrjax.network.canvas import zero_outside
-from esrjax.network.words import conv2d, group_norm, layer_norm, linear
+from esrjax.network.words import conv2d, group_norm, layer_norm, linear, pixel_shuffle
 
 
 def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -129,6 +129,16 @@ class PReLU(nnx.Module):
     def __call__(self, x: Array) -> Array:
         share = self.weight[...].reshape((1,) * (x.ndim - 1) + (-1,))
         return jnp.where(x > 0, x, share * x)
+
+
+class PixelShuffle(nnx.Module):
+    """`(N, h, w, C·r²) -> (N, h·r, w·r, C)`."""
+
+    def __init__(self, r: int):
+        self.r = r
+
+    def __call__(self, x: Array) -> Array:
+        return pixel_shuffle(x, self.r)
 
 
 class Sequential(nnx.List[Any]):

@@ -1,6 +1,6 @@
 """The outputs of the parts of a network, by path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -9,6 +9,7 @@ from jax import Array
 
 Net = TypeVar("Net", bound=nnx.Module)
 See = Callable[[str, Any], None]
+HEAD = "head_"
 SCOPE = "<{}>"  # marks the scopes of parts among those of jax and of networks
 
 
@@ -20,6 +21,15 @@ def taps(net: nnx.Module, x: Array) -> tuple[Array, dict[str, Any]]:
     seen: dict[str, Any] = {}
     y: Array = watched(net, seen.__setitem__)(x)  # pyright: ignore[reportCallIssue] # networks are callable
     return y, seen
+
+
+def heads(parts: Mapping[str, Any]) -> dict[str, Array]:
+    """Pictures of further scales by name: the outputs of the parts called `head_NAME`."""
+    return {
+        path.removeprefix(HEAD): output
+        for path, output in parts.items()
+        if path.startswith(HEAD) and "." not in path
+    }
 
 
 def watched(net: Net, see: See, given: See | None = None) -> Net:

@@ -4,25 +4,28 @@ Source: MambaIRv2 (arXiv:2411.15269), section 3. Features are `(N, h, w, C)`, to
 in raster order.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax
+from jax import Array
 
-from esrjax.network import ops
-from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, normal, parameter, uniform
+from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, parameter, uniform
 from esrjax.network.words import gelu, linear, matmul
 
-from . import windows
-from .feed_forward import ConvFFN
+from .chance import keys
+from .feed_forward import ConvFFN, GatedMLP
 from .mamba import PromptedScan
+from .window_attention import WindowAttention
+from .windows import relative_positions
 
 
 class AttentiveLayer(nnx.Module):
     """Window attention and a scan, each followed by a feed-forward, with weighted skips.
 
-    side, shift: of the windows, pixels. What it is called with after the features is passed on
-    to the scan.
+    side, shift: of the windows, pixels. mix: the kind of feed-forward. What it is called with
+    after the features is passed on to the scan.
     """
 
     def __init__(
@@ -33,13 +36,14 @@ class AttentiveLayer(nnx.Module):
         heads: int,
         side: int,
         shift: int,
+        mix: type[ConvFFN | GatedMLP] = ConvFFN,
         rngs: nnx.Rngs,
     ):
         self.norm1, self.norm2, self.norm3, self.norm4 = (LayerNorm(channels) for _ in range(4))
         self.wqkv = Linear(channels, 3 * channels, rngs=rngs)
         self.win_mhsa = WindowAttention(channels, heads, side, shift, rngs=rngs)
         self.assm = scan
-        self.convffn1, self.convffn2 = (ConvFFN(channels, 2 * channels, rngs=rngs) for _ in "12")
+        self.convffn1, self.convffn2 = (mix(channels, scan.inner, rngs=rngs) for _ in "12")
         self.embeddingA = Embedding(scan.rank, scan.states, rngs=rngs)
         self.scale1, self.scale2 = (parameter(jnp.full(channels, 1e-4)) for _ in range(2))
 
@@ -52,34 +56,12 @@ class AttentiveLayer(nnx.Module):
         return t * self.scale2[...][None, None, None, :] + b
 
 
-class WindowAttention(nnx.Module):
-    """`qkv (N, h, w, 3·C) -> (N, h, w, C)`: in windows of `side` pixels, rolled by `shift`."""
-
-    def __init__(self, channels: int, heads: int, side: int, shift: int, *, rngs: nnx.Rngs):
-        self.heads, self.side, self.shift = heads, side, shift
-        table = normal(rngs, ((2 * side - 1) ** 2, heads), 0.02)
-        self.relative_position_bias_table = parameter(table)
-        self.proj = Linear(channels, channels, rngs=rngs)
-
-    def __call__(self, qkv: Array) -> Array:
-        high, wide = qkv.shape[1:3]
-        side, shift = self.side, self.shift
-        qkv = jnp.roll(qkv, (-shift, -shift), (1, 2))
-        parts = jnp.split(windows.tiles(qkv, side, side), 3, -1)
-        q, k, v = (windows.heads(part, self.heads) for part in parts)
-        table = self.relative_position_bias_table[...]
-        bias = table[windows.relative_positions(side)].transpose(2, 0, 1)
-        mask = windows.shift_mask(high, wide, side, shift) if shift else None
-        mask = None if mask is None else jnp.asarray(mask, qkv.dtype)
-        y = self.proj(windows.from_heads(ops.window_attention(q, k, v, bias, mask)))
-        return jnp.roll(windows.from_tiles(y, side, side, high, wide), (shift, shift), (1, 2))
-
-
 class SortedScan(nnx.Module):
     """Sorts tokens by kind, so that like follows like, and scans them once.
 
     What a kind is asked for is its prompt, a row of `embeddingB · basis`. kinds, rank: of the
-    prompts. routed: channels that the router sees. noise: draw kinds outside of training too.
+    prompts. routed: channels that the router sees. ratio:
+    how much wider the scan is. noise: draw kinds outside of training too.
     """
 
     prompts_move = False  # with their tokens; in MambaIRv2 they stay, so that others meet them
@@ -92,12 +74,13 @@ class SortedScan(nnx.Module):
         kinds: int,
         rank: int,
         routed: int | None = None,
+        ratio: int = 2,
         noise: bool = False,
         rngs: nnx.Rngs,
     ):
-        inner, routed = 2 * channels, routed or channels
+        inner, routed = ratio * channels, routed or channels
         hidden = routed // 3
-        self.rank, self.states = rank, states
+        self.rank, self.states, self.inner = rank, states, inner
         self.route = Sequential(
             [Linear(routed, hidden, rngs=rngs), gelu, Linear(hidden, kinds, rngs=rngs)]
         )
@@ -155,17 +138,17 @@ def _(scores: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 def gumbel(scores: Array) -> Array:
-    """Gumbel noise for `scores (N, L, kinds)`, drawn anew for every picture.
+    """Gumbel noise for `scores (N, L, kinds)`, drawn anew for every picture."""
 
-    The key is made of the scores themselves: networks keep no state of chance, and the same
-    picture meets the same noise, whatever was upscaled before or beside it.
-    """
+    def draw(key: Array, scores: Array) -> Array:
+        return jax.random.gumbel(key, scores.shape, scores.dtype)
 
-    def draw(scores: Array) -> Array:
-        seed = lax.bitcast_convert_type(scores.sum().astype(jnp.float32), jnp.uint32)
-        return jax.random.gumbel(jax.random.key(seed), scores.shape, scores.dtype)
+    return jax.vmap(draw)(keys(scores), scores)
 
-    return jax.vmap(draw)(lax.stop_gradient(scores))
+
+def buffers(net: Any) -> dict[str, Any]:
+    """What the official classes of such layers keep beside their weights."""
+    return {"relative_position_index_SA": relative_positions(net.window)}
 
 
 class Embedding(nnx.Module):
@@ -183,12 +166,3 @@ def tokens(x: Array) -> Array:
 def moved(tokens: Array, order: Array) -> Array:
     """Token `order[n, i]` of every picture at place `i`."""
     return jax.vmap(lambda tokens, order: tokens[order])(tokens, order)
-
-
-def start_small(net: nnx.Module, rngs: nnx.Rngs) -> None:
-    """Give every linear layer of `net` small weights and no bias."""
-    for _, part in nnx.iter_modules(net):
-        if isinstance(part, Linear):
-            part.weight.set_value(normal(rngs, part.weight.shape, 0.02))
-            if part.bias is not None:
-                part.bias.set_value(jnp.zeros_like(part.bias[...]))

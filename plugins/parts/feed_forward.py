@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network.layers import Conv2d, Linear
+from esrjax.network.layers import Conv2d, LayerNorm, Linear
 from esrjax.network.words import gelu
 
 
@@ -25,6 +25,17 @@ class GatedFeedForward(nnx.Module):
         return self.project_out(gelu(gate) * value)
 
 
+class MLP(nnx.Module):
+    """Linear to `hidden` channels, GELU, and back."""
+
+    def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
+        self.fc1 = Linear(channels, hidden, rngs=rngs)
+        self.fc2 = Linear(hidden, channels, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.fc2(gelu(self.fc1(x)))
+
+
 class ConvFFN(nnx.Module):
     """Linear to `hidden` channels, a depthwise 5x5 beside a skip, and back."""
 
@@ -36,3 +47,27 @@ class ConvFFN(nnx.Module):
     def __call__(self, x: Array) -> Array:
         e = gelu(self.fc1(x))
         return self.fc2(e + gelu(self.dwconv(e)))
+
+
+class GatedMLP(nnx.Module):
+    """Linear to `hidden` channels; half of them gate the rest after a depthwise 5x5; and back."""
+
+    def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
+        self.fc1 = Linear(channels, hidden, rngs=rngs)
+        self.sg = Gate(hidden // 2, rngs=rngs)
+        self.fc2 = Linear(hidden // 2, channels, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.fc2(self.sg(gelu(self.fc1(x))))
+
+
+class Gate(nnx.Module):
+    """Half of the channels times what the other half, normalised, looks like around."""
+
+    def __init__(self, half: int, *, rngs: nnx.Rngs):
+        self.norm = LayerNorm(half)
+        self.conv = Conv2d(half, half, 5, groups=half, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        value, gate = jnp.split(x, 2, -1)
+        return value * self.conv(self.norm(gate))

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from esrjax.network.extent import Extent, known, positions, whole
 
+Positions = NDArray[np.intp]
+
 
 def fill(x: Array, multiple: int, mode: str = "reflect") -> Array:
     """`x` mirrored below and to the right, until its sides are multiples of `multiple`.
@@ -94,11 +96,22 @@ def from_heads(x: Array) -> Array:
     return x.swapaxes(-2, -3).reshape(*lead, length, count * c)
 
 
-def relative_positions(side: int) -> NDArray[np.intp]:
+def relative_positions(side: int) -> Positions:
     """Row of the table of `(2·side − 1)²` biases for every query and key: `(side², side²)`."""
     row, column = np.divmod(np.arange(side**2), side)
     apart = [axis[:, None] - axis[None] + side - 1 for axis in (row, column)]
     return apart[0] * (2 * side - 1) + apart[1]
+
+
+def overlapping_positions(side: int, ring: int) -> Positions:
+    """The same for keys with a ring around the window: `(side², (side + 2·ring)²)`.
+
+    As HAT's released code counts, from key to query, so that many are negative: from the end.
+    """
+    around = side + 2 * ring
+    query, key = (np.divmod(np.arange(n**2), n) for n in (side, around))
+    apart = [k[None] - q[:, None] + side - around + 1 for q, k in zip(query, key, strict=True)]
+    return apart[0] * (side + around - 1) + apart[1]
 
 
 def shift_mask(high: Extent, wide: Extent, side: int, shift: int) -> Array:

@@ -28,7 +28,7 @@ def saved(tmp_path):
 
     def save(name, form):
         method = registry.plain(name)
-        empty, naming = template(method, form, {}), Naming(method.torch_names)
+        empty, naming = template(method, form, method.tiny()), Naming(method.torch_names)
         shapes = {naming.to_torch(path): shape(leaf) for path, leaf in leaves(empty)}
         net = load(empty, drawn.weights(shapes, seed=2), naming)
         archive.write_torch(tmp_path / f"{name}.pth", tensors(net, naming))

@@ -1,0 +1,37 @@
+"""Chance in training: drawn from what the network sees, so that it keeps no state of its own."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+
+def keys(x: Array) -> Array:
+    """A key for every picture of `x (N, ...)`, made of its values: `(N,)`.
+
+    The same picture meets the same noise, whatever was upscaled before or beside it.
+    """
+    total = lax.stop_gradient(x).reshape(len(x), -1).sum(-1).astype(jnp.float32)
+    return jax.vmap(jax.random.key)(lax.bitcast_convert_type(total, jnp.uint32))
+
+
+class StochasticDepth(nnx.Module):
+    """In training, nothing of a picture's `x (N, ...)` with probability `rate`, else more of it.
+
+    What is left has the same mean. Source: arXiv:1603.09382, section 3.
+    """
+
+    def __init__(self, rate: float):
+        self.rate, self.deterministic = rate, False
+
+    def __call__(self, x: Array) -> Array:
+        if self.deterministic or not self.rate:
+            return x
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate))(keys(x))
+        kept = kept.reshape(-1, *(1,) * (x.ndim - 1))
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
+def rising(last: float, count: int) -> list[float]:
+    """`count` rates in even steps from 0 to `last`."""
+    return [last * i / max(1, count - 1) for i in range(count)]
