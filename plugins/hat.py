@@ -123,7 +123,7 @@ class HAT(Trunk):
         ratio: int = 2,
         compress: int = 3,
         squeeze: int = 30,
-        further: tuple[int, ...] = (1, 2),
+        further: tuple[int, ...] = (2, 1),
         drop: float = 0.1,
         remat: bool = False,
         scale: int = 4,

@@ -25,7 +25,7 @@ CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NAMES = [file.stem for file in CONFIGS if file.stem != "ntire2026"]  # which is the rules
 METHODS = [name for name in NAMES if name != "quick"]
 # Starts, teachers of both kinds, pruning, adapters, taps and epochs, by what compiles soonest; the
-# others take four to seven minutes together.
+# others take nine minutes together, most of them DWMamba and HAESR.
 LIGHT = {"quick", "spanv2", "pds", "pkdsr", "disp", "dscf", "safmn_deep15"}
 
 

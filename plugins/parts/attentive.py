@@ -60,8 +60,8 @@ class SortedScan(nnx.Module):
     """Sorts tokens by kind, so that like follows like, and scans them once.
 
     What a kind is asked for is its prompt, a row of `embeddingB · basis`. kinds, rank: of the
-    prompts. routed: channels that the router sees. ratio:
-    how much wider the scan is. noise: draw kinds outside of training too.
+    prompts. routed: channels that the router sees. ratio: how much wider the scan is. noise: draw
+    kinds outside of training too.
     """
 
     prompts_move = False  # with their tokens; in MambaIRv2 they stay, so that others meet them

@@ -9,10 +9,12 @@ from jax import Array, lax
 def keys(x: Array) -> Array:
     """A key for every picture of `x (N, ...)`, made of its values: `(N,)`.
 
-    The same picture meets the same noise, whatever was upscaled before or beside it.
+    The same picture meets the same noise, whatever was upscaled before or beside it: bits are
+    summed, not numbers, whose sum hangs on the order.
     """
-    total = lax.stop_gradient(x).reshape(len(x), -1).sum(-1).astype(jnp.float32)
-    return jax.vmap(jax.random.key)(lax.bitcast_convert_type(total, jnp.uint32))
+    values = lax.stop_gradient(x).reshape(len(x), -1).astype(jnp.float32)
+    bits = lax.bitcast_convert_type(values, jnp.uint32)
+    return jax.vmap(jax.random.key)(bits.sum(-1, dtype=jnp.uint32))
 
 
 class StochasticDepth(nnx.Module):

@@ -90,12 +90,12 @@ class Trunk(nnx.Module):
         self.layers = Sequential(Group(channels, inner, rngs=rngs) for inner in groups)
         self.norm = LayerNorm(channels)
         self.conv_after_body = Conv2d(channels, channels, rngs=rngs)
-        self.heads = (*(f"head_{times}x" for times in further), main)
+        self.heads = (main, *(f"head_{times}x" for times in further))
         if not direct:
             before = Conv2d(channels, WIDTH, rngs=rngs)
             self.conv_before_upsample = Sequential([before, jax.nn.leaky_relu])
             self.conv_last = Conv2d(WIDTH, 3, rngs=rngs)
-        for name, times in zip(self.heads, (*further, scale), strict=True):
+        for name, times in zip(self.heads, (scale, *further), strict=True):
             wide = channels if direct else WIDTH
             setattr(self, name, Head(wide, times, direct=direct, rngs=rngs))
         self.direct = direct
@@ -105,7 +105,7 @@ class Trunk(nnx.Module):
         features, last = self.features(x), None
         if not self.direct:
             features, last = self.conv_before_upsample(features), self.conv_last
-        return [getattr(self, name)(features, x, last) for name in self.heads][-1]
+        return [getattr(self, name)(features, x, last) for name in self.heads][0]
 
     def features(self, x: Array) -> Array:
         """Of LR `x`, as many pixels as windows fill."""

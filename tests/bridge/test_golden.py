@@ -4,12 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from esrjax import registry
 from esrjax.bridge.case import TOLERANCE
 from esrjax.bridge.golden import BadGolden, parity
+from esrjax.method import Method
 from esrjax.model import open_method
 from esrjax.network import archive
+from esrjax.network.layers import Conv2d
+from esrjax.network.resampling import nearest
 from esrjax.network.taps import taps
 
 OFFICIAL = {"span": "team00_SPAN.pth", "spanv2": "team22_spanv2_c2.pth"}
@@ -92,6 +96,30 @@ def test_a_wrong_part_is_told_from_a_right_output(golden):
     found = compared(golden(act_filter=wrong))
     assert [case.passed for case in found.cases] == [True, False]
     assert not found.passed
+
+
+class Headed(nnx.Module):
+    """A picture four times as large, and one of the same size."""
+
+    def __init__(self, *, rngs):
+        self.head_1x = Conv2d(3, 3, rngs=rngs)
+
+    def __call__(self, x):
+        self.head_1x(x)
+        return nearest(x, size=(4 * x.shape[1], 4 * x.shape[2]))
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_pictures_of_further_heads_are_compared(tmp_path, moved):
+    net = Headed(rngs=nnx.Rngs(0))
+    method = Method(network=Headed, team="", paper="", license="")
+    x = np.random.default_rng(0).random((1, 6, 7, 3), np.float32)
+    pictures = {"x0": x, "y0": net(x), "y0_1x": net.head_1x(x) + moved, "y0_noise": x}
+    arrays = {key: np.asarray(y).transpose(0, 3, 1, 2) for key, y in pictures.items()}
+    np.savez(tmp_path / "golden.npz", **arrays)
+    found = parity("headed", method, net, tmp_path / "golden.npz")
+    assert found.verdicts == {"y0": True, "y0_1x": not moved}
+    assert found.unchecked == ("y0_noise",)
 
 
 def test_weights_that_are_no_numbers_do_not_pass(esrjax, golden, crumbs, tmp_path):

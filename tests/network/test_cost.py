@@ -86,6 +86,11 @@ def test_what_the_counter_misses_stays_in_the_honest_figure():
     assert (found.macs, found.macs_honest) == (CONV, CONV + MIX + RAW)
 
 
+def test_what_is_counted_though_nobody_needs_it_is_no_honest_figure():
+    found = cost(Net(), side=8, counted={"dea?": "returned beside the picture"})
+    assert (found.macs, found.macs_honest) == (CONV + MIX + RAW + DEAD, CONV + MIX + RAW)
+
+
 def test_an_idle_glob_is_an_error():
     with pytest.raises(IdleGlob) as caught:
         cost(Net(), side=8, uncounted={"mix": "fine", "mixer.*": "misspelt"})

@@ -7,7 +7,7 @@ from flax import nnx
 from esrjax import registry
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.reparam import deploy
-from esrjax.network.taps import taps
+from esrjax.network.taps import heads, taps
 
 
 class Net(nnx.Module):
@@ -46,6 +46,11 @@ def test_a_part_that_gives_two_things_is_a_tuple():
     first = seen["block_6.c1"]
     np.testing.assert_allclose(activated, first / (1 + np.exp(-first)), rtol=1e-5)
     np.testing.assert_array_equal(seen["block_1.c1"].shape, seen["conv_1"].shape)
+
+
+def test_heads_are_parts_that_are_called_so():
+    named = {"head_2x": X, "head_2x.0": X + 1, "heads": X + 2, "body.head_3x": X + 3}
+    assert list(heads(named)) == ["2x"] and heads(named)["2x"] is X
 
 
 def test_the_network_is_not_changed():

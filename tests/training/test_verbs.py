@@ -74,11 +74,27 @@ def test_plan_says_stages_and_missing_sets(esrjax, monkeypatch, tmp_path):
     told = esrjax("plan", "spanv2")
     assert told.code == 0 and "2,000,000 steps" in told.out
     assert "1 l1 + 0.05 fft" in told.out and "5 mse + 3 gradient" in told.out
-    assert "set DIV2K: missing" in told.out
+    assert "missing: set DIV2K: there is no set" in told.out
+    assert "139,104" in told.out and "adamw (26 tensors)" in told.out
+    assert "nothing was started" in told.out and not list(tmp_path.iterdir())
+
+
+def test_plan_names_the_sets_that_the_contest_forbids(esrjax):
+    told = esrjax("plan", "quick", "--set", "stage.0.data.sets=['DIV2K_valid_HR']")
+    assert told.code == 0 and "not fair: DIV2K_valid_HR" in told.out
+
+
+def test_plan_says_which_rule_moves_which_weight(esrjax):
+    muon = "stage.0.optimiser={name='muadamw',lr=1e-3,muon_lr=1e-2}"
+    told = esrjax("plan", "quick", "--set", muon, "--json").json
+    leaves = told["runs"][0]["leaves"]
+    assert leaves["block_1.c1.weight"] == {"shape": [3, 3, 3, 32], "rule": "muon"}
+    assert leaves["conv_near.weight"]["rule"] == "adamw"
+    assert told["runs"][0]["trained"] == 139_104 and told["runs"][0]["memory_mib"]["weights"] > 0
 
 
 def test_plan_prints_the_resolved_recipe_and_the_schema(esrjax):
-    resolved = esrjax("plan", "quick", "--set", "seed=5", "--json").json
+    resolved = esrjax("plan", "quick", "--set", "seed=5", "--resolved").json
     assert resolved["seed"] == 5 and resolved["stage"][0]["optimiser"]["b2"] == 0.999
     assert "optimiser" in esrjax("plan", "quick", "--schema").out
 

@@ -50,8 +50,9 @@ def _file(source: str | Path) -> Any:
     file = shipped if shipped.is_file() else Path(source)
     if file.is_file():
         return file
-    names = sorted(p.name.removesuffix(".toml") for p in resources.files("esrjax_configs").iterdir()
-                   if p.name.endswith(".toml"))  # fmt: skip
+    beside = resources.files("esrjax_configs").iterdir()
+    tables = [p for p in beside if p.name.endswith(".toml")]
+    names = sorted(p.name.removesuffix(".toml") for p in tables if "[[stage]]" in p.read_text())
     raise UnknownRecipe(
         f"there is no recipe {str(source)!r}",
         rule=f"a recipe is a .toml file, or one that esrjax ships: {', '.join(names)}",
