@@ -5,7 +5,7 @@ import sys
 from html import escape
 from pathlib import Path
 
-WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 56, 190, 24, 44
+WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 60, 220, 24, 44
 COLOURS = ("#2b6777", "#c8553d", "#7a9e4e", "#8d5a97", "#d99a2b", "#4a4e69", "#3d8bfd")
 
 Points = list[tuple[float, float]]
@@ -53,7 +53,7 @@ def _columns(last: float, at, low: float) -> list[str]:
     """Steps along the bottom."""
     marks = [_text(*at((last * k / 4, low)), f"{last * k / 4:,.0f}", "middle") for k in range(5)]
     down = [mark.replace('dy="0"', 'dy="20"') for mark in marks]
-    return [*down, _text(LEFT - 6, 14, "PSNR, dB", "end"), _text(300, HIGH - 6, "steps", "middle")]
+    return [*down, _text(4, 14, "PSNR, dB", "start"), _text(300, HIGH - 6, "steps", "middle")]
 
 
 def _apart(heights: dict[str, float], room: float = 15) -> dict[str, float]:
