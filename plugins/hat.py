@@ -82,6 +82,8 @@ class OCAB(WindowAttention):
     """Windows that attend to half a window around them, then a feed-forward."""
 
     def __init__(self, channels: int, heads: int, side: int, ratio: int, *, rngs: nnx.Rngs):
+        if side % 4:
+            raise ValueError(f"a quarter of a window of {side} pixels is no number of pixels")
         super().__init__(channels, heads, side, ring=side // 4, rngs=rngs)
         self.norm1, self.norm2 = LayerNorm(channels), LayerNorm(channels)
         self.qkv = Linear(channels, 3 * channels, rngs=rngs)
@@ -108,7 +110,7 @@ class HAT(Trunk):
 
     window: its side, pixels, a multiple of 4. ratio: how much wider the MLPs are. compress,
     squeeze: how much narrower CABs and their attention are. drop: rate of stochastic depth in the
-    last HAB. remat: in training, less memory for more time.
+    last HAB. remat: as in `Trunk`.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ class MambaIRv2(Trunk):
     window: its side, pixels. ratio: how much wider feed-forwards and scans are. states: of
     the scan. kinds: of tokens, whose prompts have rank `rank`. noise: draw the kinds outside of
     training too, as the released code does. gated: feed-forwards are gated ones. direct: one
-    convolution makes the picture. remat: in training, less memory for more time.
+    convolution makes the picture. remat: as in `Trunk`.
     """
 
     def __init__(

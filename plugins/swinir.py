@@ -73,8 +73,8 @@ class SwinIR(Trunk):
 
     window: its side, pixels. ratio: how much wider the MLPs are. direct: one convolution makes the
     picture. drop: rate of stochastic depth in the last block. patch: the side of LR that the
-    official class was built for; only the masks hang on it that it keeps among its tensors. remat:
-    in training, less memory for more time.
+    official class was built for; only the masks hang on it that it keeps among its tensors.
+    remat: as in `Trunk`.
     """
 
     def __init__(

@@ -44,6 +44,13 @@ def test_build_gives_the_sizes_that_were_asked_for():
     assert weight(method(build).build(depth=5)).shape == (3, 3, 3, 5)
 
 
+def test_tiny_sizes_are_those_of_the_weights_called_so():
+    wide, tiny = (Weights(sha256="0", sizes={"channels": n}) for n in (9, 2))
+    assert method().tiny() == {}
+    held = {"wide": wide, "tiny": tiny}
+    assert dataclasses.replace(method(), weights=held).tiny() == {"channels": 2}
+
+
 def test_build_is_a_function_of_the_seed():
     first, again, other = (weight(method().build(seed=seed)) for seed in (0, 0, 1))
     assert jax.numpy.array_equal(first, again)

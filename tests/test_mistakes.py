@@ -215,6 +215,20 @@ def test_a_size_that_no_network_has(mistake, size, problem):
     assert told["problem"].startswith(problem)
 
 
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [
+        ("further=[7]", "heads are of scale 1, 2, 3, 4; not 7"),
+        ("heads=7", "180 channels are not shared evenly by 7 heads"),
+        ("window=6", "a quarter of a window of 6 pixels is no number of pixels"),
+    ],
+)
+def test_sizes_of_which_there_is_no_network(mistake, size, why):
+    told = mistake("cost", "hat", "--size", size, "--size", "groups=1")
+    name, value = size.split("=")
+    assert told["problem"] == f"no network can be built of {name}={value} groups=1: {why}"
+
+
 def test_sizes_that_the_weights_do_not_have(mistake, crumbs, tmp_path):
     given = crumbs / "crumbs/crumb.safetensors"
     words = ["--size", "side=5", "-o", tmp_path / "out.safetensors"]

@@ -13,10 +13,9 @@ from transcript.said import REPORT, implied, printed, readings, turns
 
 from esrjax.training.recipe import Recipe, Run, load
 
-WITHOUT_CONFIG = {"smt": "no recipe is shipped for the ensemble of two networks"}
 DEPARTURES = {("dscf", "teacher_width"): "no EMSR of 30 channels is public, one of 26 is"}
 
-WITH_CONFIG = sorted(set(REPORT) - set(WITHOUT_CONFIG))
+WITH_CONFIG = sorted(REPORT)
 CONFIGS = resources.files("esrjax_configs")
 
 
@@ -66,11 +65,6 @@ def test_a_config_says_what_the_report_says(method, index, field, said):
 @pytest.mark.parametrize("method", WITH_CONFIG)
 def test_a_config_marks_what_the_report_leaves_unsaid(method):
     assert unmarked(method, (CONFIGS / f"{method}.toml").read_text()) == []
-
-
-@pytest.mark.parametrize("method", WITHOUT_CONFIG)
-def test_what_is_without_config_has_none(method):
-    assert not (CONFIGS / f"{method}.toml").is_file()
 
 
 @pytest.mark.parametrize(

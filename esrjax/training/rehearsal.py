@@ -59,15 +59,26 @@ def rehearse(recipe: Recipe) -> tuple[Rehearsed, ...]:
     held: dict[int, Held] = {}
     rehearsed: list[Rehearsed] = []
     for run in recipe.runs:
-        if rehearsed and run.stage.name == rehearsed[-1].run.stage.name:  # once more, all is alike
-            held[run.index] = held[run.index - 1]
-            rehearsed.append(replace(rehearsed[-1], run=run))
+        if before := _alike(recipe, run, rehearsed):
+            held[run.index] = held[before.run.index]
+            rehearsed.append(replace(before, run=run))
             continue
-        run, missing = _with_files(run)
-        held[run.index], taught = _begun(recipe, run, held)
+        possible, missing = _with_files(run)
+        held[run.index], taught = _begun(recipe, possible, held)
         missing += _missing_sets(recipe, run.stage)
-        rehearsed.append(_told(recipe, run, held[run.index], taught, missing))
+        told = _told(recipe, possible, held[run.index], taught, missing)
+        rehearsed.append(replace(told, run=run))
     return tuple(rehearsed)
+
+
+def _alike(recipe: Recipe, run: Run, rehearsed: Sequence[Rehearsed]) -> Rehearsed | None:
+    """An earlier turn of the stage that left the same network as it would begin with now."""
+    turns = [each for each in rehearsed if each.run.stage.name == run.stage.name]
+    if not turns:
+        return None
+    last, now = rehearsed[-1], (turns[0].form, recipe.sizes_at(run))
+    same = (last.form, recipe.sizes_at(last.run)) == now == (now[0], recipe.sizes_at(turns[0].run))
+    return turns[0] if same else None
 
 
 def _with_steps(recipe: Recipe) -> Recipe:

@@ -51,7 +51,7 @@ class Head(nnx.Module):
         self.scale, out = scale, 3 if direct else channels
         self.steps = Sequential(
             part
-            for r in ((scale,) if direct else FACTORS[scale])
+            for r in ((scale,) if direct else factors(scale))
             for part in (Conv2d(channels, out * r**2, rngs=rngs), PixelShuffle(r))
         )
 
@@ -67,7 +67,7 @@ class Trunk(nnx.Module):
     edges: how, as `windows.fill` says. further: scales of heads beside that of `scale`, which
     train with it: the parts `head_2x`, ...; compiled, they cost nothing unless they are asked for.
     direct: the picture is made in one step. main: the name of the main head. remat: in training,
-    keep only what lies between groups and make the rest again: less memory, more time.
+    keep only what lies between groups and make the rest again; XLA's CPU compiler undoes that.
     """
 
     def __init__(
@@ -105,7 +105,8 @@ class Trunk(nnx.Module):
         features, last = self.features(x), None
         if not self.direct:
             features, last = self.conv_before_upsample(features), self.conv_last
-        return [getattr(self, name)(features, x, last) for name in self.heads][0]
+        main, *_ = [getattr(self, name)(features, x, last) for name in self.heads]
+        return main
 
     def features(self, x: Array) -> Array:
         """Of LR `x`, as many pixels as windows fill."""
@@ -115,6 +116,13 @@ class Trunk(nnx.Module):
         for group in self.layers:
             t = nnx.remat(type(group).__call__)(group, t) if self.remat else group(t)
         return self.conv_after_body(self.norm(t)) + head
+
+
+def factors(scale: int) -> tuple[int, ...]:
+    """The steps in which features are enlarged `scale` times."""
+    if scale not in FACTORS:
+        raise ValueError(f"heads are of scale {', '.join(map(str, FACTORS))}; not {scale}")
+    return FACTORS[scale]
 
 
 def start_small(net: nnx.Module, rngs: nnx.Rngs) -> None:

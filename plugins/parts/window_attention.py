@@ -30,6 +30,8 @@ class WindowAttention(nnx.Module):
         ring: int = 0,
         rngs: nnx.Rngs,
     ):
+        if channels % heads:
+            raise ValueError(f"{channels} channels are not shared evenly by {heads} heads")
         self.heads, self.side, self.shift, self.ring = heads, side, shift, ring
         table = normal(rngs, ((2 * (side + ring) - 1) ** 2, heads), 0.02)
         self.relative_position_bias_table = parameter(table)

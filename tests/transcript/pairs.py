@@ -33,6 +33,7 @@ TURNS = {
     "vertical flip": {"vflip"},
     "flips": {"hflip", "vflip"},
     "rotation": {"rot90"},
+    "rotations": {"rot90"},
     "rotation by 90 degrees": {"rot90"},
     "rotations by 90 degrees": {"rot90"},
     "rotations by 90, 180, 270 degrees": {"hflip", "vflip", "rot90"},

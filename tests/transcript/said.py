@@ -4,7 +4,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-REPORT = tomllib.loads((Path(__file__).parents[1] / "report_recipes.toml").read_text())
+WRITTEN = tomllib.loads((Path(__file__).parents[1] / "report_recipes.toml").read_text())
+# name of a config -> what the report says of that training
+REPORT = {name: said for method, said in WRITTEN.items() for name in said.get("configs", [method])}
 
 
 def printed(method: str) -> list[dict[str, Any]]:
@@ -29,4 +31,5 @@ def readings(field: str, said: Any) -> list[Any]:
 def turns(method: str) -> list[int]:
     """Index of the stage for every run in order."""
     times = [stage.get("times", 1) for stage in printed(method)]
-    return [index for index, count in enumerate(times) for _ in range(count)]
+    once = [index for index, count in enumerate(times) for _ in range(count)]
+    return once * REPORT[method].get("rounds", 1)
