@@ -2,7 +2,7 @@
 
 import pytest
 
-from esrjax.bridge.parity import TOLERANCE, parity
+from esrjax.bridge.golden import TOLERANCE, parity
 from esrjax.model import open_method
 
 
