@@ -59,7 +59,8 @@ class Method:
     counted: globs of those that it counts though the output does not depend on them, each with its
         reason.
     reported: what the organisers measured: params, macs, activations, convs, psnr_valid, ...
-    card: what it is, for people (usually the module's docstring).
+    card: what it is, for people (usually the module's docstring). small: sizes with fewer of the
+        same blocks, at which laws are asked where the submission's take long to compile.
     """
 
     network: Callable[..., nnx.Module]
@@ -79,6 +80,7 @@ class Method:
     counted: Mapping[str, str] = field(default_factory=dict[str, str])
     reported: Mapping[str, float] = field(default_factory=dict[str, float])
     card: str | None = None
+    small: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def build(self, *, seed: int = 0, **sizes: Any) -> nnx.Module:
         """The train form, freshly initialised from `seed`."""
@@ -103,8 +105,10 @@ class Method:
         }
 
     def tiny(self) -> Mapping[str, Any]:
-        """Sizes to test with: those of the published weights called `tiny`, else the defaults."""
-        return self.weights["tiny"].sizes if "tiny" in self.weights else {}
+        """Sizes to test with: `small`, those of the published weights `tiny`, or the defaults."""
+        if self.small or "tiny" not in self.weights:
+            return self.small
+        return self.weights["tiny"].sizes
 
     def require(self, sizes: Mapping[str, Any]) -> None:
         """Raise `BadSize` unless the network takes every one of `sizes`."""

@@ -192,6 +192,7 @@ METHOD = Method(
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.10",
     license="MIT",
     card=__doc__,
+    small={"groups": 1},
     min_side=16,
     whole_picture=True,
     weights={

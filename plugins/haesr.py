@@ -202,6 +202,7 @@ METHOD = Method(
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section of team HAESR",
     license="MIT",
     card=__doc__,
+    small={"shared": 1, "kernel": 7},
     min_side=9,  # of 8 and less nothing is left to ESA's pool
     whole_picture=True,
     weights={

@@ -26,7 +26,7 @@ NAMES = [file.stem for file in CONFIGS if file.stem != "ntire2026"]  # which is 
 METHODS = [name for name in NAMES if name != "quick" and not name.startswith("smt_")]
 # Starts, teachers of both kinds, pruning, adapters, taps and epochs, by what compiles soonest; the
 # others take nine minutes together, most of them DWMamba and HAESR.
-LIGHT = {"quick", "spanv2", "pds", "pkdsr", "disp", "dscf", "safmn_deep15"}
+LIGHT = {"quick", "spanv2", "pds", "pkdsr", "safmn_deep15"}
 
 
 def slow_but(light):
