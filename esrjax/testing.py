@@ -15,7 +15,7 @@ from flax import nnx
 from esrjax.errors import UserError
 from esrjax.method import Method
 from esrjax.network import canvas, words
-from esrjax.network.cost import cost, departures
+from esrjax.network.cost import cost_of, departures
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import Reparam, deploy
 from esrjax.network.taps import heads, taps
@@ -218,7 +218,7 @@ def _costs_what_is_reported(bench: _Bench) -> None:
     """Parameters, MACs, activations and convolutions are those that were reported."""
     method = bench.method
     full = nnx.eval_shape(lambda: deploy(method.build())) if bench.sizes else bench.thin
-    counted = cost(full, uncounted=method.uncounted, counted=method.counted)
+    counted = cost_of(method, full)
     wrong = departures(counted, bench.method.reported)
     assert not wrong, "; ".join(wrong)
 

@@ -12,7 +12,7 @@ from esrjax.errors import UserError
 from esrjax.method import Form, Method
 from esrjax.network import archive
 from esrjax.network.archive import Tensors
-from esrjax.network.cost import cost, departures
+from esrjax.network.cost import cost_of, departures
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import tensors
@@ -83,7 +83,7 @@ def _verify(name: str, method: Method, found: Found) -> None:
     """The deployed network costs what was reported, where it has the submission's sizes."""
     if found.sizes:
         return
-    counted = cost(deploy(found.net), uncounted=method.uncounted, counted=method.counted)
+    counted = cost_of(method, deploy(found.net))
     wrong = departures(counted, method.reported)
     if wrong:
         raise WrongFigures(

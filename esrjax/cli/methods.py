@@ -80,11 +80,13 @@ def check(name: Name, size: Size = None, as_json: Json = False) -> None:
     from esrjax.cli.tables import show_verdicts
     from esrjax.testing import verdicts
 
-    outcome = verdicts(registry.plain(name), **sizes(size))
+    method = registry.plain(name)
+    asked = sizes(size) or method.tiny()
+    outcome = verdicts(method, **asked)
     if as_json:
         print_json([vars(verdict) for verdict in outcome])
     else:
-        show_verdicts(name, outcome)
+        show_verdicts(name, outcome, asked)
     raise typer.Exit(any(verdict.broken for verdict in outcome))
 
 

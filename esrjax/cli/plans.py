@@ -39,8 +39,8 @@ def as_data(recipe: Recipe, contest: str) -> dict[str, Any]:
             "sizes": dict(each.sizes),
             "trained": each.trained,
             "frozen": each.frozen,
-            "macs_per_step": each.macs,
-            "memory_mib": dict(each.memory),
+            "macs_per_step": each.step.macs,
+            "memory_mib": dict(each.step.memory),
             "leaves": {
                 path: {"shape": list(shape), "rule": rule}
                 for path, (shape, rule) in each.leaves.items()
@@ -94,7 +94,7 @@ def _weight(weight: Any) -> str:
 def _counted(each: Rehearsed) -> dict[str, Any]:
     """What the run's network is and costs."""
     rules = Counter(rule for _, rule in each.leaves.values())
-    gib = sum(each.memory.values()) / 1024
+    gib = sum(each.step.memory.values()) / 1024
     return {
         "run": each.run.name,
         "form": each.form,
@@ -102,7 +102,7 @@ def _counted(each: Rehearsed) -> dict[str, Any]:
         "trained": f"{each.trained:,}",
         "frozen": f"{each.frozen:,}",
         "moved by": ", ".join(f"{rule} ({count} tensors)" for rule, count in rules.items()),
-        "GMAC/step": f"{each.macs / 1e9:,.0f}",
+        "GMAC/step": f"{each.step.macs / 1e9:,.0f}",
         "memory": f"about {gib:.2f} GiB",
     }
 

@@ -99,15 +99,17 @@ def _how(member: Any) -> str:
     return f"{runs}, weight {member.weight:g}"
 
 
-def show_verdicts(name: str, outcome: Sequence[Any]) -> None:
-    """One line for each law."""
+def show_verdicts(name: str, outcome: Sequence[Any], sizes: Mapping[str, Any]) -> None:
+    """One line for each law, and at which sizes they were asked."""
     for verdict in outcome:
         mark = "[red]broken[/red]" if verdict.broken else "[green]holds[/green] "
         say(f"{mark}  {escape(verdict.law)}", markup=True)
         if verdict.broken:
             say(f"        {verdict.broken}")
     kept = sum(not verdict.broken for verdict in outcome)
-    say(f"{name}: {kept} of {len(outcome)} laws hold")
+    at = ", ".join(f"{size}={value}" for size, value in sizes.items())
+    asked = f" (at {at}; figures at the default sizes)" if sizes else ""
+    say(f"{name}: {kept} of {len(outcome)} laws hold{asked}")
 
 
 def show_facts(groups: Mapping[str, Mapping[str, str]]) -> None:

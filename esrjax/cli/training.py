@@ -56,8 +56,8 @@ def train(
     loop.require(said)
     said = loop.counted(said)
     with TrainingBar(said.steps) as bar:
-        loop.carry_out(said, output, resume=resume, tell=bar.tell)
-    typer.echo(f"{output}: train.safetensors, deploy.safetensors")
+        left = loop.carry_out(said, output, resume=resume, tell=bar.tell)
+    typer.echo(f"{output}: {', '.join(file.name for file in left)}")
 
 
 def plan(

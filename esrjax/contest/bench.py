@@ -38,7 +38,8 @@ def bench(
         for engine, make in engines.items()
     }
     rows = [row for shape in shapes for row in _rows(forwards, shape, seconds)]
-    return {"device": clock.machine()["device"], "machine": clock.machine(), "rows": rows}
+    machine = clock.machine()
+    return {"device": machine["device"], "machine": machine, "rows": rows}
 
 
 def jax_engine() -> dict[str, Engine]:

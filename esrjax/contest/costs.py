@@ -8,7 +8,7 @@ from typing import Any
 from esrjax import registry
 from esrjax.method import Ensemble, Method
 from esrjax.model import open_method, require_ensemble, require_side
-from esrjax.network.cost import Cost, cost
+from esrjax.network.cost import Cost, cost_of
 from esrjax.network.work import Work
 from esrjax.recognition import template
 
@@ -41,7 +41,7 @@ def _method(
         net = open_method(name, files[name], sizes).net
     else:
         net = template(method, "deploy", sizes)
-    return cost(net, side=side, uncounted=method.uncounted, counted=method.counted)
+    return cost_of(method, net, side=side)
 
 
 def _passes(member: str, ensemble: Ensemble, side: int, files: Mapping[str, Path]) -> Cost:

@@ -15,7 +15,7 @@ from esrjax.contest.record import Companion, Harness, Quality, Result, Timing
 from esrjax.contest.rules import Rules
 from esrjax.errors import UserError
 from esrjax.model import Fusion, Model
-from esrjax.network.cost import cost
+from esrjax.network.cost import cost_of
 from esrjax.network.reparam import deploy
 from esrjax.pictures.score import Scores
 
@@ -70,7 +70,7 @@ def timed(
     method = registry.plain(baseline)
     beside = deploy(method.build())
     timings = _interleaved({baseline: beside, **nets})
-    counted = cost(beside, uncounted=method.uncounted, counted=method.counted)
+    counted = cost_of(method, beside)
     return timings, Companion(
         method=baseline,
         team=method.team,
@@ -98,7 +98,7 @@ def _with_other_sets(new: Result, old: Result | None) -> Result:
 
 def result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:
     """Everything that is known of one model."""
-    counted = cost(model.net, uncounted=model.method.uncounted, counted=model.method.counted)
+    counted = cost_of(model.method, model.net)
     return Result(
         method=model.name,
         team=model.method.team,

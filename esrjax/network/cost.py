@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,21 @@ class Cost:
     activations: int
     convs: int
     work: tuple[Work, ...]
+
+
+class Declared(Protocol):
+    """What a method says of its counts, as `esrjax.method.Method` does."""
+
+    @property
+    def uncounted(self) -> Mapping[str, str]: ...
+
+    @property
+    def counted(self) -> Mapping[str, str]: ...
+
+
+def cost_of(method: Declared, net: nnx.Module, *, side: int = 256) -> Cost:
+    """The cost of a network of `method`, by what the method says of its counts."""
+    return cost(net, side=side, uncounted=method.uncounted, counted=method.counted)
 
 
 def cost(

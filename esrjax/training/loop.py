@@ -32,13 +32,18 @@ class Diverged(UserError):
 Tell = Callable[[Report], None]
 
 
-def run(recipe: Recipe, folder: Path, *, resume: bool = False, tell: Tell = lambda _: None) -> None:
-    """Train as the recipe says; weights, checkpoints and metrics go into `folder`."""
+def run(
+    recipe: Recipe, folder: Path, *, resume: bool = False, tell: Tell = lambda _: None
+) -> tuple[Path, ...]:
+    """Train as the recipe says; weights, checkpoints and metrics go into `folder`.
+
+    Gives the files of the weights, one for each form.
+    """
     require(recipe)
-    carry_out(counted(recipe), folder, resume=resume, tell=tell)
+    return carry_out(counted(recipe), folder, resume=resume, tell=tell)
 
 
-def carry_out(recipe: Recipe, folder: Path, *, resume: bool, tell: Tell) -> None:
+def carry_out(recipe: Recipe, folder: Path, *, resume: bool, tell: Tell) -> tuple[Path, ...]:
     """The same of a recipe that is known to work and counts in steps."""
     place, outcomes = Folder.open(folder, recipe, resume=resume), Outcomes(folder, recipe)
     checkpoints = Checkpoints(folder)
@@ -49,7 +54,7 @@ def carry_out(recipe: Recipe, folder: Path, *, resume: bool, tell: Tell) -> None
             left = _left(outcomes, runs, each.index)
             outcomes.save(each, fit(Work.prepare(recipe, each, left), checkpoints, place, tell))
     checkpoints.close()
-    outcomes.publish(outcomes.load(runs[-1]))
+    return outcomes.publish(outcomes.load(runs[-1]))
 
 
 def _left(outcomes: Outcomes, runs: tuple[Run, ...], before: int) -> Callable[[str | None], Held]:

@@ -41,6 +41,12 @@ class Held:
         """Without adapters, which are merged into the kernels."""
         return self if self.lora is None else replace(self, net=merge(self.net), lora=None)
 
+    def adapted(self, lora: LoRA, seed: int = 0) -> "Held":
+        """With adapters on its convolutions, of which one factor is drawn and the other 0."""
+        rngs = nnx.Rngs(seed)
+        net = adapt(self.net, lora.where, rank=lora.rank, alpha=lora.alpha, rngs=rngs)
+        return replace(self, net=net, lora=lora)
+
     def deployed(self) -> "Held":
         """In deploy form."""
         if self.form == "deploy":
@@ -151,8 +157,4 @@ def _adapted(held: Held, lora: LoRA | None, seed: int) -> Held:
     if held.lora == lora:
         return held
     held = held.merged()
-    if lora is None:
-        return held
-    rngs = nnx.Rngs(seed)
-    net = adapt(held.net, lora.where, rank=lora.rank, alpha=lora.alpha, rngs=rngs)
-    return replace(held, net=net, lora=lora)
+    return held if lora is None else held.adapted(lora, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flax import nnx
@@ -12,7 +12,6 @@ from flax import nnx
 from esrjax import registry
 from esrjax.method import Form
 from esrjax.network import archive
-from esrjax.network.lora import adapt
 from esrjax.network.naming import Naming
 from esrjax.network.weights import load, tensors
 from esrjax.recognition import template
@@ -42,15 +41,11 @@ class Outcomes:
         assert said is not None  # `save` wrote it
         method, lora = registry.plain(said.method), run.stage.lora
         net = template(method, said.form, said.sizes)
+        held = Held(method=said.method, net=net, form=said.form, sizes=said.sizes, lora=lora)
         if lora is not None:
-            net = nnx.eval_shape(
-                lambda net: adapt(
-                    net, lora.where, rank=lora.rank, alpha=lora.alpha, rngs=nnx.Rngs(0)
-                ),
-                net,
-            )
-        net = load(net, checkpoint.tensors, Naming(method.torch_names), place=str(self.folder))
-        return Held(method=said.method, net=net, form=said.form, sizes=said.sizes, lora=lora)
+            net = nnx.eval_shape(lambda net: replace(held, net=net).adapted(lora).net, net)
+        names = Naming(method.torch_names)
+        return replace(held, net=load(net, checkpoint.tensors, names, place=str(self.folder)))
 
     def publish(self, held: Held) -> tuple[Path, ...]:
         """Write the weights of the whole training, in each form that they have."""

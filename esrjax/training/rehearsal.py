@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from esrjax import registry
 from esrjax.errors import UserError
 from esrjax.method import Form
-from esrjax.network.cost import cost
 from esrjax.training import batches, muon, origin
 from esrjax.training import state as states
+from esrjax.training.estimate import Estimate
 from esrjax.training.files import find_weights
 from esrjax.training.objective import Objective
 from esrjax.training.origin import Held
@@ -34,8 +33,7 @@ class Rehearsed:
     """What one run would be.
 
     leaves: trained weight -> its shape and the rule that moves it. frozen: weights that do not
-    move. macs: multiply-adds of a step, the way back counted twice. memory: MiB by use. missing:
-    files and sets that are not there.
+    move. step: what one would cost. missing: files and sets that are not there.
     """
 
     run: Run
@@ -43,8 +41,7 @@ class Rehearsed:
     sizes: Mapping[str, Any]
     leaves: Mapping[str, tuple[tuple[int, ...], str]]
     frozen: int
-    macs: int
-    memory: Mapping[str, float]
+    step: Estimate
     missing: tuple[str, ...] = ()
 
     @property
@@ -147,16 +144,15 @@ def _told(
     stage, method = run.stage, registry.plain(recipe.method)
     graph, state = _state(held, taught, stage)
     objective = Objective(graph=graph, stage=stage, data_range=method.data_range, teacher=taught)
-    h, w = max(stage.data.shapes, key=math.prod)
-    forward = cost(held.net, side=round(math.sqrt(h * w)) // method.scale).macs_honest
+    step = Estimate(net=held.net, objective=objective, state=state, scale=method.scale)
+    step.require()
     return Rehearsed(
         run=run,
         form=held.form,
         sizes=held.sizes,
         leaves=_rules(state.params, stage.optimiser.name),
         frozen=_count(state.frozen),
-        macs=3 * forward * stage.data.batch,
-        memory=_memory(objective, state, (h, w), method.scale),
+        step=step,
         missing=tuple(missing),
     )
 
@@ -188,37 +184,6 @@ def _rules(params: Any, optimiser: str) -> dict[str, tuple[tuple[int, ...], str]
         .removesuffix(".value"): (tuple(leaf.shape), kind)
         for (path, leaf), kind in zip(leaves, kinds, strict=True)
     }
-
-
-def _memory(
-    objective: Objective, state: State, patch: tuple[int, int], scale: int
-) -> dict[str, float]:
-    """MiB by use: weights and optimiser, and what a pass keeps for its way back.
-
-    An estimate: a compiler may keep less, and needs room of its own.
-    """
-    stage, taught = objective.stage, objective.teacher
-    n, (h, w) = stage.data.batch // stage.accumulate, patch
-    lr, hr = (
-        jax.ShapeDtypeStruct((n, *size, 3), jnp.uint8) for size in ((h // scale, w // scale), patch)
-    )
-
-    def way_back(params: Any, fixed: Any, weights: Any, lr: Any, hr: Any) -> Any:
-        step = jnp.zeros((), jnp.int32)
-        return jax.vjp(lambda p: objective(p, fixed, weights, step, lr, hr)[0], params)[1]
-
-    weights = taught and taught.state
-    kept = jax.eval_shape(way_back, state.params, (state.frozen, state.rest), weights, lr, hr)
-    return {
-        "weights": _mib((state.params, state.frozen, state.ema, state.best, weights)),
-        "gradient and optimiser": _mib((state.params, state.optimiser)),
-        "kept for the way back": _mib(kept),
-    }
-
-
-def _mib(tree: Any) -> float:
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / 2**20
 
 
 def _count(tree: Any) -> int:

@@ -32,14 +32,14 @@ OFFICIAL = {
     "amcanet": "team17_AMCANet",
     "safmn_deep15": "team21_SAFMN_Deep15",
     "hfenet": "team10_HFENet",
-}
-MORE = {
     "bviesr": "team19_BVIESR",
     "dan": "team20_DAN",
     "haesr": "team06_HAESR",
     "vscinet": "team11_VSCINet",
     "zenosr": "team04_ZenoSR",
 }
+SLOW = ("bviesr", "dan", "haesr", "vscinet", "zenosr")  # networks of windows
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OFFICIAL]
 
 
 @pytest.fixture
@@ -88,20 +88,10 @@ def test_the_file_says_what_it_is(onnx, esrjax, crumbs, tmp_path):
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", NAMES)
 def test_official_networks_run_in_onnx_runtime(onnx, reference, tmp_path, name):
     pytest.importorskip("torch", reason="the official weights are PyTorch's")
     model = open_method(name, reference / f"weights/{OFFICIAL[name]}.pth")
-    card = export.export(model, tmp_path / "net.onnx", "onnx")
-    assert card.checks["float32"].max_abs < 1e-4
-
-
-@pytest.mark.export
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MORE)
-def test_networks_of_windows_run_there_too(onnx, reference, tmp_path, name):
-    pytest.importorskip("torch", reason="the official weights are PyTorch's")
-    model = open_method(name, reference / f"weights/{MORE[name]}.pth")
     card = export.export(model, tmp_path / "net.onnx", "onnx")
     assert card.checks["float32"].max_abs < 1e-4
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, found
-from showcase import FAST, NASTY, ROWS, RULES, SLOW, SPAN, said, with_series
+from fields import RULES
+from showcase import FAST, NASTY, ROWS, SLOW, SPAN, said, with_series
 
 from esrjax.contest import results
 from esrjax.contest.report import page

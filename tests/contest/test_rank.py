@@ -7,26 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fields import RULES, SPAN
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from esrjax.contest import results, rules
+from esrjax.contest import results
 from esrjax.contest.peers import BaselineError, MixedRows
 from esrjax.contest.rank import TRACKS, Ranking, rank
 from esrjax.contest.rows import Row
 from esrjax.contest.table import printed
 
-RULES = rules.load("ntire2026")
 E2 = math.exp(2)
-SPAN = Row(
-    team="EfficientSR Organizers",
-    method="SPAN",
-    psnr_valid=26.94,
-    psnr_test=27.01,
-    runtime_ms=8.0,
-    params_m=0.15,
-    flops_g=10.0,
-)
 FAST = replace(SPAN, team="Fast", method="fast", runtime_ms=4.0)
 SMALL = replace(SPAN, team="Small", method="small", params_m=0.075, flops_g=5.0)
 BLURRED = replace(FAST, team="Blurred", method="blurred", psnr_valid=26.89)

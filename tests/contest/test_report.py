@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from showcase import FAST, HOSTILE, NASTY, ROWS, RULES, SPAN, said
+from fields import RULES
+from showcase import FAST, HOSTILE, NASTY, ROWS, SPAN, said
 
 from esrjax.contest.rank import rank
 from esrjax.contest.report import comparison, page, series

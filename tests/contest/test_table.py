@@ -5,21 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fields import RULES, SPAN
 
-from esrjax.contest import results, rules, table
+from esrjax.contest import results, table
 from esrjax.contest.rank import rank
-from esrjax.contest.rows import Row
 
-RULES = rules.load("ntire2026")
-SPAN = Row(
-    team="EfficientSR Organizers",
-    method="span",
-    psnr_valid=26.94,
-    psnr_test=27.01,
-    runtime_ms=8.0,
-    params_m=0.15,
-    flops_g=10.0,
-)
 FAST = replace(SPAN, team="R&D_50%", method="a|b", runtime_ms=4.0)
 SLOW = replace(SPAN, team="Slow", method="slow", runtime_ms=40.0, psnr_test=26.9)
 UNJUDGED = replace(

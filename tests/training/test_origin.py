@@ -158,7 +158,7 @@ def test_a_rehearsal_knows_shapes_rules_and_what_is_missing(recipe):
     assert second.leaves["conv_cat.weight"] == ((1, 1, 56, 5), "muon")
     assert second.leaves["conv_cat.bias"] == ((5,), "adamw")
     assert not any(path.startswith("block_1.") for path in second.leaves) and second.frozen
-    assert set(first.memory) and first.macs > 0
+    assert set(first.step.memory) and first.step.macs > 0
 
 
 def test_a_rehearsal_finds_what_cannot_work(recipe):
