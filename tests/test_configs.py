@@ -129,6 +129,7 @@ def small_stage(stage: Stage, method: str, pictures: Path) -> Stage:
         network=small_sizes(stage.network),
         loss={term: small_weight(weight, share) for term, weight in stage.loss.items()},
         schedule=small_schedule(stage.schedule, share),
+        validate=stage.validate and replace(stage.validate, set=str(pictures), every=STEPS),
         data=small_data(stage.data, registry.plain(method).min_side, pictures),
         start=small_start(stage.origin, method, pictures.parent),
         teacher=stage.teacher and small_teacher(stage.teacher, method, pictures.parent),
