@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
 Form = Literal["train", "deploy"]
+Fuse = Literal["mean", "adaptive"]
 
 
 class BadSize(UserError):
@@ -125,17 +126,27 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """How an ensemble runs one of its methods: over the eight flips and turns, or just once."""
+    """How an ensemble runs one of its methods: over the eight flips and turns, or just once.
+
+    weight: its share of a mean. mirrored: LR is mirrored below and to the right, until its sides
+    are the next larger multiples of this, and the result cut back. windows: LR is cut into windows
+    of these sides, pixels; what comes of each way to cut is averaged with these weights.
+    """
 
     self_ensemble: bool = False
     weight: float = 1.0
+    mirrored: int | None = None
+    windows: Mapping[int, float] = field(default_factory=dict[int, float])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Several methods whose pictures are fused into one, by weighted mean.
+    """Several methods whose pictures are fused into one.
 
     members: name of a registered method -> how it is run. All share one scale.
+    fusion: "mean", weighted, of floats; "adaptive", of bytes by their closeness to the plain mean,
+        rounded down (`esrjax.pictures.upscale.fusion`).
+    reported: its costs at 256x256 where somebody counted: params, macs.
     """
 
     members: Mapping[str, Member]
@@ -143,4 +154,6 @@ class Ensemble:
     paper: str
     license: str
     scale: int = 4
+    fusion: Fuse = "mean"
+    reported: Mapping[str, float] = field(default_factory=dict[str, float])
     card: str | None = None

@@ -26,6 +26,8 @@ from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.resampling import bilinear, max_pool
 from esrjax.network.words import normalize, pixel_shuffle
 
+from .parts.sources import esr2026
+
 
 class Head(nnx.Module):
     """A gate from `stride` times coarser features, for values: `(N, h, w, heads·C) -> C`."""
@@ -126,6 +128,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="99555b3283b913ff35e6e35e9f00761e4ce9a64d467b74ea1da388b743d6cbbf",
+            url=esr2026("team17_AMCANet.pth"),
             root="params_ema",
             beside=("params",),
         )

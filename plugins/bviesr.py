@@ -29,6 +29,7 @@ from esrjax.network.words import matmul, pixel_shuffle
 
 from .parts.colour import mean_colour
 from .parts.feed_forward import ConvFFN
+from .parts.sources import esr2026
 from .parts.windows import fill, from_tiles, tiles
 
 
@@ -129,6 +130,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="3f57996fd52df0a41ca6b5ba1ff07d1a1c3b808a647c49c9c5f566e0733a7386",
+            url=esr2026("team19_BVIESR.pth"),
             root="params",
         )
     },

@@ -25,6 +25,7 @@ from esrjax.network.words import gelu, pixel_shuffle
 
 from .parts.colour import mean_colour
 from .parts.dual_attention import ChannelAttention, LocalHandling, SpatialAttention
+from .parts.sources import esr2025
 
 
 class Block(nnx.Module):
@@ -84,6 +85,7 @@ METHOD = Method(
     weights={
         "ntire2025": Weights(
             sha256="04db32e38cb45e7d69dbedb68cb6c83969fa59a761d7e9c61441c429d385e541",
+            url=esr2025("team20_DAN.pth"),
             root="params_ema",
             beside=("params",),
         )

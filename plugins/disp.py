@@ -15,6 +15,7 @@ distillation, samples of an epoch, augmentation, loss and length of the last ste
 
 from esrjax.method import Method, Weights
 
+from .parts.sources import esr2026
 from .tssr import TORCH_NAMES, TSSR
 
 METHOD = Method(
@@ -25,7 +26,8 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2026": Weights(
-            sha256="b53944ab3a6ab63d5004f5dd0fae3d76cc7d308f2145942d0e41211aaf9225bf"
+            sha256="b53944ab3a6ab63d5004f5dd0fae3d76cc7d308f2145942d0e41211aaf9225bf",
+            url=esr2026("team18_DISP.pth"),
         )
     },
     torch_names=TORCH_NAMES,

@@ -40,6 +40,7 @@ from esrjax.network.weights import cast, load, tensors
 from esrjax.network.words import pixel_shuffle
 
 from .emsr import EMSR
+from .parts.sources import esr2025, esr2026
 from .parts.spab import TORCH_NAMES as SPAN_NAMES
 from .parts.spab import attention, centred
 
@@ -181,10 +182,12 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2026": Weights(
-            sha256="2d6157faa97494dc4970016720b75b06db584e1386c54bcaa2e45feb41e9a189"
+            sha256="2d6157faa97494dc4970016720b75b06db584e1386c54bcaa2e45feb41e9a189",
+            url=esr2026("team15_DSCF_Fused.pth"),
         ),
         "emsr2025": Weights(
             sha256="239e76bc4e4e738491c3963805c0a79f524400acf5fbde34b2cb1a855dd62cb1",
+            url=esr2025("team23_DSCF.pth"),
             form="train",
             sizes={"rank": 0, "tail_rank": 0},
         ),

@@ -36,6 +36,7 @@ from esrjax.network.words import gelu, pixel_shuffle
 
 from .parts.attentive import AttentiveLayer, SortedScan, buffers
 from .parts.colour import mean_colour
+from .parts.sources import esr2026
 from .parts.squeeze import SKFF, SqueezeExcitation
 from .parts.trunk import start_small
 from .parts.wavelet import haar, inverse_haar
@@ -198,6 +199,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="c787ffb39cd9d945dc84ba22156e508e683fb6b49f1ad3c56a57679b5687411f",
+            url=esr2026("team12_DWMamba.pth"),
             root="params",
         )
     },

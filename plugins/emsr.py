@@ -16,6 +16,7 @@ from flax import nnx
 
 from esrjax.method import Method, Weights
 
+from .parts.sources import esr2025
 from .parts.spab import TORCH_NAMES
 from .span import SPAN
 
@@ -35,7 +36,8 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2025": Weights(
-            sha256="239e76bc4e4e738491c3963805c0a79f524400acf5fbde34b2cb1a855dd62cb1"
+            sha256="239e76bc4e4e738491c3963805c0a79f524400acf5fbde34b2cb1a855dd62cb1",
+            url=esr2025("team23_DSCF.pth"),
         )
     },
     torch_names=TORCH_NAMES,

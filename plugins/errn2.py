@@ -30,6 +30,7 @@ from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.reparam import Affine, Reparam
 from esrjax.network.words import pixel_shuffle
 
+from .parts.sources import esr2026
 from .parts.spab import attention
 
 
@@ -114,7 +115,8 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2026": Weights(
-            sha256="f167f80e8e5bbed8b99056235a646da25d7292b085c09efdda1454be5a4659a6"
+            sha256="f167f80e8e5bbed8b99056235a646da25d7292b085c09efdda1454be5a4659a6",
+            url=esr2026("team20_ERRN2.pth"),
         )
     },
     torch_names={"block_{i}.rep{j}.rep_conv.{leaf}": "block_{i}.rep{j}.{leaf}"},

@@ -41,6 +41,7 @@ from .parts import windows
 from .parts.esa import ESA
 from .parts.feed_forward import GatedFeedForward
 from .parts.shared_maps import EPS, SIDE, Global, Local, Spatial, buffers
+from .parts.sources import esr2026
 
 Maps = tuple[Array | None, ...]
 NO_MAPS: Maps = (None,) * 6
@@ -208,6 +209,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="7734156836614b543dcc67eb198b8225f7cd0cf0fe03b66bbc2aa1c3f89ad445",
+            url=esr2026("team06_HAESR.pth"),
             root="params_ema",
             beside=("params",),
         )

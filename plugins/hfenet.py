@@ -31,6 +31,7 @@ from esrjax.network.resampling import mirror
 from esrjax.network.words import gelu, pixel_shuffle
 
 from .parts.colour import mean_colour
+from .parts.sources import esr2026
 
 
 class Mirrored(Conv2d):
@@ -172,6 +173,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="7fb67e20459d1b5e8a93d3e5dc1b2b8ec4a7f366c29b9f27ece9dbcb4c955457",
+            url=esr2026("team10_HFENet.pth"),
             root="params",
         )
     },

@@ -16,6 +16,7 @@ from flax import nnx
 
 from esrjax.method import Method, Weights
 
+from .parts.sources import esr2026
 from .parts.spab import TORCH_NAMES
 from .spanf import SPANF
 
@@ -35,7 +36,8 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2026": Weights(
-            sha256="6196a5e03e7d3fb58e3c35427bdd00290e693c8b530f5f8573108e517b9ade46"
+            sha256="6196a5e03e7d3fb58e3c35427bdd00290e693c8b530f5f8573108e517b9ade46",
+            url=esr2026("team01_PDS.pth"),
         )
     },
     torch_names={

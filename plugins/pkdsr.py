@@ -15,6 +15,7 @@ from flax import nnx
 
 from esrjax.method import Method, Weights
 
+from .parts.sources import esr2026
 from .parts.spab import TORCH_NAMES
 from .spanf import SPANF
 
@@ -35,6 +36,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="737fb4bb122c8dcdc0e3b6864d420819206ef7260e90b4a3e984c40c64e56d24",
+            url=esr2026("team16_PKDSR.pth"),
             root="params_ema",
             beside=("params",),
         )

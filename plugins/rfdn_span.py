@@ -25,6 +25,7 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.words import pixel_shuffle
 
+from .parts.sources import esr2026
 from .parts.spab import attention
 
 
@@ -91,6 +92,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="6644ee4bf292f3dda399e382fe0a2e9c97cb222ff5f2057dc0389541a9f21dad",
+            url=esr2026("team09_RFDN_SPAN.pth"),
             root="params_ema",
             beside=("params",),
         )

@@ -27,6 +27,8 @@ from esrjax.network.layers import Conv2d, GroupNorm, Sequential
 from esrjax.network.resampling import adaptive_max_pool, bilinear, nearest
 from esrjax.network.words import gelu, pixel_shuffle
 
+from .parts.sources import esr2026
+
 LEVELS = 4  # full size, half, quarter, eighth
 
 
@@ -94,7 +96,8 @@ METHOD = Method(
     whole_picture=True,
     weights={
         "ntire2026": Weights(
-            sha256="60bb81892108ff4305b89f2fc4a27ba514b702b5ed017e19de419410e9e7711a"
+            sha256="60bb81892108ff4305b89f2fc4a27ba514b702b5ed017e19de419410e9e7711a",
+            url=esr2026("team21_SAFMN_Deep15.pth"),
         )
     },
     torch_names={"blocks.{i}.norm{j}.norm.{leaf}": "blocks.{i}.norm{j}.{leaf}"},

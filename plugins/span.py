@@ -23,6 +23,7 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.words import pixel_shuffle
 
+from .parts.sources import esr2026
 from .parts.spab import SPAB, TORCH_NAMES, Conv3XC, centred
 
 
@@ -58,7 +59,8 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2026": Weights(
-            sha256="6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971"
+            sha256="6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971",
+            url=esr2026("team00_SPAN.pth"),
         )
     },
     torch_names=TORCH_NAMES,

@@ -26,6 +26,7 @@ from esrjax.network.layers import Conv2d
 from esrjax.network.words import pixel_shuffle
 
 from .parts.near import nearest
+from .parts.sources import esr2025
 from .parts.spab import SPAB, TORCH_NAMES, Conv3XC
 
 
@@ -71,7 +72,8 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2025": Weights(
-            sha256="1508c566008654646bea1edff537c83dd7a6fe8f6ffda3f25f9eb7ba09cbbcd3"
+            sha256="1508c566008654646bea1edff537c83dd7a6fe8f6ffda3f25f9eb7ba09cbbcd3",
+            url=esr2025("team24_spanf.pth"),
         )
     },
     torch_names=TORCH_NAMES,

@@ -29,6 +29,7 @@ from esrjax.network.layers import Conv2d
 from esrjax.network.words import pixel_shuffle
 
 from .parts.near import nearest, passing
+from .parts.sources import esr2026
 
 
 class Entry(nnx.Module):
@@ -92,7 +93,8 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2026": Weights(
-            sha256="fca2743272b8a7fb32931ed3287454173c7d209f204cb2f58084ee868414d371"
+            sha256="fca2743272b8a7fb32931ed3287454173c7d209f204cb2f58084ee868414d371",
+            url=esr2026("team22_spanv2_c2.pth"),
         )
     },
     torch_names={"block_{i}.c{j}.conv.{leaf}": "block_{i}.c{j}.{leaf}"},

@@ -21,6 +21,7 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.words import pixel_shuffle
 
+from .parts.sources import esr2025
 from .parts.spab import Conv3XC
 
 TORCH_NAMES = {
@@ -69,7 +70,8 @@ METHOD = Method(
     card=__doc__,
     weights={
         "ntire2025": Weights(
-            sha256="8603e89aee24ef28f8df21e4b18f72b6cc301bd4afc5d3d1de03583ba4a95622"
+            sha256="8603e89aee24ef28f8df21e4b18f72b6cc301bd4afc5d3d1de03583ba4a95622",
+            url=esr2025("team58_TSSR.pth"),
         )
     },
     torch_names=TORCH_NAMES,

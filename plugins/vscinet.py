@@ -27,6 +27,7 @@ from esrjax.network.words import gelu, pixel_shuffle
 
 from .parts import dual_attention
 from .parts.colour import mean_colour
+from .parts.sources import esr2026
 
 
 class Inception(nnx.Module):
@@ -136,6 +137,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="89092055d66a5e6f94720e1741e8f41f59ed9cfa2bdebc893728d2e001add589",
+            url=esr2026("team11_VSCINet.pth"),
             root="params_ema",
             beside=("params",),
         )

@@ -27,6 +27,7 @@ from esrjax.network.layers import parameter
 
 from .dan import DAN
 from .dan import METHOD as BASE
+from .parts.sources import esr2026
 
 
 class ACN(DAN):
@@ -55,6 +56,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="cb09f1467d13edf3bab23c39abaee8c0e04f1ba445bd3f5c3d4f5c015d63171a",
+            url=esr2026("team04_ZenoSR.pth"),
             root="params_ema",
             beside=("params",),
         )

@@ -162,10 +162,28 @@ def test_members_can_have_checkpoints_of_their_own(monkeypatch, weights, crumbs)
     fusion = esrjax.load("pair", {"spanv2": weights()})
     shares = [fusion.members[name].upscaler()(NOISE) for name in ("spanv2", "crumb")]
     np.testing.assert_allclose(fusion.upscaler()(NOISE), sum(shares) / 2, rtol=0, atol=1e-6)
-    with pytest.raises(model.BadEnsemble, match="checkpoints belong to its members: spanv2, crumb"):
+    with pytest.raises(model.BadEnsemble, match="belong to its members: spanv2, crumb"):
         esrjax.load("pair", weights())
     with pytest.raises(model.NoWeights, match="spanv2 ships no weights"):
         esrjax.load("pair")
+
+
+def test_members_are_run_as_their_ensemble_says(monkeypatch, weights, crumbs):
+    how = Member(windows={12: 1.0, 14: 3.0}, mirrored=4)
+    members = {"spanv2": how, "crumb": Member()}
+    pair = Ensemble(members=members, fusion="adaptive", team="us", paper="none", license="MIT")
+    known = registry.method
+    monkeypatch.setattr(registry, "method", lambda name: pair if name == "pair" else known(name))
+    fusion = esrjax.load("pair", {"spanv2": weights()}, **{"crumb.side": 3})
+    span, crumb = fusion.members.values()
+    one = span.upscaler(windows={12: 1.0, 14: 3.0}, mirrored=4)
+    assert np.abs(one(NOISE) - span.upscaler()(NOISE)).max() > 1e-3
+    pictures = [quantise(run(NOISE), 1.0).astype(int) for run in (one, crumb.upscaler())]
+    np.testing.assert_array_equal(fusion(NOISE), sum(pictures) // 2)
+    with pytest.raises(model.BadEnsemble, match="sizes belong to its members"):
+        esrjax.load("pair", {"spanv2": weights()}, side=3)
+    with pytest.raises(UserError, match="no such size: width"):
+        esrjax.load("pair", {"spanv2": weights()}, **{"crumb.width": 3})
 
 
 def test_members_share_their_scale(monkeypatch, crumbs):

@@ -22,6 +22,8 @@ from esrjax.model import open_method
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import deploy
 from esrjax.network.weights import cast, load, tensors
+from esrjax.pictures import specs, upscale
+from esrjax.pictures.score import score
 from esrjax.pictures.sets import select
 from esrjax.testing import QUICK
 
@@ -86,6 +88,33 @@ def test_the_official_weights_score_on_set5_as_they_do_in_pytorch(reference, nam
 
     both = quality(model.forward, theirs, model.method.data_range, select("Set5"))
     assert both.pictures == 5 and abs(both.mdb) <= 1.0, both
+
+
+@pytest.mark.slow
+def test_eight_turns_gain_on_set5_what_they_gain_in_pytorch(reference):
+    """SPAN with its official weights: a transpose and flips there, quarter turns here."""
+    model = open_method("span", reference / "weights" / OFFICIAL["span"][0])
+    net = twin("span", "deploy")
+    held = tensors(model.net, Naming(model.method.torch_names))
+    net.load_state_dict({key: torch.from_numpy(np.array(v)) for key, v in held.items()})
+    flips = [(), (3,), (2,), (2, 3)]
+
+    @torch.no_grad()
+    def theirs(lr, transposes=(False, True), flips=flips):
+        x = torch.from_numpy(np.array(lr)).permute(2, 0, 1)[None].float() / 255
+        views = [(transposed, axes) for transposed in transposes for axes in flips]
+        ys = [net((x.mT if t else x).flip(axes)).flip(axes) for t, axes in views]
+        total = sum(y.mT if t else y for y, (t, _) in zip(ys, views, strict=True))
+        return (total / len(views))[0].permute(1, 2, 0).numpy()
+
+    once = functools.partial(theirs, transposes=[False], flips=[()])
+    sides = [model.upscaler(), model.upscaler(self_ensemble=True), once, theirs]
+    ours, turned, plain, wanted = (
+        score(upscale.to_8_bits(side), select("Set5"), specs.NTIRE).mean.psnr for side in sides
+    )
+    print(f"{ours:.4f} -> {turned:.4f} dB here, {plain:.4f} -> {wanted:.4f} dB in PyTorch")
+    assert turned - ours > 0.02
+    assert abs((turned - ours) - (wanted - plain)) < 0.002
 
 
 def assert_reproduces(net, stored):

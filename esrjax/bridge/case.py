@@ -23,7 +23,8 @@ class Case:
     max_abs: largest difference. allowed: largest that passes. changed: 8-bit values that differ,
     for outputs in float32; else None. precision: in which it was computed; of a stored case that
     float64 had to judge, float32_max_abs is what float32 gave. worst: of several arrays, the one
-    that this is about.
+    that this is about. changeable: 8-bit values that may differ, where that is limited.
+    changed_as_is: of a case that passes where LR is moved by one rounding, what differed before.
     """
 
     case: str
@@ -34,11 +35,14 @@ class Case:
     precision: Precision = "float32"
     float32_max_abs: float | None = None
     worst: str | None = None
+    changeable: int | None = None
+    changed_as_is: int | None = None
 
     @property
     def passed(self) -> bool:
-        """Not larger than allowed; NaN does not pass."""
-        return self.max_abs <= self.allowed
+        """Not larger, and in no more values, than allowed; NaN does not pass."""
+        few = self.changeable is None or (self.changed or 0) <= self.changeable
+        return self.max_abs <= self.allowed and few
 
     def as_dict(self) -> dict[str, Any]:
         """In plain types, for JSON."""

@@ -16,7 +16,7 @@ from esrjax.bridge.onnx.model import INPUT
 from esrjax.bridge.onnx.runtime import session
 from esrjax.errors import UserError
 from esrjax.method import Method
-from esrjax.model import PictureTooSmall, open_method
+from esrjax.model import PictureTooSmall, open_method, require_windows
 from esrjax.pictures import upscale
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.upscale import Canvas, Floats, Upscaler
@@ -51,11 +51,19 @@ class Engine:
         """`(1, h, w, 3) -> (1, s·h, s·w, 3)`, white at `data_range`."""
         return run(self.session, lr)
 
-    def upscaler(self, tile: upscale.Size | None = None, self_ensemble: bool = False) -> Upscaler:
+    def upscaler(
+        self,
+        tile: upscale.Size | None = None,
+        *,
+        self_ensemble: bool = False,
+        windows: upscale.Windows | None = None,
+    ) -> Upscaler:
         """Pictures to floats, white at 1; with `tile`, in tiles of that size where exact."""
         whole: Any = upscale.whole(self.forward, self.data_range)  # pyright: ignore[reportArgumentType] # numpy's arrays do as well
         runs = whole if tile is None or self.reach is None else self._tiled(tile, whole)
-        return self._checked(upscale.self_ensemble(runs) if self_ensemble else runs)
+        require_windows(self.name, self.min_side, windows or {})
+        how: Any = {"self_ensemble": self_ensemble, "windows": windows}
+        return self._checked(upscale.strategy(runs, self.scale, **how))
 
     def _tiled(self, tile: upscale.Size, whole: Upscaler) -> Upscaler:
         """In tiles that lie within the picture, so that no mask is needed."""

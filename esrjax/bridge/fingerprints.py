@@ -8,14 +8,15 @@ import numpy as np
 from esrjax.bridge.case import Array
 from esrjax.errors import UserError
 from esrjax.network.archive import Tensors
+from esrjax.pictures.records import Record
 
 
 class Unreadable(UserError):
     """A file that is not there."""
 
 
-def of_file(path: Path) -> str:
-    """The sha256 of the file's bytes."""
+def of_file(path: Path | Record) -> str:
+    """The sha256 of the file's bytes, or of a picture as a dataset stores it."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

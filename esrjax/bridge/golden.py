@@ -68,7 +68,7 @@ def parity(
     network's further head NAME did. Run in float32; a case that fails there may pass in double
     precision, within the same tolerance.
     """
-    arrays, naming, place = _read(golden), Naming(method.torch_names), str(golden)
+    arrays, naming, place = read(golden), Naming(method.torch_names), str(golden)
     cases = _cases(_run(net, arrays, body), arrays, naming, method.data_range, place)
     if not all(case.passed for case in cases):
         exact = _cases(_run_double(net, arrays), arrays, naming, method.data_range, place)
@@ -107,7 +107,8 @@ def _judged(single: Case, double: Case) -> Case:
     return replace(double, precision="float64", float32_max_abs=single.max_abs)
 
 
-def _read(golden: str | Path) -> dict[str, Array]:
+def read(golden: str | Path) -> dict[str, Array]:
+    """The arrays of a golden file, which holds at least one input and its output."""
     try:
         with np.load(golden, allow_pickle=False) as file:
             arrays = dict(file)

@@ -155,7 +155,7 @@ def _pairs(asked: Question) -> Sequence[Pair]:
     """Those of the set, if there is one."""
     if asked.data is None:
         return ()
-    return sets.pairs(sets.locate(asked.data), registry.plain(asked.method).scale)
+    return sets.select(asked.data, registry.plain(asked.method).scale)
 
 
 def _no_question(given: str) -> NoQuestion:

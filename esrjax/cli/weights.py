@@ -1,4 +1,4 @@
-"""Verbs about weights and networks: convert, cost."""
+"""Verbs about weights and networks: weights, convert, cost."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +20,55 @@ def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
     for verb in (convert, cost):
         app.command()(verb)
+    group = typer.Typer(help="Published weights: what there is, and how to have it.")
+    for verb in (get, list_):
+        group.command(verb.__name__.rstrip("_"))(verb)
+    app.add_typer(group, name="weights", no_args_is_help=True)
+
+
+def get(
+    name: Name,
+    which: Annotated[
+        str | None, typer.Option(help="Of several, by their key.", show_default="the first")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", help="The folder.", show_default="$ESRJAX_DATA/weights, or the cache"),
+    ] = None,
+) -> None:
+    """Download the published weights of a method; what broke off is gone on with."""
+    from esrjax import published, registry
+    from esrjax.cli.progress import download_bar
+
+    weights = published.weights_of(name, registry.plain(name), which)
+    with download_bar() as tell:
+        path = published.get(name, weights, output, tell)
+    typer.echo(f"{path}: sha256 {weights.sha256} is right")
+
+
+def list_(as_json: Json = False) -> None:
+    """The published weights of every method, and which of them lie here."""
+    from esrjax import published, registry
+    from esrjax.cli.tables import show_table
+    from esrjax.method import Method
+
+    rows: list[dict[str, Any]] = []
+    for name in registry.names():
+        method = registry.method(name)
+        for key, weights in method.weights.items() if isinstance(method, Method) else ():
+            here = published.held(weights)
+            said = {"method": name, "weights": key, "form": weights.form}
+            rows.append({**said, "sha256": weights.sha256, "url": weights.url, "file": here})
+    if as_json:
+        print_json([{**row, "file": row["file"] and str(row["file"])} for row in rows])
+        return
+    columns = ("method", "weights", "form", "sha256", "on this machine")
+    show_table([dict(zip(columns, _row(row), strict=True)) for row in rows], columns)
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    here = str(row["file"] or ("no" if row["url"] else "no, and no address"))
+    return row["method"], row["weights"], row["form"], f"{row['sha256'][:12]}…", here
 
 
 def convert(

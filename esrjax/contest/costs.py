@@ -1,15 +1,21 @@
 """What a method or an ensemble costs, by its name."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flax import nnx
+
 from esrjax import registry
-from esrjax.method import Ensemble, Method
-from esrjax.model import open_method, require_ensemble, require_side
+from esrjax.method import Member, Method
+from esrjax.model import open_method, require_ensemble, require_side, sizes_of
 from esrjax.network.cost import Cost, cost_of
 from esrjax.network.work import Work
+from esrjax.pictures.upscale import Size
+from esrjax.pictures.upscale.border import larger
+from esrjax.pictures.upscale.windows import passes
 from esrjax.recognition import template
 
 TURNS = 8  # flips and quarter turns of a self-ensemble
@@ -26,39 +32,58 @@ def costs(
 
     files: checkpoints by method; a method without one is counted as it is built of `sizes`.
     """
-    found = registry.method(name)
+    found, files = registry.method(name), files or {}
     if isinstance(found, Method):
-        return _method(name, found, side, files or {}, sizes or {})
-    require_ensemble(name, found, files or {}, sizes)
-    return _sum([_passes(member, found, side, files or {}) for member in found.members])
+        require_side(name, found, (side, side))
+        return cost_of(found, _network(name, found, files, sizes or {}), side=side)
+    require_ensemble(name, found, files, sizes)
+    members = found.members.items()
+    return _sum([_member(m, how, side, files, sizes_of(m, sizes)) for m, how in members])
 
 
-def _method(
-    name: str, method: Method, side: int, files: Mapping[str, Path], sizes: Mapping[str, Any]
-) -> Cost:
-    require_side(name, method, (side, side))
+def _network(
+    name: str, method: Method, files: Mapping[str, Path], sizes: Mapping[str, Any]
+) -> nnx.Module:
     if name in files:
-        net = open_method(name, files[name], sizes).net
-    else:
-        net = template(method, "deploy", sizes)
-    return cost_of(method, net, side=side)
+        return open_method(name, files[name], sizes).net
+    return template(method, "deploy", sizes)
 
 
-def _passes(member: str, ensemble: Ensemble, side: int, files: Mapping[str, Path]) -> Cost:
+def _member(
+    name: str, how: Member, side: int, files: Mapping[str, Path], sizes: Mapping[str, Any]
+) -> Cost:
     """A member's cost as often as it runs; its parameters are the same in every pass."""
-    times = TURNS if ensemble.members[member].self_ensemble else 1
-    one = _method(member, registry.plain(member), side, files, {})
+    method = registry.plain(name)
+    require_side(name, method, (side, side))
+    net = _network(name, method, files, sizes)
+    runs = [
+        _repeated(cost_of(method, net, side=size), name, times)
+        for size, times in _passes(how, (side, side)).items()
+    ]
+    return replace(_sum(runs), params=runs[0].params, params_honest=runs[0].params_honest)
+
+
+def _passes(how: Member, size: Size) -> Counter[Size]:
+    """The sizes of what a member is run on, for LR of `size`, and how often."""
+    found: Counter[Size] = Counter()
+    for cut, times in (passes(size, how.windows) if how.windows else {size: 1}).items():
+        grown = larger(cut, how.mirrored) if how.mirrored else cut
+        found[grown] += times * (TURNS if how.self_ensemble else 1)
+    return found
+
+
+def _repeated(one: Cost, member: str, times: int) -> Cost:
     return replace(
         one,
         macs=one.macs * times,
         macs_honest=one.macs_honest * times,
         activations=one.activations * times,
         convs=one.convs * times,
-        work=tuple(_repeated(piece, member, times) for piece in one.work),
+        work=tuple(_piece(piece, member, times) for piece in one.work),
     )
 
 
-def _repeated(piece: Work, member: str, times: int) -> Work:
+def _piece(piece: Work, member: str, times: int) -> Work:
     return replace(
         piece,
         path=f"{member}.{piece.path}" if piece.path else member,

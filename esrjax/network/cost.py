@@ -20,6 +20,8 @@ from esrjax.network import ops
 from esrjax.network.taps import watched
 from esrjax.network.work import Work, work
 
+Side = int | tuple[int, int]  # of the LR picture, pixels; where they differ, (h, w)
+
 
 class IdleGlob(UserError):
     """A glob of `uncounted` or `counted` matches no part of the network that works."""
@@ -51,7 +53,7 @@ class Declared(Protocol):
     def counted(self) -> Mapping[str, str]: ...
 
 
-def cost_of(method: Declared, net: nnx.Module, *, side: int = 256) -> Cost:
+def cost_of(method: Declared, net: nnx.Module, *, side: Side = 256) -> Cost:
     """The cost of a network of `method`, by what the method says of its counts."""
     return cost(net, side=side, uncounted=method.uncounted, counted=method.counted)
 
@@ -59,11 +61,11 @@ def cost_of(method: Declared, net: nnx.Module, *, side: int = 256) -> Cost:
 def cost(
     net: nnx.Module,
     *,
-    side: int = 256,
+    side: Side = 256,
     uncounted: Mapping[str, str] | None = None,
     counted: Mapping[str, str] | None = None,
 ) -> Cost:
-    """The cost of `net` on one LR picture of `side` x `side`; an abstract network will do.
+    """The cost of `net` on one LR picture; an abstract network will do.
 
     uncounted, counted: as in `esrjax.method.Method`; a glob of `counted` may match nothing, for
     a network of other sizes may lack that part.
@@ -95,7 +97,7 @@ def departures(counted: Cost, reported: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _trace(net: nnx.Module, side: int) -> tuple[Any, list[int]]:
+def _trace(net: nnx.Module, side: Side) -> tuple[Any, list[int]]:
     """The trace of `net` under reference bodies; its first inputs, of these sizes, are weights."""
     graph, params, rest = nnx.split(net, nnx.Param, ...)
 
@@ -107,7 +109,8 @@ def _trace(net: nnx.Module, side: int) -> tuple[Any, list[int]]:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, rest)
     )
     dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
-    picture = jax.ShapeDtypeStruct((1, side, side, 3), dtype)
+    size = (side, side) if isinstance(side, int) else side
+    picture = jax.ShapeDtypeStruct((1, *size, 3), dtype)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
     return jax.make_jaxpr(forward)(params, rest, picture).jaxpr, sizes
 

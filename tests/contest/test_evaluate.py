@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from esrjax import load
+from esrjax import load, registry
 from esrjax.contest import record
 from esrjax.contest.costs import costs
 from esrjax.contest.evaluate import NotRankable, record_all, require_recordable
 from esrjax.contest.record import UnwritableResults
+from esrjax.method import Ensemble, Member
 from esrjax.model import BadEnsemble, PictureTooSmall
 from esrjax.network.cost import cost
 from esrjax.pictures.files import write
@@ -158,6 +159,16 @@ def test_an_ensemble_costs_its_members_as_often_as_they_run(esrjax, crumbs):
         "activations": 8 * 3 * 256**2,
         "convs": 8,
     }
+
+
+def test_windows_and_mirrors_are_counted_at_the_sizes_that_are_run(monkeypatch, crumbs):
+    how = Member(windows={16: 1.0, 30: 1.0, 40: 1.0}, mirrored=8)  # cut in 4, and twice not at all
+    mix = Ensemble(members={"crumb": how}, team="us", paper="none", license="MIT")
+    known = registry.method
+    monkeypatch.setattr(registry, "method", lambda name: mix if name == "mix" else known(name))
+    counted = costs("mix", side=24)
+    assert (counted.params, counted.convs) == (30, 5)
+    assert counted.macs == 27 * (4 * 16**2 + 32**2)  # 13 pixels grow to 16, 24 to 32
 
 
 def test_costs_are_asked_of_pictures_and_files_that_fit(crumbs):

@@ -6,7 +6,20 @@ import pytest
 from esrjax.network import canvas as masks
 from esrjax.pictures import upscale
 from esrjax.pictures.metrics import quantise
-from esrjax.pictures.upscale import Canvas, canvas, canvases, fits, fused, tiled, whole
+from esrjax.pictures.upscale import (
+    Canvas,
+    canvas,
+    canvases,
+    fits,
+    fused,
+    mirrored,
+    tiled,
+    weighted,
+    whole,
+    windows,
+)
+from esrjax.pictures.upscale.border import larger
+from esrjax.pictures.upscale.windows import passes
 
 REACH, SCALE, WHITE = 2, 2, 2.0
 
@@ -103,12 +116,68 @@ def test_self_ensemble_is_the_mean_of_eight():
     assert len({view.tobytes() for view in views}) == 8
 
 
+# --- windows and mirrors -----------------------------------------------------------------------
+
+
+def seams(side, count):
+    """Where windows meet, in LR pixels; and where the picture ends, if it was filled up."""
+    inner = -(-side // count)
+    return [inner * i for i in range(1, count)] + [side] * (inner * count > side)
+
+
+@pytest.mark.parametrize("size", [(41, 50), (40, 57), (63, 64)], ids=str)
+def test_windows_are_the_whole_picture_away_from_seams(size):
+    lr, wanted = noise(*size), whole(Blur(), WHITE)(noise(*size))
+    found = windows(whole(Blur(), WHITE), {16: 1.0}, SCALE)(lr)
+    far = np.ones(size, bool)
+    for axis, side in enumerate(size):
+        for seam in seams(side, side // 16 + 1):
+            near = slice(max(0, seam - REACH), seam + REACH)
+            far[(slice(None),) * axis + (near,)] = False
+    apart = np.abs(found - wanted).max(-1)[::SCALE, ::SCALE]
+    assert (found.shape, found.dtype) == (wanted.shape, np.float32)
+    assert 0.3 < far.mean() < 1 and apart[far].max() <= 1e-4 < apart[~far].max()
+
+
+def test_windows_that_see_far_enough_around_themselves_have_no_seams():
+    lr = noise(40, 60)  # two and three windows of 20 pixels, of which a tenth is the reach
+    found = windows(whole(Blur(), WHITE), {30: 1.0, 21: 2.0}, SCALE)(lr)
+    np.testing.assert_allclose(found, whole(Blur(), WHITE)(lr), rtol=1e-5, atol=0)
+
+
+def test_ways_to_cut_are_weighted_and_run_once_where_they_are_alike():
+    net, lr = Blur(), noise(9, 20)
+    found = windows(whole(net, WHITE), {10: 1.0, 30: 2.0, 40: 5.0}, SCALE)(lr)
+    assert net.shapes == [(9, 7), (9, 7), (9, 7), (9, 20)]
+    assert passes((9, 20), {10: 1.0, 30: 2.0, 40: 5.0}) == {(9, 7): 3, (9, 20): 1}
+    cut, once = (windows(whole(Blur(), WHITE), {side: 3.0}, SCALE)(lr) for side in (10, 30))
+    np.testing.assert_allclose(found, (cut + 7 * once) / 8, rtol=1e-6)
+
+
+def test_windows_lie_as_team_bbox_cut_them():
+    assert passes((101, 124), {100: 1.0}) == {(56, 68): 4}
+    assert passes((52, 205), {100: 1.0}) == {(52, 75): 2, (52, 81): 1}
+    assert passes((52, 205), {200: 1.0, 300: 1.2}) == {(52, 113): 2, (52, 205): 1}
+
+
+def test_a_mirror_always_adds_a_pixel_and_repeats_the_last_one():
+    seen = []
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    enlarge = lambda lr: seen.append(lr) or lr.repeat(2, 0).repeat(2, 1).astype(np.float32)  # noqa: E731
+    found = mirrored(enlarge, 3, 2)(pixels)
+    np.testing.assert_array_equal(found, pixels.repeat(2, 0).repeat(2, 1))
+    (grown,) = seen
+    assert grown.shape == (3, 6, 3) and larger((16, 15), 16) == (32, 16)
+    np.testing.assert_array_equal(grown[2], grown[1])
+    np.testing.assert_array_equal(grown[:, 3:], grown[:, 2::-1])
+
+
 def test_a_fusion_is_a_weighted_mean():
     half, full = (
         lambda lr, level=level: np.full((2, 2, 3), level, np.float32) for level in (0.5, 1)
     )
-    assert np.all(fused([half, full], [1, 3])(noise(1, 1)) == 0.875)
-    assert fused([half], [7.0])(noise(1, 1)).dtype == np.float32
+    assert np.all(fused([half, full], weighted([1, 3]))(noise(1, 1)) == 0.875)
+    assert fused([half], weighted([7.0]))(noise(1, 1)).dtype == np.float32
 
 
 def test_8_bits_are_clipped_and_rounded_half_to_even():

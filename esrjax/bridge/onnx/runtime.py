@@ -7,15 +7,15 @@ from typing import Any
 from esrjax.network.archive import MissingExtra
 
 
-def require(library: str) -> Any:
-    """The library, or an error that says how to install it."""
+def require(library: str, extra: str = "export") -> Any:
+    """The library, or an error that says with which extra to install it."""
     try:
         return importlib.import_module(library)
     except ImportError as error:
         raise MissingExtra(
             f"this needs {library}",
             rule=f"{library} is an optional dependency",
-            remedy='pip install "esrjax[export]"',
+            remedy=f'pip install "esrjax[{extra}]"',
         ) from error
 
 
