@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from esrjax.errors import UserError
-from esrjax.pictures.samples import FORMATS, Samples, decode
+from esrjax.pictures import samples as samples_of
+from esrjax.pictures.samples import FORMATS, Samples, Source
 
 Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
 
@@ -56,15 +57,35 @@ def read(path: str | Path) -> Picture:
     """The picture in a file: upright, white where transparent, 8 bits, three channels."""
     path = Path(path)
     _check_is_file(path)
+    return decode(path, path)
+
+
+def size(path: str | Path) -> tuple[int, int]:
+    """(h, w) of the picture in a file, upright; its header alone is read."""
+    path = Path(path)
+    _check_is_file(path)
+    return measure(path, path)
+
+
+def decode(source: Source, place: object) -> Picture:
+    """The picture in a file or in its bytes; `place` is what it is called if there is none."""
     try:
-        samples, notes = decode(path)
+        samples, notes = samples_of.decode(source)
     except Exception as error:  # on damaged files Pillow raises almost anything
-        raise _unreadable(path, _reason(error), _AGAIN) from error
+        raise _unreadable(place, _reason(error), _AGAIN) from error
     if samples.shape[2] < 3:
         notes = ("grey repeated in three channels", *notes)
     if samples.shape[2] in (2, 4):
         samples, notes = _lay_over_white(samples, notes)
     return Picture(pixels=_to_rgb(samples), notes=notes)
+
+
+def measure(source: Source, place: object) -> tuple[int, int]:
+    """(h, w) of the picture in a file or in its bytes, upright, from its header alone."""
+    try:
+        return samples_of.size(source)
+    except Exception as error:  # on damaged files Pillow raises almost anything
+        raise _unreadable(place, _reason(error), _AGAIN) from error
 
 
 def write(path: str | Path, pixels: Pixels) -> None:
@@ -117,9 +138,9 @@ def _lay_over_white(samples: Samples, notes: tuple[str, ...]) -> tuple[Samples, 
 
 def _to_rgb(samples: Samples) -> Pixels:
     """(h, w, 1 or 3) of 8 or 16 bits -> (h, w, 3) bytes; 16 bits become round(value / 257)."""
-    step = np.iinfo(samples.dtype).max // 255
-    levels = (samples.astype(np.uint32) + step // 2) // step
-    return np.array(np.broadcast_to(levels, (*samples.shape[:2], 3)), np.uint8)
+    if samples.dtype == np.uint16:
+        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.array(np.broadcast_to(samples, (*samples.shape[:2], 3)), np.uint8)
 
 
 def _encode(path: Path, pixels: Pixels) -> bytes:
@@ -151,7 +172,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _unreadable(path: Path, reason: str, remedy: str) -> UnreadablePicture:
+def _unreadable(path: object, reason: str, remedy: str) -> UnreadablePicture:
     rule = f"a picture is a whole file in one of the formats {', '.join(FORMATS)}"
     return UnreadablePicture(f"'{path}' cannot be read: {reason}", rule=rule, remedy=remedy)
 

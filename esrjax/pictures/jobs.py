@@ -1,7 +1,6 @@
 """From picture files to larger picture files: which goes where, on which canvas."""
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from esrjax.errors import UserError
-from esrjax.pictures.files import SUFFIXES, find, read, write
+from esrjax.pictures.files import SUFFIXES, find, read, size, write
 from esrjax.pictures.upscale import Size, Upscaler, canvases, to_8_bits
 
 
@@ -56,16 +55,11 @@ def memory(make: Callable[[Size], Upscaler]) -> Callable[[Size], Upscaler]:
 
 
 def _size(source: Path) -> Size:
-    """(h, w) as the picture will be read, upright; of a damaged file, a guess."""
+    """(h, w) as the picture will be read; of a damaged file, a guess: reading it will say what."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures, which tiles are for
-            with Image.open(source) as image:
-                width, height = image.size
-                turned = image.getexif().get(0x0112, 1) >= 5
-    except Exception:  # on damaged files Pillow raises almost anything; reading them will say what
+        return size(source)
+    except UserError:
         return 1, 1
-    return (width, height) if turned else (height, width)
 
 
 def _targets(

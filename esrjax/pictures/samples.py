@@ -4,6 +4,7 @@ import re
 import sys
 import threading
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 Samples = NDArray[np.uint8 | np.uint16]  # (h, w, C): grey, grey alpha, RGB or RGB alpha
+Source = Path | bytes  # a file, or what is in one
 
 # Told by content, not by suffix. EPS is not among them: Pillow would run Ghostscript on it.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
@@ -39,11 +41,18 @@ _UPRIGHT = {  # its value -> (quarter turns to the left, mirrored afterwards)
 _opening = threading.Lock()
 
 
-def decode(path: Path) -> tuple[Samples, tuple[str, ...]]:
+def size(source: Source) -> tuple[int, int]:
+    """(h, w) of a file's picture, upright, from its header alone."""
+    with _open(source) as image:
+        (width, height), turned = image.size, _orientation(image) >= 5
+    return (width, height) if turned else (height, width)
+
+
+def decode(source: Source) -> tuple[Samples, tuple[str, ...]]:
     """The first picture of a file, upright, and notes of what was lost or changed."""
-    with _open(path) as image:
+    with _open(source) as image:
         frames = getattr(image, "n_frames", 1)
-        samples, note = _decode(image, path)
+        samples, note = _decode(image, source)
         turns, mirrored = _UPRIGHT.get(_orientation(image), (0, False))
     samples = np.rot90(samples, turns)
     notes = [note, f"first of {frames} pictures in the file" if frames > 1 else ""]
@@ -51,14 +60,14 @@ def decode(path: Path) -> tuple[Samples, tuple[str, ...]]:
     return samples[:, ::-1] if mirrored else samples, tuple(filter(None, notes))
 
 
-def _open(path: Path) -> ImageFile.ImageFile:
+def _open(source: Source) -> ImageFile.ImageFile:
     """Pillow's image, header read; size is no fault up to Pillow's limit, 179 million pixels."""
     with _opening, warnings.catch_warnings():  # warnings are global: one thread at a time
         warnings.simplefilter("ignore")
-        return Image.open(path, formats=FORMATS)
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
 
-def _decode(image: ImageFile.ImageFile, path: Path) -> tuple[Samples, str]:
+def _decode(image: ImageFile.ImageFile, source: Source) -> tuple[Samples, str]:
     rawmode = _rawmode(image)
     if image.mode == "F" or _is_planar(image):
         raise ValueError("floating-point samples and planes of 16 bits are not supported")
@@ -67,7 +76,7 @@ def _decode(image: ImageFile.ImageFile, path: Path) -> tuple[Samples, str]:
     if rawmode == "LA;16B":
         return _decode_grey_alpha(image), DEEP
     if _SIXTEEN.fullmatch(rawmode):
-        return _keyed(_decode_colours(image, path), image), DEEP
+        return _keyed(_decode_colours(image, source), image), DEEP
     note = "16 bits per channel cut to the upper 8" if ";16" in rawmode else ""
     return _decode_bytes(image), note or _SAID.get(image.mode, "")
 
@@ -94,10 +103,10 @@ def _decode_grey_alpha(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
     return _join(quads[..., 0::2], quads[..., 1::2])
 
 
-def _decode_colours(image: ImageFile.ImageFile, path: Path) -> NDArray[np.uint16]:
+def _decode_colours(image: ImageFile.ImageFile, source: Source) -> NDArray[np.uint16]:
     """(h, w, 3 or 4); decoded twice, because Pillow keeps only the byte it takes for the upper."""
     rawmode = _rawmode(image)
-    with _open(path) as twin:
+    with _open(source) as twin:
         _set_rawmode(twin, rawmode[:-1] + _OTHER_END[rawmode[-1]])
         lower = np.array(twin)
     return _join(np.array(image), lower)

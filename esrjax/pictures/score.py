@@ -13,6 +13,7 @@ from esrjax.pictures.files import Pixels
 from esrjax.pictures.metrics import Incomparable, Output, psnr, ssim
 from esrjax.pictures.sets import Pair
 from esrjax.pictures.specs import Spec
+from esrjax.pictures.upscale import to_8_bits
 
 Upscale = Callable[[Pixels], Output]  # (h, w, 3) -> (scale·h, scale·w, 3)
 Progress = Callable[[Sequence[Pair]], Iterable[Pair]]  # passes the pairs on, and may show a bar
@@ -56,9 +57,15 @@ class Scores:
         return {"spec": self.spec, "mean": asdict(self.mean), "images": images}
 
 
-def seen(net: Any, spec: Spec) -> Upscale:
-    """What a spec sees of a model: its pictures, or the floats that it rounds to make them."""
-    return net.upscaler() if spec.floats and hasattr(net, "upscaler") else net
+def seen(net: Any, spec: Spec, **strategy: Any) -> Upscale:
+    """What a spec sees of a model: its pictures, or the floats that it rounds to make them.
+
+    strategy: how a model is run, as its `upscaler` takes it.
+    """
+    if not hasattr(net, "upscaler"):
+        return net
+    floats = net.upscaler(**strategy)
+    return floats if spec.floats else to_8_bits(floats)
 
 
 def score(upscale: Upscale, pairs: Sequence[Pair], spec: Spec, progress: Progress = iter) -> Scores:

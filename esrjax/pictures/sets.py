@@ -1,21 +1,22 @@
-"""Folders of (LR, HR) pairs."""
+"""Sets of (LR, HR) pairs: folders, TFDS datasets, parts of them."""
 
 import difflib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from esrjax.errors import UserError
-from esrjax.pictures.files import Pixels, inside, read
-from esrjax.pictures.resize import crop, downscale
+from esrjax.pictures import records
+from esrjax.pictures.files import inside
+from esrjax.pictures.pairs import Pair
 
 _LAYOUTS = "a set is HR/ beside LR_bicubic_X4/, or NAME_HR/ beside NAME_LR/, or HR pictures alone"
 _HR = re.compile(r"(?:.*_)?HR")
 _LR = re.compile(r"(?:.*_)?LR(?:_bicubic)?(?:_X\d+)?")
 _ROOTS = (("ESRJAX_DATA", ""), ("ESRJAX_REFERENCE", "data"))  # environment variable, folder in it
 _PART = re.compile(r"(?P<set>.+)\[(?:(?P<from>\d*):(?P<to>\d*)|(?P<percent>\d+(?:\.\d+)?)%)\]")
+_THOUSAND = re.compile(r"\d{4,}")  # LSDIR's HR/0001000/0000001.png
 _SHOWN = 5  # names in an error, before "and N more"
 
 
@@ -29,37 +30,6 @@ class UnclearSet(UserError):
 
 class UnpairedPictures(UserError):
     """HR pictures without their LR, or the reverse."""
-
-
-class PairMismatch(UserError):
-    """An LR and an HR picture whose sizes do not go together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """An HR picture and its LR; where `lr` is None it is made from the HR."""
-
-    name: str
-    hr: Path
-    lr: Path | None = None
-    scale: int = 4
-
-    def load(self) -> tuple[Pixels, Pixels]:
-        """(h, w, 3) LR and (scale·h, scale·w, 3) HR, cropped at its bottom and right."""
-        hr = crop(read(self.hr).pixels, self.scale)
-        lr = downscale(hr, self.scale) if self.lr is None else read(self.lr).pixels
-        if hr.shape[:2] != tuple(self.scale * side for side in lr.shape[:2]) or not hr.size:
-            raise self._mismatch(lr, hr)
-        return lr, hr
-
-    def _mismatch(self, lr: Pixels, hr: Pixels) -> PairMismatch:
-        small, large = (f"{pixels.shape[0]}x{pixels.shape[1]}" for pixels in (lr, hr))
-        return PairMismatch(
-            f"the LR picture is {small}, the cropped HR picture {large} (height x width)",
-            place=f"'{self.hr}'" + (f" and '{self.lr}'" if self.lr else ""),
-            rule=f"the HR sides, cropped to multiples of {self.scale}, are {self.scale} x the LR's",
-            remedy="make the LR picture again, or name the scale it was made for",
-        )
 
 
 def pairs(folder: str | Path, scale: int = 4) -> tuple[Pair, ...]:
@@ -77,28 +47,54 @@ def pairs(folder: str | Path, scale: int = 4) -> tuple[Pair, ...]:
     )
 
 
-def select(name: str, scale: int = 4) -> tuple[Pair, ...]:
-    """The pairs of a set by name or folder, or of a part of it.
+def select(name: str | Path, scale: int = 4) -> tuple[Pair, ...]:
+    """The pairs of a set by name or folder, of a TFDS dataset, or of a part of either.
 
-    `LSDIR[:10000]` are the first ten thousand by name, `LSDIR[20%]` every fifth.
+    `LSDIR[:10000]` are the first ten thousand by name, `LSDIR[20%]` every fifth;
+    `tfds:div2k/bicubic_x4:validation` is a split of a dataset.
     """
-    said = None if Path(name).exists() else _PART.fullmatch(name)
+    said = None if Path(name).exists() else _PART.fullmatch(str(name))
     if said is None:
-        return pairs(locate(name), scale)
-    whole = pairs(locate(said["set"]), scale)
+        return _whole(str(name), scale)
+    whole = _whole(said["set"], scale)
     if said["percent"]:
         share = min(1.0, float(said["percent"]) / 100)
         chosen = [whole[int(i / share)] for i in range(round(share * len(whole)))]
     else:
         chosen = whole[int(said["from"] or 0) : int(said["to"] or len(whole))]
     if not chosen:
-        raise _not_a_set(Path(name), f"of its {len(whole)} pictures none is in this part")
+        raise _not_a_set(name, f"of its {len(whole)} pictures none is in this part")
     return tuple(chosen)
+
+
+def require(name: str | Path) -> None:
+    """Raise where there is no set of that name, whatever is in it."""
+    said = None if Path(name).exists() else _PART.fullmatch(str(name))
+    whole = said["set"] if said else str(name)
+    if whole.startswith(records.PREFIX):
+        records.entries(whole, _roots())
+    else:
+        locate(whole)
+
+
+def title(name: str | Path) -> str:
+    """What a set is called in results: its folder's name, or the name of its dataset or part."""
+    try:
+        return locate(name).absolute().name
+    except SetNotFound:
+        return str(name)
+
+
+def _whole(name: str, scale: int) -> tuple[Pair, ...]:
+    if not name.startswith(records.PREFIX):
+        return pairs(locate(name), scale)
+    found = records.entries(name, _roots())
+    return tuple(Pair(name=each.name, hr=each.hr, lr=each.lr, scale=scale) for each in found)
 
 
 def locate(name: str | Path) -> Path:
     """A path as it is, else a set of that name in $ESRJAX_DATA, else in $ESRJAX_REFERENCE/data."""
-    roots = [Path(os.environ[key]) / inner for key, inner in _ROOTS if os.environ.get(key)]
+    roots = _roots()
     for path in (Path(name), *(root / name for root in roots)):
         if path.exists():
             return path
@@ -110,6 +106,10 @@ def locate(name: str | Path) -> Path:
         rule="a set is a path, or a folder of $ESRJAX_DATA or of $ESRJAX_REFERENCE/data",
         remedy=_suggestion(str(name), names) or "give a path, or set ESRJAX_DATA",
     )
+
+
+def _roots() -> list[Path]:
+    return [Path(os.environ[key]) / inner for key, inner in _ROOTS if os.environ.get(key)]
 
 
 def _sides(folder: Path, scale: int) -> tuple[Path, Path | None]:
@@ -132,9 +132,10 @@ def _sides(folder: Path, scale: int) -> tuple[Path, Path | None]:
 
 
 def _lr_beside(hr_folder: Path, scale: int) -> Path | None:
-    """The LR folder that goes with `HR` or `NAME_HR`; the second spelling is DIV2K's own."""
+    """The LR folder that goes with `HR` or `NAME_HR`; the second is DIV2K's, `X4` LSDIR's."""
     stem = hr_folder.name.removesuffix("HR")
-    spellings = (f"{stem}LR_bicubic_X{scale}", f"{stem}LR_bicubic/X{scale}", f"{stem}LR")
+    spellings = [f"{stem}LR_bicubic_X{scale}", f"{stem}LR_bicubic/X{scale}", f"{stem}LR"]
+    spellings += [] if stem else [f"X{scale}"]  # LSDIR's HR/ and X4/
     found = [path for s in spellings if (path := hr_folder.parent / s).is_dir()]
     if len(found) > 1:
         raise _unclear(hr_folder, f"beside it lie {_some(found)}")
@@ -142,11 +143,19 @@ def _lr_beside(hr_folder: Path, scale: int) -> Path | None:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures by name; of LSDIR, those of its folders of a thousand."""
     found: dict[str, Path] = {}
-    for path in inside(folder):
-        if path.stem in found:
-            raise _unclear(folder, f"it holds {found[path.stem].name} and {path.name}")
-        found[path.stem] = path
+    for inner in [
+        folder,
+        *(child for child in _folders(folder) if _THOUSAND.fullmatch(child.name)),
+    ]:
+        for path in inside(inner):
+            if path.stem in found:
+                twice = " and ".join(
+                    str(each.relative_to(folder)) for each in (found[path.stem], path)
+                )
+                raise _unclear(folder, f"it holds {twice}")
+            found[path.stem] = path
     return found
 
 
@@ -180,7 +189,7 @@ def _suggestion(name: str, names: Sequence[str]) -> str | None:
     return f"did you mean '{lowered[near[0]]}'?" if near else None
 
 
-def _not_a_set(folder: Path, reason: str) -> SetNotFound:
+def _not_a_set(folder: str | Path, reason: str) -> SetNotFound:
     remedy = "name a folder of pictures, or one that holds an HR folder"
     return SetNotFound(f"'{folder}' is not a set: {reason}", rule=_LAYOUTS, remedy=remedy)
 

@@ -1,22 +1,28 @@
 """Sets of pictures -> batches of patches; a batch is a function of seed and step alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
 
 import grain
 import numpy as np
+from absl import flags
 from numpy.typing import NDArray
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.sets import Pair, select
+from esrjax.training.draws import Bits, Draws
 from esrjax.training.recipe import Data
+from esrjax.training.shelf import GIB, Shelf
 
 Bytes = NDArray[np.uint8]
+
+_BEYOND = (
+    10**6
+)  # Grain's workers give back their shared memory if they are stopped, not if they end
 
 
 class Batch(TypedDict):
@@ -26,98 +32,113 @@ class Batch(TypedDict):
     hr: Bytes
 
 
+class Patches(Batch):
+    """A batch that is yet to be flipped. upended, mirrored: (n,), which patches, and how."""
+
+    upended: Bits
+    mirrored: Bits
+
+
 class NoPatches(UserError):
     """Pictures from which the patches of a stage cannot be cut."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batches:
-    """The batches of one stage, by step.
+    """The batches of one stage, by step. pictures: (LR, HR) of every training picture."""
 
-    pictures: (LR, HR) of every training picture, set after set. counts: how many each set has.
-    seed: of the stage.
-    """
-
-    data: Data
+    draws: Draws
     pictures: Sequence[tuple[Pixels, Pixels]]
-    counts: Sequence[int]
-    scale: int
-    seed: int
-
-    @cached_property
-    def _order(self) -> Any:
-        """Which picture each patch comes from: every one once, shuffled, then again.
-
-        Sets with shares are each gone through so, and drawn from by their shares.
-        """
-        shares = list(self.data.shares.values())
-        if None in shares:
-            return self._shuffled(0, len(self.pictures))
-        ends = list(accumulate(self.counts))
-        starts = [end - count for end, count in zip(ends, self.counts, strict=True)]
-        each = [self._shuffled(*span) for span in zip(starts, ends, strict=True)]
-        return grain.MapDataset.mix(each, [share or 0.0 for share in shares])
-
-    def _shuffled(self, start: int, end: int) -> Any:
-        return grain.MapDataset.range(start, end).shuffle(seed=self.seed).repeat()
 
     def batch(self, step: int) -> Batch:
         """The batch of that step, whatever came before."""
-        draw = np.random.default_rng((self.seed, step))
-        shapes = self.data.shapes_at(step)
-        shape = shapes[draw.integers(len(shapes))]
-        first = step * self.data.batch
-        patches = [
-            self._patch(self.pictures[self._order[first + i]], shape, draw)
-            for i in range(self.data.batch)
-        ]
-        return Batch(lr=np.stack([lr for lr, _ in patches]), hr=np.stack([hr for _, hr in patches]))
+        patches = self.patches(step)
+        flips = patches["upended"], patches["mirrored"]
+        return Batch(lr=_flipped(patches["lr"], *flips), hr=_flipped(patches["hr"], *flips))
 
-    def since(self, step: int, steps: int, threads: int = 2) -> Iterator[Batch]:
-        """The batches from `step` to `steps`, made ahead of their use."""
-        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-        return iter(grain.MapDataset.range(step, steps).map(self.batch).to_iter_dataset(ahead))
-
-    def _patch(
-        self, picture: tuple[Pixels, Pixels], shape: tuple[int, int], draw: np.random.Generator
-    ) -> tuple[Bytes, Bytes]:
-        """A random crop of LR and HR alike, flipped and turned as the stage says."""
-        hflip, vflip, turn = (
-            name in self.data.augment and bool(draw.integers(2))
-            for name in ("hflip", "vflip", "rot90")
+    def patches(self, step: int) -> Patches:
+        """The same before it is flipped, which is left to the device."""
+        draw = self.draws.at(step)
+        places = zip(draw.picture, draw.top, draw.left, draw.turned, strict=True)
+        cut = [self._cut(int(index), draw.shape, *place) for index, *place in places]
+        return Patches(
+            lr=np.stack([lr for lr, _ in cut]),
+            hr=np.stack([hr for _, hr in cut]),
+            upended=draw.upended,
+            mirrored=draw.mirrored,
         )
-        h, w = (side // self.scale for side in (shape[::-1] if turn else shape))
-        lr, hr = picture
-        top, left = (draw.integers(1 + have - want) for have, want in zip(lr.shape, (h, w)))  # noqa: B905
-        s = self.scale
+
+    def since(self, step: int, steps: int, threads: int = 2) -> Generator[Patches]:
+        """The patches from `step` to `steps`, made ahead of their use."""
+        workers, end = self.draws.data.workers, steps + (_BEYOND if self.draws.data.workers else 0)
+        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        source: Any = grain.MapDataset.range(step, end).map(self.patches).to_iter_dataset(ahead)
+        iterator = iter(_by_workers(source, workers) if workers else source)
+        try:
+            yield from islice(iterator, steps - step)
+        finally:
+            iterator.close()
+
+    def _cut(
+        self, index: int, shape: tuple[int, int], top: int, left: int, turned: bool
+    ) -> tuple[Bytes, Bytes]:
+        """One patch of LR and HR alike, its axes exchanged where it is to be turned."""
+        h, w = shape[::-1] if turned else shape
+        lr, hr = self.pictures[index]
+        s = self.draws.scale
         small = lr[top : top + h, left : left + w]
         large = hr[s * top : s * (top + h), s * left : s * (left + w)]
-        return _turned(small, hflip, vflip, turn), _turned(large, hflip, vflip, turn)
+        return (small.swapaxes(0, 1), large.swapaxes(0, 1)) if turned else (small, large)
 
 
-def _turned(patch: Bytes, hflip: bool, vflip: bool, turn: bool) -> Bytes:
-    patch = patch[:, ::-1] if hflip else patch
-    patch = patch[::-1] if vflip else patch
-    return np.rot90(patch) if turn else patch
+def _by_workers(source: Any, workers: int) -> Any:
+    """The same, made by other processes."""
+    flags.FLAGS.mark_as_parsed()  # Grain's own, which no absl program has read
+    ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    return source.mp_prefetch(ahead)
 
 
-def open_batches(data: Data, scale: int, seed: int) -> Batches:
-    """The batches of a stage, its sets read into memory; what cannot be cut is an error."""
+def _flipped(patches: Bytes, upended: Bits, mirrored: Bits) -> Bytes:
+    patches = np.where(upended[:, None, None, None], patches[:, ::-1], patches)
+    return np.where(mirrored[:, None, None, None], patches[:, :, ::-1], patches)
+
+
+def open_batches(data: Data, scale: int, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:
+    """The batches of a stage, or a share of each; what cannot be cut is an error.
+
+    Sets that fit into `data.memory` are read now, others while they are used.
+    """
     _require_divisible(data, scale)
-    side = max(max(shape) for shape in data.shapes)
+    side = max(max(shape) for shape in data.shapes) // scale
     found = [find(name, scale) for name in data.shares]
-    loaded = [[(pair, pair.load()) for pair in pairs] for pairs in found]
-    small = [pair for pairs in loaded for pair, (_, hr) in pairs if min(hr.shape[:2]) < side]
-    kept = [[pictures for pair, pictures in pairs if pair not in small] for pairs in loaded]
+    sides = {pair: pair.sides() for pairs in found for pair in pairs}
+    small = [pair for pairs in found for pair in pairs if min(sides[pair]) < side]
+    left_out = set(small)
+    kept = [[pair for pair in pairs if pair not in left_out] for pairs in found]
     if small and (data.small == "refuse" or not all(kept)):
-        raise _too_small(small, [pair for pairs in found for pair in pairs], side)
-    return Batches(
+        raise _too_small(small, [pair for pairs in found for pair in pairs], side * scale)
+    chosen = [pair for pairs in kept for pair in pairs]
+    draws = Draws(
         data=data,
-        pictures=[pictures for each in kept for pictures in each],
+        sides=np.array([sides[pair] for pair in chosen], np.int32),
         counts=[len(each) for each in kept],
         scale=scale,
         seed=seed,
+        share=share,
     )
+    return Batches(draws=draws, pictures=_shelved(chosen, draws))
+
+
+def _shelved(pairs: Sequence[Pair], draws: Draws) -> Shelf:
+    """The pictures, read if they all fit and if it is this process that cuts them."""
+    data = draws.data
+    shelf = Shelf(pairs, data.memory, readers=max(1, data.workers))
+    pixels = int(np.prod(draws.sides.astype(np.int64), axis=1).sum()) * (1 + draws.scale**2)
+    if 3 * pixels <= data.memory * GIB and not data.workers:
+        ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+        for _ in grain.MapDataset.range(len(pairs)).map(shelf.__getitem__).to_iter_dataset(ahead):
+            pass
+    return shelf
 
 
 def find(name: str | Path, scale: int) -> tuple[Pair, ...]:

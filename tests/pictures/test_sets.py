@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from esrjax.pictures.files import read, write
+from esrjax.pictures.pairs import Pair, PairMismatch
 from esrjax.pictures.resize import crop, downscale
 from esrjax.pictures.sets import (
-    Pair,
-    PairMismatch,
     SetNotFound,
     UnclearSet,
     UnpairedPictures,
@@ -66,6 +65,18 @@ def test_the_lr_of_another_scale_is_another_set(tmp_path: Path) -> None:
     assert pairs(tmp_path, 3)[0].lr is None
 
 
+def test_lsdir_lies_in_folders_of_a_thousand(tmp_path: Path) -> None:
+    for thousand, name in (("0001000", "0000007"), ("0002000", "0001001")):
+        draw(tmp_path / f"HR/{thousand}/{name}.png", 16, 12)
+        draw(tmp_path / f"X4/{thousand}/{name}x4.png", 4, 3)
+    found = pairs(tmp_path)
+    assert [pair.name for pair in found] == ["0000007", "0001001"]
+    assert all(pair.lr is not None and pair.load()[0].shape == (4, 3, 3) for pair in found)
+    draw(tmp_path / "HR/0003000/0000007.png", 16, 12)
+    with pytest.raises(UnclearSet, match=r"0001000/0000007\.png and 0003000/0000007\.png"):
+        pairs(tmp_path)
+
+
 def test_loading_reads_the_lr_file_and_crops_the_hr(tmp_path: Path) -> None:
     hr, lr = draw(tmp_path / "HR/a.png", 18, 15), draw(tmp_path / "LR_bicubic_X4/ax4.png", 4, 3)
     loaded = pairs(tmp_path)[0].load()
@@ -83,6 +94,15 @@ def test_sizes_that_do_not_go_together_are_named(tmp_path: Path) -> None:
         "  rule:   the HR sides, cropped to multiples of 4, are 4 x the LR's\n"
         "  remedy: make the LR picture again, or name the scale it was made for"
     )
+
+
+@pytest.mark.parametrize("hr", ["", "HR"])
+def test_sizes_are_known_from_the_header(tmp_path: Path, hr: str) -> None:
+    path = draw(tmp_path / hr / "a.png", 19, 14)
+    (pair,) = pairs(tmp_path)
+    assert pair.sides() == (4, 3) == pair.load()[0].shape[:2]
+    path.write_bytes(path.read_bytes()[:60])
+    assert pair.sides() == (4, 3)
 
 
 def test_an_hr_picture_smaller_than_the_scale_is_named(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ class Data:
     of the shapes is drawn for every batch. later: the curriculum, other shapes from a step on.
     augment: each is applied or not, at random; all three together are the eight-fold turns and
     flips. small: what becomes of pictures that are smaller than the largest patch.
+    feed: who cuts the patches, the host, or the device, which then holds all pictures. workers:
+    processes of the host that do it, 0 for threads of the training itself. memory: GiB of pictures
+    that the host keeps decoded; those beyond are read whenever they are drawn.
     """
 
     sets: Sets
@@ -42,12 +45,17 @@ class Data:
     batch: Annotated[int, Field(gt=0)]
     augment: tuple[Augment, ...] = ()
     small: Literal["refuse", "skip"] = "refuse"
+    feed: Literal["host", "device"] = "host"
+    workers: Annotated[int, Field(ge=0)] = 0
+    memory: Positive = 4.0
 
     @model_validator(mode="after")
     def _grows(self) -> "Data":
         starts = [phase.at for phase in self.later]
         if starts != sorted(set(starts)):
             raise ValueError("later: `at` must grow from one phase to the next")
+        if self.feed == "device" and self.workers:
+            raise ValueError('workers belong to feed = "host"')
         return self
 
     @property

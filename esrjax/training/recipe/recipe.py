@@ -125,9 +125,14 @@ class Recipe:
         return unrolled
 
     @property
+    def essence(self) -> "Recipe":
+        """What moves the weights: without what may change from one start of a run to the next."""
+        return replace(self, stage=tuple(stage.essence for stage in self.stage))
+
+    @property
     def sha256(self) -> str:
-        """Of all that the recipe says, whatever the spelling."""
-        return hashlib.sha256(to_json(self).encode()).hexdigest()
+        """Of all that moves the weights, whatever the spelling."""
+        return hashlib.sha256(to_json(self.essence).encode()).hexdigest()
 
     @property
     def steps(self) -> int:

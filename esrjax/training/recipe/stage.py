@@ -1,7 +1,7 @@
 """One training from start to end, as data."""
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -80,7 +80,9 @@ class Stage:
     start: from fresh weights, from what the stage before has left, or from a file or another stage
     (`Start`; a bare word is a file). fresh: globs of what the start lacks and is left as
     initialised. network: sizes from this stage on. prune: how a wider start becomes narrower.
-    form: "deploy" merges the branches first and trains the thin network.
+    form: "deploy" merges the branches first and trains the thin network. fused: the branches are
+    trained, but pictures go through the layers that they fuse to: the same loss and gradient with
+    the work of the thin network.
     freeze: globs of weights that do not move. ema: decay of the moving average that is kept instead
     of the last weights. keep: the last weights, or those that validated best.
     precision: of the network's arithmetic; weights and losses stay float32. accumulate: parts in
@@ -102,6 +104,7 @@ class Stage:
     network: Mapping[str, Any] = field(default_factory=dict[str, Any])
     prune: Prune | None = None
     form: Literal["train", "deploy"] = "train"
+    fused: bool = False
     teacher: Teacher | None = None
     lora: LoRA | None = None
     freeze: Globs = ()
@@ -148,6 +151,12 @@ class Stage:
         if isinstance(self.start, Start) or self.start in ("new", "previous"):
             return self.start  # pyright: ignore[reportReturnType] # one of the two words
         return Start(file=self.start)
+
+    @property
+    def essence(self) -> "Stage":
+        """Without what only says how fast its batches come and how often it is saved."""
+        data = replace(self.data, feed="host", workers=0, memory=4.0)
+        return replace(self, data=data, save_every=5000)
 
     @property
     def files(self) -> tuple[str, ...]:
