@@ -43,6 +43,6 @@ def evaluate(
     """
     from esrjax.pictures import score, sets, specs
 
-    pairs = sets.pairs(sets.locate(data), getattr(net, "scale", 4))
+    pairs = sets.select(data, getattr(net, "scale", 4))
     said = specs.named(spec)
     return score.score(score.seen(net, said), pairs, said)

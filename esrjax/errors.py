@@ -1,5 +1,7 @@
 """What a user can get wrong, and what they are told."""
 
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake that the user can mend; the command line prints it without a traceback.
@@ -14,3 +16,13 @@ class UserError(Exception):
         if place is not None:
             lines.insert(1, f"  place:  {place}")
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors also come from processes that load pictures."""
+        return _again, (type(self), self.problem, self.rule, self.remedy, self.place)
+
+
+def _again(
+    kind: type[UserError], problem: str, rule: str, remedy: str, place: str | None
+) -> UserError:
+    return kind(problem, rule=rule, remedy=remedy, place=place)

@@ -141,11 +141,12 @@ def test_an_ensemble_has_no_network_to_check(mistake, crumbs):
 # --- checkpoints -------------------------------------------------------------------------------
 
 
-def test_a_method_without_weights(mistake, tmp_path, picture):
+def test_a_method_without_weights(mistake, monkeypatch, tmp_path, picture):
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))  # where none were brought to
     told = mistake("upscale", picture, "--method", "span", "-o", tmp_path / "big.png")
     assert told["problem"] == "span ships no weights"
     assert told["rule"].startswith("published for it: ntire2026 (")
-    assert told["remedy"] == "give a file with --checkpoint"
+    assert told["remedy"].startswith("get them with `esrjax weights get span`, or give a file")
 
 
 def test_every_tensor_that_does_not_fit_is_named(mistake, crumbs, tmp_path):
@@ -501,6 +502,107 @@ def test_a_report_that_cannot_be_put_there(mistake, table, tmp_path):
     assert told["place"] == str(table)
 
 
+# --- strategies and fusion ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["", "100,", "wide", "100:much", "100,100:2", "16x16"])
+def test_windows_that_say_nothing(mistake, crumbs, picture, tmp_path, given):
+    words = ["upscale", picture, "--method", "crumb", "-o", tmp_path / "big.png"]
+    told = mistake(*words, "--windows", given)
+    assert told["problem"] == f"--windows is {given!r}"
+    assert told["remedy"] == "write for instance --windows 100,200,300:1.2"
+
+
+@pytest.mark.parametrize("given", ["11", "20,-20", "20:0", "20:-1", "20:nan"])
+def test_windows_that_a_method_cannot_be_run_in(mistake, crumbs, picture, tmp_path, given):
+    words = ["upscale", picture, "--method", "crumb", "-o", tmp_path / "big.png"]
+    told = mistake(*words, "--windows", given)
+    assert told["problem"].startswith("windows of ")
+    assert told["rule"].startswith("crumb takes windows of at least 12 pixels a side")
+
+
+def test_results_of_more_than_one_pass(mistake, crumbs, tmp_path):
+    words = ["eval", "crumb", "--data", tmp_path, "-o", tmp_path / "results"]
+    for option in (["--self-ensemble"], ["--windows", "100"]):
+        assert mistake(*words, *option)["problem"] == f"{option[0]} is given with -o"
+
+
+@pytest.fixture
+def fusible(tmp_path):
+    """Three folders: `b` holds a picture of another size, `c` one that the others lack."""
+    for folder, names in (("a", "xy"), ("b", "xy"), ("c", "xyz")):
+        for name in names:
+            size = (8, 9) if (folder, name) == ("b", "y") else (8, 8)
+            write(tmp_path / folder / f"{name}.png", np.zeros((*size, 3), np.uint8))
+    return [tmp_path / folder for folder in "abc"]
+
+
+def test_folders_that_cannot_be_fused(mistake, fusible, tmp_path):
+    a, b, c = fusible
+    out = ("-o", tmp_path / "out")
+    assert mistake("fuse", a, c, *out)["problem"] == f"'{a}' lacks z"
+    assert mistake("fuse", a, *out)["problem"] == "there is one picture or folder"
+    told = mistake("fuse", a, b, "-o", tmp_path / "out.png")
+    assert told["problem"] == f"'{tmp_path / 'out.png'}' is the name of a picture"
+    assert "there is nothing at" in mistake("fuse", a, tmp_path / "none", *out)["problem"]
+
+
+def test_pictures_of_two_sizes_are_found_before_any_is_fused(mistake, fusible, tmp_path):
+    a, b, _ = fusible
+    told = mistake("fuse", a, b, "-o", tmp_path / "out")
+    assert told["problem"] == "the pictures are 8x8, 8x9 (height x width)"
+    assert told["place"] == f"{a / 'y.png'}, {b / 'y.png'}"
+
+
+@pytest.mark.parametrize(
+    ("weights", "problem"),
+    [
+        ("1", "the weights are 1, of 2 pictures or folders"),
+        ("1,-1", "the weights are 1, -1, of 2 pictures or folders"),
+        ("0,0", "the weights are 0, 0, of 2 pictures or folders"),
+        ("1,inf", "the weights are 1, inf, of 2 pictures or folders"),
+        ("half,half", "--weights is 'half,half'"),
+    ],
+)
+def test_weights_that_fuse_nothing(mistake, fusible, tmp_path, weights, problem):
+    words = ["fuse", *fusible[:2], "-o", tmp_path / "out"]
+    assert mistake(*words, "--weights", weights)["problem"] == problem
+    told = mistake(*words, "--weights", weights, "--adaptive")
+    assert told["problem"] == "both --weights and --adaptive are given"
+
+
+def test_an_ensemble_is_compared_with_what_is_stored(mistake, crumbs, tmp_path):
+    for words in ([], ["--torch", "twin.py:Twin"], ["--golden", "a.npz", "-o", "a.json"]):
+        told = mistake("parity", "crumbs", *words)
+        assert told["problem"] == "'crumbs' is an ensemble, and not compared by --golden alone"
+
+
+# --- selections --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", ["clip", "clip:", "colours", "vgg:a.onnx"])
+def test_features_that_there_are_not(mistake, fusible, tmp_path, said):
+    words = ["data", "select", fusible[0], "--like", fusible[1], "--count", 1]
+    told = mistake(*words, "-o", tmp_path / "new", "--features", said)
+    assert told["problem"] == f"--features is {said!r}"
+
+
+def test_a_selection_that_cannot_be_made(mistake, fusible, tmp_path):
+    words = ["data", "select", fusible[0], "--like", fusible[1], "--count"]
+    told = mistake(*words, 3, "-o", tmp_path / "new")
+    assert told["problem"] == "3 pictures are asked for, of 2"
+    assert mistake(*words, 1, "-o", tmp_path)["problem"] == f"'{tmp_path}' already exists"
+    told = mistake(*words, 1, "-o", fusible[0] / "x.png/new")
+    assert told["problem"].startswith(f"'{fusible[0] / 'x.png/new'}' cannot be written: ")
+
+
+def test_an_encoder_without_the_extra(mistake, fusible, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    words = ["data", "select", fusible[0], "--like", fusible[1], "--count", 1]
+    told = mistake(*words, "-o", tmp_path / "new", "--features", "clip:a.onnx")
+    assert told["remedy"] == 'pip install "esrjax[clip]"'
+
+
 # --- metrics and submissions -------------------------------------------------------------------
 
 
@@ -582,3 +684,50 @@ def test_an_exported_file_that_is_none(mistake, crumbs, picture, tmp_path):
     told = mistake(*words)
     assert told["problem"].startswith("cannot run this as an exported network")
     assert told["place"] == str(file)
+
+
+# --- sets of pictures --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sets_here(tmp_path, monkeypatch):
+    """A folder of sets, with one set of one picture."""
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+    write(tmp_path / "Photos/a.png", np.zeros((64, 64, 3), np.uint8))
+    return tmp_path
+
+
+def test_a_dataset_that_cannot_be_packed(mistake, sets_here, monkeypatch):
+    told = mistake("data", "pack", "Photos", "--name", "Photos")
+    assert told["problem"] == "the dataset cannot be written: it is there already"
+    told = mistake("data", "pack", "Photos", "--name", "4k")
+    assert told["remedy"] == "choose another --name"
+    told = mistake("data", "pack", "Photos", "--name", "mine", "--side", 482)
+    assert told["problem"] == "sub-images of 482 pixels every 240 cannot be cut"
+    told = mistake("data", "pack", "Photo", "--name", "mine")
+    assert told["remedy"] == "did you mean 'Photos'?"
+    (sets_here / "Photos/a.png").write_bytes(b"none")
+    assert "cannot be read" in mistake("data", "pack", "Photos", "--name", "mine")["problem"]
+    monkeypatch.delenv("ESRJAX_DATA")
+    told = mistake("data", "pack", sets_here / "Photos", "--name", "mine")
+    assert told["problem"] == "there is no place for the dataset"
+
+
+def test_a_dataset_that_is_not_there(mistake, sets_here):
+    for words in (
+        ["data", "verify", "tfds:mine"],
+        ["data", "verify", "Photos", "--against", "tfds:mine"],
+        ["eval", "span", "--data", "tfds:mine"],
+        ["train", "quick", "-o", sets_here / "run", "--set", "stage.0.data.sets=['tfds:mine']"],
+    ):
+        told = mistake(*words)
+        assert told["problem"] == "there is no dataset 'mine'"
+        assert "esrjax data pack DIR --name NAME" in told["remedy"]
+
+
+def test_workers_that_would_have_nothing_to_do(mistake, tmp_path):
+    changes = ["stage.0.data.feed=device", "stage.0.data.workers=2"]
+    words = ["train", "quick", "-o", tmp_path / "run"]
+    told = mistake(*words, *(word for change in changes for word in ("--set", change)))
+    assert 'workers belong to feed = "host"' in told["problem"]

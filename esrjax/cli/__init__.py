@@ -1,12 +1,15 @@
 """The command `esrjax VERB`: from words to one call, and from its answer to the screen."""
 
 import sys
+from collections.abc import Callable
 
 import typer
 
 from esrjax.cli import (
     contest,
+    data,
     export,
+    fusion,
     methods,
     metrics,
     parity,
@@ -28,7 +31,9 @@ app = typer.Typer(
 )
 ROOMS = (
     training,
+    data,
     pictures,
+    fusion,
     metrics,
     methods,
     weights,
@@ -44,12 +49,18 @@ for room in ROOMS:
 
 def main() -> None:
     """Run the command line; a user's mistake is printed without a traceback, exit code 2."""
+    sys.exit(told(app))
+
+
+def told(run: Callable[[], None]) -> int:
+    """The exit code of `run`; a user's mistake is printed."""
     try:
-        app()
+        run()
     except UserError as error:
-        sys.exit(_say(f"esrjax: {error}", 2))
+        return _say(f"esrjax: {error}", 2)
     except KeyboardInterrupt:
-        sys.exit(_say("esrjax: interrupted", 130))
+        return _say("esrjax: interrupted", 130)
+    return 0
 
 
 def _say(text: str, code: int) -> int:

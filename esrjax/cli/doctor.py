@@ -16,7 +16,7 @@ EXTRAS = {
     "export": "onnxruntime",
     "demo": "scikit-image",
     "log": "tensorboardX",
-    "clip": "open_clip_torch",
+    "clip": "onnxruntime",
     "dev": "chex",
 }
 

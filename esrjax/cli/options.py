@@ -53,6 +53,17 @@ WithoutFloors = Annotated[
 Harnessed = Annotated[
     bool, typer.Option("--harness", help="Of our results, score the runtime that --harness took.")
 ]
+SelfEnsemble = Annotated[
+    bool, typer.Option("--self-ensemble", help="Mean over the eight flips and turns.")
+]
+Windows = Annotated[
+    str | None,
+    typer.Option(
+        "--windows",
+        help="Mean over cuts into windows of these sides, LR pixels.",
+        metavar="SIDE[:WEIGHT],...",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Body = Annotated[
     Literal["auto", "reference", "kernel"],
@@ -78,9 +89,25 @@ def _pair(text: str) -> tuple[str, Any]:
             remedy="write for instance --size channels=48",
         )
     try:
-        return key, ast.literal_eval(value)
+        return key, ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
     except (ValueError, SyntaxError):
         return key, value
+
+
+def windows(given: str | None) -> dict[int, float]:
+    """`"100,300:1.2" -> {100: 1.0, 300: 1.2}`."""
+    pairs = [text.strip().partition(":") for text in given.split(",")] if given is not None else []
+    try:
+        found = {int(side): float(weight) if colon else 1.0 for side, colon, weight in pairs}
+    except ValueError:
+        found = {}
+    if len(found) == len(pairs):
+        return found
+    raise BadOption(
+        f"--windows is {given!r}",
+        rule="it lists sides of windows in LR pixels, each once, with a weight where it is not 1",
+        remedy="write for instance --windows 100,200,300:1.2",
+    )
 
 
 def by_name(given: list[str] | None, names: list[str]) -> dict[str, Path]:

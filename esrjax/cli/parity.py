@@ -8,7 +8,18 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from esrjax.cli.options import BadOption, Body, Json, Name, Size, print_json, sizes
+from esrjax.cli import ensembles
+from esrjax.cli.options import (
+    BadOption,
+    Body,
+    Checkpoints,
+    Json,
+    Name,
+    Size,
+    by_name,
+    print_json,
+    sizes,
+)
 
 LR = 1e-3  # of the steps that are compared
 
@@ -40,18 +51,15 @@ def parity(
     ] = None,
     torch: Annotated[
         str | None,
-        typer.Option(help="A PyTorch network, run beside ours.", metavar="FILE.py:CLASS"),
+        typer.Option(
+            help="A PyTorch network, run beside ours, with drawn weights where none are given.",
+            metavar="FILE.py:CLASS",
+        ),
     ] = None,
     torch_args: Annotated[
         str, typer.Option(help="What the class is built with.", metavar="JSON")
     ] = "{}",
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .pth, a .safetensors or a run directory, for both sides.",
-            show_default="shipped weights; with --torch, drawn ones",
-        ),
-    ] = None,
+    checkpoint: Checkpoints = None,
     size: Size = None,
     data: Annotated[
         str | None, typer.Option(help="With --torch, also a set: its name or folder.")
@@ -72,10 +80,15 @@ def parity(
     from esrjax.bridge.parity import Question
     from esrjax.bridge.parity import parity as compare
 
+    files = by_name(checkpoint, [name])
+    if ensembles.is_ensemble(name):
+        alone = None if torch or data or certificate else golden
+        found = ensembles.parity(name, files, sizes(size), alone, body)
+        raise typer.Exit(not _printed(found, as_json).passed)
     asked = Question(
         method=name,
         sizes=sizes(size),
-        checkpoint=_path(checkpoint),
+        checkpoint=_path(files.get(name)),
         golden=_path(golden),
         torch=torch,
         torch_args=_arguments(torch_args),
@@ -84,12 +97,9 @@ def parity(
         body=body,
     )
     if certificate is not None:
-        paper.require_place(certificate, checkpoint)
+        paper.require_place(certificate, files.get(name))
     answer = compare(asked, _rules() if torch else ())
-    if as_json:
-        print_json(answer.outcome.as_dict())
-    else:
-        _show(answer.outcome)
+    _printed(answer.outcome, as_json)
     if certificate is not None:
         paper.write(certificate, paper.certify(asked, answer))
     raise typer.Exit(not answer.outcome.passed)
@@ -170,6 +180,11 @@ def _no_arguments(text: str, why: str) -> BadOption:
 
 
 # --- what it prints ----------------------------------------------------------------------------
+
+
+def _printed(outcome: Any, as_json: bool) -> Any:
+    print_json(outcome.as_dict()) if as_json else _show(outcome)
+    return outcome
 
 
 def _show(outcome: Any) -> None:

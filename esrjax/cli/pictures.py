@@ -12,10 +12,13 @@ from esrjax.cli.options import (
     Engine,
     Json,
     Names,
+    SelfEnsemble,
     Size,
+    Windows,
     by_name,
     print_json,
     sizes,
+    windows,
 )
 
 
@@ -38,17 +41,19 @@ def upscale(
     size: Size = None,
     engine: Engine = None,
     tile: Annotated[int, typer.Option(help="Largest tile side, LR pixels.", min=8)] = 256,
-    self_ensemble: Annotated[
-        bool, typer.Option("--self-ensemble", help="Mean over the eight flips and turns.")
-    ] = False,
+    self_ensemble: SelfEnsemble = False,
+    windows_given: Windows = None,
 ) -> None:
     """Make pictures four times larger."""
     from esrjax.cli.tables import progress
     from esrjax.pictures import jobs
 
+    strategy: Any = {"self_ensemble": self_ensemble, "windows": windows(windows_given)}
     model = _runnable(method, by_name(checkpoint, [method]), sizes(size), engine)
-    found = jobs.plan(inputs, output, model.scale, tile, turned=self_ensemble)
-    upscaler_of = jobs.memory(lambda canvas: model.upscaler(canvas, self_ensemble=self_ensemble))
+    model.upscaler(**strategy)  # refuses what it cannot do before anything is read
+    turned = self_ensemble or bool(windows_given)
+    found = jobs.plan(inputs, output, model.scale, tile, turned=turned)
+    upscaler_of = jobs.memory(lambda canvas: model.upscaler(canvas, **strategy))
     for job in progress(found, f"{model.name} x{model.scale}"):
         for note in jobs.run(job, upscaler_of(job.canvas)):
             typer.echo(f"{job.source.name}: {note}", err=True)
@@ -96,6 +101,8 @@ def evaluate(
         bool, typer.Option("--alone", help="With -o: do not time the baseline in turn with it.")
     ] = False,
     rules: Annotated[str, typer.Option(help="Shipped rules, or a TOML file.")] = "ntire2026",
+    self_ensemble: SelfEnsemble = False,
+    windows_given: Windows = None,
     body: Body = "auto",
     as_json: Json = False,
 ) -> None:
@@ -110,21 +117,27 @@ def evaluate(
 
     if (harness or alone) and output is None:
         raise _pointless("--harness" if harness else "--alone")
+    strategy: Any = {"self_ensemble": self_ensemble, "windows": windows(windows_given)}
+    if output is not None and any(strategy.values()):
+        raise _untimed("--self-ensemble" if self_ensemble else "--windows")
     chosen, files = specs.named(spec), by_name(checkpoint, names)
-    folder, said = sets.locate(data), contest_rules.load(rules)
+    sets.require(data)
+    said = contest_rules.load(rules)
     models = [open_model(name, files, sizes(size)) for name in names]
+    upscalers = [score.seen(model, chosen, **strategy) for model in models]
     single = [] if output is None else contest.require_recordable(models, output)
-    pairs = {model.scale: sets.pairs(folder, model.scale) for model in models}
+    pairs = {model.scale: sets.select(data, model.scale) for model in models}
     beside = None if alone else contest.companion(said)
     paths: tuple[Path, ...] = ()
     with ops.body(body):
         # before all other work, which would warm the device up
         runs = {m.name: _harness(m, pairs[m.scale], said) for m in single if harness}
         scored = [
-            score.score(score.seen(m, chosen), pairs[m.scale], chosen, _bar(m.name)) for m in models
+            score.score(run, pairs[m.scale], chosen, _bar(m.name))
+            for m, run in zip(models, upscalers, strict=True)
         ]
         if output is not None:
-            name = folder.absolute().name
+            name = sets.title(data)
             paths = contest.record_all(single, scored, name, output, baseline=beside, harness=runs)
     for path in paths:
         typer.echo(path, err=True)
@@ -154,6 +167,14 @@ def _pointless(option: str) -> BadOption:
         f"{option} is given without -o",
         rule=f"{option} says how runtimes are measured for the results that -o writes",
         remedy=f"name a folder for the results with -o, or leave {option} out",
+    )
+
+
+def _untimed(option: str) -> BadOption:
+    return BadOption(
+        f"{option} is given with -o",
+        rule="-o writes what the contest ranks: one pass of a network over each picture, timed",
+        remedy=f"leave {option} out, or leave -o out and read the scores",
     )
 
 

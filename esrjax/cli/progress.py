@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+@contextmanager
+def download_bar() -> Generator[Callable[[int, int | None], None]]:
+    """A bar of bytes, gone when done; what it gives is told bytes so far, and of how many."""
+    columns = (BarColumn(20), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("download", total=None)
+        yield lambda done, whole: bar.update(task, completed=done, total=whole)
 
 
 class TrainingBar:
@@ -39,9 +57,10 @@ class TrainingBar:
 
 
 def text(report: Any, psnr: float | None) -> str:
-    """`quick  loss 0.0312  26.91 dB  7.9 steps/s  126 images/s  2 % data wait`."""
+    """`quick  loss 0.0312  26.91 dB  7.9 steps/s  126 images/s  2 % data wait, compute-bound`."""
     quality = "" if psnr is None else f"{psnr:.2f} dB  "
     return (
         f"{report.stage}  loss {report.loss:.4f}  {quality}{report.steps_per_s:.1f} steps/s  "
-        f"{report.images_per_s:.0f} images/s  {100 * report.waiting:.0f} % data wait"
+        f"{report.images_per_s:.0f} images/s  "
+        f"{100 * report.waiting:.0f} % data wait, {report.limit}-bound"
     )

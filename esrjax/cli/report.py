@@ -78,7 +78,7 @@ def _comparisons(
     names = [text.partition("=")[0] for text in files]
     _require_apart([name for name, _ in folders] + names)
     checkpoints = by_name(files, names)
-    pairs = comparison.spread(sets.pairs(sets.locate(data)), limit)
+    pairs = comparison.spread(sets.select(data), limit)
     sources = comparison.stored(dict(folders), pairs)
     models = {name: open_method(name, checkpoints[name]) for name in names}
     sources |= {name: comparison.upscaled(model) for name, model in models.items()}

@@ -75,7 +75,7 @@ def submit(
 def _sets(given: dict[str, str], scale: int) -> Any:
     from esrjax.pictures import sets
 
-    return {split: sets.pairs(sets.locate(name), scale) for split, name in given.items()}
+    return {split: sets.select(name, scale) for split, name in given.items()}
 
 
 def _recipe(name: str, given: Path | None, folder: Path) -> Recipe | None:

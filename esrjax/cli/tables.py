@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from esrjax.cli import ensembles
+
 Item = TypeVar("Item")
 _PIPED = 1000  # characters a line, where no terminal says how wide it is
 
@@ -78,25 +80,19 @@ def _facts(method: Any) -> dict[str, dict[str, Any]]:
         "paper": {"source": method.paper, "license": method.license}
     }
     if not hasattr(method, "network"):
-        return {**facts, "members": {key: _how(how) for key, how in method.members.items()}}
+        return {**facts, **ensembles.facts(method)}
     weights = {
-        key: f"{w.form} form, sha256 {w.sha256}" + (f", {w.url}" if w.url else "")
+        key: ("" if w.url else "no address, ") + f"{w.form} form, sha256 {w.sha256}"
         for key, w in method.weights.items()
     }
     return {
         **facts,
         "sizes": method.sizes(),
         "reported": dict(method.reported),
-        "published weights": weights,
+        "published weights (`esrjax weights get`)": weights,
         "not counted by the organisers": dict(method.uncounted),
         "counted though not needed": dict(method.counted),
     }
-
-
-def _how(member: Any) -> str:
-    """How an ensemble runs one of its members."""
-    runs = "mean over the eight flips and turns" if member.self_ensemble else "one pass"
-    return f"{runs}, weight {member.weight:g}"
 
 
 def show_verdicts(name: str, outcome: Sequence[Any], sizes: Mapping[str, Any]) -> None:
@@ -135,6 +131,8 @@ def show_parity(outcome: Any) -> None:
         for case in outcome.cases
     ]
     show_table(rows, list(rows[0]))
+    for case in (case for case in outcome.cases if case.changed_as_is is not None):
+        say(f"{case.case}: a tie; LR moved by one rounding ({case.changed_as_is:,} without)")
     if outcome.unchecked:
         say(f"not compared: {', '.join(outcome.unchecked)}")
     verdict = "[green]equal[/green]" if outcome.passed else "[red]not equal[/red]"

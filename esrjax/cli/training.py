@@ -1,11 +1,13 @@
 """Verbs about training: demo, train, plan."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from esrjax.cli.options import BadOption, Json, print_json
+from esrjax.cli.runs import Run
+from esrjax.cli.watch import watched
 
 Set = Annotated[
     list[str] | None,
@@ -14,6 +16,14 @@ Set = Annotated[
 Config = Annotated[
     str, typer.Argument(help="A recipe that esrjax ships, or a .toml file.", metavar="CONFIG")
 ]
+Distributed = Annotated[
+    bool, typer.Option("--distributed", help="One process of several, as the cluster says.")
+]
+Coordinator = Annotated[
+    str | None, typer.Option(help="Where the first of several listens.", metavar="HOST:PORT")
+]
+Processes = Annotated[int | None, typer.Option(help="How many there are.", min=1)]
+Process = Annotated[int | None, typer.Option(help="Which this is, from 0.", min=0)]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,23 +51,33 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Metrics also for TensorBoard.")
+    ] = False,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
 ) -> None:
     """Train a method as a recipe says."""
-    from esrjax.cli.progress import TrainingBar
-    from esrjax.training import folder, loop
-    from esrjax.training import recipe as recipes
-
     if output is None:
         raise _needs("-o", "the folder of the run")
-    held = folder.read(output) if resume and config is None else None
-    if held is None and config is None:
+    if config is None and resume and (output / "recipe.json").is_file():
+        config = str(output / "recipe.json")
+    if config is None:
         raise _needs("CONFIG", "a recipe")
-    said = held or recipes.load(str(config), changes or ())
-    loop.require(said)
-    said = loop.counted(said)
-    with TrainingBar(said.steps) as bar:
-        left = loop.carry_out(said, output, resume=resume, tell=bar.tell)
-    typer.echo(f"{output}: {', '.join(file.name for file in left)}")
+    run = Run(
+        config=config,
+        changes=tuple(changes or ()),
+        output=output,
+        resume=resume,
+        tensorboard=tensorboard,
+    )
+    place = {"coordinator": coordinator, "processes": processes, "process": process}
+    if distributed or _all_said(place):
+        watched(lambda: run.among(place), output)
+    else:
+        run.alone()
 
 
 def plan(
@@ -91,6 +111,26 @@ def plan(
         print_json(as_data(said, rules))
     else:
         show_plan(said, rules, leaves=leaves)
+
+
+def _all_said(place: dict[str, Any]) -> bool:
+    """Whether this process is told its place among others; half a place is a mistake."""
+    missing = [f"--{name}" for name, value in place.items() if value is None]
+    if 0 < len(missing) < len(place):
+        raise BadOption(
+            f"{' and '.join(missing)} missing",
+            rule="a process among others is told where the first listens, how many there are and "
+            "which it is",
+            remedy="write for instance: --coordinator node1:1234 --processes 2 --process 0, or "
+            "--distributed where SLURM or Kubernetes knows",
+        )
+    if not missing and place["process"] >= place["processes"]:
+        raise BadOption(
+            f"--process {place['process']} of {place['processes']}",
+            rule="processes are counted from 0",
+            remedy=f"say one from 0 to {place['processes'] - 1}",
+        )
+    return not missing
 
 
 def _needs(what: str, means: str) -> BadOption:

@@ -19,10 +19,10 @@ class CheckpointFailed(UserError):
 
 
 class Checkpoints:
-    """The checkpoints of a run, by its step over all stages."""
+    """The checkpoints of a run, by its step over all stages; every process has a part in each."""
 
     def __init__(self, folder: Path):
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is raised, in words
         self.folder = folder.absolute() / "checkpoints"
         try:
             self._manager = ocp.CheckpointManager(
@@ -47,6 +47,8 @@ class Checkpoints:
                     state=ocp.args.StandardSave(_named(state)), facts=ocp.args.JsonSave(facts)
                 ),
             )
+        except jax.errors.JaxRuntimeError:
+            raise  # of another process, not of the disk
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failed(f"the checkpoint of step {step} cannot be written", error) from error
 
@@ -74,11 +76,11 @@ class Checkpoints:
         said = str(error).strip().split("\n")[0][:300]
         return CheckpointFailed(
             f"{problem}: {said}",
-            rule="the folder must be writable and have room",
+            rule="the folder must be writable and have room"
+            + (", and all processes must live" if jax.process_count() > 1 else ""),
             place=str(self.folder),
-            remedy="there is no whole checkpoint yet; make room and start again"
-            if last is None
-            else f"the last whole checkpoint is of step {last}; make room and use --resume",
+            remedy="make room and use --resume: "
+            + (f"the last whole checkpoint is of step {last}" if last else "there is none yet"),
         )
 
 

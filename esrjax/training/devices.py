@@ -10,10 +10,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from esrjax.errors import UserError
 from esrjax.training import state as states
 from esrjax.training.state import Step
 
 _AXIS = "data"
+
+
+class UnevenBatch(UserError):
+    """A batch that the processes cannot share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +30,24 @@ class Devices:
 
     @classmethod
     def dividing(cls, pictures: int, parallel: Literal["jit", "pmap"] = "jit") -> Devices:
-        """As many devices as there are that divide so many pictures."""
-        devices = jax.devices()[: math.gcd(pictures, jax.device_count())]
-        return cls(mesh=Mesh(np.asarray(devices), (_AXIS,)), parallel=parallel)
+        """As many devices as divide so many pictures, of every process the same number."""
+        processes = jax.process_count()
+        _require_even(pictures, processes, parallel)
+        each = math.gcd(pictures // processes, jax.local_device_count())
+        devices = [jax.local_devices(process)[:each] for process in range(processes)]
+        return cls(mesh=Mesh(np.concatenate(devices), (_AXIS,)), parallel=parallel)
 
     def everywhere(self, tree: Any) -> Any:
         """The same arrays on every device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def spread(self, batch: Any) -> Any:
-        """Arrays cut along their first axis, a piece for each device."""
-        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(_AXIS)))
+        """Arrays cut along their first axis, a piece for each device.
+
+        Each process has rows of its own, which follow those of the process before.
+        """
+        cut = NamedSharding(self.mesh, PartitionSpec(_AXIS))
+        return jax.tree.map(lambda own: jax.make_array_from_process_local_data(cut, own), batch)
 
     def compiled(self, objective: Any, optimiser: Any) -> Step:
         """The training step on these devices; the state it is given is used up."""
@@ -55,3 +67,25 @@ class Devices:
             return mapped(state, taught, *pieces)
 
         return run
+
+
+def here(tree: Any) -> Any:
+    """Arrays that are the same everywhere, on the first device of this process alone."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def _require_even(pictures: int, processes: int, parallel: str) -> None:
+    if processes > 1 and parallel == "pmap":
+        raise UnevenBatch(
+            f"pmap does not go with {processes} processes",
+            rule="pmap spreads a batch over the devices of one process",
+            place="parallel",
+            remedy='say parallel = "jit"',
+        )
+    if pictures % processes:
+        raise UnevenBatch(
+            f"{pictures} pictures cannot be shared by {processes} processes",
+            rule="data.batch / accumulate is a multiple of the number of processes",
+            place="data.batch",
+            remedy="change data.batch, or start another number of processes",
+        )

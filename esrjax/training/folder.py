@@ -11,6 +11,7 @@ from typing import Any
 
 from esrjax.errors import UserError
 from esrjax.training import recipe as recipes
+from esrjax.training.cluster import leads, together
 from esrjax.training.recipe import Recipe
 
 
@@ -32,26 +33,32 @@ class UnwritableRun(UserError):
 
 @dataclass(frozen=True)
 class Folder:
-    """Where a run keeps what it writes."""
+    """Where a run keeps what it writes; of several processes the first alone writes."""
 
     path: Path
 
     @classmethod
     def open(cls, path: Path, recipe: Recipe, *, resume: bool) -> Folder:
-        """A new folder with the resolved recipe in it, or, to resume, one that has the same."""
+        """A new folder with the resolved recipe in it, or, to resume, one that has the same.
+
+        What moves no weights may have changed since.
+        """
         folder, held = cls(path), read(path)
         if held is not None and not resume:
             raise _exists(path)
         if held is None and resume:
             raise _no_run(path)
-        if held is not None and held != recipe:
-            raise _other(path, held, recipe)
-        if held is None:
+        if held is not None and held.essence != recipe.essence:
+            raise _other(path, held.essence, recipe.essence)
+        together("the folder")  # nothing is written before all have looked
+        if held != recipe:
             folder._write("recipe.json", recipes.to_json(recipe))
         return folder
 
     def note(self, **metrics: Any) -> None:
         """Append one line to `metrics.jsonl`."""
+        if not leads():
+            return
         try:
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
@@ -67,6 +74,8 @@ class Folder:
 
     def _write(self, name: str, text: str) -> None:
         """All or nothing."""
+        if not leads():
+            return
         beside = self.path / f".{name}.partial"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -110,7 +119,8 @@ def _other(path: Path, held: Recipe, recipe: Recipe) -> OtherRecipe:
     changed = list(_differences(_plain(held), _plain(recipe)))
     return OtherRecipe(
         f"the run is of another recipe: {'; '.join(changed[:5])}",
-        rule="a run goes on with the very recipe it began with",
+        rule="a run goes on with the recipe it began with; only save_every and data.workers, "
+        "memory and feed may change",
         place=str(path / "recipe.json"),
         remedy="leave the recipe out and only say --resume -o, or choose another folder",
     )
@@ -137,5 +147,5 @@ def _unwritable(path: Path, error: OSError) -> UnwritableRun:
         f"cannot write into the folder of the run: {error.strerror}",
         rule="the folder must exist or be creatable, be writable and have room",
         place=str(path),
-        remedy="make room, or choose another folder with -o",
+        remedy="make room and go on with --resume, or choose another folder with -o",
     )

@@ -29,7 +29,16 @@ class Diverged(UserError):
     """The loss or its gradient is no longer a number."""
 
 
+class Stopped(Exception):
+    """A training that was told to stop and has saved its state after `step` steps."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
 Tell = Callable[[Report], None]
+Stop = Callable[[int], bool]  # whether to stop after so many steps
 
 
 def run(
@@ -43,8 +52,13 @@ def run(
     return carry_out(counted(recipe), folder, resume=resume, tell=tell)
 
 
-def carry_out(recipe: Recipe, folder: Path, *, resume: bool, tell: Tell) -> tuple[Path, ...]:
-    """The same of a recipe that is known to work and counts in steps."""
+def carry_out(
+    recipe: Recipe, folder: Path, *, resume: bool, tell: Tell, stop: Stop = lambda _: False
+) -> tuple[Path, ...]:
+    """The same of a recipe that is known to work and counts in steps.
+
+    stop: asked after every step; `Stopped` once it says so.
+    """
     place, outcomes = Folder.open(folder, recipe, resume=resume), Outcomes(folder, recipe)
     checkpoints = Checkpoints(folder)
     place.forget_after(checkpoints.latest() or 0)
@@ -52,7 +66,8 @@ def carry_out(recipe: Recipe, folder: Path, *, resume: bool, tell: Tell) -> tupl
     for each in runs:
         if not outcomes.has(each):
             left = _left(outcomes, runs, each.index)
-            outcomes.save(each, fit(Work.prepare(recipe, each, left), checkpoints, place, tell))
+            work = Work.prepare(recipe, each, left)
+            outcomes.save(each, fit(work, checkpoints, place, tell, stop))
     checkpoints.close()
     return outcomes.publish(outcomes.load(runs[-1]))
 
@@ -90,7 +105,7 @@ def _counted(stage: Stage, scale: int) -> Stage:
     return replace(stage, steps=steps, epochs=None)
 
 
-def fit(work: Work, checkpoints: Checkpoints, place: Folder, tell: Tell) -> Held:
+def fit(work: Work, checkpoints: Checkpoints, place: Folder, tell: Tell, stop: Stop) -> Held:
     """Run one stage, from the last checkpoint if that lies within it; the network it leaves."""
     state, done = _resumed(work, checkpoints)
     meter = Meter()
@@ -106,9 +121,12 @@ def fit(work: Work, checkpoints: Checkpoints, place: Folder, tell: Tell) -> Held
             place.note(**vars(report))
             tell(report)
             meter.reset()
-        if work.saves(done) or work.ended(state, done):
+        stopped = stop(work.first + done)
+        if stopped or work.saves(done) or work.ended(state, done):
             _require_finite(state, work, checkpoints)
             checkpoints.save(work.first + done, state, {"stage": work.run.name})
+        if stopped:
+            raise Stopped(work.first + done)
     return work.left(state)
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import numpy as np
 
 Batch = tuple[jax.Array, jax.Array]
+_IDLE = 0.1  # share of the time; less than that is the first batch, and hand-over
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Where a training stands. step: over all stages. waiting: share of the time without data."""
+    """Where a training stands. step: over all stages. waiting: share of the time without data.
+
+    limit: what the speed hangs on, the reading of pictures or the arithmetic.
+    """
 
     stage: str
     step: int
@@ -24,6 +29,7 @@ class Report:
     steps_per_s: float
     images_per_s: float
     waiting: float
+    limit: Literal["data", "compute"]
     psnr: float | None = None
     ssim: float | None = None
 
@@ -35,6 +41,11 @@ class Pace:
     loss: float
     steps_per_s: float
     waiting: float
+
+    @property
+    def limit(self) -> Literal["data", "compute"]:
+        """What the speed hangs on; devices that have to do are not kept waiting."""
+        return "data" if self.waiting > _IDLE else "compute"
 
 
 class Meter:
@@ -49,11 +60,16 @@ class Meter:
         self.waited, self.since = 0.0, time.perf_counter()
 
     def waits(self, source: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass on what `source` gives, and note how long it took."""
+        """Pass on what `source` gives, and note how long the devices had nothing else to do.
+
+        Steps run on while the next batch is awaited; only if the last one is done by then, the
+        wait counts, and counts whole.
+        """
         while True:
             asked = time.perf_counter()
             batch = next(source, None)
-            self.waited += time.perf_counter() - asked
+            idle = not self.losses or self.losses[-1].is_ready()  # pyright: ignore[reportAttributeAccessIssue]
+            self.waited += (time.perf_counter() - asked) * idle
             if batch is None:
                 return
             yield batch

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from esrjax.network.reparam import deploy
 from esrjax.network.resampling import resize_bicubic
 from esrjax.training import distillation
 from esrjax.training.losses import TERMS
@@ -65,7 +66,7 @@ class Objective:
         stage, teacher = self.stage, self.teacher
         dtype = jax.tree.leaves(params)[0].dtype
         frozen, rest = fixed
-        net = nnx.merge(self.graph, self._used(params["network"]), self._used(frozen), rest)
+        net = self._computing(nnx.merge(self.graph, params["network"], frozen, rest))
         x = self._used(lr.astype(dtype) / (255 / self.data_range))
         parts = [*stage.heads, *(stage.teacher.taps if stage.teacher else ())]
         sr, outputs = look(net, x, parts)
@@ -82,6 +83,11 @@ class Objective:
             pairs = list(zip(ours, features, strict=True))
             scene = replace(scene, taught=theirs, pairs=pairs)
         return scene, nnx.state(net, nnx.Not(nnx.Param))
+
+    def _computing(self, net: nnx.Module) -> nnx.Module:
+        """The network that the pictures go through, a function of the weights that are trained."""
+        graph, weights, rest = nnx.split(deploy(net) if self.stage.fused else net, nnx.Param, ...)
+        return nnx.merge(graph, self._used(weights), rest)
 
     def _used(self, weights: Any) -> Any:
         """Floats in the precision that the network computes in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +15,17 @@ from esrjax.network import archive
 from esrjax.network.naming import Naming
 from esrjax.network.weights import load, tensors
 from esrjax.recognition import template
+from esrjax.training.cluster import leads, together
 from esrjax.training.origin import Held
 from esrjax.training.recipe import Recipe, Run
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The files of a run's finished stages, `stages/03-fine-tuning.safetensors`."""
+    """The files of a run's finished stages, `stages/03-fine-tuning.safetensors`.
+
+    Of several processes the first writes them, and the others wait.
+    """
 
     folder: Path
     recipe: Recipe
@@ -32,7 +36,7 @@ class Outcomes:
 
     def save(self, run: Run, held: Held) -> None:
         """Write what the stage has left, adapters apart from the kernels that they move."""
-        _write(self._file(run), held, f"stage {run.name} of recipe {self.recipe.sha256}")
+        _write({self._file(run): held}, f"stage {run.name} of recipe {self.recipe.sha256}")
 
     def load(self, run: Run) -> Held:
         """What the stage has left."""
@@ -51,10 +55,9 @@ class Outcomes:
         """Write the weights of the whole training, in each form that they have."""
         plain = held.merged()
         forms: dict[Form, Held] = {plain.form: plain, "deploy": plain.deployed()}
-        for form, each in forms.items():
-            note = f"recipe {self.recipe.sha256}"
-            _write(self.folder / f"{form}.safetensors", each, note)
-        return tuple(self.folder / f"{form}.safetensors" for form in forms)
+        files = {self.folder / f"{form}.safetensors": each for form, each in forms.items()}
+        _write(files, f"recipe {self.recipe.sha256}")
+        return tuple(files)
 
     def _file(self, run: Run) -> Path:
         slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
@@ -67,8 +70,22 @@ def named(runs: Sequence[Run], before: int, name: str | None) -> Run:
     return earlier[-1]
 
 
-def _write(path: Path, held: Held, note: str) -> None:
+def _write(files: Mapping[Path, Held], note: str) -> None:
+    if leads():
+        for path, held in files.items():
+            _write_one(path, held, note)
+    together(note)
+
+
+def _write_one(path: Path, held: Held, note: str) -> None:
     method = registry.plain(held.method)
     said = archive.describe(held.method, method, held.form, held.sizes, note=note)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    archive.write_safetensors(path, tensors(held.net, Naming(method.torch_names)), said)
+    try:
+        archive.write_safetensors(path, tensors(held.net, Naming(method.torch_names)), said)
+    except archive.UnwritableCheckpoint as error:
+        raise archive.UnwritableCheckpoint(
+            error.problem,
+            rule=error.rule,
+            place=error.place,
+            remedy="make room and go on with --resume: the last checkpoint has all that is in it",
+        ) from error

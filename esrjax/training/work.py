@@ -12,9 +12,9 @@ from flax import nnx
 
 from esrjax import registry
 from esrjax.method import Method
-from esrjax.training import batches, distillation, optim, origin
+from esrjax.training import cluster, distillation, feeds, optim, origin
 from esrjax.training import state as states
-from esrjax.training.devices import Devices
+from esrjax.training.devices import Devices, here
 from esrjax.training.meter import Pace, Report
 from esrjax.training.objective import Objective
 from esrjax.training.origin import Held, Left
@@ -92,9 +92,9 @@ class Work:
     def batches(self, done: int) -> Iterator[tuple[jax.Array, jax.Array]]:
         """LR and HR of every step after `done`, spread over the devices by pictures."""
         seed = (self.recipe.seed + 7919 * self.run.index) % 2**31  # no stages share their patches
-        source = batches.open_batches(self.stage.data, self.method.scale, seed)
-        for batch in source.since(done, self.steps):
-            yield self.devices.spread((batch["lr"], batch["hr"]))
+        share = jax.process_index(), jax.process_count()
+        feed = feeds.open_feed(self.stage.data, self.method.scale, seed, self.devices, share)
+        return feed.since(done, self.steps)
 
     def advance(self, state: State, lr: jax.Array, hr: jax.Array) -> tuple[State, jax.Array]:
         """One step, without a word between the host and its devices."""
@@ -124,7 +124,7 @@ class Work:
         """Where the training stands, with the quality of the kept weights where it is asked for."""
         quality = None
         if self.validator is not None and self.validates(done):
-            quality = self.validator(states.network(self.graph, state))
+            quality = self.validator(states.network(self.graph, here(state)))
         return Report(
             stage=self.run.name,
             step=self.first + done,
@@ -134,13 +134,14 @@ class Work:
             steps_per_s=pace.steps_per_s,
             images_per_s=pace.steps_per_s * self.stage.data.batch,
             waiting=pace.waiting,
-            psnr=quality and quality.psnr,
+            limit=pace.limit,
+            psnr=quality and cluster.agreed(quality.psnr),
             ssim=quality and quality.ssim,
         )
 
     def left(self, state: State) -> Held:
         """The network that the stage leaves."""
-        net = states.network(self.graph, state, best=self.stage.keep == "best")
+        net = states.network(self.graph, here(state), best=self.stage.keep == "best")
         return replace(self.held, net=net)
 
 

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
-
-from esrjax.pictures import files
+from runs import drawn
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +19,7 @@ def _as_optax_promotes() -> Iterator[None]:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of four smooth HR pictures of different sizes."""
-    folder = tmp_path / "pictures"
-    draw = np.random.default_rng(0)
-    for index, (h, w) in enumerate([(48, 64), (56, 48), (64, 64), (48, 48)]):
-        coarse = draw.integers(0, 256, (h // 8, w // 8, 3))
-        files.write(folder / f"{index}.png", coarse.repeat(8, 0).repeat(8, 1).astype(np.uint8))
-    return folder
+    return drawn(tmp_path / "pictures")
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from esrjax.training import batches
+from esrjax.pictures.files import UnreadablePicture
+from esrjax.pictures.sets import Pair
+from esrjax.training import batches, feeds
+from esrjax.training.devices import Devices
 from esrjax.training.recipe import Data
 
 
@@ -29,10 +32,79 @@ def test_a_batch_does_not_depend_on_what_came_before(pictures):
         np.testing.assert_array_equal(ours["hr"], theirs["hr"])
 
 
+@pytest.mark.parametrize("patches", [((16, 16),), ((16, 24), (24, 16))])
+def test_host_device_and_workers_give_the_same_bits(pictures, patches):
+    """Whoever cuts, whoever flips: the batches of two devices, of two processes, and of NumPy."""
+    said = {"patches": patches, "augment": ("hflip", "vflip", "rot90"), "batch": 6}
+    expected = opened(pictures, **said)
+    kinds = [{}, {"feed": "device"}] + [{"workers": 2, "memory": 1e-6}] * (len(patches) == 1)
+    for kind in kinds:
+        data = Data(sets=(str(pictures),), **said, **kind)
+        feed = feeds.open_feed(data, 4, 1, Devices.dividing(6))
+        steps = list(feed.since(3, 8))
+        assert len(steps) == 5 and len(steps[0][0].sharding.device_set) == 2
+        for step, (lr, hr) in enumerate(steps, start=3):
+            batch = expected.batch(step)
+            np.testing.assert_array_equal(lr, batch["lr"])
+            np.testing.assert_array_equal(hr, batch["hr"])
+
+
+def test_all_eight_turns_and_flips_come(pictures):
+    source = opened(pictures, augment=("hflip", "vflip", "rot90"), batch=64)
+    draw = source.draws.at(0)
+    moves = set(zip(*(bits.tolist() for bits in (draw.turned, draw.upended, draw.mirrored))))  # noqa: B905
+    assert len(moves) == 8
+
+
+@pytest.mark.parametrize("of", [2, 3])
+def test_shares_of_a_batch_are_the_batch(pictures, of):
+    said = {"augment": ("hflip", "rot90"), "batch": 6}
+    whole = opened(pictures, **said).batch(5)
+    data = Data(sets=(str(pictures),), patches=((16, 16), (16, 24)), **said)
+    shares = [batches.open_batches(data, 4, 1, share=(i, of)).batch(5) for i in range(of)]
+    for side in ("lr", "hr"):
+        np.testing.assert_array_equal(np.concatenate([s[side] for s in shares]), whole[side])
+
+
+def test_what_does_not_fit_into_memory_is_read_when_it_is_drawn(pictures, monkeypatch):
+    read = []
+    load = Pair.load
+    monkeypatch.setattr(Pair, "load", lambda pair: read.append(pair.name) or load(pair))
+    one = 3 * (48 * 64) * 17 / 16 / 2**30  # of the four pictures, the first
+    whole, part = opened(pictures, batch=4), len(read)
+    assert part == 4
+    source = opened(pictures, batch=4, memory=1.5 * one)
+    assert len(read) == part  # their headers alone
+    for step in range(5):
+        for side, value in source.batch(step).items():
+            np.testing.assert_array_equal(value, whole.batch(step)[side])
+    assert part + 4 < len(read) < part + 20
+
+
+def test_a_broken_picture_is_named_by_whoever_reads_it(pictures):
+    (pictures / "2.png").write_bytes((pictures / "2.png").read_bytes()[:200])
+    for kind in ({"workers": 1}, {"memory": 1e-6}):
+        data = Data(sets=(str(pictures),), patches=((16, 16),), batch=8, **kind)
+        with pytest.raises(UnreadablePicture, match=r"2\.png' cannot be read"):
+            list(batches.open_batches(data, 4, 1).since(0, 3))
+
+
+def test_pictures_that_a_device_cannot_hold_are_refused(pictures, monkeypatch):
+    monkeypatch.setattr(feeds.jax, "local_devices", lambda: [Small()])
+    data = Data(sets=(str(pictures),), patches=((16, 16),), batch=2, feed="device")
+    with pytest.raises(feeds.TooLarge, match=r"a device has 0\.0 left"):
+        feeds.open_feed(data, 4, 1, None)
+
+
+class Small:
+    def memory_stats(self):
+        return {"bytes_limit": 40_000, "bytes_in_use": 10_000}
+
+
 def test_seeds_and_steps_differ(pictures):
     source = opened(pictures)
     assert not np.array_equal(source.batch(0)["hr"][:, :, :16], source.batch(1)["hr"][:, :, :16])
-    other = batches.open_batches(source.data, 4, seed=2)
+    other = batches.open_batches(source.draws.data, 4, seed=2)
     assert any(
         source.batch(k)["hr"].shape != other.batch(k)["hr"].shape
         or not np.array_equal(source.batch(k)["hr"], other.batch(k)["hr"])
@@ -42,7 +114,7 @@ def test_seeds_and_steps_differ(pictures):
 
 def test_every_picture_comes_once_before_any_comes_twice(pictures):
     source = opened(pictures, batch=4, patches=((16, 16),))
-    order = [source._order[i] for i in range(12)]
+    order = [source.draws.order[i] for i in range(12)]
     assert all(sorted(order[i : i + 4]) == [0, 1, 2, 3] for i in (0, 4, 8))
     assert order[:4] != order[4:8] or order[4:8] != order[8:]
 

@@ -1,37 +1,22 @@
 """A training, whole: what it writes, how it goes on, how it stops."""
 
-import hashlib
-import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from runs import hashes, steps_noted, written
 
 from esrjax import registry
 from esrjax.model import open_method
 from esrjax.training import folder as folders
 from esrjax.training import loop
 from esrjax.training import recipe as recipes
-from esrjax.training.checkpoint import CheckpointFailed, Checkpoints
+from esrjax.training.checkpoint import Checkpoints
 from esrjax.training.validation import Validator
 from esrjax.training.work import Work
-
-WEIGHTS = ("train.safetensors", "deploy.safetensors")
-
-
-def hashes(run: Path) -> list[str]:
-    return [hashlib.sha256((run / name).read_bytes()).hexdigest() for name in WEIGHTS]
-
-
-def steps_noted(run: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -52,32 +37,6 @@ def test_a_run_leaves_weights_metrics_recipe_and_learns(tmp_path, said, pictures
     assert model.sizes == {"channels": 4} and model.checkpoint.manifest.form == "deploy"
     assert recipe.sha256 in model.checkpoint.manifest.note
     assert model(np.zeros((9, 7, 3), np.uint8)).shape == (36, 28, 3)
-
-
-def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, recipe, monkeypatch):
-    loop.run(recipe, tmp_path / "whole")
-    assert Checkpoints(tmp_path / "whole").latest() == recipe.steps
-    for at in (5, 12, 17):  # within the first stage, at the border, within the second
-        run = tmp_path / f"stopped{at}"
-        _stop_after(at, recipe, run, monkeypatch)
-        assert not (run / "deploy.safetensors").exists()
-        loop.run(recipe, run, resume=True)
-        assert hashes(run) == hashes(tmp_path / "whole")
-        assert steps_noted(run) == steps_noted(tmp_path / "whole")
-
-
-def _stop_after(at: int, recipe, run: Path, monkeypatch) -> None:
-    """Run until the checkpoint of step `at` is written, then fail."""
-    save = Checkpoints.save
-
-    def save_and_stop(self, step, state, facts):
-        save(self, step, state, facts)
-        if step == at:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        loop.run(recipe, run)
 
 
 def test_a_stage_starts_from_the_average_of_the_one_before(tmp_path, said):
@@ -176,7 +135,7 @@ def test_devices_do_not_change_the_weights(tmp_path, said):
     said["stage"] = said["stage"][:1]
     loop.run(recipes.parse(said), tmp_path / "two")
     one = subprocess.run(
-        [sys.executable, "-m", "esrjax", "train", _written(tmp_path, said), "-o", tmp_path / "one"],
+        [sys.executable, "-m", "esrjax", "train", written(tmp_path, said), "-o", tmp_path / "one"],
         env=os.environ | {"XLA_FLAGS": ""},
         capture_output=True,
         text=True,
@@ -237,81 +196,3 @@ def test_a_missing_set_is_said_with_where_it_was_looked_for(tmp_path, said, monk
     with pytest.raises(Exception, match="did you mean 'DIV2K'") as error:
         loop.run(recipes.parse(said), tmp_path / "run")
     assert str(tmp_path) in str(error.value)
-
-
-def test_a_full_disk_stops_with_the_step_and_the_last_good_checkpoint(
-    tmp_path, recipe, monkeypatch
-):
-    save = Checkpoints.save
-
-    def save_until_full(self, step, state, facts):
-        if step == 10:
-            monkeypatch.setattr(self._manager, "save", _full)
-        save(self, step, state, facts)
-
-    monkeypatch.setattr(Checkpoints, "save", save_until_full)
-    with pytest.raises(CheckpointFailed) as error:
-        loop.run(recipe, tmp_path / "run")
-    text = str(error.value)
-    assert "the checkpoint of step 10 cannot be written" in text and "No space left" in text
-    assert "the last whole checkpoint is of step 5" in text and "--resume" in text
-    monkeypatch.undo()
-    loop.run(recipe, tmp_path / "run", resume=True)
-
-
-def _full(*args, **kwargs):
-    raise OSError(28, "No space left on device")
-
-
-# --- real processes, killed --------------------------------------------------------------------
-
-
-def _written(tmp_path: Path, said) -> str:
-    file = tmp_path / "recipe-given.json"
-    file.write_text(json.dumps(said))
-    return str(file)
-
-
-def _killed_and_resumed(tmp_path: Path, said, draw: random.Random) -> None:
-    """Kill a training at a random moment, again and again, until it ends by itself."""
-    said["stage"][0] |= {"steps": 60, "save_every": 2}
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    command = [sys.executable, "-m", "esrjax", "train"]
-    if not whole.exists():
-        subprocess.run([*command, _written(tmp_path, said), "-o", whole], check=True)
-    started = [*command, _written(tmp_path, said), "-o", run]
-    kills = 0
-    while True:
-        process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if kills < 3 and _wait_for_checkpoint(run, process):
-            time.sleep(draw.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-        _, complaint = process.communicate(timeout=120)
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, complaint.decode()
-        kills += 1
-        started = [*command, "-o", run, "--resume"]
-    assert kills == 3 and hashes(run) == hashes(whole)
-    assert steps_noted(run) == steps_noted(whole)
-
-
-def _wait_for_checkpoint(run: Path, process: subprocess.Popen) -> bool:
-    """Until a new entry, whole or half-written, appears among the checkpoints."""
-    place = run / "checkpoints"
-    before = set(os.listdir(place)) if place.exists() else set()
-    while process.poll() is None:
-        if place.exists() and set(os.listdir(place)) - before:
-            return True
-        time.sleep(0.002)
-    return False
-
-
-def test_killed_three_times_it_ends_bit_identical(tmp_path, said):
-    _killed_and_resumed(tmp_path, said, random.Random(0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(7))
-def test_killed_often_it_ends_bit_identical(tmp_path, said, seed):
-    _killed_and_resumed(tmp_path, said, random.Random(seed))

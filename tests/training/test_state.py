@@ -75,6 +75,15 @@ def replace_in(stage, *, batch, **changes):
     return replace(stage, data=replace(stage.data, batch=batch), **changes)
 
 
+@pytest.mark.parametrize("name", ["span", "emsr"])
+def test_branches_learn_the_same_through_the_layer_they_fuse_to(stage, name):
+    with jax.enable_x64(True):
+        net = cast(registry.plain(name).build(seed=0, channels=4), np.float64)
+        branches, fused = (gradient(net, replace(stage, fused=said)) for said in (False, True))
+    for ours, theirs in zip(fused, branches, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10 * np.abs(theirs).max())
+
+
 def test_jit_and_pmap_move_the_weights_alike(net, stage):
     """Twenty steps on two devices: what pmap averages is what jit's sums give."""
     with jax.enable_x64(True):

@@ -36,6 +36,11 @@ def test_resume_needs_nothing_but_the_folder(esrjax, tmp_path, config):
     before = (run / "deploy.safetensors").read_bytes()
     assert esrjax("train", "-o", run, "--resume").code == 0
     assert (run / "deploy.safetensors").read_bytes() == before
+    told = esrjax("train", "-o", run, "--resume", "--set", "stage.0.optimiser.lr=0.5")
+    assert told.code == 2 and "stage.0.optimiser.lr is 0.001 there and 0.5 here" in told.err
+    told = esrjax("train", "-o", run, "--resume", "--set", "stage.0.save_every=3")
+    assert told.code == 0 and '"save_every": 3' in (run / "recipe.json").read_text()
+    assert (run / "deploy.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(
