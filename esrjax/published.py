@@ -18,6 +18,10 @@ class NoAddress(UserError):
     """Published weights whose plugin gives no address."""
 
 
+class Occupied(UserError):
+    """A place where another file lies."""
+
+
 def folder() -> Path:
     """Where downloaded weights lie: `$ESRJAX_DATA/weights`, else the user's cache."""
     if data := os.environ.get("ESRJAX_DATA"):
@@ -64,6 +68,12 @@ def get(
     target = path(weights, where)
     if target.is_file() and digest(target) == weights.sha256:
         return target
+    if where is not None and target.exists():
+        raise Occupied(
+            f"'{target}' is another file",
+            rule=f"the published one has the sha256 {weights.sha256}",
+            remedy="move it away, or name another folder with -o",
+        )
     return fetch(weights.url, target, weights.sha256, tell)
 
 

@@ -153,3 +153,10 @@ def test_a_key_and_an_address_that_are_not_there(crumb):
     assert "mine" in str(error.value)
     with pytest.raises(published.NoAddress, match="have no address"):
         published.get("crumb", replace(crumb.weights["mine"], url=None))
+
+
+def test_another_file_under_its_name_is_not_replaced(crumb, tmp_path):
+    (tmp_path / "crumb.safetensors").write_bytes(b"mine")
+    with pytest.raises(published.Occupied, match="is another file"):
+        published.get("crumb", crumb.weights["mine"], tmp_path)
+    assert (tmp_path / "crumb.safetensors").read_bytes() == b"mine"

@@ -12,9 +12,9 @@ from esrjax.training import folder
 
 SHIPPED = Path(__file__).parents[1] / "plugins" / "pretrained"
 NOTE = (
-    "trained by esrjax, recipe {sha256}, on T91 (Yang et al., Image super-resolution via sparse "
-    "representation, 2010) and the training part of BSDS500 (Arbeláez et al., 2011), photographs "
-    "that their authors give for research; for research use"
+    "trained by esrjax, recipe {sha256}, on T91 (Yang et al., 2010: no terms stated) and BSD200, "
+    "training pictures of Berkeley's segmentation data set (Martin et al., 2001: for "
+    "non-commercial research and education), without 302003, which is in Set5; for research use"
 )
 
 

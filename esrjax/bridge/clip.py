@@ -32,17 +32,22 @@ def encoder(file: Path) -> Callable[[Pixels], NDArray[np.float32]]:
     the first of that shape.
     """
     runtime.require("onnxruntime", "clip")
-    try:
-        session = runtime.session(str(file))
-    except Exception as error:  # of ONNX Runtime, whose errors have no common class
-        raise _no_encoder(file, " ".join(str(error).split())) from error
+    session = _tried(file, lambda: runtime.session(str(file)))
     (name, side), output = _input(session, file), _output(session, file)
 
     def encode(pixels: Pixels) -> NDArray[np.float32]:
         (vector,) = session.run([output], {name: prepared(pixels, side)})
         return np.asarray(vector, np.float32)[0]
 
+    _tried(file, lambda: encode(np.full((side, side, 3), 128, np.uint8)))
     return encode
+
+
+def _tried(file: Path, act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except Exception as error:  # of ONNX Runtime, whose errors have no common class
+        raise _no_encoder(file, " ".join(str(error).split())) from error
 
 
 def prepared(pixels: Pixels, side: int) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -33,35 +34,45 @@ def watched(body: Callable[[], None], folder: Path) -> None:
     child = os.fork()
     if child == 0:
         os._exit(_run(body, folder))
-    told = False
-
-    def hand_on(number: int, _: FrameType | None) -> None:
-        nonlocal told
-        told = True
-        if number == signal.SIGALRM:
-            os.kill(child, signal.SIGKILL)
-        else:
-            os.kill(child, signal.SIGTERM)
-            signal.alarm(GRACE)
-
-    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-        signal.signal(each, hand_on)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    signal.alarm(0)
+    watcher = _Watcher(child)
+    code = watcher.waited()
     if code < 0:
-        raise _lost(signal.Signals(-code), told, folder)
+        raise _lost(signal.Signals(-code), watcher, folder)
     sys.exit(code)
+
+
+class _Watcher:
+    """Hands the word to stop on to the child, and enforces it when `GRACE` is over."""
+
+    def __init__(self, child: int):
+        self._child, self.told, self.late = child, False, False
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+            signal.signal(each, self._hear)
+
+    def waited(self) -> int:
+        """The exit code of the child, negative where a signal ended it."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+        signal.alarm(0)
+        return code
+
+    def _hear(self, number: int, _: FrameType | None) -> None:
+        self.late = number == signal.SIGALRM
+        if not self.told:
+            signal.alarm(GRACE)
+        self.told = True
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(self._child, signal.SIGKILL if self.late else signal.SIGTERM)
 
 
 def _run(body: Callable[[], None], folder: Path) -> int:
     """The child: its exit code. It leaves without JAX's farewell, which waits for the lost."""
-    import jax
-
-    from esrjax.cli import told
-
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent hands it on
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     try:
+        import jax
+
+        from esrjax.cli import told
+
         return told(lambda: _worded(body, folder, jax.errors.JaxRuntimeError))
     except BaseException:
         traceback.print_exc()
@@ -81,11 +92,13 @@ def _worded(body: Callable[[], None], folder: Path, runtime_error: type[Exceptio
         raise _failed(f"the processes no longer compute together: {said}", folder) from error
 
 
-def _lost(by: signal.Signals, told: bool, folder: Path) -> ProcessLost:
+def _lost(by: signal.Signals, watcher: _Watcher, folder: Path) -> ProcessLost:
     if by == signal.SIGABRT:
         return _failed("another process has died or cannot be reached", folder)
-    if told:
+    if watcher.late:
         return _failed(f"the running step was not over {GRACE} s after the word to stop", folder)
+    if watcher.told:
+        return _failed("it was told to stop before it had begun", folder)
     return _failed(f"this process was ended by {by.name}", folder)
 
 

@@ -6,7 +6,7 @@ outlier left out, and the first picture in the mean. What JAX adds: a program fo
 picture. These are compiled before the loop, outside the clock, and never called there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,7 @@ from esrjax.contest.record import Harness
 from esrjax.contest.rules import Rules
 from esrjax.model import Model, require_side
 from esrjax.network import ops
-from esrjax.pictures.sets import Pair
-
-Progress = Callable[[Sequence[Pair]], Iterable[Pair]]
+from esrjax.pictures.pairs import Pair, Progress
 
 
 def run(model: Model, pairs: Sequence[Pair], rules: Rules, progress: Progress = iter) -> Harness:

@@ -27,6 +27,15 @@ class Job:
 
 def plan(places: Sequence[Path], output: Path) -> tuple[Job, ...]:
     """A job for every name that all folders have, or one for single pictures."""
+    jobs = _planned(places, output)
+    kept = {source.resolve() for job in jobs for source in job.sources}
+    if replaced := [job.target for job in jobs if job.target.resolve() in kept]:
+        problem = f"'{replaced[0]}' is a picture to fuse, and would be replaced"
+        raise _unfusable(problem, "", "name another place with -o")
+    return jobs
+
+
+def _planned(places: Sequence[Path], output: Path) -> tuple[Job, ...]:
     if len(places) < 2:
         raise _unfusable("there is one picture or folder", "", "name two or more of them")
     if not any(place.is_dir() for place in places):

@@ -7,7 +7,7 @@ import itertools
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
-from esrjax.pictures.pairs import Pair
+from esrjax.pictures.pairs import Pair, Progress
 from esrjax.pictures.records import NAME
 
 VERSION = "1.0.0"
@@ -26,7 +26,6 @@ _CUT = (
     "HR sub-images of `side` pixels, one every `step`, the last flush with the edge; and their LR."
 )
 
-Progress = Callable[[Sequence[Pair]], Iterable[Pair]]  # passes the pairs on, and may show a bar
 Piece = tuple[Pixels, Pixels]  # LR and HR
 
 

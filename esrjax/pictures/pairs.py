@@ -1,5 +1,6 @@
 """An HR picture and its LR, wherever they lie."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from esrjax.errors import UserError
 from esrjax.pictures.files import Picture, Pixels, read, size
 from esrjax.pictures.records import Record
 from esrjax.pictures.resize import crop, downscale
+
+Progress = Callable[[Sequence["Pair"]], Iterable["Pair"]]  # passes pairs on, and may show a bar
 
 
 class PairMismatch(UserError):

@@ -1,7 +1,7 @@
 """Any LR -> SR function over a set of pairs, under one metric spec or several."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -11,12 +11,11 @@ import numpy as np
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.metrics import Incomparable, Output, psnr, ssim
-from esrjax.pictures.sets import Pair
+from esrjax.pictures.pairs import Pair, Progress
 from esrjax.pictures.specs import Spec
 from esrjax.pictures.upscale import to_8_bits
 
 Upscale = Callable[[Pixels], Output]  # (h, w, 3) -> (scale·h, scale·w, 3)
-Progress = Callable[[Sequence[Pair]], Iterable[Pair]]  # passes the pairs on, and may show a bar
 
 
 class WrongOutput(UserError):

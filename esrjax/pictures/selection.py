@@ -4,9 +4,9 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,11 @@ from PIL import Image
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
-from esrjax.pictures.pairs import Pair, picture
+from esrjax.pictures.pairs import Pair, Progress, picture
+from esrjax.pictures.records import Record
 
 Vector = NDArray[np.float32]
 Features = Callable[[Pixels], Vector]  # of an HR picture, any length but 0
-Progress = Callable[[Sequence[Pair]], Iterable[Pair]]
 
 SIDE = 8  # of a thumbnail, pixels
 
@@ -67,7 +67,7 @@ def named(sets: Sequence[tuple[str, Sequence[Pair]]]) -> tuple[Pair, ...]:
     """The pairs of all sets; a name that occurs twice gets its set's in front."""
     times = Counter(pair.name for _, pairs in sets for pair in pairs)
     return tuple(
-        replace(pair, name=f"{title}_{pair.name}") if times[pair.name] > 1 else pair
+        replace(pair, name=f"{PurePath(title).name}_{pair.name}") if times[pair.name] > 1 else pair
         for title, pairs in sets
         for pair in pairs
     )
@@ -80,6 +80,13 @@ def require_links(pairs: Sequence[Pair], folder: Path) -> None:
             f"'{folder}' already exists",
             rule="chosen pictures go into a folder of their own",
             remedy="name a new folder with -o",
+        )
+    twice = [name for name, times in Counter(pair.name for pair in pairs).items() if times > 1]
+    if twice:
+        raise Unselectable(
+            f"several of the pictures would be called {twice[0]!r}",
+            rule="a picture is named by its file, and by its set where others have its name",
+            remedy="name the sets differently, or choose among one after the other",
         )
     if not all(isinstance(side, Path) for pair in pairs for side in (pair.hr, pair.lr or pair.hr)):
         raise Unselectable(
@@ -117,7 +124,7 @@ def _direction(pair: Pair, features: Features) -> Vector:
     return (vector / length).astype(np.float32) if length else vector
 
 
-def _link(file: object, folder: Path, name: str) -> None:
-    assert isinstance(file, Path)
+def _link(file: Path | Record | None, folder: Path, name: str) -> None:
+    assert isinstance(file, Path)  # `require_links` has asked
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}{file.suffix}").symlink_to(file.resolve())

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,11 @@ from PIL import Image
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.known import Known
-from esrjax.pictures.pairs import Pair, picture
+from esrjax.pictures.pairs import Pair, Progress, picture
 from esrjax.pictures.resize import downscale
 
 EDGE = 2  # outer LR pixels that other MATLABs, which mirror at the edge, make otherwise
 ALIKE = 3  # of the 64 bits of a difference hash
-
-Progress = Callable[[Sequence[Pair]], Iterable[Pair]]  # passes the pairs on, and may show a bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +80,21 @@ def verify(
 def look(pair: Pair, tolerance: int) -> Look:
     """One pair, whatever is wrong with it."""
     try:
-        read = picture(pair.hr)
-        lr, hr = pair.match(read.pixels)
+        sides = {"HR": picture(pair.hr), **({} if pair.lr is None else {"LR": picture(pair.lr)})}
+        lr, hr = pair.match(sides["HR"].pixels)
     except UserError as error:
         return Look(name=pair.name, problems=(error.problem,))
-    deep = [note for note in read.notes if note.startswith("16 bits")]
+    said = [(side, note) for side, read in sides.items() for note in read.notes]
+    deep = [each for each in said if each[1].startswith("16 bits")]
     off = None if pair.lr is None else distance(lr, downscale(hr, pair.scale))
-    problems = [f"HR is not of 8 bits: {note}" for note in deep]
+    problems = [f"{side} is not of 8 bits: {note}" for side, note in deep]
+    changed = [each for each in said if each not in deep]
     if off is not None and off > tolerance:
         problems.append(f"LR is up to {off} grey levels off the bicubic one")
     return Look(
         name=pair.name,
         problems=tuple(problems),
-        notes=tuple(note for note in read.notes if note not in deep),
+        notes=tuple(note if side == "HR" else f"LR: {note}" for side, note in changed),
         size=hr.shape[:2],
         off=off,
         digest=hashlib.sha256(f"{hr.shape}".encode() + hr.tobytes()).hexdigest(),

@@ -1,5 +1,9 @@
 """Sets of pictures -> batches of patches; a batch is a function of seed and step alone."""
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,16 +29,14 @@ _BEYOND = (
 )  # Grain's workers give back their shared memory if they are stopped, not if they end
 
 
-class Batch(TypedDict):
-    """`lr (n, h, w, 3)` and `hr (n, s·h, s·w, 3)`, 8 bits."""
+class Patches(TypedDict):
+    """A batch that is yet to be flipped.
+
+    `lr (n, h, w, 3)` and `hr (n, s·h, s·w, 3)`, 8 bits; upended, mirrored: (n,), which, and how.
+    """
 
     lr: Bytes
     hr: Bytes
-
-
-class Patches(Batch):
-    """A batch that is yet to be flipped. upended, mirrored: (n,), which patches, and how."""
-
     upended: Bits
     mirrored: Bits
 
@@ -50,14 +52,8 @@ class Batches:
     draws: Draws
     pictures: Sequence[tuple[Pixels, Pixels]]
 
-    def batch(self, step: int) -> Batch:
-        """The batch of that step, whatever came before."""
-        patches = self.patches(step)
-        flips = patches["upended"], patches["mirrored"]
-        return Batch(lr=_flipped(patches["lr"], *flips), hr=_flipped(patches["hr"], *flips))
-
     def patches(self, step: int) -> Patches:
-        """The same before it is flipped, which is left to the device."""
+        """The batch of that step, whatever came before; the devices flip it."""
         draw = self.draws.at(step)
         places = zip(draw.picture, draw.top, draw.left, draw.turned, strict=True)
         cut = [self._cut(int(index), draw.shape, *place) for index, *place in places]
@@ -95,12 +91,21 @@ def _by_workers(source: Any, workers: int) -> Any:
     """The same, made by other processes."""
     flags.FLAGS.mark_as_parsed()  # Grain's own, which no absl program has read
     ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    return source.mp_prefetch(ahead)
+    return source.mp_prefetch(ahead, worker_init_fn=_serve)
 
 
-def _flipped(patches: Bytes, upended: Bits, mirrored: Bits) -> Bytes:
-    patches = np.where(upended[:, None, None, None], patches[:, ::-1], patches)
-    return np.where(mirrored[:, None, None, None], patches[:, :, ::-1], patches)
+def _serve(index: int, count: int) -> None:
+    """In a worker: deaf to the signals that its parent heeds, and gone when that is."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+
+
+def _outlive(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def open_batches(data: Data, scale: int, seed: int, share: tuple[int, int] = (0, 1)) -> Batches:

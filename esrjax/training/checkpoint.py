@@ -18,6 +18,13 @@ class CheckpointFailed(UserError):
     """A checkpoint could not be written or read."""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Without a view of its own on signals: `esrjax.training.interruption` has one."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of a run, by its step over all stages; every process has a part in each."""
 
@@ -25,7 +32,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is raised, in words
         self.folder = folder.absolute() / "checkpoints"
         try:
-            self._manager = ocp.CheckpointManager(
+            self._manager = _Manager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=KEPT, cleanup_tmp_directories=True, enable_async_checkpointing=False
@@ -72,15 +79,16 @@ class Checkpoints:
         self._manager.close()
 
     def _failed(self, problem: str, error: Exception) -> CheckpointFailed:
-        last = self.latest() if hasattr(self, "_manager") else None
+        known = hasattr(self, "_manager")
+        last = self.latest() if known else None
+        kept = f"the last whole checkpoint is of step {last}" if last else "there is none yet"
         said = str(error).strip().split("\n")[0][:300]
         return CheckpointFailed(
             f"{problem}: {said}",
             rule="the folder must be writable and have room"
             + (", and all processes must live" if jax.process_count() > 1 else ""),
             place=str(self.folder),
-            remedy="make room and use --resume: "
-            + (f"the last whole checkpoint is of step {last}" if last else "there is none yet"),
+            remedy="make room and use --resume" + (f": {kept}" if known else ""),
         )
 
 

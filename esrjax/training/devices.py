@@ -41,6 +41,11 @@ class Devices:
         """The same arrays on every device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
+    def held(self, pictures: np.ndarray[Any, Any]) -> jax.Array:
+        """The same pictures on every device; each process gives its own, uncompared."""
+        sharding = NamedSharding(self.mesh, PartitionSpec())
+        return jax.make_array_from_callback(pictures.shape, sharding, lambda cut: pictures[cut])
+
     def spread(self, batch: Any) -> Any:
         """Arrays cut along their first axis, a piece for each device.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,6 @@ import numpy as np
 from jax import Array, lax
 
 from esrjax.errors import UserError
-from esrjax.pictures.files import Pixels
 from esrjax.training.batches import Batches, open_batches
 from esrjax.training.devices import Devices
 from esrjax.training.draws import Draws
@@ -53,8 +52,8 @@ class HostFeed:
 class DeviceFeed:
     """The devices hold all pictures and cut the patches that the host has drawn.
 
-    lr, hr: the pictures one below the other, (rows, width, 3). first: (N,), the LR row at which
-    each begins.
+    lr, hr: the pictures one below the other, black to their right, (rows, width, 3). first: (N,),
+    the LR row at which each begins.
     """
 
     draws: Draws
@@ -69,10 +68,12 @@ class DeviceFeed:
         heights, width = batches.draws.sides[:, 0], int(batches.draws.sides[:, 1].max())
         s, rows = batches.draws.scale, int(heights.sum(dtype=np.int64))
         _require_room(3 * rows * width * (1 + s * s))
-        lr = _stacked([lr for lr, _ in batches.pictures], rows, width)
-        hr = _stacked([hr for _, hr in batches.pictures], s * rows, s * width)
         first = np.cumsum(heights, dtype=np.int32) - heights
-        lr, hr = devices.everywhere((lr, hr))
+        sheets = [np.zeros((k * rows, k * width, 3), np.uint8) for k in (1, s)]
+        for row, pair in zip(first, batches.pictures, strict=True):
+            for k, sheet, each in zip((1, s), sheets, pair, strict=True):
+                sheet[k * row : k * row + each.shape[0], : each.shape[1]] = each
+        lr, hr = map(devices.held, sheets)
         return cls(draws=batches.draws, lr=lr, hr=hr, first=first, devices=devices)
 
     def since(self, step: int, steps: int) -> Iterator[Pictures]:
@@ -136,16 +137,6 @@ def _cut(pictures: Array, row: Array, left: Array, shape: tuple[int, int]) -> Ar
     """(rows, width, 3) -> (n, h, w, 3)."""
     zero = jnp.zeros((), row.dtype)
     return jax.vmap(lambda r, c: lax.dynamic_slice(pictures, (r, c, zero), (*shape, 3)))(row, left)
-
-
-def _stacked(pictures: Sequence[Pixels], rows: int, width: int) -> Pixels:
-    """One below the other, black to their right."""
-    sheet, row = np.zeros((rows, width, 3), np.uint8), 0
-    for each in pictures:
-        height, wide, _ = each.shape
-        sheet[row : row + height, :wide] = each
-        row += height
-    return sheet
 
 
 def _require_room(size: int) -> None:

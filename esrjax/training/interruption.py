@@ -21,6 +21,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self._heard, self._before = False, dict[int, Any]()
+        self._times = 0
 
     def __enter__(self) -> Interruption:
         if jax.process_count() == 1:
@@ -31,11 +32,12 @@ class Interruption:
         for each, before in self._before.items():
             signal.signal(each, before)
 
-    def asked(self, step: int) -> bool:
-        """Whether the training is to stop after `step` steps; to be asked after every one."""
+    def asked(self) -> bool:
+        """Whether the training is to stop; to be asked after every step."""
         if jax.process_count() == 1:
             return self._heard
-        return multihost_utils.reached_preemption_sync_point(step)
+        self._times += 1  # JAX stops at the largest count that any process has reached, plus one
+        return multihost_utils.reached_preemption_sync_point(self._times)
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         if self._heard and number == signal.SIGINT:

@@ -38,7 +38,7 @@ class Stopped(Exception):
 
 
 Tell = Callable[[Report], None]
-Stop = Callable[[int], bool]  # whether to stop after so many steps
+Stop = Callable[[], bool]  # whether to stop after this step
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
 
 
 def carry_out(
-    recipe: Recipe, folder: Path, *, resume: bool, tell: Tell, stop: Stop = lambda _: False
+    recipe: Recipe, folder: Path, *, resume: bool, tell: Tell, stop: Stop = lambda: False
 ) -> tuple[Path, ...]:
     """The same of a recipe that is known to work and counts in steps.
 
@@ -121,7 +121,7 @@ def fit(work: Work, checkpoints: Checkpoints, place: Folder, tell: Tell, stop: S
             place.note(**vars(report))
             tell(report)
             meter.reset()
-        stopped = stop(work.first + done)
+        stopped = stop()
         if stopped or work.saves(done) or work.ended(state, done):
             _require_finite(state, work, checkpoints)
             checkpoints.save(work.first + done, state, {"stage": work.run.name})

@@ -66,3 +66,13 @@ def test_folders_are_fused_by_name(esrjax, tmp_path):
     assert esrjax("fuse", *singles, "-o", tmp_path / "single.png").code == 0
     found = read(tmp_path / "single.png").pixels
     np.testing.assert_array_equal(found, mean([noise(0), noise(10)], [1, 1]))
+
+
+@pytest.mark.parametrize("where", ["a", "a/x.png"])
+def test_what_is_fused_is_not_replaced(esrjax, tmp_path, where):
+    for name in "ab":
+        write(tmp_path / name / "x.png", noise(ord(name)))
+    places = [tmp_path / where.replace("a", name, 1) for name in "ab"]
+    said = esrjax("fuse", *places, "-o", tmp_path / where)
+    assert said.code == 2 and "would be replaced" in said.err
+    np.testing.assert_array_equal(read(tmp_path / "a/x.png").pixels, noise(ord("a")))

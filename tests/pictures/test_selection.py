@@ -66,6 +66,22 @@ def test_names_of_several_sets_stay_apart(colours):
     assert [pair.name for pair in found] == ["X_a", "Y_a", "b"]
 
 
+def test_pictures_of_two_parts_lie_in_the_folder_by_the_names_of_their_sets(esrjax, colours):
+    for name in "AB":
+        write(colours / f"{name}/HR/red.png", np.full((16, 20, 3), COLOURS["red"], np.uint8))
+    parts = [colours / "A[:1]", colours / "B[:1]"]
+    words = ["--like", colours / "Warm", "--count", 2, "-o", colours / "Chosen"]
+    assert esrjax("data", "select", *parts, *words).code == 0
+    found = [pair.name for pair in pairs(colours / "Chosen")]
+    assert found == ["A[:1]_red", "B[:1]_red"]
+
+
+def test_sets_of_one_name_are_told_before_anything_is_looked_at(colours):
+    twins = [("A", pairs(colours / "Colours")), ("A", pairs(colours / "Colours"))]
+    with pytest.raises(selection.Unselectable, match="would be called 'A_blue'"):
+        selection.require_links(selection.named(twins), colours / "Chosen")
+
+
 def test_clip_sees_the_middle_of_a_picture_normalised():
     picture = np.zeros((100, 300, 3), np.uint8)
     picture[:, 100:200] = 255

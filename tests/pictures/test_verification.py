@@ -78,6 +78,10 @@ def test_deep_pictures_are_wrong_and_palettes_worth_a_note(folder):
     verdict = verify(pairs(folder), tolerance=255)
     assert verdict.problems == ("b: HR is not of 8 bits: 16 bits per channel rounded to 8",)
     assert "c: palette looked up" in verdict.notes
+    Image.fromarray(np.full((12, 14), 40_000, np.uint16)).save(folder / "LR_bicubic_X4/ax4.png")
+    verdict = verify(pairs(folder)[:1], tolerance=255)
+    assert verdict.problems == ("a: LR is not of 8 bits: 16 bits per channel rounded to 8",)
+    assert "a: LR: grey repeated in three channels" in verdict.notes
 
 
 def test_pictures_of_the_validation_set_are_found(folder, tmp_path):

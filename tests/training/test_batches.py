@@ -1,5 +1,9 @@
 """A batch is a function of seed and step; its HR patch is the HR of its LR patch."""
 
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -15,11 +19,22 @@ def opened(pictures, **changes):
     return batches.open_batches(Data(**said), 4, seed=said.pop("seed", 1))
 
 
+def batch(source, step):
+    """The patches of a step as they are trained on."""
+    patches = source.patches(step)
+    up, mirror = (patches[key][:, None, None, None] for key in ("upended", "mirrored"))
+    sides = {side: np.where(up, patches[side][:, ::-1], patches[side]) for side in ("lr", "hr")}
+    return {side: np.where(mirror, each[:, :, ::-1], each) for side, each in sides.items()}
+
+
 def test_shapes_are_those_of_the_recipe(pictures):
     source = opened(pictures)
-    shapes = {source.batch(step)["hr"].shape for step in range(20)}
+    shapes = {batch(source, step)["hr"].shape for step in range(20)}
     assert shapes == {(3, 16, 16, 3), (3, 16, 24, 3)}
-    assert all(b["lr"].shape == (3, 4, b["hr"].shape[2] // 4, 3) for b in map(source.batch, (0, 9)))
+    assert all(
+        b["lr"].shape == (3, 4, b["hr"].shape[2] // 4, 3)
+        for b in [batch(source, 0), batch(source, 9)]
+    )
 
 
 def test_a_batch_does_not_depend_on_what_came_before(pictures):
@@ -42,11 +57,11 @@ def test_host_device_and_workers_give_the_same_bits(pictures, patches):
         data = Data(sets=(str(pictures),), **said, **kind)
         feed = feeds.open_feed(data, 4, 1, Devices.dividing(6))
         steps = list(feed.since(3, 8))
-        assert len(steps) == 5 and len(steps[0][0].sharding.device_set) == 2
+        assert len(steps) == 5 and not steps[0][0].sharding.is_fully_replicated
         for step, (lr, hr) in enumerate(steps, start=3):
-            batch = expected.batch(step)
-            np.testing.assert_array_equal(lr, batch["lr"])
-            np.testing.assert_array_equal(hr, batch["hr"])
+            flipped = batch(expected, step)
+            np.testing.assert_array_equal(lr, flipped["lr"])
+            np.testing.assert_array_equal(hr, flipped["hr"])
 
 
 def test_all_eight_turns_and_flips_come(pictures):
@@ -59,9 +74,9 @@ def test_all_eight_turns_and_flips_come(pictures):
 @pytest.mark.parametrize("of", [2, 3])
 def test_shares_of_a_batch_are_the_batch(pictures, of):
     said = {"augment": ("hflip", "rot90"), "batch": 6}
-    whole = opened(pictures, **said).batch(5)
+    whole = batch(opened(pictures, **said), 5)
     data = Data(sets=(str(pictures),), patches=((16, 16), (16, 24)), **said)
-    shares = [batches.open_batches(data, 4, 1, share=(i, of)).batch(5) for i in range(of)]
+    shares = [batch(batches.open_batches(data, 4, 1, share=(i, of)), 5) for i in range(of)]
     for side in ("lr", "hr"):
         np.testing.assert_array_equal(np.concatenate([s[side] for s in shares]), whole[side])
 
@@ -76,8 +91,8 @@ def test_what_does_not_fit_into_memory_is_read_when_it_is_drawn(pictures, monkey
     source = opened(pictures, batch=4, memory=1.5 * one)
     assert len(read) == part  # their headers alone
     for step in range(5):
-        for side, value in source.batch(step).items():
-            np.testing.assert_array_equal(value, whole.batch(step)[side])
+        for side, value in batch(source, step).items():
+            np.testing.assert_array_equal(value, batch(whole, step)[side])
     assert part + 4 < len(read) < part + 20
 
 
@@ -103,11 +118,11 @@ class Small:
 
 def test_seeds_and_steps_differ(pictures):
     source = opened(pictures)
-    assert not np.array_equal(source.batch(0)["hr"][:, :, :16], source.batch(1)["hr"][:, :, :16])
+    assert not np.array_equal(batch(source, 0)["hr"][:, :, :16], batch(source, 1)["hr"][:, :, :16])
     other = batches.open_batches(source.draws.data, 4, seed=2)
     assert any(
-        source.batch(k)["hr"].shape != other.batch(k)["hr"].shape
-        or not np.array_equal(source.batch(k)["hr"], other.batch(k)["hr"])
+        batch(source, k)["hr"].shape != batch(other, k)["hr"].shape
+        or not np.array_equal(batch(source, k)["hr"], batch(other, k)["hr"])
         for k in range(3)
     )
 
@@ -123,8 +138,7 @@ def test_every_picture_comes_once_before_any_comes_twice(pictures):
 def test_patches_are_cut_from_the_picture_and_moved_alike(pictures, augment):
     source = opened(pictures, augment=augment, patches=((16, 24),), batch=1)
     for step in range(8):
-        batch = source.batch(step)
-        lr, hr = batch["lr"][0], batch["hr"][0]
+        lr, hr = (side[0] for side in batch(source, step).values())
         assert any(_lies_in(lr, hr, picture, augment) for picture in source.pictures)
 
 
@@ -159,3 +173,24 @@ def test_patches_that_the_scale_does_not_divide_are_refused(pictures):
     with pytest.raises(batches.NoPatches) as error:
         opened(pictures, patches=((16, 18),))
     assert "16 x 18" in str(error.value) and "multiples of 4" in str(error.value)
+
+
+def _waits(said):
+    batches._serve(0, 1)
+    said.send("ready")
+    said.recv()
+
+
+def test_a_worker_heeds_no_signal_and_ends_with_its_pipe():
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=_waits, args=(theirs,))
+    worker.start()
+    assert ours.recv() == "ready"
+    for each in (signal.SIGTERM, signal.SIGINT):
+        os.kill(worker.pid, each)
+    worker.join(0.5)
+    assert worker.is_alive()
+    ours.send("go")
+    worker.join(20)
+    assert worker.exitcode == 0

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import jax
@@ -101,15 +102,26 @@ def test_a_run_goes_on_with_other_feeds_and_saves(tmp_path, said, whole, monkeyp
     assert recipes.load(tmp_path / "run" / "recipe.json").stage[1].save_every == 7
 
 
+def test_of_several_processes_each_is_asked_by_a_count_that_grows_by_one(monkeypatch):
+    """JAX stops at the largest count asked so far plus one, which steps may never be."""
+    asked = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    reached = "jax.experimental.multihost_utils.reached_preemption_sync_point"
+    monkeypatch.setattr(reached, lambda count: asked.append(count) or count == 3)
+    with Interruption() as interruption:
+        assert [interruption.asked() for _ in range(3)] == [False, False, True]
+    assert asked == [1, 2, 3]
+
+
 def test_told_to_stop_it_saves_and_goes_on(tmp_path, recipe, whole):
     """SIGTERM in either stage, also at the border; a second Ctrl-C does not wait."""
     for at in (3, 12, 18):
-        run = tmp_path / f"told{at}"
+        run, steps = tmp_path / f"told{at}", count(1)
 
-        def stop(step, at=at):
-            if step == at:
+        def stop(at=at, steps=steps):
+            if next(steps) == at:
                 signal.raise_signal(signal.SIGTERM)
-            return interruption.asked(step)
+            return interruption.asked()
 
         with Interruption() as interruption, pytest.raises(loop.Stopped) as stopped:
             loop.carry_out(recipe, run, resume=False, tell=lambda _: None, stop=stop)
