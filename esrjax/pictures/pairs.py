@@ -1,13 +1,13 @@
 """An HR picture and its LR, wherever they lie."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Picture, Pixels, read, size
 from esrjax.pictures.records import Record
-from esrjax.pictures.resize import crop, downscale
+from esrjax.pictures.resize import crop, downscale, shrink, shrunk
 
 Progress = Callable[[Sequence["Pair"]], Iterable["Pair"]]  # passes pairs on, and may show a bar
 
@@ -18,12 +18,20 @@ class PairMismatch(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An HR picture and its LR; where `lr` is None it is made from the HR."""
+    """An HR picture and its LR; where `lr` is None it is made from the HR.
+
+    shrunk: how much smaller than its file the HR picture is taken, 1 for as it is.
+    """
 
     name: str
     hr: Path | Record
     lr: Path | Record | None = None
     scale: int = 4
+    shrunk: float = 1.0
+
+    def smaller(self, factor: float) -> "Pair":
+        """The same picture made smaller, with an LR of its own."""
+        return replace(self, lr=None, shrunk=factor)
 
     def load(self) -> tuple[Pixels, Pixels]:
         """(h, w, 3) LR and (scale·h, scale·w, 3) HR, cropped at its bottom and right."""
@@ -31,6 +39,7 @@ class Pair:
 
     def match(self, hr: Pixels) -> tuple[Pixels, Pixels]:
         """The same of HR pixels that are read already."""
+        hr = hr if self.shrunk == 1 else shrink(hr, self.shrunk)
         hr = crop(hr, self.scale)
         lr = downscale(hr, self.scale) if self.lr is None else picture(self.lr).pixels
         if hr.shape[:2] != tuple(self.scale * side for side in lr.shape[:2]) or not hr.size:
@@ -40,6 +49,7 @@ class Pair:
     def sides(self) -> tuple[int, int]:
         """(h, w) of the LR picture, as the header of the HR one has it."""
         height, width = size(self.hr) if isinstance(self.hr, Path) else self.hr.size()
+        height, width = (shrunk(side, self.shrunk) for side in (height, width))
         return height // self.scale, width // self.scale
 
     def _mismatch(self, lr: Pixels, hr: Pixels) -> PairMismatch:

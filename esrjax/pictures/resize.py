@@ -22,6 +22,16 @@ def upscale(lr: Pixels, factor: int = 4) -> Pixels:
     return _resize(lr, Fraction(factor))
 
 
+def shrink(hr: Pixels, factor: float) -> Pixels:
+    """(H, W, C) -> (ceil(H·factor), ceil(W·factor), C), antialiased; `factor` is at most 1."""
+    return _resize(hr, Fraction(str(factor)))
+
+
+def shrunk(side: int, factor: float) -> int:
+    """How long a side of `side` pixels is afterwards."""
+    return math.ceil(side * Fraction(str(factor)))
+
+
 def crop(hr: Pixels, factor: int = 4) -> Pixels:
     """The largest top left part of (H, W, C) whose sides are multiples of `factor`."""
     height, width = (side - side % factor for side in hr.shape[:2])

@@ -115,7 +115,7 @@ def open_batches(data: Data, scale: int, seed: int, share: tuple[int, int] = (0,
     """
     _require_divisible(data, scale)
     side = max(max(shape) for shape in data.shapes) // scale
-    found = [find(name, scale) for name in data.shares]
+    found = [_with_smaller(find(name, scale), data.shrink) for name in data.shares]
     sides = {pair: pair.sides() for pairs in found for pair in pairs}
     small = [pair for pairs in found for pair in pairs if min(sides[pair]) < side]
     left_out = set(small)
@@ -149,6 +149,11 @@ def _shelved(pairs: Sequence[Pair], draws: Draws) -> Shelf:
 def find(name: str | Path, scale: int) -> tuple[Pair, ...]:
     """The pairs of a set by name or folder, or of a part of it, unread."""
     return select(str(name), scale)
+
+
+def _with_smaller(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[Pair, ...]:
+    """The pairs, and each of them again by every factor."""
+    return (*pairs, *(pair.smaller(factor) for factor in factors for pair in pairs))
 
 
 def _require_divisible(data: Data, scale: int) -> None:

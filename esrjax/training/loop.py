@@ -101,6 +101,7 @@ def _counted(stage: Stage, scale: int) -> Stage:
     if stage.epochs is None:
         return stage
     pictures = sum(len(batches.find(name, scale)) for name in stage.data.shares)
+    pictures *= 1 + len(stage.data.shrink)
     steps = -(-stage.epochs * pictures // stage.data.batch)
     return replace(stage, steps=steps, epochs=None)
 

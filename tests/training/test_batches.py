@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from esrjax.pictures.files import UnreadablePicture
-from esrjax.pictures.sets import Pair
+from esrjax.pictures.resize import crop, downscale, shrink
+from esrjax.pictures.sets import Pair, pairs
 from esrjax.training import batches, feeds
 from esrjax.training.devices import Devices
 from esrjax.training.recipe import Data
@@ -194,3 +195,16 @@ def test_a_worker_heeds_no_signal_and_ends_with_its_pipe():
     ours.send("go")
     worker.join(20)
     assert worker.exitcode == 0
+
+
+def test_every_picture_is_also_taken_smaller(pictures):
+    plain, both = opened(pictures), opened(pictures, shrink=(0.7,))
+    count = len(plain.pictures)
+    assert len(both.pictures) == 2 * count
+    for index in range(count):
+        whole, (lr, hr) = pairs(pictures)[index].load()[1], both.pictures[count + index]
+        height, width = (-(-7 * side // 10) for side in whole.shape[:2])
+        np.testing.assert_array_equal(hr, crop(shrink(whole, 0.7)))
+        assert hr.shape[:2] == (height // 4 * 4, width // 4 * 4)
+        np.testing.assert_array_equal(lr, downscale(hr))
+        assert tuple(both.draws.sides[count + index]) == lr.shape[:2]

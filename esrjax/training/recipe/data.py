@@ -12,6 +12,7 @@ Augment = Literal["hflip", "vflip", "rot90"]
 Side = Annotated[int, Field(gt=0)]
 Shape = tuple[Side, Side]  # height and width of an HR crop, pixels
 Shapes = Annotated[tuple[Shape, ...], Field(min_length=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 Shares = Annotated[Mapping[str, Positive], Field(min_length=1)]
 Sets = Annotated[Annotated[Names, LIST] | Annotated[Shares, TABLE], BY_KIND]
@@ -33,7 +34,8 @@ class Data:
     pictures alike, or, as a table, each set with its share of the patches. patches: HR crops; one
     of the shapes is drawn for every batch. later: the curriculum, other shapes from a step on.
     augment: each is applied or not, at random; all three together are the eight-fold turns and
-    flips. small: what becomes of pictures that are smaller than the largest patch.
+    flips. shrink: factors by which every picture is also taken smaller, by bicubic, with LR made
+    anew. small: what becomes of pictures that are smaller than the largest patch.
     feed: who cuts the patches, the host, or the device, which then holds all pictures. workers:
     processes of the host that do it, 0 for threads of the training itself. memory: GiB of pictures
     that the host keeps decoded; those beyond are read whenever they are drawn.
@@ -44,6 +46,7 @@ class Data:
     later: tuple[Phase, ...] = ()
     batch: Annotated[int, Field(gt=0)]
     augment: tuple[Augment, ...] = ()
+    shrink: tuple[Part, ...] = ()
     small: Literal["refuse", "skip"] = "refuse"
     feed: Literal["host", "device"] = "host"
     workers: Annotated[int, Field(ge=0)] = 0
