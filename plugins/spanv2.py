@@ -97,6 +97,7 @@ METHOD = Method(
             url=esr2026("team22_spanv2_c2.pth"),
         )
     },
+    pretrained="esrjax_plugins.pretrained:spanv2.safetensors",
     torch_names={"block_{i}.c{j}.conv.{leaf}": "block_{i}.c{j}.{leaf}"},
     reported={
         "params": 139_104,

@@ -1,5 +1,7 @@
 """A method with weights is a function from pictures to larger pictures."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -153,7 +155,7 @@ def test_an_ensemble_is_the_weighted_mean_of_its_members(crumbs):
     np.testing.assert_array_equal(fusion(NOISE), quantise(fusion.upscaler()(NOISE), 1.0))
 
 
-def test_members_can_have_checkpoints_of_their_own(monkeypatch, weights, crumbs):
+def test_members_can_have_checkpoints_of_their_own(monkeypatch, tmp_path, weights, crumbs):
     pair = Ensemble(
         members={"spanv2": Member(), "crumb": Member()}, team="us", paper="none", license="MIT"
     )
@@ -164,6 +166,9 @@ def test_members_can_have_checkpoints_of_their_own(monkeypatch, weights, crumbs)
     np.testing.assert_allclose(fusion.upscaler()(NOISE), sum(shares) / 2, rtol=0, atol=1e-6)
     with pytest.raises(model.BadEnsemble, match="belong to its members: spanv2, crumb"):
         esrjax.load("pair", weights())
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))  # where none were brought to
+    bare = replace(known("spanv2"), pretrained=None)
+    monkeypatch.setattr(registry, "plain", lambda name: bare if name == "spanv2" else known(name))
     with pytest.raises(model.NoWeights, match="spanv2 ships no weights"):
         esrjax.load("pair")
 
