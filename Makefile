@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-export parity readme lint format clean
+.PHONY: demo test test-slow test-gpu test-export parity readme lint format clean
 
 demo: $(VENV)/demo  ## the main job: train, score, time, rank and show, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -12,6 +12,9 @@ test: $(VENV)/installed  ## everything a change must pass
 
 test-slow: $(VENV)/installed  ## the checks that take minutes each
 	$(RUN)/pytest -m slow
+
+test-gpu: $(VENV)/installed  ## the kernels compiled and run: needs a GPU and the extra `cuda`
+	JAX_PLATFORMS=cuda,cpu $(RUN)/pytest -m gpu tests/kernels
 
 test-export: .venv-export/installed  ## what `export` writes runs in ONNX Runtime
 	.venv-export/bin/pytest -m export tests/bridge/test_onnx.py tests/bridge/test_export.py \

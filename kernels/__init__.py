@@ -1,1 +1,1 @@
-"""One file per operation: a faster body for the same numbers."""
+"""One file per operation: a faster body for the same numbers; lanes and devices serve them all."""

@@ -19,6 +19,7 @@ from esrjax import registry
 from esrjax.contest import rules
 from esrjax.contest.report import page
 from esrjax.model import open_method
+from esrjax.network import ops
 
 for package in (esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span):
     print(package.__file__ or list(package.__path__)[0])
@@ -26,6 +27,7 @@ assert "<html" in page.render({"title": "a page"})
 assert rules.load("ntire2026").teams["22"] == "XiaomiMM"
 held = resources.files("esrjax_configs").iterdir()
 assert sorted(path.name for path in held if path.suffix == ".toml") == CONFIGS
+assert "not been measured" in ops.kernel("gated_residual").unproved()
 shipped = [name for name in registry.names() if getattr(registry.method(name), "pretrained", None)]
 for name in shipped:
     assert open_method(name).net

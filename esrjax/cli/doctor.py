@@ -64,9 +64,14 @@ def _method(name: str) -> str:
 
 
 def _kernels() -> dict[str, str]:
-    """What each installed kernel runs on."""
+    """What each installed kernel runs on, and what keeps body "auto" from it here."""
     return {
-        entry.name: f"for {kernel.platform}"
+        entry.name: kernel.misplaced() or f"for {kernel.platform}{_held(kernel)}"
         for entry in metadata.entry_points(group=ops.KERNELS)
         if (kernel := ops.kernel(entry.name)) is not None
     }
+
+
+def _held(kernel: ops.Kernel) -> str:
+    reason = kernel.unproved()
+    return "" if reason is None else f"; not by itself: {reason}"

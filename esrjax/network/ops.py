@@ -18,8 +18,8 @@ from esrjax.network.words import conv2d, matmul, word
 
 KERNELS = "esrjax.kernels"
 
-# "auto": a kernel where one fits. "reference": never a kernel. "kernel": a kernel or an error.
-# A user context, so that it is part of every jit cache key.
+# "auto": a kernel where one fits and is proved faster. "reference": never a kernel. "kernel": a
+# kernel or an error. A user context, so that it is part of every jit cache key.
 body = cast("Any", jax.make_user_context("auto"))
 BODIES = ("auto", "reference", "kernel")
 
@@ -37,14 +37,27 @@ class Kernel:
     """A faster body for one operation on one platform.
 
     call: takes the operation's arguments. why_not: None where the kernel serves these arguments on
-    this device, else the reason. differentiable: it brings its own gradient; otherwise the
-    reference's is used.
+    this device, else the reason. unproved: None where it was found faster on this device, else the
+    reason for which "auto" leaves it alone though it serves. differentiable: it brings its own
+    gradient; otherwise the reference's is used.
     """
 
     call: Callable[..., Array]
     platform: str = "cuda"
     why_not: Callable[..., str | None] = _fits
+    unproved: Callable[[], str | None] = _fits
     differentiable: bool = False
+
+    def misplaced(self) -> str | None:
+        """None on the kernel's platform, else what is here."""
+        here = platform()
+        return None if here == self.platform else f"it needs {self.platform}, this is {here}"
+
+
+def platform() -> str:
+    """What programs run on by default, as kernels name it."""
+    here = jax.default_backend()
+    return "cuda" if here == "gpu" else here
 
 
 @functools.cache
@@ -75,18 +88,18 @@ def _chosen(name: str, args: tuple[Array, ...]) -> Kernel | None:
     if body.value == "reference":
         return None
     candidate = kernel(name)
-    reason = "none is installed" if candidate is None else candidate.why_not(*args)
-    if reason is None and body.value == "kernel" and candidate is not None:
-        reason = _wrong_platform(candidate)
-    if reason is not None and body.value == "kernel":
-        raise _no_kernel(name, reason)
-    return candidate if reason is None else None
+    if body.value == "kernel":
+        reason = _why_no(candidate, args) or (candidate and candidate.misplaced())
+        if reason is not None:
+            raise _no_kernel(name, reason)
+        return candidate
+    return (
+        candidate if candidate and not (candidate.unproved() or _why_no(candidate, args)) else None
+    )
 
 
-def _wrong_platform(candidate: Kernel) -> str | None:
-    here = jax.default_backend()
-    here = "cuda" if here == "gpu" else here
-    return None if here == candidate.platform else f"it needs {candidate.platform}, this is {here}"
+def _why_no(candidate: Kernel | None, args: tuple[Array, ...]) -> str | None:
+    return "none is installed" if candidate is None else candidate.why_not(*args)
 
 
 def _borrowing_gradient(
