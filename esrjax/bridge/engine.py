@@ -16,7 +16,7 @@ from esrjax.bridge.onnx.model import INPUT
 from esrjax.bridge.onnx.runtime import session
 from esrjax.errors import UserError
 from esrjax.method import Method
-from esrjax.model import PictureTooSmall, open_method, require_windows
+from esrjax.model import open_method, require_side, require_windows
 from esrjax.pictures import upscale
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.upscale import Canvas, Floats, Upscaler
@@ -81,8 +81,7 @@ class Engine:
 
     def _checked(self, upscaler: Upscaler) -> Upscaler:
         def check(picture: Pixels) -> Floats:
-            if min(picture.shape[:2]) < self.min_side:
-                raise _too_small(self, picture)
+            require_side(self.name, self.min_side, picture.shape[:2])
             return upscaler(picture)
 
         return check
@@ -144,14 +143,6 @@ def start(model: bytes, place: str) -> Engine:
         data_range=white,
         min_side=least,
         reach=reach,
-    )
-
-
-def _too_small(engine: Engine, picture: Pixels) -> PictureTooSmall:
-    return PictureTooSmall(
-        f"the picture is {picture.shape[1]} x {picture.shape[0]} pixels",
-        rule=f"{engine.name} accepts pictures of at least {engine.min_side} pixels a side",
-        remedy="give a larger picture, or use another method",
     )
 
 

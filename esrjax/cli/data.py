@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from esrjax.cli.options import BadOption, Json, print_json
+from esrjax.cli.options import BadOption, Json, bar, print_json
 
 Scale = Annotated[int, typer.Option(help="Of the LR pictures.", min=1)]
 
@@ -36,7 +36,7 @@ def pack(
 
     root, cut = _root(output), packing.Cut(side=side, step=step)
     packing.require_place(root, name)
-    packed = packing.pack(sets.select(source, scale), name, root, cut, _bar("packing"))
+    packed = packing.pack(sets.select(source, scale), name, root, cut, bar("packing"))
     if as_json:
         print_json({**vars(packed), "folder": str(packed.folder), "set": f"tfds:{name}"})
         return
@@ -68,7 +68,7 @@ def verify(
         against=others,
         known=known.known(name),
         tolerance=tolerance,
-        progress=_bar("looking"),
+        progress=bar("looking"),
     )
     if as_json:
         print_json({"set": name, "right": not verdict.problems, **vars(verdict)})
@@ -99,7 +99,7 @@ def select(
     seen = _features(features)
     pairs = selection.named([(sets.title(name), sets.select(name, scale)) for name in names])
     selection.require_links(pairs, output)
-    chosen = selection.select(pairs, sets.select(like, scale), count, seen, _bar("looking"))
+    chosen = selection.select(pairs, sets.select(like, scale), count, seen, bar("looking"))
     selection.link(chosen, output)
     if as_json:
         print_json([{"name": c.pair.name, "similarity": c.similarity} for c in chosen])
@@ -143,12 +143,6 @@ def _show(name: str, verdict: Any) -> None:
         say(f"wrong: {line}")
     for line in verdict.notes:
         say(f"note:  {line}")
-
-
-def _bar(title: str) -> Any:
-    from esrjax.cli.tables import progress
-
-    return lambda pairs: progress(pairs, title)
 
 
 def _root(output: Path | None) -> Path:

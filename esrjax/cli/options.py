@@ -75,6 +75,13 @@ Engine = Annotated[
 ]
 
 
+def bar(title: str) -> Any:
+    """What passes items on and shows a bar of them while it is a terminal."""
+    from esrjax.cli.tables import progress
+
+    return lambda items: progress(items, title)
+
+
 def sizes(given: list[str] | None) -> dict[str, Any]:
     """`["channels=48"] -> {"channels": 48}`; values are Python literals, or words."""
     return dict(_pair(text) for text in given or [])

@@ -15,6 +15,7 @@ from esrjax.cli.options import (
     SelfEnsemble,
     Size,
     Windows,
+    bar,
     by_name,
     print_json,
     sizes,
@@ -133,7 +134,7 @@ def evaluate(
         # before all other work, which would warm the device up
         runs = {m.name: _harness(m, pairs[m.scale], said) for m in single if harness}
         scored = [
-            score.score(run, pairs[m.scale], chosen, _bar(m.name))
+            score.score(run, pairs[m.scale], chosen, bar(m.name))
             for m, run in zip(models, upscalers, strict=True)
         ]
         if output is not None:
@@ -150,16 +151,10 @@ def evaluate(
         typer.echo(f"\n{runtimes_text([record.load(path) for path in paths])}")
 
 
-def _bar(name: str) -> Any:
-    from esrjax.cli.tables import progress
-
-    return lambda pairs: progress(pairs, name)
-
-
 def _harness(model: Any, pairs: Any, rules: Any) -> Any:
     from esrjax.contest import harness
 
-    return harness.run(model, pairs, rules, _bar(f"{model.name}, harness"))
+    return harness.run(model, pairs, rules, bar(f"{model.name}, harness"))
 
 
 def _pointless(option: str) -> BadOption:

@@ -29,7 +29,7 @@ def bench(
     """
     for name, method in methods.items():
         for shape in shapes:
-            require_side(name, method, shape)
+            require_side(name, method.min_side, shape)
     engines = engines or jax_engine()
     nets = {name: deploy(method.build(**sizes)) for name, method in methods.items()}
     forwards = {

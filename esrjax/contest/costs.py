@@ -34,7 +34,7 @@ def costs(
     """
     found, files = registry.method(name), files or {}
     if isinstance(found, Method):
-        require_side(name, found, (side, side))
+        require_side(name, found.min_side, (side, side))
         return cost_of(found, _network(name, found, files, sizes or {}), side=side)
     require_ensemble(name, found, files, sizes)
     members = found.members.items()
@@ -54,7 +54,7 @@ def _member(
 ) -> Cost:
     """A member's cost as often as it runs; its parameters are the same in every pass."""
     method = registry.plain(name)
-    require_side(name, method, (side, side))
+    require_side(name, method.min_side, (side, side))
     net = _network(name, method, files, sizes)
     runs = [
         _repeated(cost_of(method, net, side=size), name, times)

@@ -62,6 +62,6 @@ def _timed(programs: dict[tuple[int, ...], Program], lr: Array) -> float:
 def _lr(model: Model, pair: Pair) -> Array:
     """`(1, h, w, 3)`, white at the method's range."""
     pixels = pair.load()[0]
-    require_side(model.name, model.method, pixels.shape[:2])
+    require_side(model.name, model.method.min_side, pixels.shape[:2])
     white = np.float32(255 / model.method.data_range)
     return jax.device_put(pixels[None].astype(np.float32) / white)

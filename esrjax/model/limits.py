@@ -3,7 +3,6 @@
 import math
 
 from esrjax.errors import UserError
-from esrjax.method import Method
 from esrjax.pictures.upscale import Windows
 
 SMALLEST = 8  # side of a window, LR pixels
@@ -17,12 +16,12 @@ class BadWindows(UserError):
     """Windows that a method cannot be run in."""
 
 
-def require_side(name: str, method: Method, shape: tuple[int, ...]) -> None:
-    """Raise `PictureTooSmall` unless the method accepts LR pictures of `shape` (h, w)."""
-    if min(shape) < method.min_side:
+def require_side(name: str, min_side: int, shape: tuple[int, ...]) -> None:
+    """Raise `PictureTooSmall` unless a method accepts LR pictures of `shape` (h, w)."""
+    if min(shape) < min_side:
         raise PictureTooSmall(
             f"the picture is {shape[1]} x {shape[0]} pixels",
-            rule=f"{name} accepts pictures of at least {method.min_side} pixels a side",
+            rule=f"{name} accepts pictures of at least {min_side} pixels a side",
             remedy="give a larger picture, or use another method",
         )
 

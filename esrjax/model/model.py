@@ -77,7 +77,7 @@ class Model:
 
     def _checked(self, upscaler: Upscaler) -> Upscaler:
         def check(picture: Pixels) -> upscale.Floats:
-            require_side(self.name, self.method, picture.shape[:2])
+            require_side(self.name, self.method.min_side, picture.shape[:2])
             return upscaler(picture)
 
         return check

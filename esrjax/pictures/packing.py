@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grain
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.pairs import Pair, Progress
+from esrjax.pictures.reading import ahead
 from esrjax.pictures.records import NAME
 
 VERSION = "1.0.0"
@@ -115,7 +115,9 @@ def require_place(root: Path, name: str) -> None:
 def _write(root: Path, name: str, pairs: Sequence[Pair], cut: Cut, progress: Progress) -> int:
     """How many sub-images were written."""
     table: list[tuple[str, int, int, int]] = []  # name, height, width, and how many of them
-    builder = _Builder(name, root, _examples(progress(pairs), _ahead(pairs, cut), table), table)
+    builder = _Builder(
+        name, root, _examples(progress(pairs), ahead(cut.pieces, pairs), table), table
+    )
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare()
@@ -132,13 +134,6 @@ def _examples(
             yield next(index), {"lr": _png(lr), "hr": _png(hr)}
         height, width, _ = each[0][1].shape
         table.append((pair.name, height, width, len(each)))
-
-
-def _ahead(pairs: Sequence[Pair], cut: Cut, threads: int = 2) -> Iterator[list[Piece]]:
-    """The sub-images of every pair, cut ahead of their use."""
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    source = grain.MapDataset.range(len(pairs)).map(lambda index: cut.pieces(pairs[index]))
-    return iter(source.to_iter_dataset(ahead))
 
 
 def _png(pixels: Pixels) -> io.BytesIO:

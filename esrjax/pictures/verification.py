@@ -4,9 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import grain
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,6 +13,7 @@ from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.known import Known
 from esrjax.pictures.pairs import Pair, Progress, picture
+from esrjax.pictures.reading import ahead
 from esrjax.pictures.resize import downscale
 
 EDGE = 2  # outer LR pixels that other MATLABs, which mirror at the edge, make otherwise
@@ -166,7 +165,6 @@ def _some(names: Sequence[str]) -> str:
 
 def _looks(pairs: Sequence[Pair], tolerance: int, progress: Progress) -> Iterator[Look]:
     """What is seen of every pair, by two threads; no more than a few pictures are in memory."""
-    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    source: Any = grain.MapDataset.range(len(pairs)).map(lambda i: look(pairs[i], tolerance))
-    for _, seen in zip(progress(pairs), source.to_iter_dataset(ahead), strict=True):
+    looks = ahead(lambda pair: look(pair, tolerance), pairs, buffer=4)
+    for _, seen in zip(progress(pairs), looks, strict=True):
         yield seen

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
+from esrjax.pictures.reading import ahead
 from esrjax.pictures.sets import Pair, select
 from esrjax.training.draws import Bits, Draws
 from esrjax.training.recipe import Data
@@ -67,8 +68,8 @@ class Batches:
     def since(self, step: int, steps: int, threads: int = 2) -> Generator[Patches]:
         """The patches from `step` to `steps`, made ahead of their use."""
         workers, end = self.draws.data.workers, steps + (_BEYOND if self.draws.data.workers else 0)
-        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-        source: Any = grain.MapDataset.range(step, end).map(self.patches).to_iter_dataset(ahead)
+        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        source: Any = grain.MapDataset.range(step, end).map(self.patches).to_iter_dataset(reading)
         iterator = iter(_by_workers(source, workers) if workers else source)
         try:
             yield from islice(iterator, steps - step)
@@ -90,8 +91,8 @@ class Batches:
 def _by_workers(source: Any, workers: int) -> Any:
     """The same, made by other processes."""
     flags.FLAGS.mark_as_parsed()  # Grain's own, which no absl program has read
-    ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    return source.mp_prefetch(ahead, worker_init_fn=_serve)
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    return source.mp_prefetch(options, worker_init_fn=_serve)
 
 
 def _serve(index: int, count: int) -> None:
@@ -140,8 +141,7 @@ def _shelved(pairs: Sequence[Pair], draws: Draws) -> Shelf:
     shelf = Shelf(pairs, data.memory, readers=max(1, data.workers))
     pixels = int(np.prod(draws.sides.astype(np.int64), axis=1).sum()) * (1 + draws.scale**2)
     if 3 * pixels <= data.memory * GIB and not data.workers:
-        ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-        for _ in grain.MapDataset.range(len(pairs)).map(shelf.__getitem__).to_iter_dataset(ahead):
+        for _ in ahead(shelf.__getitem__, range(len(pairs))):
             pass
     return shelf
 
