@@ -19,7 +19,7 @@ from esrjax.errors import UserError
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.reading import ahead
 from esrjax.pictures.sets import Pair, select
-from esrjax.training.draws import Bits, Draws
+from esrjax.training.draws import Bits, Draws, Numbers
 from esrjax.training.recipe import Data
 from esrjax.training.shelf import GIB, Shelf
 
@@ -31,15 +31,17 @@ _BEYOND = (
 
 
 class Patches(TypedDict):
-    """A batch that is yet to be flipped.
+    """A batch that is yet to be flipped and recoloured.
 
-    `lr (n, h, w, 3)` and `hr (n, s·h, s·w, 3)`, 8 bits; upended, mirrored: (n,), which, and how.
+    `lr (n, h, w, 3)` and `hr (n, s·h, s·w, 3)`, 8 bits; upended, mirrored: (n,), which, and how;
+    colours: (n, 3), which channels they are to have.
     """
 
     lr: Bytes
     hr: Bytes
     upended: Bits
     mirrored: Bits
+    colours: Numbers
 
 
 class NoPatches(UserError):
@@ -54,7 +56,7 @@ class Batches:
     pictures: Sequence[tuple[Pixels, Pixels]]
 
     def patches(self, step: int) -> Patches:
-        """The batch of that step, whatever came before; the devices flip it."""
+        """The batch of that step, whatever came before; the devices do the rest."""
         draw = self.draws.at(step)
         places = zip(draw.picture, draw.top, draw.left, draw.turned, strict=True)
         cut = [self._cut(int(index), draw.shape, *place) for index, *place in places]
@@ -63,6 +65,7 @@ class Batches:
             hr=np.stack([hr for _, hr in cut]),
             upended=draw.upended,
             mirrored=draw.mirrored,
+            colours=draw.colours,
         )
 
     def since(self, step: int, steps: int, threads: int = 2) -> Generator[Patches]:

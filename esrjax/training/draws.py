@@ -22,6 +22,7 @@ class Draw:
 
     shape: (h, w) of an LR patch. picture, top, left: (n,), the last two in LR pixels. turned: the
     patch is cut as (w, h) and its axes are exchanged; upended, mirrored: then it is flipped.
+    colours: (n, 3), which channel of the picture each channel of the patch is.
     """
 
     shape: tuple[int, int]
@@ -31,6 +32,7 @@ class Draw:
     turned: Bits
     upended: Bits
     mirrored: Bits
+    colours: Numbers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +79,10 @@ class Draws:
         )
         sides = np.where(turned[:, None], (width, height), (height, width))
         corner = draw.integers(1 + self.sides[picture] - sides).astype(np.int32)
+        colours = np.tile(np.arange(3, dtype=np.int32), (n, 1))
+        if "rgb" in self.data.augment:
+            mixed = draw.permuted(colours, axis=1)
+            colours = np.where(draw.integers(2, size=(n, 1)), mixed, colours)
         index, of = self.share
         part = slice(index * n // of, (index + 1) * n // of)
         return Draw(
@@ -88,4 +94,5 @@ class Draws:
             # a quarter turn to the left exchanges the axes, and the flips with them
             upended=np.where(turned, ~hflip, vflip)[part],
             mirrored=np.where(turned, vflip, hflip)[part],
+            colours=colours[part],
         )

@@ -36,7 +36,7 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HostFeed:
-    """The host cuts the patches; the devices flip them."""
+    """The host cuts the patches; the devices flip and recolour them."""
 
     batches: Batches
     devices: Devices
@@ -45,7 +45,7 @@ class HostFeed:
         """LR and HR of every step."""
         with closing(self.batches.since(step, steps)) as source:
             for patches in source:
-                yield _flipped_alike(**self.devices.spread(dict(patches)))
+                yield _augmented_alike(**self.devices.spread(dict(patches)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,6 +82,7 @@ class DeviceFeed:
         for draw in map(self.draws.at, range(step, steps)):
             drawn = {"row": self.first[draw.picture] + draw.top, "left": draw.left}
             drawn |= {"turned": draw.turned, "upended": draw.upended, "mirrored": draw.mirrored}
+            drawn["colours"] = draw.colours
             s, spread = self.draws.scale, self.devices.spread(drawn)
             yield _cut_alike(self.lr, self.hr, s, draw.shape, turns, **spread)
 
@@ -97,14 +98,20 @@ def open_feed(
 
 
 @jax.jit
-def _flipped_alike(lr: Array, hr: Array, upended: Array, mirrored: Array) -> Pictures:
-    return _flipped(lr, upended, mirrored), _flipped(hr, upended, mirrored)
+def _augmented_alike(
+    lr: Array, hr: Array, upended: Array, mirrored: Array, colours: Array
+) -> Pictures:
+    augmented = partial(_augmented, upended=upended, mirrored=mirrored, colours=colours)
+    return augmented(lr), augmented(hr)
 
 
-def _flipped(patches: Array, upended: Array, mirrored: Array) -> Array:
-    """(n, h, w, 3), upside down where asked, then mirrored where asked."""
+def _augmented(patches: Array, *, upended: Array, mirrored: Array, colours: Array) -> Array:
+    """(n, h, w, 3), upside down where asked, then mirrored where asked, its channels as asked."""
     patches = jnp.where(upended[:, None, None, None], patches[:, ::-1], patches)
-    return jnp.where(mirrored[:, None, None, None], patches[:, :, ::-1], patches)
+    patches = jnp.where(mirrored[:, None, None, None], patches[:, :, ::-1], patches)
+    red, green, blue = jnp.split(patches, 3, axis=-1)
+    channel = colours[:, None, None, :]
+    return jnp.where(channel == 0, red, jnp.where(channel == 1, green, blue))
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
@@ -120,6 +127,7 @@ def _cut_alike(
     turned: Array,
     upended: Array,
     mirrored: Array,
+    colours: Array,
 ) -> Pictures:
     """The patches of one draw. turns: whether any may be turned."""
     h, w = shape
@@ -130,7 +138,7 @@ def _cut_alike(
         lr_turned, hr_turned = _cut(lr, row, left, (w, h)), _cut(hr, top, start, (s * w, s * h))
         lr_patches = jnp.where(across, lr_turned.swapaxes(1, 2), lr_patches)
         hr_patches = jnp.where(across, hr_turned.swapaxes(1, 2), hr_patches)
-    return _flipped_alike(lr_patches, hr_patches, upended, mirrored)
+    return _augmented_alike(lr_patches, hr_patches, upended, mirrored, colours)
 
 
 def _cut(pictures: Array, row: Array, left: Array, shape: tuple[int, int]) -> Array:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ def batch(source, step):
     patches = source.patches(step)
     up, mirror = (patches[key][:, None, None, None] for key in ("upended", "mirrored"))
     sides = {side: np.where(up, patches[side][:, ::-1], patches[side]) for side in ("lr", "hr")}
-    return {side: np.where(mirror, each[:, :, ::-1], each) for side, each in sides.items()}
+    sides = {side: np.where(mirror, each[:, :, ::-1], each) for side, each in sides.items()}
+    colours = patches["colours"][:, None, None, :]
+    return {side: np.take_along_axis(each, colours, -1) for side, each in sides.items()}
 
 
 def test_shapes_are_those_of_the_recipe(pictures):
@@ -51,7 +54,7 @@ def test_a_batch_does_not_depend_on_what_came_before(pictures):
 @pytest.mark.parametrize("patches", [((16, 16),), ((16, 24), (24, 16))])
 def test_host_device_and_workers_give_the_same_bits(pictures, patches):
     """Whoever cuts, whoever flips: the batches of two devices, of two processes, and of NumPy."""
-    said = {"patches": patches, "augment": ("hflip", "vflip", "rot90"), "batch": 6}
+    said = {"patches": patches, "augment": ("hflip", "vflip", "rot90", "rgb"), "batch": 6}
     expected = opened(pictures, **said)
     kinds = [{}, {"feed": "device"}] + [{"workers": 2, "memory": 1e-6}] * (len(patches) == 1)
     for kind in kinds:
@@ -72,9 +75,26 @@ def test_all_eight_turns_and_flips_come(pictures):
     assert len(moves) == 8
 
 
+def test_half_of_the_patches_have_their_channels_in_any_order(pictures):
+    colours = opened(pictures, augment=("rgb",), batch=600).draws.at(0).colours
+    orders, counts = np.unique(colours, axis=0, return_counts=True)
+    assert sorted(map(tuple, orders)) == sorted(permutations(range(3)))
+    assert 300 < counts[0] < 400 and all(30 < count < 75 for count in counts[1:])
+
+
+def test_the_patches_are_the_same_with_and_without_other_colours(pictures):
+    """What a recipe drew before it said `rgb`, it still draws."""
+    plain, coloured = (
+        opened(pictures, augment=a).patches(3) for a in (("hflip",), ("hflip", "rgb"))
+    )
+    np.testing.assert_array_equal(plain["hr"], coloured["hr"])
+    np.testing.assert_array_equal(plain["mirrored"], coloured["mirrored"])
+    np.testing.assert_array_equal(plain["colours"], np.tile([0, 1, 2], (3, 1)))
+
+
 @pytest.mark.parametrize("of", [2, 3])
 def test_shares_of_a_batch_are_the_batch(pictures, of):
-    said = {"augment": ("hflip", "rot90"), "batch": 6}
+    said = {"augment": ("hflip", "rot90", "rgb"), "batch": 6}
     whole = batch(opened(pictures, **said), 5)
     data = Data(sets=(str(pictures),), patches=((16, 16), (16, 24)), **said)
     shares = [batch(batches.open_batches(data, 4, 1, share=(i, of)), 5) for i in range(of)]
@@ -135,7 +155,7 @@ def test_every_picture_comes_once_before_any_comes_twice(pictures):
     assert order[:4] != order[4:8] or order[4:8] != order[8:]
 
 
-@pytest.mark.parametrize("augment", [(), ("hflip",), ("vflip",), ("rot90",)])
+@pytest.mark.parametrize("augment", [(), ("hflip",), ("vflip",), ("rot90",), ("rgb",)])
 def test_patches_are_cut_from_the_picture_and_moved_alike(pictures, augment):
     source = opened(pictures, augment=augment, patches=((16, 24),), batch=1)
     for step in range(8):
@@ -145,8 +165,10 @@ def test_patches_are_cut_from_the_picture_and_moved_alike(pictures, augment):
 
 def _lies_in(lr, hr, picture, augment):
     """Whether some crop of the picture, moved by at most `augment`, is this patch."""
-    moves = {"hflip": lambda p: p[:, ::-1], "vflip": lambda p: p[::-1], "rot90": np.rot90}
-    for move in (lambda p: p, *(moves[name] for name in augment)):
+    turns = {"hflip": lambda p: p[:, ::-1], "vflip": lambda p: p[::-1], "rot90": np.rot90}
+    orders = [lambda p, order=order: p[..., order] for order in permutations(range(3))]
+    moves = {name: [turn] for name, turn in turns.items()} | {"rgb": orders}
+    for move in (lambda p: p, *(move for name in augment for move in moves[name])):
         whole_lr, whole_hr = move(picture[0]), move(picture[1])
         for top in range(whole_lr.shape[0] - lr.shape[0] + 1):
             for left in range(whole_lr.shape[1] - lr.shape[1] + 1):

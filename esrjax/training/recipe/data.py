@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from esrjax.schema import BY_KIND, LIST, STRICT, TABLE, Positive
 
-Augment = Literal["hflip", "vflip", "rot90"]
+Augment = Literal["hflip", "vflip", "rot90", "rgb"]
 Side = Annotated[int, Field(gt=0)]
 Shape = tuple[Side, Side]  # height and width of an HR crop, pixels
 Shapes = Annotated[tuple[Shape, ...], Field(min_length=1)]
@@ -33,9 +33,10 @@ class Data:
     sets: names or folders of pictures, or parts of them (`LSDIR[:10000]`, `LSDIR[20%]`): all
     pictures alike, or, as a table, each set with its share of the patches. patches: HR crops; one
     of the shapes is drawn for every batch. later: the curriculum, other shapes from a step on.
-    augment: each is applied or not, at random; all three together are the eight-fold turns and
-    flips. shrink: factors by which every picture is also taken smaller, by bicubic, with LR made
-    anew. small: what becomes of pictures that are smaller than the largest patch.
+    augment: each is applied or not, at random; the flips and the turn together are the eight-fold
+    ones; rgb: the channels in any order (Yoo et al., CVPR 2020, arXiv 2004.00448). shrink: factors
+    by which every picture is also taken smaller, by bicubic, with LR made anew. small: what becomes
+    of pictures that are smaller than the largest patch.
     feed: who cuts the patches, the host, or the device, which then holds all pictures. workers:
     processes of the host that do it, 0 for threads of the training itself. memory: GiB of pictures
     that the host keeps decoded; those beyond are read whenever they are drawn.
