@@ -5,6 +5,7 @@ import functools
 import os
 from importlib import metadata
 
+from esrjax.door import claimants, claims, distribution
 from esrjax.errors import UserError
 from esrjax.method import Ensemble, Method
 
@@ -52,7 +53,7 @@ def plain(name: str) -> Method:
 
 def origin(name: str) -> str:
     """The distribution and version that register `name`, for instance `esrjax 0.1.0`."""
-    return _distribution(_one(name))
+    return distribution(_one(name))
 
 
 def _one(name: str) -> metadata.EntryPoint:
@@ -67,14 +68,12 @@ def _one(name: str) -> metadata.EntryPoint:
 
 
 def _entry_points() -> dict[str, tuple[metadata.EntryPoint, ...]]:
-    """Entry points by name; one distribution seen twice on the path counts once."""
+    """Entry points by name, as far as discovery is allowed."""
     limit = os.environ.get(LIMIT)
     allowed = None if limit is None else {part.strip() for part in limit.split(",")}
-    found: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
-    for entry in metadata.entry_points(group=GROUP):
-        if allowed is None or entry.name in allowed:
-            found.setdefault(entry.name, {})[_distribution(entry), entry.value] = entry
-    return {name: tuple(entries.values()) for name, entries in found.items()}
+    return {
+        name: found for name, found in claims(GROUP).items() if allowed is None or name in allowed
+    }
 
 
 @functools.cache
@@ -86,10 +85,6 @@ def _load(entry: metadata.EntryPoint) -> Method | Ensemble:
     if not isinstance(loaded, Method | Ensemble):
         raise _broken(entry, f"it holds a {type(loaded).__name__}")
     return loaded
-
-
-def _distribution(entry: metadata.EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
 
 
 def _unknown(name: str) -> UnknownMethod:
@@ -106,11 +101,10 @@ def _unknown(name: str) -> UnknownMethod:
 
 
 def _ambiguous(name: str, found: tuple[metadata.EntryPoint, ...]) -> AmbiguousMethod:
-    claims = " and ".join(f"{_distribution(entry)} ({entry.value})" for entry in found)
     return AmbiguousMethod(
         f"the method {name!r} is registered more than once",
         rule="a name belongs to one package",
-        place=claims,
+        place=claimants(found),
         remedy="uninstall one of them, or rename its entry point; other methods are not affected",
     )
 
@@ -119,6 +113,6 @@ def _broken(entry: metadata.EntryPoint, what: str) -> BrokenPlugin:
     return BrokenPlugin(
         f"the plugin {entry.name!r} cannot be loaded: {what}",
         rule="its entry point must name an esrjax.method.Method or Ensemble",
-        place=f"{entry.value}, of {_distribution(entry)}",
+        place=f"{entry.value}, of {distribution(entry)}",
         remedy="mend or uninstall that package; other methods are not affected",
     )

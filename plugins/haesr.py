@@ -35,7 +35,7 @@ from jax import Array
 from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential, parameter
 from esrjax.network.resampling import average_pool
-from esrjax.network.words import gelu, matmul, normalize, pixel_shuffle
+from esrjax.network.words import gelu, matmul, normalize, pixel_shuffle, softmax
 
 from .parts import windows
 from .parts.esa import ESA
@@ -93,7 +93,7 @@ class ChannelAttention(nnx.Module):
         )
         q, k, v = jnp.split(cut(self.qkv_dwconv(self.qkv(x)), h, w), 3, axis=-1)
         logits = matmul(normalize(q, -2).mT, normalize(k, -2)) * self.temperature[...][None]
-        y = matmul(v, jax.nn.softmax(logits).mT)
+        y = matmul(v, softmax(logits).mT)
         return self.project_out(join(y, h, w, high, wide))
 
 

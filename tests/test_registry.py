@@ -1,6 +1,5 @@
 """Whoever is installed is found, and a bad package spoils its own names only."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -20,27 +19,13 @@ SMT = Ensemble(members={"span": Member()}, team="theirs", paper="unsaid", licens
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Puts a package on the path, as pip would: a module and its metadata."""
-    written = set()
-
-    def install(package, source, entries, place="site"):
-        site = tmp_path / place
-        module, info = f"fake_{package}", site / f"{package}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (site / f"{module}.py").write_text(source)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        lines = [f"{name} = {module}:{what}" for name, what in entries.items()]
-        (info / "entry_points.txt").write_text("\n".join(["[esrjax.methods]", *lines]))
-        written.add(module)
-        monkeypatch.syspath_prepend(site)
-        importlib.invalidate_caches()
-
+def install(package):
+    """Puts a package of methods on the path: `install(name, source, entries)`."""
     registry._load.cache_clear()
-    yield install
+    yield lambda name, source, entries, place="site": package(
+        name, source, registry.GROUP, entries, place
+    )
     registry._load.cache_clear()
-    for module in written:
-        sys.modules.pop(module, None)
 
 
 def test_our_own_methods_come_through_the_same_door():

@@ -31,9 +31,18 @@ def picture(mask: Array) -> Generator[None]:
         _picture.reset(token)
 
 
+def mask() -> Array | None:
+    """The mask `(h, w)` that is in force, or None where every pixel exists."""
+    return _picture.get()
+
+
 def zero_outside(x: Array) -> Array:
     """`x (N, h, w, C)` with the pixels that do not exist set to zero."""
-    mask = _picture.get()
+    return zeroed(x, mask())
+
+
+def zeroed(x: Array, mask: Array | None) -> Array:
+    """`x (N, h, w, C)` with zero where `mask (h, w)` is 0; without a mask as it is."""
     # Not a product: what does not exist may be infinite.
     return x if mask is None else jnp.where(mask[None, :, :, None].astype(bool), x, 0)
 

@@ -40,7 +40,9 @@ def _cut(drawn: Array, shape: tuple[int, ...]) -> Array:
 
 def parameter(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[Array]:
     """A trainable leaf; `torch_axes` transposes it into PyTorch's layout."""
-    return nnx.Param(value, torch_axes=torch_axes)
+    # Not weakly typed, as `jnp.full(c, 0.1)` is: the first steps of a training would each make some
+    # of its state strong, and the next be compiled again.
+    return nnx.Param(jnp.asarray(value, value.dtype), torch_axes=torch_axes)
 
 
 class Conv2d(nnx.Module):

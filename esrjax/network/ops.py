@@ -5,18 +5,18 @@ A network calls an operation and never chooses its body. `with ops.body("referen
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, cast
 
 import jax
 from jax import Array, lax
 
 from esrjax.errors import UserError
+from esrjax.network.canvas import zeroed
+from esrjax.network.kernel import KERNELS as KERNELS
+from esrjax.network.kernel import Kernel as Kernel
+from esrjax.network.kernel import kernel as kernel
 from esrjax.network.recurrence import recurrence
-from esrjax.network.words import conv2d, matmul, word
-
-KERNELS = "esrjax.kernels"
+from esrjax.network.words import PREFIX, conv2d, matmul, single, word
 
 # "auto": a kernel where one fits and is proved faster. "reference": never a kernel. "kernel": a
 # kernel or an error. A user context, so that it is part of every jit cache key.
@@ -28,45 +28,6 @@ class NoKernel(UserError):
     """`body("kernel")` was asked for where no kernel can serve."""
 
 
-def _fits(*args: Array) -> str | None:
-    return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """A faster body for one operation on one platform.
-
-    call: takes the operation's arguments. why_not: None where the kernel serves these arguments on
-    this device, else the reason. unproved: None where it was found faster on this device, else the
-    reason for which "auto" leaves it alone though it serves. differentiable: it brings its own
-    gradient; otherwise the reference's is used.
-    """
-
-    call: Callable[..., Array]
-    platform: str = "cuda"
-    why_not: Callable[..., str | None] = _fits
-    unproved: Callable[[], str | None] = _fits
-    differentiable: bool = False
-
-    def misplaced(self) -> str | None:
-        """None on the kernel's platform, else what is here."""
-        here = platform()
-        return None if here == self.platform else f"it needs {self.platform}, this is {here}"
-
-
-def platform() -> str:
-    """What programs run on by default, as kernels name it."""
-    here = jax.default_backend()
-    return "cuda" if here == "gpu" else here
-
-
-@functools.cache
-def kernel(name: str) -> Kernel | None:
-    """The installed kernel of the operation `name`, if any."""
-    found = list(metadata.entry_points(group=KERNELS, name=name))
-    return found[0].load() if found else None
-
-
 def op(reference: Callable[..., Array]) -> Callable[..., Array]:
     """An operation on arrays with the given reference body; kernels find it by its name."""
     name = reference.__name__
@@ -76,10 +37,36 @@ def op(reference: Callable[..., Array]) -> Callable[..., Array]:
         chosen = _chosen(name, args)
         if chosen is None:
             return reference(*args)
-        fast = chosen.call if chosen.differentiable else _borrowing_gradient(chosen.call, reference)
+        fast = with_gradient(chosen.call, None if chosen.differentiable else reference)
         return lax.platform_dependent(*args, default=reference, **{chosen.platform: fast})
 
     return word()(call)
+
+
+def with_gradient(
+    fast: Callable[..., Array], reference: Callable[..., Array] | None
+) -> Callable[..., Array]:
+    """`fast` with the gradient of `reference`, or with its own where there is none."""
+    if reference is None:
+        return fast
+    call = jax.custom_vjp(fast)
+    call.defvjp(
+        lambda *args: (fast(*args), args),
+        lambda args, cotangent: jax.vjp(reference, *args)[1](cotangent),
+    )
+    return call
+
+
+def whole(
+    operation: Callable[..., Array], operands: tuple[Array, ...], parts: Callable[[], Array]
+) -> Array:
+    """`operation(*operands)` where a kernel serves it; else `parts()`, which gives the same.
+
+    For an operation that is a block of layers: those can be watched, counted by their paths and
+    adapted, the inside of an operation can not.
+    """
+    chosen = _chosen(operation.__name__.removeprefix(PREFIX), operands)
+    return parts() if chosen is None else operation(*operands)
 
 
 def _chosen(name: str, args: tuple[Array, ...]) -> Kernel | None:
@@ -102,18 +89,6 @@ def _why_no(candidate: Kernel | None, args: tuple[Array, ...]) -> str | None:
     return "none is installed" if candidate is None else candidate.why_not(*args)
 
 
-def _borrowing_gradient(
-    fast: Callable[..., Array], reference: Callable[..., Array]
-) -> Callable[..., Array]:
-    """`fast`, with the gradient of `reference`."""
-    call = jax.custom_vjp(fast)
-    call.defvjp(
-        lambda *args: (fast(*args), args),
-        lambda args, cotangent: jax.vjp(reference, *args)[1](cotangent),
-    )
-    return call
-
-
 def _no_kernel(name: str, reason: str) -> NoKernel:
     return NoKernel(
         f"no kernel can serve the operation {name!r}: {reason}",
@@ -132,15 +107,54 @@ def gated_residual(x: Array, f: Array, w: Array, b: Array) -> Array:
 
 
 @op
+def spab(
+    u: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    w3: Array,
+    b3: Array,
+    mask: Array | None = None,
+) -> Array:
+    """`(r + u)·(sigmoid(r) − ½)`, with `r` three 3x3 convolutions deep and SiLUs between them.
+
+    `u (N, h, w, C)`, `w1, w2, w3 (3, 3, C, C)`, `b1, b2, b3 (C,)`; pixels where `mask (h, w)` is 0
+    act as zero padding. Source: SPAN (arXiv:2311.12770), Eq. 3 to 5, as the released code has them.
+    """
+    a = jax.nn.silu(_conv3x3(u, w1, b1, mask))
+    r = _conv3x3(jax.nn.silu(_conv3x3(a, w2, b2, mask)), w3, b3, mask)
+    return (r + u) * (jax.nn.sigmoid(r) - 0.5)
+
+
+@op
+def gated_spab(
+    u: Array, w1: Array, w2: Array, w3: Array, w: Array, b: Array, mask: Array | None = None
+) -> Array:
+    """`(u + f) · (W f + b)`, with `f` three 3x3 convolutions deep and ReLUs between them.
+
+    `u (N, h, w, C)`, `w1, w2, w3 (3, 3, C, C)`, `w (1, 1, C, C)`, `b (C,)`; pixels where
+    `mask (h, w)` is 0 act as zero padding. Source: SPANV2, NTIRE 2026 report, Eq. 3 to 7.
+    """
+    a = jax.nn.relu(_conv3x3(u, w1, None, mask))
+    f = _conv3x3(jax.nn.relu(_conv3x3(a, w2, None, mask)), w3, None, mask)
+    return (u + f) * conv2d(f, w, b)
+
+
+def _conv3x3(x: Array, w: Array, b: Array | None, mask: Array | None) -> Array:
+    return conv2d(zeroed(x, mask), w, b, padding=(1, 1))
+
+
+@op
 def window_attention(q: Array, k: Array, v: Array, bias: Array, mask: Array | None = None) -> Array:
     """`softmax(q kᵀ/√d + bias + mask) v` in every window, by every head: as `q`.
 
     `q (N, windows, heads, L, d)`, `k, v (N, windows, heads, K, d)`, `bias (heads, L, K)`,
     `mask (windows, L, K)` or none. Source: Swin Transformer (arXiv:2103.14030), Eq. 4.
     """
-    logits = matmul(q * q.shape[-1] ** -0.5, k.mT) + bias[None, None]
-    logits = logits if mask is None else logits + mask[None, :, None]
-    return matmul(jax.nn.softmax(logits), v)
+    logits = single(matmul(q * q.shape[-1] ** -0.5, k.mT)) + single(bias)[None, None]
+    logits = logits if mask is None else logits + single(mask)[None, :, None]
+    return matmul(jax.nn.softmax(logits).astype(v.dtype), v)
 
 
 @op
@@ -150,4 +164,6 @@ def selective_scan(x: Array, delta: Array, a: Array, b: Array, c: Array, d: Arra
     `x, delta, y (N, L, D)`, `a (D, S)`, `b, c (N, L, S)`, `d (D,)`. `delta` is not negative, `a`
     not positive. Source: Mamba (arXiv:2312.00752), Algorithm 2, `b` discretised as its code does.
     """
-    return recurrence(delta * x, delta, a, b, c) + d[None, None] * x
+    dtype = x.dtype
+    x, delta, a, b, c, d = map(single, (x, delta, a, b, c, d))
+    return (recurrence(delta * x, delta, a, b, c) + d[None, None] * x).astype(dtype)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from esrjax.network.convolution import block_diagonal
 from esrjax.network.layers import Conv2d
-from esrjax.network.words import block_diagonal
 
 Net = TypeVar("Net", bound=nnx.Module)
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from esrjax.network import convolution
+
 PREFIX = "word_"
 # True: a word is lowered to the one operation that it says, and not to what a platform is fastest
 # at; for compilers that choose for themselves. A user context, so part of every jit cache key.
@@ -46,19 +48,8 @@ def conv2d(
     groups: int = 1,
 ) -> Array:
     """Cross-correlation of `x (N, h, w, in)` with `w (kh, kw, in / groups, out)`, plus `b`."""
-    native = functools.partial(
-        _native_conv2d, padding=padding, stride=stride, dilation=dilation, groups=groups
-    )
-    if groups == 1 or plain.value:
-        y = native(x, w)
-    elif stride == 1 and w.shape[2] == 1:
-        shifted = functools.partial(_shifted_conv2d, padding=padding, dilation=dilation)
-        y = lax.platform_dependent(x, w, cpu=shifted, default=native)
-    else:
-        dense = functools.partial(_native_conv2d, padding=padding, stride=stride, dilation=dilation)
-        y = lax.platform_dependent(
-            x, w, cpu=lambda x, w: dense(x, block_diagonal(w, groups)), default=native
-        )
+    convolve = convolution.native if plain.value else convolution.fast
+    y = convolve(x, w, padding=padding, stride=stride, dilation=dilation, groups=groups)
     return y if b is None else y + b[None, None, None, :]
 
 
@@ -68,44 +59,6 @@ def conv1d(
 ) -> Array:
     """Cross-correlation of tokens `x (N, L, in)` with `w (k, in / groups, out)`, plus `b`."""
     return conv2d(x[:, None], w[None], b, padding=(0, padding), groups=groups)[:, 0]
-
-
-def _native_conv2d(
-    x: Array, w: Array, *, padding: tuple[int, int], stride: int, dilation: int, groups: int = 1
-) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        w,
-        window_strides=(stride, stride),
-        padding=[(p, p) for p in padding],
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
-def _shifted_conv2d(x: Array, w: Array, *, padding: tuple[int, int], dilation: int) -> Array:
-    """One input channel per group, as shifted products: XLA's CPU has no fast grouped form."""
-    kh, kw, _, out = w.shape
-    if out != x.shape[-1]:
-        x = jnp.repeat(x, out // x.shape[-1], axis=-1)
-    x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-    h, wide = x.shape[1] - dilation * (kh - 1), x.shape[2] - dilation * (kw - 1)
-    taps = (
-        x[:, i * dilation : i * dilation + h, j * dilation : j * dilation + wide]
-        * w[i, j][None, None]
-        for i in range(kh)
-        for j in range(kw)
-    )
-    return functools.reduce(jnp.add, taps)
-
-
-def block_diagonal(w: Array, groups: int) -> Array:
-    """A grouped kernel `(kh, kw, in / groups, out)` as a dense one `(kh, kw, in, out)`."""
-    kh, kw, wide, out = w.shape
-    blocks = w.reshape(kh, kw, 1, wide, groups, out // groups)
-    eye = jnp.eye(groups, dtype=w.dtype)[None, None, :, None, :, None]
-    return (blocks * eye).reshape(kh, kw, groups * wide, out)
 
 
 @word()
@@ -130,10 +83,12 @@ def einsum(equation: str, x: Array, y: Array) -> Array:
 @word(static=("eps",))
 def layer_norm(x: Array, scale: Array, shift: Array, eps: float = 1e-5) -> Array:
     """`x (..., C)` with zero mean and unit variance over its channels, scaled and shifted."""
-    mean = x.mean(-1, keepdims=True)
-    variance = jnp.square(x - mean).mean(-1, keepdims=True)
+    wide, scale, shift = map(single, (x, scale, shift))
+    mean = wide.mean(-1, keepdims=True)
+    variance = jnp.square(wide - mean).mean(-1, keepdims=True)
     lead = (1,) * (x.ndim - 1) + (-1,)
-    return (x - mean) * lax.rsqrt(variance + eps) * scale.reshape(lead) + shift.reshape(lead)
+    y = (wide - mean) * lax.rsqrt(variance + eps) * scale.reshape(lead) + shift.reshape(lead)
+    return y.astype(x.dtype)
 
 
 @word(static=("groups", "eps"))
@@ -141,17 +96,28 @@ def group_norm(
     x: Array, scale: Array, shift: Array, *, groups: int = 1, eps: float = 1e-5
 ) -> Array:
     """`x (N, h, w, C)`, every group of channels with zero mean, unit variance over the picture."""
-    grouped = x.reshape(*x.shape[:-1], groups, -1)
+    scale, shift = single(scale), single(shift)
+    grouped = single(x).reshape(*x.shape[:-1], groups, -1)
     mean = grouped.mean((1, 2, 4), keepdims=True)
     variance = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
-    x = ((grouped - mean) * lax.rsqrt(variance + eps)).reshape(x.shape)
-    return x * scale[None, None, None, :] + shift[None, None, None, :]
+    y = ((grouped - mean) * lax.rsqrt(variance + eps)).reshape(x.shape)
+    return (y * scale[None, None, None, :] + shift[None, None, None, :]).astype(x.dtype)
 
 
 def normalize(x: Array, axis: int = -1) -> Array:
     """`x` divided by its 2-norm along `axis`, or by 1e-12 where that is larger."""
     square = jnp.square(x).sum(axis, keepdims=True)
     return x * lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    """The shares of `x` along `axis`, their exponentials and sum in float32 at least."""
+    return jax.nn.softmax(single(x), axis).astype(x.dtype)
+
+
+def single(x: Array) -> Array:
+    """`x` in float32 where it is narrower: in what statistics, exponentials and states are made."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
 
 
 def gelu(x: Array) -> Array:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, parameter, uniform
-from esrjax.network.words import gelu, linear, matmul
+from esrjax.network.words import gelu, linear, matmul, single
 
 from .chance import keys
 from .feed_forward import ConvFFN, GatedMLP
@@ -122,8 +122,8 @@ class Kind(nnx.Module):
         self.noise, self.deterministic = noise, False
 
     def __call__(self, scores: Array) -> Array:
-        still = self.deterministic and not self.noise
-        return best(scores if still else scores + gumbel(scores))
+        still, fine = self.deterministic and not self.noise, single(scores)
+        return best(fine if still else fine + gumbel(fine)).astype(scores.dtype)
 
 
 @jax.custom_jvp

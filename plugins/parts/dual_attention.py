@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -11,7 +10,7 @@ from jax.core import max_dim, min_dim
 from esrjax.network.extent import Extent, divided, known, positions, whole
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential, parameter
 from esrjax.network.resampling import adaptive_max_pool, nearest
-from esrjax.network.words import gelu, matmul, normalize
+from esrjax.network.words import gelu, matmul, normalize, softmax
 
 from .feed_forward import GatedFeedForward
 
@@ -97,7 +96,7 @@ class GlobalChannel(nnx.Module):
         """`(N, pixels, 2·C) -> (N, pixels, C)`."""
         query, value = jnp.split(z, 2, -1)
         likeness = matmul(normalize(query, 1).swapaxes(1, 2), normalize(value, 1))
-        shares = jax.nn.softmax(likeness * self.temperature[...][None], -1)
+        shares = softmax(likeness * self.temperature[...][None], -1)
         return matmul(value, shares.swapaxes(1, 2))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -12,7 +11,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from esrjax.network.layers import LayerNorm, Linear, Sequential, normal, parameter
-from esrjax.network.words import einsum
+from esrjax.network.words import einsum, softmax
 
 from . import windows
 from .feed_forward import GatedFeedForward
@@ -117,7 +116,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Array, given: Array | None) -> tuple[Array, Array]:
         q = self.to_q(self.cut.queries(x)) * x.shape[-1] ** -0.5
         k, v = jnp.split(self.to_kv(self.cut.keys(x)), 2, axis=-1)
-        seen = jax.nn.softmax(einsum("nsqc,nskc->nsqk", q, k) + self.bias()[None])
+        seen = softmax(einsum("nsqc,nskc->nsqk", q, k) + self.bias()[None])
         y = self.to_out(einsum("nsqk,nskc->nsqc", seen, v))
         return self.cut.picture(y, like=x), seen
 

@@ -7,6 +7,7 @@ from jax import Array
 
 from esrjax.network.layers import Conv2d, Linear, PReLU, Sequential
 from esrjax.network.resampling import average_pool
+from esrjax.network.words import softmax
 
 
 class SqueezeExcitation(nnx.Module):
@@ -35,5 +36,5 @@ class SKFF(nnx.Module):
     def __call__(self, *maps: Array) -> Array:
         stacked = jnp.stack(maps)
         z = self.conv_du(average_pool(stacked.sum(0)))
-        shares = jax.nn.softmax(jnp.stack([fc(z) for fc in self.fcs]), 0)
+        shares = softmax(jnp.stack([fc(z) for fc in self.fcs]), 0)
         return (stacked * shares).sum(0)

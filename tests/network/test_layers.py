@@ -6,7 +6,7 @@ import pytest
 import torch
 from flax import nnx
 
-from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential
+from esrjax.network.layers import Conv2d, LayerNorm, Linear, PReLU, Sequential
 from esrjax.network.naming import Naming
 from esrjax.network.weights import leaves, load, tensors
 
@@ -109,3 +109,8 @@ def test_weight_and_bias_are_drawn_apart():
 def test_kernels_have_pytorchs_shape_outside():
     layer = Conv2d(4, 8, (3, 5), groups=2, rngs=rngs())
     assert tensors(layer, SAME)["weight"].shape == (8, 2, 3, 5)
+
+
+def test_leaves_are_of_a_type_that_a_training_step_keeps():
+    """A weakly typed one, as `jnp.full` makes, would have the step compiled anew."""
+    assert not PReLU(3).weight[...].weak_type

@@ -146,6 +146,52 @@ def test_gated_residual_is_its_formula():
     np.testing.assert_allclose(y, (x + f) * gate, rtol=0, atol=1e-12)
 
 
+def convolved(x, w, b=0):
+    """A zero-padded 3x3 convolution, tap by tap."""
+    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    h, columns = x.shape[1:3]
+    taps = [(i, j, wide[:, i : i + h, j : j + columns]) for i in range(3) for j in range(3)]
+    return sum(np.einsum("nhwi,io->nhwo", seen, w[i, j]) for i, j, seen in taps) + b
+
+
+MASK = np.pad(np.ones((2, 3)), ((0, 2), (0, 2)))
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+@pytest.mark.parametrize("name", ["spab", "gated_spab"])
+def test_a_block_is_its_formula(name, mask):
+    rng = np.random.default_rng(0)
+    u, kernels, biases = rng.standard_normal((2, 4, 5, 3)), rng.standard_normal((3, 3, 3, 3, 3)), 0
+    exists = 1 if mask is None else mask[None, :, :, None]
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    if name == "spab":
+        biases = rng.standard_normal((3, 3))
+        given = [each for pair in zip(kernels, biases, strict=True) for each in pair]
+        activate = lambda x: x * sigmoid(x)  # noqa: E731
+        close = lambda r: (r + u) * (sigmoid(r) - 0.5)  # noqa: E731
+    else:
+        biases, (w, b) = np.zeros(3), (rng.standard_normal((3, 3)), rng.standard_normal(3))
+        given = [*kernels, w[None, None], b]
+        activate = lambda x: np.maximum(x, 0)  # noqa: E731
+        close = lambda f: (u + f) * (f @ w + b)  # noqa: E731
+    found = u
+    for number in range(3):
+        found = convolved(exists * found, kernels[number], biases[number])
+        found = activate(found) if number < 2 else found
+    with jax.enable_x64(True):
+        y = getattr(ops, name)(u, *given, *([] if mask is None else [mask]))
+    np.testing.assert_allclose(y, close(found), rtol=0, atol=1e-9)
+
+
+def test_a_whole_block_is_its_parts_where_no_kernel_serves(install):
+    run = lambda: ops.whole(ops.op(doubled), (X,), lambda: marked(X) + 100)  # noqa: E731
+    assert float(run()[0]) == 200
+    install(call=marked, platform="cpu")
+    assert used(lambda x: run()) == "kernel"
+    with body("reference"):
+        assert float(run()[0]) == 200
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_window_attention_is_its_formula(masked):
     rng = np.random.default_rng(0)

@@ -88,10 +88,10 @@ def test_conv2d_and_its_gradients_are_pytorchs(form, stride, dilation, data):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-10)
 
 
-def lowered(platform, wide, groups):
+def lowered(platform, wide, groups, through=lambda conv: conv):
     x, w = jnp.ones((1, 5, 5, wide)), jnp.ones((3, 3, wide // groups, wide))
-    conv = jax.jit(lambda x, w: words.conv2d(x, w, groups=groups))
-    return conv.trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+    conv = through(lambda x, w: words.conv2d(x, w, groups=groups))
+    return jax.jit(conv).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
 
 
 @pytest.mark.parametrize("wide, groups", [(7, 7), (6, 3)])
@@ -103,6 +103,33 @@ def test_a_grouped_convolution_stays_one_on_cuda_and_is_none_on_cpu(wide, groups
 
 def test_a_depthwise_convolution_on_cpu_is_no_convolution():
     assert "stablehlo.convolution" not in lowered("cpu", 7, 7)
+
+
+def test_a_depthwise_convolution_on_cpu_is_fused_with_nothing_around_it():
+    def conv(x, w):
+        return jnp.concatenate([words.conv2d(x, w, groups=7)] * 2, -1)
+
+    compiled = jax.jit(conv).lower(jnp.ones((1, 5, 5, 7)), jnp.ones((3, 3, 1, 7))).compile()
+    assert " call(" in compiled.as_text()
+
+
+@pytest.mark.parametrize("out, wide", [(3, 4), (13, 16), (24, 24), (28, 32), (46, 48), (52, 52)])
+def test_a_dense_convolution_on_cpu_has_channels_that_are_fast(out, wide):
+    x, w, b = drawn(0, 2, 6, 5, 3), drawn(1, 3, 3, 3, out), drawn(2, out)
+    conv = jax.jit(lambda x, w, b: words.conv2d(x, w, b, padding=(1, 0)))
+    with jax.enable_x64(True):
+        assert f"tensor<3x3x3x{wide}xf64>" in conv.lower(x, w, b).as_text()
+        with words.plain(True):
+            expected = conv(x, w, b)
+        np.testing.assert_allclose(conv(x, w, b), expected, rtol=0, atol=1e-12)
+
+
+def test_channels_are_those_asked_for_on_cuda_and_where_a_gradient_is_asked_for():
+    total = lambda conv: jax.grad(lambda x, w: conv(x, w).sum())  # noqa: E731
+    wide = "tensor<3x3x28x32xf32>"
+    assert wide in lowered("cpu", 28, 1)
+    assert wide not in lowered("cuda", 28, 1)
+    assert wide not in lowered("cpu", 28, 1, total)
 
 
 @pytest.mark.parametrize("groups", [1, 6])
