@@ -25,6 +25,15 @@ def why_not(*arrays: Array) -> str | None:
     return _old() or _untyped(*arrays) or _odd_sized(*arrays)
 
 
+def newer() -> str | None:
+    """None on Hopper, or where there is no GPU; later ones lack some of its instructions."""
+    capability = _capability()
+    same = capability is None or capability.startswith("9.")
+    return (
+        None if same else f"it is for Hopper (compute capability 9.0) alone, this is {capability}"
+    )
+
+
 def unproved(name: str) -> str | None:
     """None where the kernel `name` was measured on this device and is faster; else the reason."""
     found = measured(name)
@@ -54,12 +63,18 @@ def _kind() -> str:
 
 
 def _old() -> str | None:
-    """Elsewhere than on a GPU there is no generation to judge: code for one can still be made."""
-    if jax.default_backend() != "gpu":
+    capability = _capability()
+    if capability is None:
         return None
-    capability = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
     new = capability.replace(".", "", 1).isdigit() and float(capability) >= HOPPER
     return None if new else f"it needs compute capability {HOPPER} (Hopper), this is {capability}"
+
+
+def _capability() -> str | None:
+    """None elsewhere than on a GPU: code for any generation can still be made."""
+    if jax.default_backend() != "gpu":
+        return None
+    return str(getattr(jax.devices()[0], "compute_capability", "unknown"))
 
 
 def _untyped(*arrays: Array) -> str | None:

@@ -30,6 +30,7 @@ from esrjax.network.words import pixel_shuffle
 
 from .parts.near import nearest, passing
 from .parts.sources import esr2026
+from .parts.spab import numbers
 
 
 class Entry(nnx.Module):
@@ -57,9 +58,14 @@ class Block(nnx.Module):
         self.guidance_map_conv.bias[...] = jnp.ones(channels)
 
     def __call__(self, u: Array) -> Array:
-        f = self.c3(jax.nn.relu(self.c2(jax.nn.relu(self.c1(u)))))
         gate = self.guidance_map_conv
-        return ops.gated_residual(u, f, gate.kernel(), gate.bias[...])
+
+        def parts() -> Array:
+            f = self.c3(jax.nn.relu(self.c2(jax.nn.relu(self.c1(u)))))
+            return ops.gated_residual(u, f, gate.kernel(), gate.bias[...])
+
+        operands = (u, *numbers(self.c1, self.c2, self.c3, gate))
+        return ops.whole(ops.gated_spab, operands, parts)
 
 
 class SPANV2(nnx.Module):

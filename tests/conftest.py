@@ -86,6 +86,30 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path
     return install
 
 
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a package on the path, as pip would: `package(name, source, group, entries)`.
+
+    Its module is called `fake_NAME`; entries: name of an entry point -> what it is in the module.
+    """
+    written: set[str] = set()
+
+    def put(name: str, source: str, group: str, entries: dict[str, str], place: str = "site"):
+        module, info = f"fake_{name}", tmp_path / place / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info.parent / f"{module}.py").write_text(source)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [f"{entry} = {module}:{what}" for entry, what in entries.items()]
+        (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
+        written.add(module)
+        monkeypatch.syspath_prepend(info.parent)
+        importlib.invalidate_caches()
+
+    yield put
+    for module in written:
+        sys.modules.pop(module, None)
+
+
 @pytest.fixture(scope="session")
 def bakery(installed: Callable[[Path], Path]) -> Path:
     """The folder in which the third-party package `crumbs` is installed."""

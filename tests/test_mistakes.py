@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from esrjax import registry
+from esrjax.network.kernel import kernel
 from esrjax.pictures.files import write
 
 MISTAKE = re.compile(
@@ -112,6 +113,16 @@ def test_a_name_that_two_packages_claim(mistake, site):
         "first 1.0 (first:METHOD)",
         "second 1.0 (second:METHOD)",
     }
+
+
+def test_an_operation_for_which_two_packages_bring_a_kernel(mistake, package, picture, tmp_path):
+    package("theirs", "1 / 0", "esrjax.kernels", {"gated_residual": "KERNEL"})
+    kernel.cache_clear()
+    told = mistake("upscale", picture, "-o", tmp_path / "big.png")
+    kernel.cache_clear()
+    assert told["problem"] == "the operation 'gated_residual' has more than one kernel"
+    assert "theirs 1.0 (fake_theirs:KERNEL)" in told["place"]
+    assert 'body "reference"' in told["remedy"]
 
 
 @pytest.mark.parametrize(

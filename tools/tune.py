@@ -1,7 +1,7 @@
 """Times every kernel beside its reference on this GPU, and writes what it finds for its kind.
 
 tune.py [KERNEL ...]: all by default. For each it tries the blocks that the kernel names on the
-operands of real networks (tests/kernels/operands.py), float32, in turn with the reference body,
+operands of real networks (esrjax/testing/operands.py), float32, in turn with the reference body,
 each compiled. The block with the least time over all of them is written to kernels/devices.toml
 with its speed-up, the geometric mean over the operands. Other devices in the file stay as they are.
 """
@@ -19,11 +19,8 @@ from typing import Any
 
 import jax
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kernels"))
-
-from operands import OPERANDS, REAL, arrays
-
 from esrjax.network import ops
+from esrjax.testing.operands import OPERANDS, REAL, arrays
 
 TABLE = Path(__file__).parents[1] / "kernels/devices.toml"
 ROUNDS, CALLS = 15, 10
@@ -39,24 +36,27 @@ def main() -> None:
     table = tomllib.loads(TABLE.read_text())
     for name in names:
         found = tuned(name)
-        print(name, found)
-        table.setdefault(name, {})[jax.devices()[0].device_kind] = found
+        print(name, found or "serves no network here")
+        if found:
+            table.setdefault(name, {})[jax.devices()[0].device_kind] = found
     write(table)
 
 
 def tuned(name: str) -> dict[str, float]:
-    """The fastest block and its speed-up."""
+    """The fastest block and its speed-up; nothing where the kernel serves no operands."""
     module = import_module(f"esrjax_kernels.{name}")
     reference = jax.jit(getattr(ops, name))
     blocks = list(choices(module.BLOCKS))
     calls = [jax.jit(lambda *a, b=block: module.call(*a, block=b)) for block in blocks]
     gains: list[list[float]] = [[] for _ in blocks]
-    for _, sizes in (each for each in REAL if each[0] == name):
-        operands = arrays(name, sizes, "float32")
+    every = (arrays(name, sizes, "float32") for sizes in REAL[name])
+    for operands in (each for each in every if module.why_not(*each) is None):
         with ops.body("reference"):
             plain, *fast = timed([reference, *calls], operands)
         for gain, seconds in zip(gains, fast, strict=True):
             gain.append(plain / seconds)
+    if not any(gains):
+        return {}
     means = [statistics.geometric_mean(gain) for gain in gains]
     best = max(range(len(blocks)), key=means.__getitem__)
     return {**blocks[best], "speedup": round(means[best], 3)}

@@ -7,6 +7,7 @@ from importlib import metadata
 import jax
 
 from esrjax import registry
+from esrjax.door import claims
 from esrjax.errors import UserError
 from esrjax.network import ops
 
@@ -65,11 +66,16 @@ def _method(name: str) -> str:
 
 def _kernels() -> dict[str, str]:
     """What each installed kernel runs on, and what keeps body "auto" from it here."""
-    return {
-        entry.name: kernel.misplaced() or f"for {kernel.platform}{_held(kernel)}"
-        for entry in metadata.entry_points(group=ops.KERNELS)
-        if (kernel := ops.kernel(entry.name)) is not None
-    }
+    return {name: _kernel(name) for name in sorted(claims(ops.KERNELS))}
+
+
+def _kernel(name: str) -> str:
+    try:
+        kernel = ops.kernel(name)
+    except UserError as error:
+        return error.problem
+    assert kernel is not None  # it is claimed
+    return kernel.misplaced() or f"for {kernel.platform}{_held(kernel)}"
 
 
 def _held(kernel: ops.Kernel) -> str:

@@ -1,11 +1,14 @@
 """The blocks of SPAN and its descendants."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from esrjax.network import canvas, ops
 from esrjax.network.canvas import zero_pad
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.reparam import Affine, Reparam
@@ -60,7 +63,7 @@ class Conv3XC(Reparam):
         return (widen.then(mix).then(narrow) + Affine.of(self.sk)).conv()
 
 
-class SPAB(nnx.Module):
+class SPAB(Reparam):
     """`u -> (attention(r, u), a)`: `a` the first activation, `r` three convolutions deep."""
 
     def __init__(self, channels: int, *, gain: int = 2, rngs: nnx.Rngs):
@@ -72,3 +75,29 @@ class SPAB(nnx.Module):
         activated = jax.nn.silu(self.c1(u))
         r = self.c3(jax.nn.silu(self.c2(activated)))
         return attention(r, u), activated
+
+    def fuse(self) -> MergedSPAB:
+        return MergedSPAB(self.c1.fuse(), self.c2.fuse(), self.c3.fuse())
+
+
+class MergedSPAB(nnx.Module):
+    """A SPAB of single convolutions, which is one operation."""
+
+    def __init__(self, c1: Conv2d, c2: Conv2d, c3: Conv2d):
+        self.c1, self.c2, self.c3 = c1, c2, c3
+
+    def __call__(self, u: Array) -> tuple[Array, Array]:
+        activated = jax.nn.silu(self.c1(u))  # where a kernel runs and nobody asks for it, dead code
+
+        def parts() -> Array:
+            return attention(self.c3(jax.nn.silu(self.c2(activated))), u)
+
+        return ops.whole(ops.spab, (u, *numbers(self.c1, self.c2, self.c3)), parts), activated
+
+
+def numbers(*convs: Conv2d) -> tuple[Array, ...]:
+    """What an operation of whole blocks is told of their convolutions, and of pixels that exist."""
+    held = [(conv.kernel(), conv.bias) for conv in convs]
+    found = [each for w, b in held for each in ([w] if b is None else [w, b[...]])]
+    mask = canvas.mask()
+    return (*found, *([] if mask is None else [mask]))

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from esrjax_kernels import devices
-from operands import arrays, shapes
 
-from esrjax.network import ops
+from esrjax.network import kernel, ops
+from esrjax.testing.operands import arrays, shapes
 
 NAME, SIZES = "gated_residual", (1, 8, 8, 32)
 
@@ -32,6 +32,12 @@ def why_not(name=NAME, sizes=SIZES, dtype=jnp.float32):
             dict(name="selective_scan", sizes=(1, 4, 4, 65)),
             "up to 64 states a channel, these are 65",
         ),
+        (dict(name="spab", sizes=(1, 8, 8, 33)), "33 channels in float32 need 386496 bytes"),
+        (
+            dict(name="gated_spab", sizes=(1, 8, 8, 49), dtype=jnp.bfloat16),
+            "need 338496 bytes of shared memory, of 232448",
+        ),
+        (dict(name="spab", sizes=(1, 0, 8, 32)), "nothing to do"),
     ],
 )
 def test_what_a_kernel_does_not_take_it_says(said, reason):
@@ -44,6 +50,27 @@ def test_operands_of_several_types_are_refused():
     assert "one type, these are bfloat16, float32" in ops.kernel(NAME).why_not(x, f, half, b)
 
 
+def test_tensor_cores_are_refused_where_the_highest_precision_is_asked_for():
+    with jax.default_matmul_precision("highest"):
+        assert "multiplies float32 in TF32" in why_not("spab")
+        assert why_not("spab", dtype=jnp.bfloat16) is None
+    assert why_not("spab") is None
+
+
+@pytest.mark.parametrize("channels, dtype", [(33, "float32"), (49, "bfloat16")])
+def test_where_there_is_said_to_be_no_room_there_is_none(channels, dtype):
+    given = shapes("spab", (1, 8, 8, channels), dtype)
+    assert "bytes of shared memory" in why_not("spab", (1, 8, 8, channels), dtype)
+    with pytest.raises(ValueError, match="exceeds available shared memory"):
+        jax.jit(ops.kernel("spab").call).trace(*given).lower(lowering_platforms=("cuda",))
+
+
+def test_a_mask_may_be_of_any_type():
+    *given, mask = shapes("spab", (1, 8, 8, 32, True), jnp.bfloat16)
+    mask = jax.ShapeDtypeStruct(mask.shape, jnp.float32)
+    assert ops.kernel("spab").why_not(*given, mask) is None
+
+
 @pytest.mark.parametrize(
     "capability, serves", [("8.0", False), ("gfx90a", False), ("9.0", True), ("10.3", True)]
 )
@@ -54,6 +81,15 @@ def test_hopper_is_the_oldest_that_serves(monkeypatch, capability, serves):
     reason = why_not()
     assert serves == (reason is None)
     assert serves or f"9.0 (Hopper), this is {capability}" in reason
+
+
+def test_the_instructions_of_hopper_are_its_own(monkeypatch):
+    for capability in ("9.0", "10.0"):
+        gpu = SimpleNamespace(device_kind="a GPU", compute_capability=capability)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        monkeypatch.setattr(jax, "devices", lambda gpu=gpu: [gpu])
+        reasons = why_not(), why_not("spab")
+    assert reasons == (None, "it is for Hopper (compute capability 9.0) alone, this is 10.0")
 
 
 @pytest.fixture
@@ -101,7 +137,7 @@ def test_body_kernel_on_a_cpu_names_the_platform():
 
 def test_doctor_says_what_keeps_auto_from_a_kernel(esrjax, monkeypatch):
     assert esrjax("doctor", "--json").json["kernels"][NAME] == "it needs cuda, this is cpu"
-    monkeypatch.setattr(ops, "platform", lambda: "cuda")
+    monkeypatch.setattr(kernel, "platform", lambda: "cuda")
     assert esrjax("doctor", "--json").json["kernels"][NAME] == (
         "for cuda; not by itself: it has not been measured on cpu: tools/tune.py does"
     )

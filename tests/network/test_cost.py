@@ -34,11 +34,14 @@ def test_the_official_figures(name):
 
 
 @pytest.mark.parametrize("body", ["auto", "reference", "kernel"])
-def test_no_body_and_no_kernel_changes_a_count(monkeypatch, body):
-    net = thin("spanv2")
+@pytest.mark.parametrize("name", ["span", "spanv2"])
+def test_no_body_and_no_kernel_changes_a_count(monkeypatch, name, body):
+    net = thin(name)
     monkeypatch.setattr(ops, "kernel", lambda name: Kernel(call=lambda x, *_: x, platform="cpu"))
     with ops.body(body):
-        assert figures(cost(net)) == REPORTED["spanv2"]
+        found = cost(net)
+    assert figures(found) == REPORTED[name]
+    assert "block_2.c1" in {piece.path for piece in found.work}
 
 
 def test_the_train_form_costs_more():

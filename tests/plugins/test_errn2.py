@@ -9,8 +9,7 @@ from flax import nnx
 
 from esrjax.network.layers import Conv2d
 from esrjax.network.reparam import deploy
-from esrjax.network.weights import cast
-from esrjax.testing import scattered
+from esrjax.network.weights import cast, scattered
 
 
 class EmptyRing(ERB):

@@ -8,8 +8,7 @@ from esrjax_plugins.parts.mamba import CausalConv, Mamba
 from flax import nnx
 
 from esrjax.network.naming import Naming
-from esrjax.network.weights import cast, tensors
-from esrjax.testing import scattered
+from esrjax.network.weights import cast, scattered, tensors
 
 SAME = Naming({})
 
