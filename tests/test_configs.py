@@ -151,8 +151,10 @@ def small_stage(stage: Stage, method: str, pictures: Path) -> Stage:
 
 
 def small_sizes(sizes):
-    """The arguments of a network; channels divide into halves, thirds and quarters."""
+    """The arguments of a network; channels are shared by 2, 3 and 4, sides of windows by 4."""
     less = {key: max(2, -(-sizes[key] // SHARES[key])) for key in SHARES if key in sizes}
+    if "window" in less:
+        less["window"] += -less["window"] % 4
     if "channels" in less:
         less["channels"] += -less["channels"] % 12
     return {**sizes, **less}
@@ -171,6 +173,7 @@ def small_schedule(schedule: Schedule, share: float) -> Schedule:
     restarts = sooner(schedule.restarts)
     return replace(
         schedule,
+        warmup_steps=int(schedule.warmup_steps * share),
         restarts=restarts,
         restart_weights=schedule.restart_weights[: len(restarts) + 1],
         milestones=sooner(schedule.milestones),
