@@ -1,6 +1,7 @@
 """What a walk keeps in shared memory, and whether there is room for it."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from .devices import Block
 SHARED = 232_448  # bytes that a program may have (Hopper)
 COLUMNS = (64, 128)  # pixels of a strip's line
 UNIT = 16  # channels are filled up to a multiple of it
+TF32 = (None, "default", "high", "tensorfloat32", "bfloat16", "TF32_TF32_F32")  # or less exact
 APART = 8  # numbers between two lines of sums, so that they lie in other banks
 
 
@@ -40,10 +42,12 @@ def fitting(block: Block, u: Array, gated: bool) -> Block:
 
 def why_not(u: Array, *weights: Array, gated: bool) -> str | None:
     """None where a walk serves; else device, types, sizes or precision that it does not."""
-    exact = jax.default_matmul_precision.value in ("highest", "float32")
-    if exact and u.dtype == jnp.float32:
-        return "it multiplies float32 in TF32, and the highest precision is asked for"
-    return devices.why_not(u, *weights) or devices.newer() or _too_large(u, gated)
+    asked = jax.default_matmul_precision.value
+    if asked not in TF32 and u.dtype == jnp.float32:
+        return f"it multiplies float32 in TF32, and the precision {asked!r} is asked for"
+    n, h, w, channels = u.shape
+    inside: Any = jax.ShapeDtypeStruct((n, h, max(w, min(COLUMNS)), filled(channels)), u.dtype)
+    return devices.why_not(u, *weights, inside) or devices.newer() or _too_large(u, gated)
 
 
 def _too_large(u: Array, gated: bool) -> str | None:

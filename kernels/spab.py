@@ -1,7 +1,7 @@
 """SPAN's block, three convolutions and the attention, in one pass over memory.
 
-One convolution after the other, a block moves about twelve times what it is given through device
-memory: here it is read once, halo included, and what it gives is written.
+One operation after the other, a block moves 20 C words a pixel through device memory: here it is
+read once, halo included, and what it gives is written.
 """
 
 from typing import Any

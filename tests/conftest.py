@@ -21,9 +21,13 @@ from typing import Any
 
 import jax
 import pytest
+from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile("repeatable", derandomize=True)  # a change breaks a test, not a draw
+settings.load_profile("repeatable")
 
 collect_ignore = ["thirdparty"]  # a package of its own, which test_thirdparty.py installs
 

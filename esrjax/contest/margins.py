@@ -91,13 +91,15 @@ def _distance(ranking: Ranking, line: Line, other: Line | None) -> float | None:
     """How many ms lie between its runtime and the one at which its main score is the other's."""
     if other is None:
         return None
-    weights, goal = ranking.rules.score.weights, other.logs["main"]
-    rest = sum(
-        math.exp(math.log(getattr(weights, name)) + line.logs[name] - goal)
+    weights, theirs = ranking.rules.score.weights, other.logs["runtime"]
+    more = sum(  # than the other has, as a share of what its runtime scores
+        getattr(weights, name)
+        / weights.runtime
+        * math.exp(other.logs[name] - theirs)
+        * math.expm1(line.logs[name] - other.logs[name])
         for name in ("params", "flops")
     )
-    if rest >= 1:
+    if more >= 1:
         return None
-    wanted = goal + math.log1p(-rest) - math.log(weights.runtime)
-    runtime_ms = wanted / _per_ms(ranking, line)
+    runtime_ms = (theirs + math.log1p(-more)) / _per_ms(ranking, line)
     return abs(line.row.runtime_ms - runtime_ms) if runtime_ms > 0 else None

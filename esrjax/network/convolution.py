@@ -51,7 +51,10 @@ def native(
 
 
 def rounded(out: int) -> int:
-    """The next number of output channels that the dense convolution of XLA's CPU is fast at."""
+    """The next number of output channels that the dense convolution of XLA's CPU is fast at.
+
+    Measured for 3x3; others gain less, but do not lose.
+    """
     fours = -(-out // 4) * 4
     return fours + 4 if fours % 16 == 12 else fours
 
@@ -69,16 +72,13 @@ def widened(conv: Callable[[Array, Array], Array]) -> Callable[[Array, Array], A
 
 def undifferentiated(fast: Callable[..., Array], differentiated: Callable[..., Array]) -> Any:
     """`fast`, but `differentiated`, which gives the same, where a gradient is asked for."""
-    call = jax.custom_vjp(fast)
-    call.defvjp(
-        lambda *args: jax.vjp(differentiated, *args),
-        lambda backward, cotangent: backward(cotangent),
-    )
+    call = jax.custom_jvp(fast)
+    call.defjvp(lambda primals, tangents: jax.jvp(differentiated, primals, tangents))
     return call
 
 
 def unfused(*, static: tuple[str, ...] = ()) -> Callable[[Function], Function]:
-    """Make of a function one that XLA fuses with nothing around it, though with itself.
+    """Make of a function one that XLA fuses with nothing around it; its own calls lie apart too.
 
     Sums of many shifts are fast by themselves, but not once XLA's CPU has fused them with the
     concatenation or padding that reads them: then every element asks again where it lies.

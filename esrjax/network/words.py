@@ -106,8 +106,9 @@ def group_norm(
 
 def normalize(x: Array, axis: int = -1) -> Array:
     """`x` divided by its 2-norm along `axis`, or by 1e-12 where that is larger."""
-    square = jnp.square(x).sum(axis, keepdims=True)
-    return x * lax.rsqrt(jnp.maximum(square, 1e-24))
+    wide = single(x)
+    square = jnp.square(wide).sum(axis, keepdims=True)
+    return (wide * lax.rsqrt(jnp.maximum(square, 1e-24))).astype(x.dtype)
 
 
 def softmax(x: Array, axis: int = -1) -> Array:

@@ -68,8 +68,8 @@ OPERANDS: Mapping[str, Callable[..., list[Drawn]]] = {
 
 # The smallest first; odd sides, few rows, ragged ends, several pictures, masks.
 SMALL: Mapping[str, tuple[Sizes, ...]] = {
-    "spab": ((1, 2, 3, 4), (2, 3, 6, 16), (1, 3, 131, 28, True)),
-    "gated_spab": ((1, 2, 3, 4), (1, 11, 6, 48), (2, 3, 67, 32, True)),
+    "spab": ((1, 2, 3, 4), (1, 17, 6, 4), (1, 3, 131, 28, True)),
+    "gated_spab": ((1, 2, 3, 4), (1, 11, 6, 48), (2, 19, 70, 5, True)),
     "gated_residual": (
         (1, 2, 2, 4), (1, 2, 3, 5), (2, 5, 7, 16), (1, 13, 11, 28), (2, 3, 3, 48), (1, 3, 5, 52),
     ),

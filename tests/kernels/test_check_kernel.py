@@ -31,6 +31,10 @@ def refusing(x, w):
     return None if kinds in ({"float32"}, {"bfloat16"}) else f"not of {kinds}"
 
 
+def later(x, w):
+    return refusing(x, w) if x.size > 3 else "not so few"
+
+
 GOOD = Kernel(call=exact, platform="cpu", why_not=refusing)
 
 
@@ -40,6 +44,25 @@ def check(kernel, **said):
 
 def test_a_good_kernel_passes():
     check(GOOD)
+
+
+def test_a_good_one_of_one_type_passes():
+    check(GOOD, close={"bfloat16": 2e-2})
+    only = replace(GOOD, why_not=lambda x, w: refusing(x, w) if x.dtype == jnp.bfloat16 else "no")
+    check(only)
+
+
+def test_operands_may_be_integers_and_results_zero():
+    picked = ops.op(lambda x, at: 0 * x[at])
+    kernel = replace(GOOD, call=lambda x, at: 0 * x[at], why_not=lambda x, at: refusing(x, x))
+    check_kernel(kernel, picked, samples=[[np.arange(4.0), np.array([2, 1])]])
+
+
+def test_an_operation_of_ours_may_be_given_itself():
+    kernel = Kernel(
+        call=ops.gated_residual, platform="cpu", why_not=lambda x, f, w, b: refusing(x, b)
+    )
+    check_kernel(kernel, ops.gated_residual)
 
 
 def test_one_that_brings_its_own_gradient_passes():
@@ -59,6 +82,8 @@ def test_one_that_brings_its_own_gradient_passes():
         (dict(call=lambda x, w: lax_only_for(x)), "this shape never"),
         (dict(why_not=lambda x, w: None, call=lambda x, w: halved(x, w)), "float16[3]"),
         (dict(differentiable=True, call=lambda x, w: flat(x, w)), "by operand 0 it is"),
+        (dict(call=lambda x, w: large(x, w)), "for bfloat16[8], bfloat16[8] it is"),
+        (dict(differentiable=True, why_not=later, call=lambda x, w: flat(x, w)), "by operand 0"),
     ],
 )
 def test_a_bad_one_is_told_why(wrong, said):
@@ -74,6 +99,11 @@ def lax_only_for(x):
 def halved(x, w):
     """Right in all types but half precision."""
     return exact(x, w) / (2 if x.dtype == jnp.float16 else 1)
+
+
+def large(x, w):
+    """Right, but for large operands in halves."""
+    return exact(x, w) * (5 if x.dtype == jnp.bfloat16 and x.size > 3 else 1)
 
 
 def flat(x, w):

@@ -11,13 +11,13 @@ from interpreter import ON_CPU
 
 from esrjax.network import ops
 from esrjax.testing import check_kernel
-from esrjax.testing.operands import OPERANDS, REAL, arrays, numbers, shapes
+from esrjax.testing.operands import OPERANDS, REAL, SMALL, arrays, numbers, shapes
 
 NAMES = tuple(OPERANDS)
 BLOCKS = {  # so that little is much: many segments, several programs
     "selective_scan": {"rows": 128, "tokens": 4},
-    "spab": {"columns": 64, "lines": 2},
-    "gated_spab": {"columns": 64, "lines": 2},
+    "spab": {"columns": 64, "lines": 4},
+    "gated_spab": {"columns": 64, "lines": 4},
 }
 
 
@@ -28,6 +28,14 @@ def interpreted(name, block=None):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kernel_keeps_the_laws(name):
     check_kernel(ops.kernel(name), name, call=interpreted(name, BLOCKS.get(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sample_is_served_in_some_type(name):
+    """What is refused the laws do not ask."""
+    for sizes in SMALL[name]:
+        given = [shapes(name, sizes, dtype) for dtype in ("float32", "bfloat16")]
+        assert None in [ops.kernel(name).why_not(*each) for each in given]
 
 
 @pytest.mark.parametrize(
