@@ -1,6 +1,10 @@
 """The door through which packages bring methods and kernels: entry points."""
 
+from collections.abc import Callable
 from importlib import metadata
+from typing import TypeVar
+
+Kind = TypeVar("Kind")
 
 
 def claims(group: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
@@ -19,3 +23,18 @@ def distribution(entry: metadata.EntryPoint) -> str:
 def claimants(found: tuple[metadata.EntryPoint, ...]) -> str:
     """Who claims one name, and for what: `a 1.0 (a.net:METHOD) and b 2.0 (b:METHOD)`."""
     return " and ".join(f"{distribution(entry)} ({entry.value})" for entry in found)
+
+
+def loaded(
+    entry: metadata.EntryPoint,
+    kind: type[Kind],
+    broken: Callable[[metadata.EntryPoint, str], Exception],
+) -> Kind:
+    """What an entry point names, a `kind`; else the error that `broken(entry, why)` words."""
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise broken(entry, f"importing it raised {type(error).__name__}: {error}") from error
+    if not isinstance(found, kind):
+        raise broken(entry, f"it holds a {type(found).__name__}")
+    return found

@@ -5,7 +5,7 @@ import functools
 import os
 from importlib import metadata
 
-from esrjax.door import claimants, claims, distribution
+from esrjax.door import claimants, claims, distribution, loaded
 from esrjax.errors import UserError
 from esrjax.method import Ensemble, Method
 
@@ -78,13 +78,7 @@ def _entry_points() -> dict[str, tuple[metadata.EntryPoint, ...]]:
 
 @functools.cache
 def _load(entry: metadata.EntryPoint) -> Method | Ensemble:
-    try:
-        loaded = entry.load()
-    except Exception as error:
-        raise _broken(entry, f"importing it raised {type(error).__name__}: {error}") from error
-    if not isinstance(loaded, Method | Ensemble):
-        raise _broken(entry, f"it holds a {type(loaded).__name__}")
-    return loaded
+    return loaded(entry, Method | Ensemble, _broken)  # pyright: ignore[reportArgumentType] # a union serves isinstance
 
 
 def _unknown(name: str) -> UnknownMethod:

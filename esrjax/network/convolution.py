@@ -77,27 +77,23 @@ def undifferentiated(fast: Callable[..., Array], differentiated: Callable[..., A
     return call
 
 
-def unfused(*, static: tuple[str, ...] = ()) -> Callable[[Function], Function]:
-    """Make of a function one that XLA fuses with nothing around it; its own calls lie apart too.
+def unfused(compiled: Function) -> Function:
+    """A jitted function as one that XLA fuses with nothing around it; its own calls lie apart too.
 
     Sums of many shifts are fast by themselves, but not once XLA's CPU has fused them with the
     concatenation or padding that reads them: then every element asks again where it lies.
     """
 
-    def apart(function: Function) -> Function:
-        compiled = jax.jit(function, static_argnames=static)
+    @functools.wraps(compiled)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return compiled(*args, **kwargs)
 
-        @functools.wraps(function)
-        def called(*args: Any, **kwargs: Any) -> Any:
-            with set_xla_metadata(inlineable="false"):
-                return compiled(*args, **kwargs)
-
-        return called  # pyright: ignore[reportReturnType] # the signature is kept
-
-    return apart
+    return called  # pyright: ignore[reportReturnType] # the signature is kept
 
 
-@unfused(static=("padding", "dilation"))
+@unfused
+@functools.partial(jax.jit, static_argnames=("padding", "dilation"))
 def shifted(x: Array, w: Array, *, padding: Pair, dilation: int) -> Array:
     """One input channel per group, as shifted products: XLA's CPU has no fast grouped form."""
     kh, kw, _, out = w.shape

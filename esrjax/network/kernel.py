@@ -8,7 +8,7 @@ from importlib import metadata
 import jax
 from jax import Array
 
-from esrjax.door import claimants, claims, distribution
+from esrjax.door import claimants, claims, distribution, loaded
 from esrjax.errors import UserError
 
 KERNELS = "esrjax.kernels"
@@ -61,19 +61,9 @@ def kernel(name: str) -> Kernel | None:
         case ():
             return None
         case (entry,):
-            return _loaded(entry)
+            return loaded(entry, Kernel, _broken)
         case found:
             raise _ambiguous(name, found)
-
-
-def _loaded(entry: metadata.EntryPoint) -> Kernel:
-    try:
-        loaded = entry.load()
-    except Exception as error:
-        raise _broken(entry, f"importing it raised {type(error).__name__}: {error}") from error
-    if not isinstance(loaded, Kernel):
-        raise _broken(entry, f"it holds a {type(loaded).__name__}")
-    return loaded
 
 
 def _ambiguous(name: str, found: tuple[metadata.EntryPoint, ...]) -> AmbiguousKernel:

@@ -9,13 +9,13 @@ from esrjax import registry
 from esrjax.network import ops
 from esrjax.network.reparam import deploy
 from esrjax.testing import check_kernel
+from esrjax.testing.kernels import CLOSE
 from esrjax.testing.operands import OPERANDS, REAL, arrays
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU"),
 ]
-CLOSE = {"float32": 1e-5, "bfloat16": 2e-2}  # of the largest number
 IN_TF32 = {"float32": 5e-3, "bfloat16": 2e-2}
 NAMES = {name: IN_TF32 if "spab" in name else CLOSE for name in OPERANDS}
 
