@@ -15,6 +15,7 @@ from esrjax.bridge.layouts import channels_first, layouts
 from esrjax.errors import UserError
 from esrjax.method import Method
 from esrjax.network import ops
+from esrjax.network.compilation import jit
 from esrjax.network.naming import Naming
 from esrjax.network.taps import heads, taps
 from esrjax.network.weights import cast
@@ -122,7 +123,7 @@ def read(golden: str | Path) -> dict[str, Array]:
 def _run(net: nnx.Module, arrays: Mapping[str, Array], body: Body = "reference") -> Runs:
     """The outputs for every input that has one, and the parts' outputs for `x0`."""
     graph, state = nnx.split(net)
-    run = jax.jit(lambda state, x: taps(nnx.merge(graph, state), x))
+    run = jit(lambda state, x: taps(nnx.merge(graph, state), x))
     outputs: dict[str, Array] = {}
     first: dict[str, Any] = {}
     with ops.body(body), jax.default_matmul_precision("highest"):

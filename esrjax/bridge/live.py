@@ -18,6 +18,7 @@ from esrjax.bridge.quality import Quality, quality
 from esrjax.bridge.rule import Rule
 from esrjax.method import Form, Method
 from esrjax.network import ops
+from esrjax.network.compilation import jit
 from esrjax.network.naming import Naming
 from esrjax.network.weights import cast, tensors
 from esrjax.pictures.sets import Pair
@@ -190,7 +191,7 @@ def _seen(match: Match, forward: Callable[[Any], Any], pairs: Sequence[Pair]) ->
 def _compiled(net: nnx.Module, body: Body) -> Callable[[Any], Any]:
     """`(n, h, w, 3) -> (n, s·h, s·w, 3)`."""
     graph, state = nnx.split(net)
-    run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))  # pyright: ignore[reportCallIssue] # networks are callable
+    run = jit(lambda state, x: nnx.merge(graph, state)(x))  # pyright: ignore[reportCallIssue] # networks are callable
 
     def forward(x: Any) -> Any:
         with ops.body(body), jax.default_matmul_precision("highest"):

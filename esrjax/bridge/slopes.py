@@ -12,8 +12,8 @@ from esrjax.bridge import pytorch
 from esrjax.bridge.case import EXACT, Array, Case
 from esrjax.bridge.layouts import channels_first
 from esrjax.bridge.rule import Rule
-from esrjax.bridge.trace import QUICK
 from esrjax.network.archive import Tensors
+from esrjax.network.compilation import QUICK
 from esrjax.network.naming import Naming
 from esrjax.network.weights import leaves, tensors
 

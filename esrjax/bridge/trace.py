@@ -12,6 +12,7 @@ from flax import nnx
 
 from esrjax.bridge.case import EXACT, Array
 from esrjax.bridge.layouts import layouts
+from esrjax.network.compilation import QUICK
 from esrjax.network.naming import Naming
 from esrjax.network.taps import watched
 
@@ -19,7 +20,6 @@ End = Literal["in", "out"]
 Key = tuple[str, End]  # a part of ours, and whether it is what it is given or what it gives
 Calls = Mapping[Key, Sequence[tuple[Array, ...]]]  # one for every time that the part runs
 
-QUICK = {"xla_backend_optimization_level": 0}  # pictures are small: the time goes to compilation
 NETWORK = ""  # the path of the whole
 
 

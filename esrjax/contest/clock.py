@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from esrjax.contest.record import Timing
 from esrjax.network import ops
+from esrjax.network.compilation import flags
 
 Forward = Callable[[Array], Array]
 Key = TypeVar("Key", bound=Hashable)
@@ -101,7 +102,7 @@ def compiled(forward: Forward | Program, lr: Array) -> Program:
     if isinstance(forward, Program):
         return forward
     start = time.perf_counter()
-    program = jax.jit(forward).lower(lr).compile()
+    program = jax.jit(forward, compiler_options=dict(flags())).lower(lr).compile()
     compile_s = time.perf_counter() - start
     return Program(call=program, compile_s=compile_s, mib=_planned_mib(program))
 

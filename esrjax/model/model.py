@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 from flax import nnx
 from jax import Array
 
@@ -15,6 +14,7 @@ from esrjax.method import Method
 from esrjax.model.limits import require_side, require_windows
 from esrjax.network import canvas, reach
 from esrjax.network.archive import Checkpoint
+from esrjax.network.compilation import jit
 from esrjax.pictures import upscale
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.upscale import Upscaler
@@ -91,7 +91,7 @@ class Model:
     def forward(self) -> Callable[[Array], Array]:
         """`(n, h, w, 3) -> (n, s·h, s·w, 3)`, white at `method.data_range`; compiled per size."""
         graph, state = nnx.split(self.net)
-        run = jax.jit(lambda state, lr: nnx.merge(graph, state)(lr))  # pyright: ignore[reportCallIssue] # networks are callable
+        run = jit(lambda state, lr: nnx.merge(graph, state)(lr))  # pyright: ignore[reportCallIssue] # networks are callable
         return lambda lr: run(state, lr)
 
     @functools.cached_property
@@ -99,7 +99,7 @@ class Model:
         """The same for a picture where `mask (h, w)` is 1 on a larger canvas."""
         graph, state = nnx.split(self.net)
 
-        @jax.jit
+        @jit
         def run(state: Any, lr: Array, mask: Array) -> Array:
             with canvas.picture(mask):
                 return nnx.merge(graph, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable

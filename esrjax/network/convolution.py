@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
@@ -19,20 +20,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def fast(x: Array, w: Array, *, padding: Pair, stride: int, dilation: int, groups: int) -> Array:
     """Cross-correlation of `x` with `w`, as `native` gives it."""
     as_is = functools.partial(native, padding=padding, stride=stride, dilation=dilation)
-    grouped = functools.partial(as_is, groups=groups)
     if groups == 1:
-        return as_is(x, w) if w.shape[-1] == rounded(w.shape[-1]) else _dense(as_is, x, w)
+        return as_is(x, w)
     if stride == 1 and w.shape[2] == 1:
-        on_cpu: Any = functools.partial(shifted, padding=padding, dilation=dilation)
+        on_cpu: Any = functools.partial(depthwise, padding=padding, dilation=dilation)
     else:
         on_cpu = lambda x, w: as_is(x, block_diagonal(w, groups))  # noqa: E731
+    grouped = functools.partial(as_is, groups=groups)
     return lax.platform_dependent(x, w, cpu=on_cpu, default=grouped)
-
-
-def _dense(conv: Callable[[Array, Array], Array], x: Array, w: Array) -> Array:
-    """Where a gradient is asked for, no choice of platform: XLA's CPU is slow behind one."""
-    chosen: Any = functools.partial(lax.platform_dependent, cpu=widened(conv), default=conv)
-    return undifferentiated(chosen, conv)(x, w)
 
 
 def native(
@@ -50,33 +45,6 @@ def native(
     )
 
 
-def rounded(out: int) -> int:
-    """The next number of output channels that the dense convolution of XLA's CPU is fast at.
-
-    Measured for 3x3; others gain less, but do not lose.
-    """
-    fours = -(-out // 4) * 4
-    return fours + 4 if fours % 16 == 12 else fours
-
-
-def widened(conv: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-    """`conv` with that number of output channels; those beyond its own are cut off."""
-
-    def wide(x: Array, w: Array) -> Array:
-        out = w.shape[-1]
-        beyond = (0, rounded(out) - out)
-        return conv(x, jnp.pad(w, ((0, 0), (0, 0), (0, 0), beyond)))[..., :out]
-
-    return wide
-
-
-def undifferentiated(fast: Callable[..., Array], differentiated: Callable[..., Array]) -> Any:
-    """`fast`, but `differentiated`, which gives the same, where a gradient is asked for."""
-    call = jax.custom_jvp(fast)
-    call.defjvp(lambda primals, tangents: jax.jvp(differentiated, primals, tangents))
-    return call
-
-
 def unfused(compiled: Function) -> Function:
     """A jitted function as one that XLA fuses with nothing around it; its own calls lie apart too.
 
@@ -92,22 +60,78 @@ def unfused(compiled: Function) -> Function:
     return called  # pyright: ignore[reportReturnType] # the signature is kept
 
 
+def depthwise(x: Array, w: Array, *, padding: Pair, dilation: int) -> Array:
+    """One input channel per group, as shifted products: XLA's CPU has no fast grouped form."""
+    x = jnp.repeat(x, w.shape[-1] // x.shape[-1], axis=-1)
+    return _channelwise(padding, dilation, x, w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _channelwise(padding: Pair, dilation: int, x: Array, w: Array) -> Array:
+    return shifted(x, w, padding=padding, dilation=dilation)
+
+
+def _forth(padding: Pair, dilation: int, x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return shifted(x, w, padding=padding, dilation=dilation), (x, w)
+
+
+def _back(
+    padding: Pair, dilation: int, seen: tuple[Array, Array], slopes: Array
+) -> tuple[Array, Array]:
+    x, w = seen
+    beyond = tuple(dilation * (k - 1) - p for k, p in zip(w.shape[:2], padding, strict=True))
+    by_x = shifted(slopes, w[::-1, ::-1], padding=beyond, dilation=dilation)
+    by_w = by_lines(x, slopes, kernel=w.shape[:2], padding=padding, dilation=dilation)
+    return by_x, by_w.astype(w.dtype)
+
+
+_channelwise.defvjp(_forth, _back)
+
+
 @unfused
 @functools.partial(jax.jit, static_argnames=("padding", "dilation"))
 def shifted(x: Array, w: Array, *, padding: Pair, dilation: int) -> Array:
-    """One input channel per group, as shifted products: XLA's CPU has no fast grouped form."""
-    kh, kw, _, out = w.shape
-    if out != x.shape[-1]:
-        x = jnp.repeat(x, out // x.shape[-1], axis=-1)
-    x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-    h, wide = x.shape[1] - dilation * (kh - 1), x.shape[2] - dilation * (kw - 1)
-    taps = (
+    """Every channel of `x` with its own of `w (kh, kw, 1, C)`, as a sum of products by taps."""
+    taps = w.shape[:2]
+    x = _padded(x, padding)
+    h, wide = (n - dilation * (k - 1) for n, k in zip(x.shape[1:3], taps, strict=True))
+    products = (
         x[:, i * dilation : i * dilation + h, j * dilation : j * dilation + wide]
         * w[i, j][None, None]
-        for i in range(kh)
-        for j in range(kw)
+        for i, j in np.ndindex(taps)
     )
-    return functools.reduce(jnp.add, taps)
+    return functools.reduce(jnp.add, products)
+
+
+@unfused
+@functools.partial(jax.jit, static_argnames=("kernel", "padding", "dilation"))
+def by_lines(x: Array, slopes: Array, *, kernel: Pair, padding: Pair, dilation: int) -> Array:
+    """The slope of `shifted` by `w`, of its `slopes` by its output; `(kh, kw, 1, C)`.
+
+    All taps of a line, then of the next: XLA's CPU would read the pictures again for every tap.
+    """
+    exact = jnp.float32 if slopes.dtype.itemsize < 4 else slopes.dtype
+    x, slopes = _padded(x, padding).astype(exact), slopes.astype(exact)
+    taps, wide = list(np.ndindex(kernel)), slopes.shape[2]
+
+    def line(sums: list[Array], at: Array) -> tuple[list[Array], None]:
+        own = lax.dynamic_slice_in_dim(slopes, at, 1, axis=1)
+        seen = lax.dynamic_slice_in_dim(x, at, dilation * (kernel[0] - 1) + 1, axis=1)
+        products = (
+            own * seen[:, i * dilation][:, None, j * dilation : j * dilation + wide]
+            for i, j in taps
+        )
+        return [a + b.sum((0, 1)) for a, b in zip(sums, products, strict=True)], None
+
+    none = [jnp.zeros((wide, x.shape[-1]), exact)] * len(taps)
+    sums, _ = lax.scan(line, none, jnp.arange(slopes.shape[1]))
+    return jnp.stack(sums).sum(1).reshape(*kernel, 1, -1)
+
+
+def _padded(x: Array, padding: Pair) -> Array:
+    """With zeros around it; a negative number of them cuts."""
+    h, w = padding
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (h, h, 0), (w, w, 0), (0, 0, 0)))
 
 
 def block_diagonal(w: Array, groups: int) -> Array:

@@ -1,6 +1,6 @@
 """The outputs of the parts of a network, by path."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -13,13 +13,15 @@ HEAD = "head_"
 SCOPE = "<{}>"  # marks the scopes of parts among those of jax and of networks
 
 
-def taps(net: nnx.Module, x: Array) -> tuple[Array, dict[str, Any]]:
+def taps(
+    net: nnx.Module, x: Array, only: Collection[str] | None = None
+) -> tuple[Array, dict[str, Any]]:
     """The output of `net` for `x`, and that of every part by its path (`block_1.c1`).
 
-    A part that runs more than once shows its last output.
+    A part that runs more than once shows its last output. only: the paths that are asked for.
     """
     seen: dict[str, Any] = {}
-    y: Array = watched(net, seen.__setitem__)(x)  # pyright: ignore[reportCallIssue] # networks are callable
+    y: Array = watched(net, seen.__setitem__, only=only)(x)  # pyright: ignore[reportCallIssue] # networks are callable
     return y, seen
 
 
@@ -32,16 +34,20 @@ def heads(parts: Mapping[str, Any]) -> dict[str, Array]:
     }
 
 
-def watched(net: Net, see: See, given: See | None = None) -> Net:
+def watched(
+    net: Net, see: See, given: See | None = None, only: Collection[str] | None = None
+) -> Net:
     """A copy of `net` that calls `see(path, output)` when a part has run, innermost first.
 
     Before it runs, `given(path, inputs)` gets the tuple of what it is called with. Each part traces
-    inside a named scope of its path, written as `SCOPE`.
+    inside a named scope of its path, written as `SCOPE`. only: the paths of the parts that this is
+    for; by default all.
     """
     copy = nnx.clone(net)
     for path, part in list(nnx.iter_modules(copy)):
-        if path and callable(part):
-            _watch(part, ".".join(map(str, path)), see, given)
+        name = ".".join(map(str, path))
+        if name and callable(part) and (only is None or name in only):
+            _watch(part, name, see, given)
     return copy
 
 

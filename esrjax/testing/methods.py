@@ -15,6 +15,7 @@ from flax import nnx
 from esrjax.errors import UserError
 from esrjax.method import Method
 from esrjax.network import canvas, words
+from esrjax.network.compilation import QUICK
 from esrjax.network.cost import cost_of, departures
 from esrjax.network.naming import Naming
 from esrjax.network.reparam import Reparam, deploy
@@ -25,7 +26,6 @@ from esrjax.testing.verdict import Verdict, judged, require
 Sizes = Mapping[str, Any]
 EXACT = 1e-9  # of white: what double precision must agree to
 CLOSE = 1e-5  # of white: what float32 must agree to
-QUICK = {"xla_backend_optimization_level": 0}  # pictures are tiny: nearly all time is compilation
 
 
 class MissingChex(UserError):

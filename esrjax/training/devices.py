@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from esrjax.errors import UserError
+from esrjax.network.compilation import jit
 from esrjax.training import state as states
 from esrjax.training.state import Step
 
@@ -57,7 +58,7 @@ class Devices:
     def compiled(self, objective: Any, optimiser: Any) -> Step:
         """The training step on these devices; the state it is given is used up."""
         if self.parallel == "jit":
-            return jax.jit(states.step(objective, optimiser), donate_argnums=0)
+            return jit(states.step(objective, optimiser), donate_argnums=0)
         return self._mapped(states.step(objective, optimiser, axis=_AXIS))
 
     def _mapped(self, step: Step) -> Step:

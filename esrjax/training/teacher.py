@@ -60,7 +60,10 @@ def look(net: nnx.Module, x: Array, parts: Sequence[str]) -> tuple[Array, list[A
     """The output of `net`, and that of its `parts`; `block_6:1` is the second that one returns."""
     if not parts:
         return net(x), []  # pyright: ignore[reportCallIssue] # networks are callable
-    sr, seen = taps(net, x)
+    names = {path.partition(":")[0] for path in parts}
+    sr, seen = taps(net, x, names)
+    if not names <= seen.keys():
+        _, seen = taps(net, x)  # to say which there are
     return sr, [_part(path, seen) for path in parts]
 
 

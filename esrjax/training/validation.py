@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from flax import nnx
 from jax import Array
 
 from esrjax.method import Method
+from esrjax.network.compilation import jit
 from esrjax.network.reparam import deploy
 from esrjax.pictures.score import Quality, score
 from esrjax.pictures.sets import Pair
@@ -49,7 +50,7 @@ class Validator:
         return score(runs, self.pairs, self.spec).mean
 
 
-@jax.jit(static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def _forward(graph: nnx.GraphDef[Any], state: Any, lr: Array) -> Array:
     """Compiled once for every size, whatever the weights."""
     return nnx.merge(graph, state)(lr)

@@ -113,17 +113,6 @@ def test_a_depthwise_convolution_on_cpu_is_fused_with_nothing_around_it():
     assert " call(" in compiled.as_text()
 
 
-@pytest.mark.parametrize("out, wide", [(3, 4), (13, 16), (24, 24), (28, 32), (46, 48), (52, 52)])
-def test_a_dense_convolution_on_cpu_has_channels_that_are_fast(out, wide):
-    x, w, b = drawn(0, 2, 6, 5, 3), drawn(1, 3, 3, 3, out), drawn(2, out)
-    conv = jax.jit(lambda x, w, b: words.conv2d(x, w, b, padding=(1, 0)))
-    with jax.enable_x64(True):
-        assert f"tensor<3x3x3x{wide}xf64>" in conv.lower(x, w, b).as_text()
-        with words.plain(True):
-            expected = conv(x, w, b)
-        np.testing.assert_allclose(conv(x, w, b), expected, rtol=0, atol=1e-12)
-
-
 def test_channels_are_those_asked_for_on_cuda_and_where_a_gradient_is_asked_for():
     total = lambda conv: jax.grad(lambda x, w: conv(x, w).sum())  # noqa: E731
     wide = "tensor<3x3x28x32xf32>"
