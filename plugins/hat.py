@@ -110,7 +110,7 @@ class HAT(Trunk):
 
     window: its side, pixels, a multiple of 4. ratio: how much wider the MLPs are. compress,
     squeeze: how much narrower CABs and their attention are. drop: rate of stochastic depth in the
-    last HAB. remat: as in `Trunk`.
+    last HAB. scan, remat: as in `Trunk`.
     """
 
     def __init__(
@@ -127,6 +127,7 @@ class HAT(Trunk):
         squeeze: int = 30,
         further: tuple[int, ...] = (2, 1),
         drop: float = 0.1,
+        scan: bool = False,
         remat: bool = False,
         scale: int = 4,
     ):
@@ -147,6 +148,7 @@ class HAT(Trunk):
             window=window,
             scale=scale,
             further=further,
+            scan=scan,
             remat=remat,
             rngs=rngs,
         )

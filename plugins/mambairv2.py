@@ -53,7 +53,7 @@ class MambaIRv2(Trunk):
     window: its side, pixels. ratio: how much wider feed-forwards and scans are. states: of
     the scan. kinds: of tokens, whose prompts have rank `rank`. noise: draw the kinds outside of
     training too, as the released code does. gated: feed-forwards are gated ones. direct: one
-    convolution makes the picture. remat: as in `Trunk`.
+    convolution makes the picture. scan, remat: as in `Trunk`.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class MambaIRv2(Trunk):
         gated: bool = False,
         direct: bool = False,
         noise: bool = False,
+        scan: bool = False,
         remat: bool = False,
         scale: int = 4,
     ):
@@ -93,6 +94,7 @@ class MambaIRv2(Trunk):
             further=further,
             direct=direct,
             main="head_4x" if further else "upsample",  # as the official keys are
+            scan=scan,
             remat=remat,
             rngs=rngs,
         )

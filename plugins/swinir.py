@@ -74,7 +74,7 @@ class SwinIR(Trunk):
     window: its side, pixels. ratio: how much wider the MLPs are. direct: one convolution makes the
     picture. drop: rate of stochastic depth in the last block. patch: the side of LR that the
     official class was built for; only the masks hang on it that it keeps among its tensors.
-    remat: as in `Trunk`.
+    scan, remat: as in `Trunk`.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class SwinIR(Trunk):
         direct: bool = False,
         drop: float = 0.1,
         patch: int = 64,
+        scan: bool = False,
         remat: bool = False,
         scale: int = 4,
     ):
@@ -108,6 +109,7 @@ class SwinIR(Trunk):
             edges="reflect",
             scale=scale,
             direct=direct,
+            scan=scan,
             remat=remat,
             rngs=rngs,
         )

@@ -18,6 +18,7 @@ from jax import Array
 from esrjax.network.layers import Conv2d, LayerNorm, Linear, PixelShuffle, Sequential, normal
 
 from .colour import mean_colour
+from .repetition import in_turn
 from .windows import fill
 
 WIDTH = 64  # channels from which pictures are made
@@ -66,8 +67,8 @@ class Trunk(nnx.Module):
 
     edges: how, as `windows.fill` says. further: scales of heads beside that of `scale`, which
     train with it: the parts `head_2x`, ...; compiled, they cost nothing unless they are asked for.
-    direct: the picture is made in one step. main: the name of the main head. remat: in training,
-    keep only what lies between groups and make the rest again; XLA's CPU compiler undoes that.
+    direct: the picture is made in one step. main: the name of the main head. scan, remat: how
+    groups follow each other, as `in_turn` says; the result is the same.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class Trunk(nnx.Module):
         further: Iterable[int] = (),
         direct: bool = False,
         main: str = "upsample",
+        scan: bool = False,
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.window, self.edges, self.remat = window, edges, remat
+        self.window, self.edges, self.scan, self.remat = window, edges, scan, remat
         self.conv_first = Conv2d(3, channels, rngs=rngs)
         self.patch_norm = LayerNorm(channels)
         self.layers = Sequential(Group(channels, inner, rngs=rngs) for inner in groups)
@@ -113,8 +115,7 @@ class Trunk(nnx.Module):
         x = fill(x, self.window, self.edges)
         head = self.conv_first(x - mean_colour(x))
         t = self.patch_norm(head)
-        for group in self.layers:
-            t = nnx.remat(type(group).__call__)(group, t) if self.remat else group(t)
+        t = in_turn(self.layers, t, scan=self.scan, remat=self.remat)
         return self.conv_after_body(self.norm(t)) + head
 
 
