@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from esrjax import cache
 from esrjax.errors import UserError
 from esrjax.method import Method, Weights
 from esrjax.transfer import Tell, digest, fetch
@@ -26,8 +27,7 @@ def folder() -> Path:
     """Where downloaded weights lie: `$ESRJAX_DATA/weights`, else the user's cache."""
     if data := os.environ.get("ESRJAX_DATA"):
         return Path(data) / "weights"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "esrjax" / "weights"
+    return cache.folder("weights")
 
 
 def weights_of(name: str, method: Method, key: str | None = None) -> Weights:

@@ -1,10 +1,16 @@
 """One hostile harness for all tests: strict dtypes and ranks, two devices, warnings are errors."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # commands that tests start share what they compile
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="esrjax-programs-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 if "ESRJAX_REFERENCE" not in os.environ and _BESIDE.is_dir():
@@ -12,7 +18,6 @@ if "ESRJAX_REFERENCE" not in os.environ and _BESIDE.is_dir():
 
 import importlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +28,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+jax.config.update("jax_enable_compilation_cache", False)  # but tests compile for themselves
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -20,7 +20,8 @@ MAY = {  # what a room of esrjax may import beside itself; rooms not listed impo
     "schema": {"errors"},
     "transfer": {"errors"},
     "method": {"errors"},
-    "published": {"errors", "method", "transfer"},
+    "cache": set(),
+    "published": {"cache", "errors", "method", "transfer"},
     "registry": {"door", "errors", "method"},
     "network": {"door", "errors", "method"},
     "pictures": {"errors", "schema"},
@@ -34,6 +35,7 @@ MAY = {  # what a room of esrjax may import beside itself; rooms not listed impo
 TORCH = {
     "esrjax/network/archive.py",
     "esrjax/bridge/cpu.py",
+    "esrjax/bridge/modes.py",
     "esrjax/bridge/peer.py",
     "esrjax/bridge/pytorch.py",
 }

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
-from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -14,6 +13,7 @@ Result = TypeVar("Result")
 QUICK = {"xla_backend_optimization_level": 0}  # pictures are tiny: nearly all time is compilation
 # By itself XLA's CPU gives dense convolutions and products to YNNPACK, which runs on one core.
 ALL_CORES = {"xla_cpu_experimental_ynn_fusion_type": ""}
+ALONE = get_opaque_trace_state()  # where nothing is traced
 
 
 @functools.cache
@@ -38,12 +38,7 @@ def jit(function: Callable[Given, Result], **options: Any) -> Callable[Given, Re
 
     @functools.wraps(function)
     def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        compiled = part if _tracing(args, kwargs) else whole()
+        compiled = whole() if get_opaque_trace_state() == ALONE else part
         return compiled(*args, **kwargs)
 
     return call
-
-
-def _tracing(*given: Any) -> bool:
-    held = (jnp.zeros(()), *jax.tree.leaves(given))
-    return any(isinstance(leaf, Tracer) for leaf in held)

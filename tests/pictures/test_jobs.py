@@ -11,6 +11,7 @@ from PIL import Image
 from esrjax import registry
 from esrjax.method import Method
 from esrjax.model import Model
+from esrjax.network import compilation
 from esrjax.network.archive import Checkpoint
 from esrjax.network.layers import Conv2d
 from esrjax.network.reparam import deploy
@@ -21,7 +22,7 @@ from esrjax.pictures.jobs import Job, UnclearOutput, plan
 from esrjax.pictures.metrics import quantise
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
-SIZES = [(5 + 2 * k % 37, 7 + 5 * k % 41) for k in range(30)]  # from 5x7 on, wide and tall
+SIZES = [(5 + 2 * k % 37, 7 + 5 * k % 41) for k in range(100)]  # from 5x7 on, wide and tall
 
 
 def noise(h, w):
@@ -37,6 +38,7 @@ def draw(path: Path, h: int, w: int, **options) -> Path:
 @pytest.fixture
 def compilations(monkeypatch):
     """The programs that XLA compiles from now on."""
+    compilation.flags()  # asks XLA, once, by compiling
     seen = []
 
     def listen(event: str, seconds: float, **_) -> None:
@@ -136,22 +138,22 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * max(1, np.ptp(theirs)))
 
 
-def test_thirty_sizes_compile_twice_and_equal_the_whole_pictures(tmp_path, small, compilations):
-    assert len(set(SIZES)) == 30
+def test_a_hundred_sizes_compile_twice_and_equal_the_whole_pictures(tmp_path, small, compilations):
+    assert len(set(SIZES)) == 100
     for h, w in SIZES:
         draw(tmp_path / f"in/{h}-{w}.png", h, w)
     found = plan([tmp_path / "in"], tmp_path / "out", 4, 256)
     compilations.clear()
     run(small, found)
     assert len(compilations) == 2
-    for job in found:
+    for job in found[::4]:
         lr, written = read(job.source).pixels, read(job.target).pixels
         tiles, whole = small.upscaler(job.canvas)(lr), small.upscaler()(lr)
         assert_close(tiles, whole)
         assert np.array_equal(written, quantise(tiles, 1.0))
         assert np.abs(written.astype(int) - quantise(whole, 1.0)).max() <= 1
         assert np.mean(written != quantise(whole, 1.0)) < 1e-3
-    assert len(compilations) > 30  # one for every whole picture: what tiles save
+    assert len(compilations) > 25  # one for every whole picture: what tiles save
 
 
 @pytest.fixture
