@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu test-export parity readme lint format clean
+.PHONY: demo test test-slow test-gpu test-export parity bench readme lint format clean
 
 demo: $(VENV)/demo  ## the main job: train, score, time, rank and show, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -22,6 +22,9 @@ test-export: .venv-export/installed  ## what `export` writes runs in ONNX Runtim
 
 parity: $(VENV)/installed  ## docs/parity.md, from the reference folder
 	$(RUN)/python tools/parity.py
+
+bench: $(VENV)/installed  ## the tables of docs/benchmarks.md, on an idle machine
+	$(RUN)/python tools/bench.py
 
 readme: $(VENV)/installed  ## the blocks of the README that the program prints
 	$(RUN)/python tools/readme.py

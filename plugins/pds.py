@@ -40,6 +40,7 @@ METHOD = Method(
             url=esr2026("team01_PDS.pth"),
         )
     },
+    pretrained="esrjax_plugins.pretrained:pds.safetensors",
     torch_names={
         "conv_cat_1.{leaf}": "conv_cat.{leaf}",
         "conv_2_1.eval_conv.{leaf}": "conv_2.{leaf}",

@@ -63,6 +63,7 @@ METHOD = Method(
             url=esr2026("team00_SPAN.pth"),
         )
     },
+    pretrained="esrjax_plugins.pretrained:span.safetensors",
     torch_names=TORCH_NAMES,
     reported={
         "params": 150_688,

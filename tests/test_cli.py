@@ -8,6 +8,7 @@ import pytest
 
 from esrjax import registry
 from esrjax.cli import app
+from esrjax.contest import roofline
 from esrjax.network import ops
 
 VERBS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -33,7 +34,10 @@ SPANV2 = {
     "activations": 51_380_224,
     "convs": 22,
 }
-ROW = {"method", "size", "engine", "median_ms", "low_ms", "high_ms", "compile_s", "peak_mib"}
+ROW = set(
+    """method size engine body precision median_ms low_ms high_ms first_ms samples_ms compile_s
+    compilations peak_mib ratio ratio_low ratio_high macs bytes floor_ms bound roofline""".split()
+)
 
 
 def test_help_of_every_verb_imports_nothing_heavy():
@@ -72,7 +76,7 @@ def test_list_gives_every_method(esrjax, crumbs, monkeypatch):
         "params": 150_688,
         "macs": 9_833_807_872,
         "weights": ["ntire2026"],
-        "pretrained": False,
+        "pretrained": True,
     }
     assert set(rows) == {"span", "spanv2", "crumb"}
     assert (rows["spanv2"]["team"], rows["spanv2"]["params"]) == ("XiaomiMM", 139_104)
@@ -92,7 +96,7 @@ def test_tables_and_cards_are_not_wrapped_where_there_is_no_terminal(esrjax, mon
     assert lines[0].split() == "name team scale params macs weights pretrained".split()
     span = next(line for line in lines if line.startswith("span "))
     assert (
-        span.split() == "span EfficientSR Organizers 4 150,688 9,833,807,872 ntire2026 no".split()
+        span.split() == "span EfficientSR Organizers 4 150,688 9,833,807,872 ntire2026 yes".split()
     )
     card = esrjax("show", "span").out.splitlines()
     assert "conv_cat ─ upsampler ─ shuffle" in next(line for line in card if "conv_cat ─" in line)
@@ -133,10 +137,11 @@ def test_parts_add_up_to_the_whole(esrjax):
     assert "block_5.guidance_map_conv" not in table and "block_5 " in table
 
 
-def test_bench_times_methods_in_turn(esrjax, crumbs):
+def test_bench_times_methods_in_turn(esrjax, crumbs, monkeypatch):
+    monkeypatch.setitem(roofline.SIZES, "cpu", (2**16, 64))
     words = "crumb loaf --sizes 16x16,8x24 --seconds 0.01 --json".split()
     found = esrjax("bench", *words).json
-    assert set(found) == {"device", "machine", "rows"}
+    assert set(found) == {"device", "machine", "ceilings", "rows", "notes"}
     asked = [(row["method"], row["size"]) for row in found["rows"]]
     assert asked == [(name, size) for size in ("16x16", "8x24") for name in ("crumb", "loaf")]
     for row in found["rows"]:

@@ -154,10 +154,10 @@ def test_an_ensemble_has_no_network_to_check(mistake, crumbs):
 
 def test_a_method_without_weights(mistake, monkeypatch, tmp_path, picture):
     monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))  # where none were brought to
-    told = mistake("upscale", picture, "--method", "span", "-o", tmp_path / "big.png")
-    assert told["problem"] == "span ships no weights"
+    told = mistake("upscale", picture, "--method", "rfdn_span", "-o", tmp_path / "big.png")
+    assert told["problem"] == "rfdn_span ships no weights"
     assert told["rule"].startswith("published for it: ntire2026 (")
-    assert told["remedy"].startswith("get them with `esrjax weights get span`, or give a file")
+    assert told["remedy"].startswith("get them with `esrjax weights get rfdn_span`, or give a file")
 
 
 def test_every_tensor_that_does_not_fit_is_named(mistake, crumbs, tmp_path):
@@ -340,6 +340,35 @@ def test_sizes_that_say_nothing(mistake, sizes):
     told = mistake("bench", "span", "--sizes", sizes)
     assert told["problem"].startswith("--sizes holds '")
     assert told["remedy"] == "write for instance --sizes 256x256,339x510"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--precision float16", "--precision is 'float16'"),
+        ("--body auto,auto", "--body is 'auto,auto'"),
+        ("--engine both --precision bfloat16", "--precision is given with --engine both"),
+        ("--compiled", "--compiled is given without --peer"),
+        ("--peer net.py", "'net.py' names no PyTorch class"),
+        ("--peer net.py:Net", "there is no file 'net.py'"),
+    ],
+)
+def test_options_of_bench_that_cannot_be(mistake, crumbs, words, problem):
+    assert mistake("bench", "crumb", *words.split())["problem"] == problem
+
+
+def test_a_peer_that_is_nobodys_or_broken(mistake, crumbs, tmp_path):
+    told = mistake("bench", "crumb", "loaf", "--peer", "net.py:Net")
+    assert told["problem"] == "--peer 'net.py:Net' does not say whose it is"
+    assert told["remedy"] == "write for instance --peer crumb=net.py:Net"
+    net = tmp_path / "net.py"
+    net.write_text("import torch\nclass Net(torch.nn.Module):\n    pass\n")
+    told = mistake("bench", "crumb", "--sizes", "8x8", "--peer", f"{net}:Net")
+    assert told["problem"].startswith("running it raised NotImplementedError")
+    assert mistake("bench", "crumb", "--peer", f"{net}:Ner")["remedy"] == "did you mean 'Net'?"
+    net.write_text("import torch\nclass Net(:\n")
+    told = mistake("bench", "crumb", "--peer", f"{net}:Net")
+    assert told["problem"].startswith("importing it raised SyntaxError")
 
 
 # --- results -----------------------------------------------------------------------------------

@@ -14,7 +14,11 @@ SHIPPED = [
     for name in registry.names()
     if isinstance(method := registry.method(name), Method) and method.pretrained
 ]
-SET5_Y = {"spanv2": 31.43}  # dB, `esrjax eval NAME --data Set5 --spec y`; docs/weights.md
+SET5_Y = {
+    "pds": 31.46,
+    "span": 30.99,
+    "spanv2": 31.43,
+}  # dB, `esrjax eval NAME --data Set5 --spec y`; docs/weights.md
 
 
 def test_what_is_shipped_has_a_score():

@@ -83,7 +83,7 @@ def test_it_makes_pictures_larger(esrjax, pictures, tmp_path):
     words = ["upscale", pictures, "--tile", 16]
     for name in ("crumb", "loaf", "crumbs"):
         said = esrjax(*words, "--method", name, "-o", tmp_path / name)
-        assert said.code == 0 and said.out == f"2 pictures in {tmp_path / name}\n"
+        assert said.code == 0 and said.out.startswith(f"2 pictures in {tmp_path / name}, by ")
         assert read(tmp_path / name / "ax4.png").pixels.shape == (160, 144, 3)
     crumb, loaf = (open_method(name).upscaler() for name in ("crumb", "loaf"))
     lr = read(pictures / "b.png").pixels
@@ -102,7 +102,7 @@ def test_what_is_changed_in_reading_a_picture_is_said(esrjax, tmp_path):
     Image.new("L", (9, 8), 77).save(tmp_path / "grey.png")
     said = esrjax("upscale", tmp_path / "grey.png", "--method", "crumb", "-o", tmp_path / "b.png")
     assert said.err == "grey.png: grey repeated in three channels\n"
-    assert said.out == f"1 picture in {tmp_path}/b.png\n"
+    assert said.out.startswith(f"1 picture in {tmp_path}/b.png, by ")
 
 
 def test_its_weights_are_converted(esrjax, crumbs, tmp_path):

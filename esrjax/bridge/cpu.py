@@ -75,7 +75,7 @@ def _missing(file: Path, error: ImportError) -> PeerFailed:
         f"{file.name} {what}",
         rule="the file is imported as it is, on a CPU; a package for CUDA alone cannot be",
         place=_line(error, file),
-        remedy=f"install {name}, or point --torch at a copy without it: a selective scan or a "
+        remedy=f"install {name}, or give a copy of the file without it: a selective scan or a "
         "norm of a CUDA package has a plain PyTorch form",
     )
 
@@ -88,7 +88,7 @@ def _failed(file: Path, doing: str, error: BaseException) -> PeerFailed:
     elif types:
         remedy = "let it follow the precision of its input: torch.zeros(..., dtype=x.dtype)"
     else:
-        remedy = "mend the file, or what it is built with (--torch-args)"
+        remedy = "mend the file, or what it is built with (--torch-args, --size of bench)"
     first = (str(error).strip() or "nothing said").splitlines()[0]
     return PeerFailed(
         f"{doing} raised {type(error).__name__}: {first}",

@@ -224,5 +224,6 @@ def _require_arguments(kind: Any, where: Source) -> None:
             f"{where.name} cannot be built: {error}",
             rule=f"it is built as {where.name}{signature}",
             place=str(where.file),
-            remedy="""give its arguments as JSON, for instance --torch-args '{"channels": 28}'""",
+            remedy="give its arguments, for instance --torch-args '{\"channels\": 28}', "
+            "or --size channels=28 of bench",
         ) from error

@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import typer
 
+from esrjax.cache import keep_programs
 from esrjax.cli import (
+    bench,
     contest,
     data,
     export,
@@ -33,6 +35,7 @@ ROOMS = (
     training,
     data,
     pictures,
+    bench,
     fusion,
     metrics,
     methods,
@@ -49,6 +52,7 @@ for room in ROOMS:
 
 def main() -> None:
     """Run the command line; a user's mistake is printed without a traceback, exit code 2."""
+    keep_programs()
     sys.exit(told(app))
 
 

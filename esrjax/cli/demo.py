@@ -14,7 +14,7 @@ from esrjax import registry
 from esrjax.cli.progress import TrainingBar
 from esrjax.cli.tables import show_table
 from esrjax.contest import clock, rank, rows, rules, table
-from esrjax.contest.bench import forward
+from esrjax.contest.clock import forward
 from esrjax.method import Method
 from esrjax.model import Model, open_method
 from esrjax.network.archive import MissingExtra

@@ -1,4 +1,4 @@
-"""Verbs about pictures: upscale, eval, bench."""
+"""Verbs about pictures: upscale, eval."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,6 @@ def register(app: typer.Typer) -> None:
     """Add these verbs to the command."""
     app.command()(upscale)
     app.command("eval")(evaluate)
-    app.command()(bench)
 
 
 def upscale(
@@ -50,7 +49,7 @@ def upscale(
     from esrjax.pictures import jobs
 
     strategy: Any = {"self_ensemble": self_ensemble, "windows": windows(windows_given)}
-    model = _runnable(method, by_name(checkpoint, [method]), sizes(size), engine)
+    model, runtime = _runnable(method, by_name(checkpoint, [method]), sizes(size), engine)
     model.upscaler(**strategy)  # refuses what it cannot do before anything is read
     turned = self_ensemble or bool(windows_given)
     found = jobs.plan(inputs, output, model.scale, tile, turned=turned)
@@ -58,13 +57,17 @@ def upscale(
     for job in progress(found, f"{model.name} x{model.scale}"):
         for note in jobs.run(job, upscaler_of(job.canvas)):
             typer.echo(f"{job.source.name}: {note}", err=True)
-    typer.echo(f"{len(found)} picture{'s' * (len(found) != 1)} in {output}")
+    typer.echo(f"{len(found)} picture{'s' * (len(found) != 1)} in {output}, by {runtime}")
 
 
 def _runnable(
     method: str, files: dict[str, Path], given: dict[str, Any], engine: str | None
-) -> Any:
-    """The method with its weights, in JAX or in ONNX Runtime; an .onnx file says which."""
+) -> tuple[Any, str]:
+    """The method with its weights, and what runs it.
+
+    ONNX Runtime where it is asked for, or given an .onnx file. Else JAX, which is as fast or
+    faster for nearly every method (docs/benchmarks.md) and runs them all.
+    """
     exported = any(file.suffix == ".onnx" for file in files.values())
     if engine == "jax" and exported:
         raise BadOption(
@@ -74,11 +77,15 @@ def _runnable(
         )
     if engine == "onnxruntime" or exported:
         from esrjax.bridge import engine as onnxruntime
+        from esrjax.bridge.onnx import runtime
 
-        return onnxruntime.load(method, files.get(method), given)
+        loaded = onnxruntime.load(method, files.get(method), given)
+        return loaded, f"ONNX Runtime on {runtime.device()}"
+    import jax
+
     from esrjax.model import open_model
 
-    return open_model(method, files, given)
+    return open_model(method, files, given), f"JAX on {jax.default_backend()}"
 
 
 def evaluate(
@@ -171,66 +178,3 @@ def _untimed(option: str) -> BadOption:
         rule="-o writes what the contest ranks: one pass of a network over each picture, timed",
         remedy=f"leave {option} out, or leave -o out and read the scores",
     )
-
-
-def bench(
-    names: Names,
-    sizes_given: Annotated[str, typer.Option("--sizes", help="LR sizes, HxW,HxW,...")] = "256x256",
-    size: Size = None,
-    body: Body = "auto",
-    seconds: Annotated[float, typer.Option(help="Budget a method and size, seconds.")] = 2.0,
-    engine: Annotated[
-        Literal["jax", "onnxruntime", "both"],
-        typer.Option(help="What runs them; `both` in turn, to compare."),
-    ] = "jax",
-    as_json: Json = False,
-) -> None:
-    """How long methods take, in turn in one process: median, interval, compilation, memory."""
-    from esrjax import registry
-    from esrjax.cli.tables import show_bench
-    from esrjax.contest import bench as contest
-    from esrjax.network import ops
-
-    shapes = [_shape(text) for text in sizes_given.split(",")]
-    methods = {name: registry.plain(name) for name in names}
-    with ops.body(body):
-        outcome = contest.bench(methods, shapes, sizes(size), seconds, _engines(engine))
-    if as_json:
-        print_json(outcome)
-    else:
-        show_bench(outcome)
-
-
-def _engines(asked: str) -> dict[str, Any]:
-    """What `contest.bench` makes runnable networks with, by the name that rows give it."""
-    from esrjax.contest import bench as contest
-
-    made = {} if asked == "onnxruntime" else contest.jax_engine()
-    if asked != "jax":
-        from esrjax.bridge.onnx import runtime
-
-        made |= {f"onnxruntime-{runtime.device()}": _program}
-    return made
-
-
-def _program(name: str, method: Any, net: Any) -> Any:
-    """A network in ONNX Runtime; making it is exporting it."""
-    import time
-
-    from esrjax.bridge import engine
-    from esrjax.contest import clock
-
-    start = time.perf_counter()
-    forward: Any = engine.forward(name, method, net)
-    return clock.Program(call=forward, compile_s=time.perf_counter() - start, mib=None)
-
-
-def _shape(text: str) -> tuple[int, int]:
-    height, _, width = text.strip().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise BadOption(
-            f"--sizes holds {text!r}",
-            rule="a size is HxW in LR pixels, several are parted by commas",
-            remedy="write for instance --sizes 256x256,339x510",
-        )
-    return int(height), int(width)

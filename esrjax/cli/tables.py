@@ -172,12 +172,6 @@ def show_export(target: Any, card: Any) -> None:
     say(f"against JAX in float32, at {sizes}")
 
 
-def show_bench(outcome: Mapping[str, Any]) -> None:
-    """One line for each method and size."""
-    say(f"device: {outcome['device']}")
-    show_table(outcome["rows"], list(outcome["rows"][0]))
-
-
 def scores_text(names: Sequence[str], scored: Sequence[Any], style: str) -> str:
     """PSNR / SSIM of every picture and the mean, a column for each method."""
     cells = [["picture", *names]]

@@ -1,30 +1,29 @@
 """How long a network takes, with compilation and the first call apart, and the memory it needs."""
 
+import functools
 import os
 import platform
 import re
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from esrjax.contest.compilations import uncached
 from esrjax.contest.record import Timing
+from esrjax.contest.turns import Key, Turns, interval, ms, turns
 from esrjax.network import ops
 from esrjax.network.compilation import flags
 
 Forward = Callable[[Array], Array]
-Key = TypeVar("Key", bound=Hashable)
-
-WARM_UP = 2  # rounds after the first call that do not count
-FEWEST, MOST = 5, 1000  # runs where a budget decides
 DRIVER = Path("/proc/driver/nvidia/version")  # of the kernel module, on Linux
 
 
@@ -51,35 +50,19 @@ def clock(
 
 
 def interleaved(
-    forwards: Mapping[Key, Forward | Program],
+    forwards: Mapping[Key, Forward],
     shape: tuple[int, ...],
     *,
     dtype: DTypeLike = jnp.float32,
     budget_s: float = 2.0,
     repeats: int | None = None,
 ) -> dict[Key, Timing]:
-    """Times several networks in turn, A B C A B C, so that drift of the machine falls on all alike.
-
-    What is no `Program` yet is compiled by JAX. Each gets `repeats` runs, or as many (5 to 1000)
-    as fit into about `budget_s` seconds each.
-    """
+    """Times several networks in turn, as `esrjax.contest.turns` does."""
     lr = jax.device_put(np.random.default_rng(0).random(shape).astype(jnp.dtype(dtype)))
     programs = {name: compiled(forward, lr) for name, forward in forwards.items()}
-    first = {name: run_ms(program, lr) for name, program in programs.items()}
-    warm = [_round_ms(programs, lr) for _ in range(WARM_UP)][-1]
-    runs = repeats or _affordable(budget_s * len(programs), sum(warm.values()))
-    rounds = [_round_ms(programs, lr) for _ in range(runs)]
-    return {
-        name: _timing(program, lr, first[name], [each[name] for each in rounds])
-        for name, program in programs.items()
-    }
-
-
-def interval(samples: Sequence[float], *, resamples: int = 2000) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the median (percentile method, fixed seed)."""
-    drawn = np.random.default_rng(0).choice(samples, (resamples, len(samples)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
-    return float(low), float(high)
+    calls = {name: functools.partial(program.call, lr) for name, program in programs.items()}
+    taken = turns(calls, budget_s=budget_s, repeats=repeats)
+    return {name: _timing(program, lr, taken, name) for name, program in programs.items()}
 
 
 def machine() -> dict[str, str]:
@@ -97,13 +80,19 @@ def machine() -> dict[str, str]:
     }
 
 
-def compiled(forward: Forward | Program, lr: Array) -> Program:
-    """The forward pass for pictures of the size of `lr`, ahead of its first call."""
-    if isinstance(forward, Program):
-        return forward
-    start = time.perf_counter()
-    program = jax.jit(forward, compiler_options=dict(flags())).lower(lr).compile()
-    compile_s = time.perf_counter() - start
+def forward(net: nnx.Module) -> Forward:
+    """`net` as a function of pictures alone."""
+    graph, state = nnx.split(net)
+    return lambda lr: nnx.merge(graph, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+
+
+def compiled(forward: Forward, lr: Array) -> Program:
+    """The forward pass for pictures of the size of `lr`, compiled ahead of its first call."""
+    options = dict(flags())
+    with uncached():
+        start = time.perf_counter()
+        program = jax.jit(forward, compiler_options=options).lower(lr).compile()
+        compile_s = time.perf_counter() - start
     return Program(call=program, compile_s=compile_s, mib=_planned_mib(program))
 
 
@@ -125,20 +114,11 @@ def peak_mib() -> float | None:
 
 def run_ms(program: Program, lr: Array) -> float:
     """One call, until its result is there."""
-    start = time.perf_counter()
-    jax.block_until_ready(program.call(lr))
-    return (time.perf_counter() - start) * 1e3
+    return ms(functools.partial(program.call, lr))
 
 
-def _round_ms(programs: Mapping[Key, Program], lr: Array) -> dict[Key, float]:
-    return {name: run_ms(program, lr) for name, program in programs.items()}
-
-
-def _affordable(budget_s: float, round_ms: float) -> int:
-    return min(MOST, max(FEWEST, int(budget_s * 1e3 / round_ms)))
-
-
-def _timing(program: Program, lr: Array, first_ms: float, samples: Sequence[float]) -> Timing:
+def _timing(program: Program, lr: Array, taken: Turns[Key], name: Key) -> Timing:
+    samples = taken.samples(name)
     low, high = interval(samples)
     return Timing(
         median_ms=float(np.median(samples)),
@@ -146,7 +126,7 @@ def _timing(program: Program, lr: Array, first_ms: float, samples: Sequence[floa
         high_ms=high,
         runs=len(samples),
         compile_s=program.compile_s,
-        first_ms=first_ms,
+        first_ms=taken.first[name],
         program_mib=program.mib,
         peak_mib=peak_mib(),
         shape=lr.shape,

@@ -10,7 +10,7 @@ from flax import nnx
 
 from esrjax import registry
 from esrjax.contest import clock, record
-from esrjax.contest.bench import forward
+from esrjax.contest.clock import forward
 from esrjax.contest.record import Companion, Harness, Quality, Result, Timing
 from esrjax.contest.rules import Rules
 from esrjax.errors import UserError

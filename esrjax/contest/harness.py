@@ -14,8 +14,7 @@ import numpy as np
 from jax import Array
 
 from esrjax.contest import clock
-from esrjax.contest.bench import forward
-from esrjax.contest.clock import Program
+from esrjax.contest.clock import Program, forward
 from esrjax.contest.record import Harness
 from esrjax.contest.rules import Rules
 from esrjax.model import Model, require_side

@@ -38,7 +38,7 @@ def test_a_package_that_is_missing_is_named_with_its_line(written):
     error = refused(PeerFailed, written, imports="import mamba_ssm")
     assert error.problem == "crumb.py needs 'mamba_ssm', which is not installed"
     assert error.place is not None and error.place.endswith("crumb.py:5: import mamba_ssm")
-    assert error.remedy.startswith("install mamba_ssm, or point --torch at a copy without it")
+    assert error.remedy.startswith("install mamba_ssm, or give a copy of the file without it")
 
 
 def test_code_that_needs_a_gpu_is_named_with_its_line(written):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import Array, lax
 
-from esrjax.contest import clock
+from esrjax.contest import clock, turns
 from esrjax.network import ops
 
 SHAPE = (1, 48, 48, 3)
@@ -52,9 +52,9 @@ def test_a_budget_decides_how_many_runs():
         time.sleep(0.01)
         return np.asarray(lr)
 
-    assert clock.clock(forward, SHAPE, budget_s=0.0).runs == clock.FEWEST
+    assert clock.clock(forward, SHAPE, budget_s=0.0).runs == turns.FEWEST
     timing = clock.clock(forward, SHAPE, budget_s=0.4)
-    assert clock.FEWEST < timing.runs <= 40
+    assert turns.FEWEST < timing.runs <= 40
     assert timing.median_ms >= 10
 
 
@@ -70,7 +70,7 @@ def test_networks_take_turns():
 
     clock.interleaved({name: noting(name) for name in "ABC"}, SHAPE, repeats=2)
     jax.effects_barrier()
-    assert "".join(order) == "ABC" * (1 + clock.WARM_UP + 2)
+    assert "".join(order) == "ABC" * (1 + turns.WARM_UP + 2)
 
 
 def test_memory_is_what_the_compiler_plans():
@@ -110,7 +110,7 @@ def test_the_driver_of_a_gpu_is_read_from_its_kernel_module(module, monkeypatch,
 def test_the_interval_is_as_wide_as_theory_says_and_repeatable():
     """For n normal samples the median scatters by 1.2533 σ / sqrt(n)."""
     samples = np.random.default_rng(1).normal(10, 1, 900).tolist()
-    low, high = clock.interval(samples)
+    low, high = turns.interval(samples)
     assert low < np.median(samples) < high
     assert high - low == pytest.approx(2 * 1.96 * 1.2533 / 30, rel=0.25)
-    assert (low, high) == clock.interval(samples)
+    assert (low, high) == turns.interval(samples)

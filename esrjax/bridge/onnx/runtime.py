@@ -29,6 +29,8 @@ def session(
     runtime = require("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors alone
+    # Once a run is over its threads leave the cores to others, of PyTorch or JAX for instance.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
     providers = ["CPUExecutionProvider"]
     if written is not None:
