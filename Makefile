@@ -8,7 +8,7 @@ demo: $(VENV)/demo  ## the main job: train, score, time, rank and show, in under
 	$(RUN)/esrjax demo
 
 test: $(VENV)/installed  ## everything a change must pass
-	$(RUN)/pytest -n 2 -m "not slow and not gpu"
+	$(RUN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(VENV)/installed  ## the checks that take minutes each
 	$(RUN)/pytest -m slow

@@ -22,6 +22,9 @@ NETWORKS = {
     "mambairv2": (mambairv2.METHOD, SMALL | dict(states=2, kinds=3, rank=2, further=())),
 }
 
+SLOW = pytest.mark.slow  # half a minute of compilation together
+GRADIENTS = ["swinir", pytest.param("hat", marks=SLOW), pytest.param("mambairv2", marks=SLOW)]
+
 
 def drawn(*shape):
     return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)
@@ -47,7 +50,7 @@ def slopes(name, **how):
     return jax.tree.leaves(jax.jit(run, compiler_options=QUICK)(state))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", GRADIENTS)
 def test_scanned_groups_are_the_same_groups(name, monkeypatch):
     keys = lambda x: jax.random.split(jax.random.key(1), len(x))  # noqa: E731 # whatever the rounding
     monkeypatch.setattr(chance, "keys", keys)
@@ -56,7 +59,7 @@ def test_scanned_groups_are_the_same_groups(name, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["swinir", "hat"])
+@pytest.mark.parametrize("name", GRADIENTS[:2])
 def test_what_is_made_again_in_a_scan_is_the_same(name):
     """Although it may differ in a bit: the draws do not hang on that."""
     pairs = zip(*(slopes(name, scan=True, remat=remat) for remat in (True, False)), strict=True)
