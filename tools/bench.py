@@ -6,7 +6,6 @@ beside SPAN. `python tools/bench.py NAME... --side 32 --seconds 0.2` prints, and
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from blocks import filled
 
 from esrjax import registry
 from esrjax.cli.tables import grid
@@ -34,7 +35,7 @@ def main(
 ) -> str:
     """Both tables and what they were measured on, in Markdown."""
     load = os.getloadavg()
-    methods = [name for name in names or registry.names() if names or _efficient(name)]
+    methods = names or [name for name in registry.names() if _efficient(name)]
     twins = [name for name in methods if (TWINS / f"{name}.py").is_file()]
     alone = [name for name in methods if name not in twins]
     how: dict[str, Any] = {"side": side, "seconds": seconds}
@@ -110,9 +111,7 @@ def _pace(row: dict[str, Any], base: dict[str, Any]) -> list[str]:
 
 def write(text: str) -> None:
     """Between the markers of the page."""
-    page = PAGE.read_text()
-    marked = r"(<!-- bench: .*? -->\n).*?(<!-- end of bench -->)"
-    PAGE.write_text(re.sub(marked, lambda at: f"{at[1]}\n{text}\n\n{at[2]}", page, flags=re.S))
+    PAGE.write_text(filled(PAGE.read_text(), "bench", text))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Write into README.md what the program prints: `make readme`."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import test_readme  # noqa: E402
+from blocks import filled  # noqa: E402
 
 
 def main() -> None:
@@ -17,12 +17,7 @@ def main() -> None:
         ("help", test_readme.help_text()),
         ("methods", test_readme.method_table()),
     ):
-        text = re.sub(
-            rf"(<!-- {name}: .*? -->\n).*?(<!-- end of {name} -->)",
-            lambda found, content=content: f"{found[1]}\n{content}\n\n{found[2]}",
-            text,
-            flags=re.S,
-        )
+        text = filled(text, name, content)
     test_readme.README.write_text(text)
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 from PIL import Image
 
 from esrjax import registry
+from esrjax.contest.compilations import counted
 from esrjax.method import Method
 from esrjax.model import Model
 from esrjax.network import compilation
@@ -21,7 +22,6 @@ from esrjax.pictures.files import read
 from esrjax.pictures.jobs import Job, UnclearOutput, plan
 from esrjax.pictures.metrics import quantise
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
 SIZES = [(5 + 2 * k % 37, 7 + 5 * k % 41) for k in range(100)]  # from 5x7 on, wide and tall
 
 
@@ -36,18 +36,11 @@ def draw(path: Path, h: int, w: int, **options) -> Path:
 
 
 @pytest.fixture
-def compilations(monkeypatch):
+def compilations():
     """The programs that XLA compiles from now on."""
     compilation.flags()  # asks XLA, once, by compiling
-    seen = []
-
-    def listen(event: str, seconds: float, **_) -> None:
-        if event == COMPILED:
-            seen.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
+    with counted() as seen:
+        yield seen
 
 
 class Small(nnx.Module):
