@@ -18,7 +18,7 @@ test-gpu: $(VENV)/installed  ## the kernels compiled and run: needs a GPU and th
 
 test-export: .venv-export/installed  ## what `export` writes runs in ONNX Runtime
 	.venv-export/bin/pytest -m export tests/bridge/test_onnx.py tests/bridge/test_export.py \
-		tests/bridge/test_engine.py
+		tests/bridge/test_engine.py tests/test_engines.py
 
 parity: $(VENV)/installed  ## docs/parity.md, from the reference folder
 	$(RUN)/python tools/parity.py

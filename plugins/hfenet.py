@@ -28,7 +28,7 @@ from jax import Array
 from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential
 from esrjax.network.resampling import mirror
-from esrjax.network.words import gelu, pixel_shuffle
+from esrjax.network.words import gelu, picture_variance, pixel_shuffle
 
 from .parts.colour import mean_colour
 from .parts.sources import esr2026
@@ -86,7 +86,7 @@ class EA(nnx.Module):
         self.conv2 = Conv2d(squeezed, channels, 1, rngs=rngs)
 
     def __call__(self, y: Array) -> Array:
-        variance = self.conv1(y).var((1, 2), keepdims=True, ddof=1)
+        variance = picture_variance(self.conv1(y))
         entropy = 0.5 * jnp.log(2 * math.pi * math.e * variance)
         return y * jax.nn.sigmoid(self.conv2(entropy))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # commands that tests start share what they compile
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="esrjax-programs-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    for cache in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):  # and nothing is of the user's
+        os.environ[cache] = tempfile.mkdtemp(prefix="esrjax-tests-")
+        atexit.register(shutil.rmtree, os.environ[cache], ignore_errors=True)
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 if "ESRJAX_REFERENCE" not in os.environ and _BESIDE.is_dir():

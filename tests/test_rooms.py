@@ -21,6 +21,7 @@ MAY = {  # what a room of esrjax may import beside itself; rooms not listed impo
     "transfer": {"errors"},
     "method": {"errors"},
     "cache": set(),
+    "memory": set(),
     "published": {"cache", "errors", "method", "transfer"},
     "registry": {"door", "errors", "method"},
     "network": {"door", "errors", "method"},

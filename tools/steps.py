@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from twins.spanv2 import Twin
 
 from esrjax import registry
+from esrjax.memory import take_large_pages
 from esrjax.training import recipe as recipes
 from esrjax.training import state as states
 from esrjax.training.objective import Objective
@@ -99,4 +100,5 @@ def main(shapes: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    take_large_pages()  # as `esrjax train` does
     main(sys.argv[1:] or ["16x32", "8x64"])

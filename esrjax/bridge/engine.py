@@ -16,7 +16,7 @@ from esrjax.bridge.onnx.model import INPUT
 from esrjax.bridge.onnx.runtime import session
 from esrjax.errors import UserError
 from esrjax.method import Method
-from esrjax.model import open_method, require_side, require_windows
+from esrjax.model import Model, open_method, require_side, require_windows
 from esrjax.pictures import upscale
 from esrjax.pictures.files import Pixels
 from esrjax.pictures.upscale import Canvas, Floats, Upscaler
@@ -110,8 +110,7 @@ def open_engine(path: Path) -> Engine:
 def load(name: str, checkpoint: Path | None, sizes: Mapping[str, Any] | None = None) -> Engine:
     """The method `name`: from an exported .onnx file, or exported here from its weights."""
     if checkpoint is None or checkpoint.suffix != ".onnx":
-        model = open_method(name, checkpoint, sizes)
-        return start(export.unchecked(model), name)
+        return exported(open_method(name, checkpoint, sizes))
     engine = open_engine(checkpoint)
     if engine.name != name:
         raise WrongMethod(
@@ -121,6 +120,11 @@ def load(name: str, checkpoint: Path | None, sizes: Mapping[str, Any] | None = N
             remedy=f"name the method {engine.name!r}, or give another file",
         )
     return engine
+
+
+def exported(model: Model) -> Engine:
+    """The network of an opened method, exported here."""
+    return start(export.unchecked(model), model.name)
 
 
 def start(model: bytes, place: str) -> Engine:

@@ -9,6 +9,7 @@ import jax
 from esrjax import registry
 from esrjax.door import claims
 from esrjax.errors import UserError
+from esrjax.memory import large_pages
 from esrjax.network import ops
 
 LIBRARIES = ("esrjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -53,6 +54,7 @@ def _device() -> dict[str, str]:
             jax.default_matmul_precision.value or "default (TF32 on recent GPUs)"
         ),
         "double precision": "on" if jax.enable_x64.value else "off",
+        "memory": "in large pages" if large_pages() else "in pages as the system gives them",
     }
 
 

@@ -39,53 +39,31 @@ def upscale(
     method: Annotated[str, typer.Option(help="The method.")] = "spanv2",
     checkpoint: Checkpoints = None,
     size: Size = None,
-    engine: Engine = None,
+    engine: Engine = "auto",
     tile: Annotated[int, typer.Option(help="Largest tile side, LR pixels.", min=8)] = 256,
     self_ensemble: SelfEnsemble = False,
     windows_given: Windows = None,
 ) -> None:
     """Make pictures four times larger."""
+    from esrjax.cli import engines
     from esrjax.cli.tables import progress
     from esrjax.pictures import jobs
 
-    strategy: Any = {"self_ensemble": self_ensemble, "windows": windows(windows_given)}
-    model, runtime = _runnable(method, by_name(checkpoint, [method]), sizes(size), engine)
-    model.upscaler(**strategy)  # refuses what it cannot do before anything is read
+    cuts = windows(windows_given)
+    strategy: Any = {"self_ensemble": self_ensemble, "windows": cuts}
+    runner = engines.opened(method, by_name(checkpoint, [method]), sizes(size), engine)
+    runner.net.upscaler(**strategy)  # refuses what it cannot do before anything is read
     turned = self_ensemble or bool(windows_given)
-    found = jobs.plan(inputs, output, model.scale, tile, turned=turned)
+    found = jobs.plan(inputs, output, runner.net.scale, tile, turned=turned)
+    if engine == "auto":
+        passes = (8 if self_ensemble else 1) * max(1, len(cuts))
+        runner = engines.fastest(runner, found, passes)
+    model = runner.net
     upscaler_of = jobs.memory(lambda canvas: model.upscaler(canvas, **strategy))
     for job in progress(found, f"{model.name} x{model.scale}"):
         for note in jobs.run(job, upscaler_of(job.canvas)):
             typer.echo(f"{job.source.name}: {note}", err=True)
-    typer.echo(f"{len(found)} picture{'s' * (len(found) != 1)} in {output}, by {runtime}")
-
-
-def _runnable(
-    method: str, files: dict[str, Path], given: dict[str, Any], engine: str | None
-) -> tuple[Any, str]:
-    """The method with its weights, and what runs it.
-
-    ONNX Runtime where it is asked for, or given an .onnx file. Else JAX, which is as fast or
-    faster for nearly every method (docs/benchmarks.md) and runs them all.
-    """
-    exported = any(file.suffix == ".onnx" for file in files.values())
-    if engine == "jax" and exported:
-        raise BadOption(
-            "an .onnx file is given, and --engine jax",
-            rule="JAX runs weights (.pth, .safetensors, a run); ONNX Runtime runs .onnx files too",
-            remedy="leave --engine out, or give the weights that were exported",
-        )
-    if engine == "onnxruntime" or exported:
-        from esrjax.bridge import engine as onnxruntime
-        from esrjax.bridge.onnx import runtime
-
-        loaded = onnxruntime.load(method, files.get(method), given)
-        return loaded, f"ONNX Runtime on {runtime.device()}"
-    import jax
-
-    from esrjax.model import open_model
-
-    return open_model(method, files, given), f"JAX on {jax.default_backend()}"
+    typer.echo(f"{len(found)} picture{'s' * (len(found) != 1)} in {output}, by {runner.said}")
 
 
 def evaluate(

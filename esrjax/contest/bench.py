@@ -25,7 +25,6 @@ Row = dict[str, Any]
 Shape = tuple[int, int]
 Peers = Mapping[str, Mapping[str, Start]]  # by method and engine
 
-PAUSE_S = 0.02  # between engines, each of which has threads of its own
 BASE = "pytorch"  # the engine that the others of a method are compared with
 
 
@@ -112,7 +111,7 @@ def _race(starts: Mapping[Lane, Start], shape: Shape, seconds: float, notes: lis
         compilations[lane] = len(compiled)
     calls = {lane: each.call for lane, each in ready.items()}
     several = len({lane.engine for lane in ready}) > 1
-    taken = turns(calls, budget_s=seconds, pause_s=PAUSE_S if several else 0.0)
+    taken = turns(calls, budget_s=seconds, settled=several)
     return Race(shape=shape, ready=ready, compilations=compilations, taken=taken)
 
 

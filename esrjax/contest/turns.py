@@ -36,17 +36,17 @@ def turns(
     *,
     budget_s: float = 2.0,
     repeats: int | None = None,
-    pause_s: float = 0.0,
+    settled: bool = False,
 ) -> Turns[Key]:
     """Times calls in turn; each gets `repeats` runs, or what fits into about `budget_s` seconds.
 
-    What fits is 5 to 1000 runs of each. pause_s: before every call, outside the clock, for
-    threads of the last one that still wait for work and keep a core busy with that.
+    What fits is 5 to 1000 runs of each. settled: each timed call follows one of its own that is
+    not timed, so that threads of another have gone to sleep and its own are awake, one on a core.
     """
-    first = _round(calls, pause_s)
-    warm = [_round(calls, pause_s) for _ in range(WARM_UP)][-1]
-    runs = repeats or _affordable(budget_s * len(calls), sum(warm.values()))
-    return Turns(first=first, rounds=[_round(calls, pause_s) for _ in range(runs)])
+    first = _round(calls)
+    warm = [_round(calls) for _ in range(WARM_UP)][-1]
+    runs = repeats or _affordable(budget_s * len(calls), sum(warm.values()) * (1 + settled))
+    return Turns(first=first, rounds=[_round(calls, settled=settled) for _ in range(runs)])
 
 
 def ms(call: Call) -> float:
@@ -63,13 +63,12 @@ def interval(samples: Sequence[float], *, resamples: int = 2000) -> tuple[float,
     return float(low), float(high)
 
 
-def _round(calls: Mapping[Key, Call], pause_s: float) -> dict[Key, float]:
-    return {key: _rested(call, pause_s) for key, call in calls.items()}
+def _round(calls: Mapping[Key, Call], *, settled: bool = False) -> dict[Key, float]:
+    return {key: _settled(call) if settled else ms(call) for key, call in calls.items()}
 
 
-def _rested(call: Call, pause_s: float) -> float:
-    if pause_s:
-        time.sleep(pause_s)
+def _settled(call: Call) -> float:
+    ms(call)
     return ms(call)
 
 

@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 Pair = tuple[int, int]
+PAIRS = 4  # of an input and an output in a group; more are faster together, with zeros between
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -22,8 +23,8 @@ def fast(x: Array, w: Array, *, padding: Pair, stride: int, dilation: int, group
     as_is = functools.partial(native, padding=padding, stride=stride, dilation=dilation)
     if groups == 1:
         return as_is(x, w)
-    if stride == 1 and w.shape[2] == 1:
-        on_cpu: Any = functools.partial(depthwise, padding=padding, dilation=dilation)
+    if stride == 1 and (w.shape[2] == 1 or w.shape[2] * w.shape[3] <= PAIRS * groups):
+        on_cpu: Any = functools.partial(pairwise, padding=padding, dilation=dilation, groups=groups)
     else:
         on_cpu = lambda x, w: as_is(x, block_diagonal(w, groups))  # noqa: E731
     grouped = functools.partial(as_is, groups=groups)
@@ -60,13 +61,17 @@ def unfused(compiled: Function) -> Function:
     return called  # pyright: ignore[reportReturnType] # the signature is kept
 
 
-def depthwise(x: Array, w: Array, *, padding: Pair, dilation: int) -> Array:
-    """One input channel per group, as shifted products: XLA's CPU has no fast grouped form.
+def pairwise(x: Array, w: Array, *, padding: Pair, dilation: int, groups: int) -> Array:
+    """Each input of a group with each output, as shifted products: XLA's CPU has no fast form.
 
     It has a gradient of its own, and so none in forward mode (`jax.jvp`).
     """
-    x = jnp.repeat(x, w.shape[-1] // x.shape[-1], axis=-1)
-    return _channelwise(padding, dilation, x, w)
+    inner, out = w.shape[2:]
+    inputs = x.reshape(*x.shape[:-1], groups, 1, inner)
+    pairs = jnp.repeat(inputs, out // groups, axis=-2).reshape(*x.shape[:-1], out * inner)
+    kernel = w.swapaxes(2, 3).reshape(*w.shape[:2], 1, out * inner)
+    products: Array = _channelwise(padding, dilation, pairs, kernel)
+    return products.reshape(*products.shape[:-1], out, inner).sum(-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

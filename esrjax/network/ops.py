@@ -16,7 +16,7 @@ from esrjax.network.kernel import KERNELS as KERNELS
 from esrjax.network.kernel import Kernel as Kernel
 from esrjax.network.kernel import kernel as kernel
 from esrjax.network.recurrence import recurrence
-from esrjax.network.words import PREFIX, conv2d, matmul, single, word
+from esrjax.network.words import PREFIX, attend, conv2d, matmul, single, word
 
 # "auto": a kernel where one fits and is proved faster. "reference": never a kernel. "kernel": a
 # kernel or an error. A user context, so that it is part of every jit cache key.
@@ -154,7 +154,7 @@ def window_attention(q: Array, k: Array, v: Array, bias: Array, mask: Array | No
     """
     logits = single(matmul(q * q.shape[-1] ** -0.5, k.mT)) + single(bias)[None, None]
     logits = logits if mask is None else logits + single(mask)[None, :, None]
-    return matmul(jax.nn.softmax(logits).astype(v.dtype), v)
+    return attend(logits, v)
 
 
 @op

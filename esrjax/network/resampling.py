@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.core import max_dim
 
 from esrjax.network.extent import Extent, divided, known, positions, whole
-from esrjax.network.words import plain, word
+from esrjax.network.words import picture_mean, plain, word
 
 Size = tuple[Extent, ...]  # (h, w)
 
@@ -49,7 +49,7 @@ def mirror(x: Array, *, ring: int) -> Array:
 @word()
 def average_pool(x: Array) -> Array:
     """The mean of every channel over the picture: `(N, h, w, C) -> (N, 1, 1, C)`."""
-    return x.mean((1, 2), keepdims=True)
+    return picture_mean(x)
 
 
 def adaptive_max_pool(x: Array, shrink: int) -> Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from esrjax.network import convolution
+from esrjax.network import convolution, reduction
 
 PREFIX = "word_"
 # True: a word is lowered to the one operation that it says, and not to what a platform is fastest
@@ -84,8 +84,8 @@ def einsum(equation: str, x: Array, y: Array) -> Array:
 def layer_norm(x: Array, scale: Array, shift: Array, eps: float = 1e-5) -> Array:
     """`x (..., C)` with zero mean and unit variance over its channels, scaled and shifted."""
     wide, scale, shift = map(single, (x, scale, shift))
-    mean = wide.mean(-1, keepdims=True)
-    variance = jnp.square(wide - mean).mean(-1, keepdims=True)
+    mean = total(wide) / x.shape[-1]
+    variance = total(jnp.square(wide - mean)) / x.shape[-1]
     lead = (1,) * (x.ndim - 1) + (-1,)
     y = (wide - mean) * lax.rsqrt(variance + eps) * scale.reshape(lead) + shift.reshape(lead)
     return y.astype(x.dtype)
@@ -98,8 +98,8 @@ def group_norm(
     """`x (N, h, w, C)`, every group of channels with zero mean, unit variance over the picture."""
     scale, shift = single(scale), single(shift)
     grouped = single(x).reshape(*x.shape[:-1], groups, -1)
-    mean = grouped.mean((1, 2, 4), keepdims=True)
-    variance = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
+    mean = total(picture_mean(grouped)) / grouped.shape[-1]
+    variance = total(picture_mean(jnp.square(grouped - mean))) / grouped.shape[-1]
     y = ((grouped - mean) * lax.rsqrt(variance + eps)).reshape(x.shape)
     return (y * scale[None, None, None, :] + shift[None, None, None, :]).astype(x.dtype)
 
@@ -107,13 +107,51 @@ def group_norm(
 def normalize(x: Array, axis: int = -1) -> Array:
     """`x` divided by its 2-norm along `axis`, or by 1e-12 where that is larger."""
     wide = single(x)
-    square = jnp.square(wide).sum(axis, keepdims=True)
+    square = jnp.square(wide)
+    square = total(square) if axis == -1 else square.sum(axis, keepdims=True)
     return (wide * lax.rsqrt(jnp.maximum(square, 1e-24))).astype(x.dtype)
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
     """The shares of `x` along `axis`, their exponentials and sum in float32 at least."""
-    return jax.nn.softmax(single(x), axis).astype(x.dtype)
+    wide = single(x)
+    fast = axis == -1 and not plain.value
+    return (reduction.softmax(wide) if fast else jax.nn.softmax(wide, axis)).astype(x.dtype)
+
+
+def attend(logits: Array, v: Array) -> Array:
+    """`softmax(logits) v`: `(..., L, K), (..., K, d) -> (..., L, d)`."""
+    if plain.value:
+        return _by_shares(logits, v)
+    return lax.platform_dependent(logits, v, cpu=_divided_after, default=_by_shares)
+
+
+def _by_shares(logits: Array, v: Array) -> Array:
+    return matmul(jax.nn.softmax(single(logits)).astype(v.dtype), v)
+
+
+def _divided_after(logits: Array, v: Array) -> Array:
+    e, sums = reduction.rising(single(logits))
+    return (single(matmul(e.astype(v.dtype), v)) / sums).astype(v.dtype)
+
+
+def total(x: Array) -> Array:
+    """The sum along the last axis: `(..., n) -> (..., 1)`."""
+    return x.sum(-1, keepdims=True) if plain.value else reduction.total(x)
+
+
+def picture_mean(x: Array) -> Array:
+    """Over the pixels: `(N, h, w, ...) -> (N, 1, 1, ...)`."""
+    return x.mean((1, 2), keepdims=True) if plain.value else reduction.picture_mean(x)
+
+
+def picture_variance(x: Array) -> Array:
+    """Over the pixels, unbiased: `(N, h, w, ...) -> (N, 1, 1, ...)`."""
+    if plain.value:
+        return x.var((1, 2), keepdims=True, ddof=1)
+    pixels = x.shape[1] * x.shape[2]
+    spread = picture_mean(jnp.square(x - picture_mean(x)))
+    return spread * (pixels / (pixels - 1))
 
 
 def single(x: Array) -> Array:

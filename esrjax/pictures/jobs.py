@@ -18,10 +18,11 @@ class UnclearOutput(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One picture to make larger. canvas: the tile size that serves it, LR pixels."""
+    """One picture to make larger. size: its own; canvas: of the tiles that serve it; LR pixels."""
 
     source: Path
     target: Path
+    size: Size
     canvas: Size
 
 
@@ -37,7 +38,7 @@ def plan(
     sizes = [_size(source) for source in sources]
     canvas = canvases(sizes + [(w, h) for h, w in sizes] * turned, limit)
     return tuple(
-        Job(source=source, target=target, canvas=canvas[size])
+        Job(source=source, target=target, size=size, canvas=canvas[size])
         for source, target, size in zip(sources, targets, sizes, strict=True)
     )
 

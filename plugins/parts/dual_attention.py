@@ -10,7 +10,7 @@ from jax.core import max_dim, min_dim
 from esrjax.network.extent import Extent, divided, known, positions, whole
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential, parameter
 from esrjax.network.resampling import adaptive_max_pool, nearest
-from esrjax.network.words import gelu, matmul, normalize, softmax
+from esrjax.network.words import gelu, matmul, normalize, picture_variance, softmax
 
 from .feed_forward import GatedFeedForward
 
@@ -63,7 +63,7 @@ class SpatialAttention(nnx.Module):
         h, w = x.shape[1:3]
         p = self.conv1(normalize(x))
         peaks = self.dwconv(adaptive_max_pool(p, 8))
-        variance = p.var((1, 2), keepdims=True, ddof=1)
+        variance = picture_variance(p)
         gate = gelu(self.conv2(self.cue(peaks, variance)))
         return self.conv3(p * nearest(gate, size=(h, w))) + x
 

@@ -34,6 +34,28 @@ def test_the_budget_is_of_every_call(clock):
     assert len(taken.rounds) == 2 * 1000 // 40
 
 
+def test_a_settled_call_follows_one_of_its_own_that_does_not_count(clock):
+    """As where threads of another engine are still awake: the first call after it takes longer."""
+    ran = [""]
+
+    def spend(name):
+        clock(1.0 if ran[-1] == name else 5.0)
+        ran.append(name)
+
+    calls = {name: lambda name=name: spend(name) for name in "AB"}
+    assert turns.turns(calls, repeats=3).samples("B") == pytest.approx([5.0] * 3)
+    ran.clear()
+    ran.append("")
+    assert turns.turns(calls, repeats=3, settled=True).samples("B") == pytest.approx([1.0] * 3)
+    assert "".join(ran) == "AB" * (1 + turns.WARM_UP) + "AABB" * 3
+
+
+def test_what_settles_is_paid_for_out_of_the_budget(clock):
+    calls = {"A": lambda: clock(30.0), "B": lambda: clock(10.0)}
+    taken = turns.turns(calls, budget_s=1.0, settled=True)
+    assert len(taken.rounds) == 2 * 1000 // 80
+
+
 def test_a_ratio_is_of_one_round_and_so_free_of_drift():
     """Each third round the machine is ten times slower; the medians' own ratio is far off."""
     pace = np.tile([1.0, 3.0, 10.0], 20)

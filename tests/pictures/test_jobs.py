@@ -82,7 +82,7 @@ def run(model: Model, found: tuple[Job, ...], **options) -> None:
 def test_one_picture_goes_into_the_file_that_is_named(tmp_path):
     picture = draw(tmp_path / "in/a.png", 6, 9)
     (job,) = plan([picture], tmp_path / "b.webp", 4, 256)
-    assert job == Job(source=picture, target=tmp_path / "b.webp", canvas=(6, 9))
+    assert job == Job(source=picture, target=tmp_path / "b.webp", size=(6, 9), canvas=(6, 9))
     (job,) = plan([picture], tmp_path / "out", 4, 256)
     assert job.target == tmp_path / "out/ax4.png"
     (job,) = plan([tmp_path / "in"], tmp_path / "out", 2, 256)
