@@ -36,7 +36,8 @@ SPANV2 = {
 }
 ROW = set(
     """method size engine body precision median_ms low_ms high_ms first_ms samples_ms compile_s
-    compilations peak_mib ratio ratio_low ratio_high macs bytes floor_ms bound roofline""".split()
+    compilations peak_mib ratio ratio_low ratio_high compiled_ratio compiled_ratio_low
+    compiled_ratio_high macs bytes floor_ms bound roofline""".split()
 )
 
 

@@ -99,14 +99,15 @@ def _paces(outcomes: Sequence[dict[str, Any]]) -> list[str]:
     head = ["method", "size", "median, ms", "95 % interval", "GMAC/s", "SPAN's in turn"]
     lines = [_pace(*outcome["rows"]) for outcome in outcomes]
     title = "Multiply-adds a second, beside SPAN's in the same rounds:"
-    return [grid([[*head, "of roofline"], *lines], title)] if lines else []
+    return [grid([[*head, "MACs a byte", "of roofline"], *lines], title)] if lines else []
 
 
 def _pace(row: dict[str, Any], base: dict[str, Any]) -> list[str]:
     shown = dict(zip(*cells([row]), strict=True))
     keys = ("method", "size", "median, ms", "95 % interval")
     pace, beside = (f"{each['macs'] / each['median_ms'] / 1e6:.1f}" for each in (row, base))
-    return [*(shown[key] for key in keys), pace, beside, shown["of roofline"]]
+    intensity = f"{row['macs'] / row['bytes']:.1f}"
+    return [*(shown[key] for key in keys), pace, beside, intensity, shown["of roofline"]]
 
 
 def write(text: str) -> None:

@@ -17,7 +17,8 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "precision": lambda row: row["precision"],
     "median, ms": lambda row: f"{row['median_ms']:.3f}",
     "95 % interval": lambda row: f"[{row['low_ms']:.3f}, {row['high_ms']:.3f}]",
-    "of eager PyTorch": lambda row: _ratio(row),
+    "of eager PyTorch": lambda row: _ratio(row, "ratio"),
+    "of torch.compile": lambda row: _ratio(row, "compiled_ratio"),
     "of roofline": lambda row: _share(row),
     "compiled in, s": lambda row: _number(row["compile_s"], ".2f"),
     "compilations": lambda row: str(row["compilations"]),
@@ -25,6 +26,7 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
 }
 WORDS = ("method", "size", "engine", "body", "precision")  # to the left
 SEVERAL = ("body", "precision")  # shown where the rows of JAX differ in it
+RATIOS = {"of eager PyTorch": "ratio", "of torch.compile": "compiled_ratio"}  # where there are any
 
 
 def show_bench(outcome: Mapping[str, Any]) -> None:
@@ -58,13 +60,13 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 def _says(column: str, rows: Sequence[Row]) -> bool:
     if column in SEVERAL:
         return len({row[column] for row in rows} - {None}) > 1
-    return column != "of eager PyTorch" or any(row["ratio"] is not None for row in rows)
+    return column not in RATIOS or any(row[RATIOS[column]] is not None for row in rows)
 
 
-def _ratio(row: Row) -> str:
-    if row["ratio"] is None:
+def _ratio(row: Row, name: str) -> str:
+    if row[name] is None:
         return "-"
-    return f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
 
 def _share(row: Row) -> str:

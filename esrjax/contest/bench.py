@@ -25,7 +25,8 @@ Row = dict[str, Any]
 Shape = tuple[int, int]
 Peers = Mapping[str, Mapping[str, Start]]  # by method and engine
 
-BASE = "pytorch"  # the engine that the others of a method are compared with
+# The engines that the others of a method are compared with, by what rows call the ratio.
+BASES = {"ratio": "pytorch", "compiled_ratio": "pytorch-compiled"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,13 +163,20 @@ def _timed(race: Race, lane: Lane) -> Row:
 
 
 def _compared(race: Race, lane: Lane) -> Row:
-    """The method's time over that of its peer: the median of rounds, and its interval."""
-    base = Lane(method=lane.method, engine=BASE)
+    """The method's time over that of its peers: the median of rounds, and its interval."""
+    return {
+        key: value
+        for name, engine in BASES.items()
+        for key, value in _ratio(race, lane, name, Lane(method=lane.method, engine=engine)).items()
+    }
+
+
+def _ratio(race: Race, lane: Lane, name: str, base: Lane) -> Row:
     if lane == base or base not in race.ready:
-        return {"ratio": None, "ratio_low": None, "ratio_high": None}
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     ratios = race.taken.ratios(lane, base)
     low, high = interval(ratios)
-    return {"ratio": float(np.median(ratios)), "ratio_low": low, "ratio_high": high}
+    return {name: float(np.median(ratios)), f"{name}_low": low, f"{name}_high": high}
 
 
 def _roofed(race: Race, lane: Lane, asked: Demand | None, ceilings: Ceilings) -> Row:

@@ -10,13 +10,15 @@ from jax import Array, lax
 
 FEW = 32  # numbers that XLA's CPU sums in one step
 LANES = 8  # numbers whose maximum is taken one by one
+SUM = "sum_by_product"
 
 
+@jax.jit
 def total(x: Array) -> Array:
     """The sum along the last axis: `(..., n) -> (..., 1)`."""
     if x.shape[-1] <= FEW:
         return _sum(x)
-    return lax.platform_dependent(x, cpu=_product, default=_sum)
+    return lax.platform_dependent(x, cpu=sum_by_product, default=_sum)
 
 
 def picture_mean(x: Array) -> Array:
@@ -24,9 +26,17 @@ def picture_mean(x: Array) -> Array:
     return x.mean(2, keepdims=True).mean(1, keepdims=True)
 
 
+@jax.jit
 def softmax(x: Array) -> Array:
     """The shares of `x` along the last axis."""
     return lax.platform_dependent(x, cpu=_softmax, default=jax.nn.softmax)
+
+
+@jax.jit
+def sum_by_product(x: Array) -> Array:
+    """The sum as a product with ones, which `esrjax.network.cost` knows by this name for a sum."""
+    ones = jnp.ones(x.shape[-1], x.dtype)
+    return lax.dot_general(x, ones, (((x.ndim - 1,), (0,)), ((), ())))[..., None]
 
 
 def rising(x: Array) -> tuple[Array, Array]:
@@ -35,17 +45,11 @@ def rising(x: Array) -> tuple[Array, Array]:
     On a CPU; `(..., n) -> (..., n), (..., 1)`.
     """
     e = jnp.exp(x - lax.stop_gradient(_largest(x)))
-    return e, _product(e)
+    return e, sum_by_product(e)
 
 
 def _sum(x: Array) -> Array:
     return x.sum(-1, keepdims=True)
-
-
-def _product(x: Array) -> Array:
-    """The sum as a product with ones."""
-    ones = jnp.ones(x.shape[-1], x.dtype)
-    return lax.dot_general(x, ones, (((x.ndim - 1,), (0,)), ((), ())))[..., None]
 
 
 def _largest(x: Array) -> Array:

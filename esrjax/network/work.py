@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esrjax.errors import UserError
+from esrjax.network.reduction import SUM
 from esrjax.network.words import PREFIX
 
 # jax's own types of traces are not public; an equation has primitive, params, invars, outvars.
@@ -87,6 +88,8 @@ def _visit(
 def _name(equation: Equation) -> str:
     """The word that the equation speaks, or its primitive."""
     name = str(equation.params.get("name"))
+    if name == SUM:
+        return "reduce_sum"
     spoken = name.startswith(PREFIX) and name.removeprefix(PREFIX) in COUNTED
     return name.removeprefix(PREFIX) if spoken else equation.primitive.name
 

@@ -131,6 +131,17 @@ def test_ours_are_compared_with_the_peer_of_their_method_in_paired_rounds(method
     of_rounds = np.divide(*(row["samples_ms"] for row in rows[:2]))
     assert rows[0]["ratio"] == np.median(of_rounds)
     assert rows[0]["ratio_low"] <= rows[0]["ratio"] <= rows[0]["ratio_high"]
+    assert all(row["compiled_ratio"] is None for row in rows)
+
+
+def test_what_torch_compile_made_is_compared_with_too(methods, skipping):
+    engines = {"ours": Engine(start=lambda *network: skipping(20))}
+    peers = {"crumb": {"pytorch": skipping(40), "pytorch-compiled": skipping(10)}}
+    crumb = {"crumb": methods["crumb"]}
+    ours, eager, compiled = bench(crumb, [(8, 8)], {}, 0.01, engines, peers=peers)["rows"]
+    assert ours["compiled_ratio"] == pytest.approx(2, rel=0.01)
+    assert eager["compiled_ratio"] == pytest.approx(4, rel=0.01)
+    assert compiled["ratio"] == pytest.approx(0.25, rel=0.01) and compiled["compiled_ratio"] is None
 
 
 def test_what_cannot_run_is_left_out_with_a_note(methods):
