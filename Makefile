@@ -43,7 +43,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 .venv-export/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-export
 	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[export,torch]" pytest "setuptools>=77"
+		-e ".[export,torch]" pytest hypothesis "setuptools>=77"
 	touch $@
 
 $(VENV)/demo: pyproject.toml constraints.txt
