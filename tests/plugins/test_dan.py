@@ -29,7 +29,7 @@ def test_windows_are_evenly_set_and_the_last_is_flush(length, wanted):
     assert starts(length) == wanted
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)  # each size is compiled
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(length=st.integers(1, 400), side=st.integers(1, 80))
 def test_windows_are_equal_and_leave_nothing_out(length, side):
     windows = Windows(length, side)
