@@ -17,8 +17,8 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "precision": lambda row: row["precision"],
     "median, ms": lambda row: f"{row['median_ms']:.3f}",
     "95 % interval": lambda row: f"[{row['low_ms']:.3f}, {row['high_ms']:.3f}]",
-    "of eager PyTorch": lambda row: _ratio(row, "ratio"),
-    "of torch.compile": lambda row: _ratio(row, "compiled_ratio"),
+    "of eager PyTorch": lambda row: _ratio(row, "of eager PyTorch"),
+    "of torch.compile": lambda row: _ratio(row, "of torch.compile"),
     "of roofline": lambda row: _share(row),
     "compiled in, s": lambda row: _number(row["compile_s"], ".2f"),
     "compilations": lambda row: str(row["compilations"]),
@@ -63,7 +63,8 @@ def _says(column: str, rows: Sequence[Row]) -> bool:
     return column not in RATIOS or any(row[RATIOS[column]] is not None for row in rows)
 
 
-def _ratio(row: Row, name: str) -> str:
+def _ratio(row: Row, column: str) -> str:
+    name = RATIOS[column]
     if row[name] is None:
         return "-"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
