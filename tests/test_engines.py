@@ -184,6 +184,14 @@ def test_a_kept_verdict_is_used_and_named_with_its_date(rivals, jobs):
     assert won.said == f"ONNX Runtime on cpu (0.80 of the time of JAX, measured on {DAY})"
 
 
+def test_a_verdict_is_not_asked_for_where_an_export_costs_more_than_it_saves(rivals):
+    runner, theirs = rivals(0.5)
+    kept(runner, {"ratio": 0.8, "day": DAY})
+    assert engines.fastest(runner, work(15)) is runner
+    assert engines.fastest(runner, work(16)).net is theirs
+    assert engines.fastest(runner, work(2), passes=8).net is theirs
+
+
 def test_a_verdict_for_jax_exports_nothing(rivals, monkeypatch):
     runner, _ = rivals(0.5)
     kept(runner, {"ratio": 1.31, "day": DAY})
@@ -299,6 +307,7 @@ def test_a_race_from_the_command_to_the_picture(esrjax, crumbs, tmp_path, monkey
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     pytest.importorskip("onnx", reason="the extra `export` is not installed")
     monkeypatch.setattr(engines, "REPAID", 1)
+    monkeypatch.setattr(engines, "WORTH", 1)
     lr, made = draw(tmp_path / "lr.png", 40, 50), {}
     for name, words in {"auto": (), "again": (), "forced": ("--engine", "jax")}.items():
         output = tmp_path / f"{name}.png"

@@ -25,6 +25,8 @@ EXTRA = ("onnx", "onnxruntime")  # the libraries of the extra `export` that ONNX
 # A race is an export and 20 runs of a tile, ten by each engine: where both are as fast it adds a
 # third to a job of 64 tiles, once on a machine; the faster engine may save as much of every job.
 REPAID = 64 * 256 * 256  # LR pixels
+# ONNX Runtime is given an export first, a third of a second that few tiles do not win back.
+WORTH = 16 * 256 * 256  # LR pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,8 @@ def load_of(work: Sequence[Job]) -> Counter[Size]:
 
 def _faster(runner: Runner, model: Model, work: Sequence[Job], passes: int) -> Runner:
     load = load_of(work)
+    if load.total() * passes < WORTH:
+        return runner
     tile = load.most_common(1)[0][0]
     hangs_on = verdicts.facts(model, tile)
     kept = verdicts.load(hangs_on)
