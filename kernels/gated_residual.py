@@ -49,8 +49,11 @@ def _tile(lanes: Lanes, pixels: int, x: Any, f: Any, w: Any, b: Any, y: Any) -> 
     found = lanes.load(f, here, slice(None))
     columns = lanes.cast(found, lanes.single)
     gate = lanes.spread_row(lanes.load_row(b, slice(None)))
+    places = lanes.cast(lax.broadcasted_iota(jnp.int32, found.shape, 1), lanes.single)
+    nothing = lanes.cast(jnp.full(found.shape, -0.0, jnp.float32), lanes.single)  # x - 0 is x
     for k in range(lanes.columns):
-        column = lax.slice(columns, (0, k), (lanes.rows, k + 1)).sum(1)
+        # not a slice of one column: JAX 0.11 and 0.12 find no layout for its sum
+        column = jnp.where(places == k, columns, nothing).sum(1)
         row = lanes.load_row(w, k, slice(None))
         gate = gate + lanes.spread_column(column) * lanes.spread_row(row)
     y[here, :] = ((lanes.load(x, here, slice(None)) + found) * gate).astype(y.dtype)

@@ -6,6 +6,7 @@ Pallas on Mosaic GPU; its interpreter knows no lanes, so there they fall away an
 """
 
 import functools
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,13 @@ def mosaic() -> Any:
     from jax.experimental.pallas import mosaic_gpu
 
     return mosaic_gpu
+
+
+def load(ref: Any, layout: Any) -> Array:
+    """What is in memory, in a layout: JAX 0.10 asks for an index too, 0.12 knows none."""
+    asks = inspect.signature(mosaic().load).parameters
+    index = {"idx": ()} if "idx" in asks and asks["idx"].default is inspect.Parameter.empty else {}
+    return mosaic().load(ref, layout=layout, optimized=False, **index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,7 @@ class Lanes:
 
     def _load(self, ref: Any, index: tuple[Any, ...], layout: Any) -> Array:
         if self.interpret is None:
-            x = mosaic().load(ref, index, layout=layout, optimized=False)
+            x = load(ref.at[index], layout)
         else:
             x = ref[index]
         return x.astype(jnp.float32)

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .lanes import mosaic, pallas
+from .lanes import load, mosaic, pallas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Strip:
 
         def multiply(sums: Any) -> Array:
             for line, taps in factors:
-                turned = mosaic().transpose_ref(taps, (1, 0)) if self.interpret is None else taps
+                turned = taps.T if self.interpret is None else taps
                 mosaic().wgmma(sums, line, turned)
             return sums[...]
 
@@ -135,7 +135,7 @@ class Strip:
             return ref[index]
         layout = mosaic().Layout.WGMMA
         layout = layout if axis is None else layout.reduce(axis)
-        return mosaic().load(ref, index, layout=layout, optimized=False)
+        return load(ref.at[index], layout)
 
     def _nothing(self) -> Array:
         zeros = jnp.zeros((self.columns, self.channels), jnp.float32)
