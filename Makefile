@@ -4,35 +4,35 @@ RUN = $(VENV)/bin
 
 .PHONY: demo test test-slow test-gpu test-export parity bench readme lint format clean
 
-demo: $(VENV)/demo  ## the main job: train, score, time, rank and show, in under 8 minutes
+demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
 	$(RUN)/esrjax demo
 
-test: $(VENV)/installed  ## everything a change must pass
+test: $(VENV)/installed  ## all tests that a change must pass
 	$(RUN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
-test-slow: $(VENV)/installed  ## the checks that take minutes each
+test-slow: $(VENV)/installed  ## the tests that take minutes each
 	$(RUN)/pytest -m slow
 
-test-gpu: $(VENV)/installed  ## the kernels compiled and run: needs a GPU and the extra `cuda`
+test-gpu: $(VENV)/installed  ## compile and run the kernels; needs a GPU and the extra `cuda`
 	JAX_PLATFORMS=cuda,cpu $(RUN)/pytest -m gpu tests/kernels
 
-test-export: .venv-export/installed  ## what `export` writes runs in ONNX Runtime
+test-export: .venv-export/installed  ## run exported files in ONNX Runtime
 	.venv-export/bin/pytest -m export tests/bridge/test_onnx.py tests/bridge/test_export.py \
 		tests/bridge/test_engine.py tests/test_engines.py
 
-parity: $(VENV)/installed  ## docs/parity.md, from the reference folder
+parity: $(VENV)/installed  ## write docs/parity.md; needs the reference folder
 	$(RUN)/python tools/parity.py
 
-bench: $(VENV)/installed  ## the tables of docs/benchmarks.md, on an idle machine
+bench: $(VENV)/installed  ## write the tables of docs/benchmarks.md; needs an idle machine
 	$(RUN)/python tools/bench.py
 
-readme: $(VENV)/installed  ## the blocks of the README that the program prints
+readme: $(VENV)/installed  ## write the generated blocks of README.md
 	$(RUN)/python tools/readme.py
 
-lint: $(VENV)/installed  ## style and types
-	$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/pyright
+lint: $(VENV)/installed  ## check style and types
+	$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/pyright --pythonpath $(RUN)/python
 
-format: $(VENV)/installed
+format: $(VENV)/installed  ## format, and fix what can be fixed automatically
 	$(RUN)/ruff format . && $(RUN)/ruff check --fix .
 
 $(VENV)/installed: pyproject.toml constraints.txt

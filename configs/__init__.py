@@ -1,1 +1,1 @@
-"""Rules of contests and recipes of trainings, as TOML."""
+"""Challenge rules and training recipes, as TOML files."""

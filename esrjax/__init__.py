@@ -7,42 +7,57 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esrjax.model import Fusion, Model
-    from esrjax.pictures.score import Scores
+    from esrjax.evaluation.score import Scores
+    from esrjax.model import EnsembleModel, Model
 
 __all__ = ["evaluate", "load", "methods"]
 
 
 def methods() -> tuple[str, ...]:
-    """The names of all installed methods."""
+    """Return the names of all installed methods and ensembles."""
     from esrjax import registry
 
     return registry.names()
 
 
 def load(
-    name: str, checkpoint: str | Path | Mapping[str, str | Path] | None = None, **sizes: Any
-) -> Model | Fusion:
-    """The method `name` with the weights of `checkpoint` (.pth, .safetensors, run directory).
+    name: str, checkpoint: str | Path | Mapping[str, str | Path] | None = None, **hparams: Any
+) -> Model | EnsembleModel:
+    """Load a method with its weights.
 
-    Without a checkpoint, with the weights that it ships; for an ensemble, checkpoints by the names
-    of its members. `sizes` are the network's own, for instance `channels=48`. Called on
-    `(h, w, 3)` bytes it gives `(s·h, s·w, 3)` bytes.
+    Args:
+        name: Name of an installed method or ensemble.
+        checkpoint: A `.pth`, a `.safetensors` or a run directory; of an ensemble, a mapping from
+            the names of its members to such files. By default the weights that the method ships.
+        **hparams: Arguments of the network, for instance `channels=48`.
+
+    Returns:
+        A callable: LR image `(h, w, 3)`, uint8 -> SR image `(s·h, s·w, 3)`, uint8.
+
+    Raises:
+        UserError: The method, the checkpoint or a hyperparameter is unknown or does not match.
     """
     from esrjax.model import open_model
 
-    return open_model(name, checkpoint, sizes)
+    return open_model(name, checkpoint, hparams)
 
 
 def evaluate(
-    net: Model | Fusion | Callable[[Any], Any], data: str | Path, spec: str = "ntire"
+    net: Model | EnsembleModel | Callable[[Any], Any], data: str | Path, spec: str = "ntire"
 ) -> Scores:
-    """PSNR and SSIM of `net` over a set: a name such as "Set5", or a folder of pairs.
+    """Return PSNR and SSIM of a network over a dataset.
 
-    `net` is what `load` gives, or any function from LR bytes to SR bytes.
+    Args:
+        net: As `load` returns, or any function from LR images to SR images in uint8.
+        data: Name of a dataset, such as "Set5", or a folder of HR and LR images.
+        spec: Name of the metric spec: colour space, border, rounding (`esrjax metrics list`).
+
+    Raises:
+        UserError: The dataset or the spec is unknown, or an output has the wrong size.
     """
-    from esrjax.pictures import score, sets, specs
+    from esrjax.data import datasets
+    from esrjax.evaluation import metrics, score
 
-    pairs = sets.select(data, getattr(net, "scale", 4))
-    said = specs.named(spec)
-    return score.score(score.seen(net, said), pairs, said)
+    pairs = datasets.list_pairs(data, getattr(net, "scale", 4))
+    metric_spec = metrics.get_spec(spec)
+    return score.score(score.as_scorable(net, metric_spec), pairs, metric_spec)

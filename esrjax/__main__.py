@@ -1,11 +1,12 @@
-"""The command `esrjax`, also as `python -m esrjax`."""
+"""Entry point of the command `esrjax` and of `python -m esrjax`."""
 
-from esrjax.memory import take_large_pages
+from esrjax.memory import reexec_with_huge_pages
 
 
 def main() -> None:
-    """Run the command line, in a process that is made for it."""
-    take_large_pages()
+    """Run the command line, in a process with huge pages where the system has them."""
+    # Before any import that takes time: it may start the process again.
+    reexec_with_huge_pages()
     from esrjax import cli
 
     cli.main()

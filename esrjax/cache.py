@@ -1,30 +1,34 @@
-"""What can be brought or made again: the user's cache."""
+"""The user's cache folder, and JAX's persistent compilation cache in it."""
 
 import os
 from pathlib import Path
 
 
-def folder(name: str) -> Path:
-    """`name` in `$XDG_CACHE_HOME/esrjax`, else in `~/.cache/esrjax`."""
-    said = os.environ.get("XDG_CACHE_HOME")
-    return (Path(said) if said else Path.home() / ".cache") / "esrjax" / name
+def cache_dir(name: str) -> Path:
+    """Return the folder `name` in `$XDG_CACHE_HOME/esrjax`, else in `~/.cache/esrjax`.
 
-
-def keep_programs() -> None:
-    """Let JAX keep what it compiles, to be called before it is imported.
-
-    The environment decides if it says something: `JAX_COMPILATION_CACHE_DIR` and others that JAX
-    reads. Without a folder to write to, nothing is kept.
+    What it contains can be downloaded or computed again.
     """
-    place = folder("programs")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _writable(place):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place)
+    xdg_cache_home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg_cache_home) if xdg_cache_home else Path.home() / ".cache") / "esrjax" / name
+
+
+def enable_compilation_cache() -> None:
+    """Enable JAX's persistent compilation cache, through the environment variables that JAX reads.
+
+    Call it before JAX is imported. Variables that are already set (`JAX_COMPILATION_CACHE_DIR` and
+    others) take precedence. If the folder cannot be written to, there is no cache.
+    """
+    folder = cache_dir("programs")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _is_writable(folder):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        # JAX's default of 1 s would leave most of a small network's many functions out.
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
-def _writable(place: Path) -> bool:
+def _is_writable(folder: Path) -> bool:
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
-    return os.access(place, os.W_OK)
+    return os.access(folder, os.W_OK)

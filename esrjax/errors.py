@@ -1,28 +1,33 @@
-"""What a user can get wrong, and what they are told."""
+"""The base class of errors that a user can correct."""
 
 from typing import Any
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command line prints it without a traceback.
+    """Raised when the user can correct the cause; the command line prints it without a traceback.
 
-    problem: one sentence with the offending value. rule: what is expected. place: the file, key or
-    layer where it was found. remedy: what to do about it.
+    Args:
+        problem: One sentence with the offending value.
+        rule: What is expected instead.
+        remedy: What the user can do about it.
+        location: The file, key or layer where the problem was found, if there is one.
+
+    The arguments are also attributes; `str(error)` has one line for each.
     """
 
-    def __init__(self, problem: str, *, rule: str, remedy: str, place: str | None = None):
-        self.problem, self.rule, self.remedy, self.place = problem, rule, remedy, place
-        lines = [problem, f"  rule:   {rule}", f"  remedy: {remedy}"]
-        if place is not None:
-            lines.insert(1, f"  place:  {place}")
+    def __init__(self, problem: str, *, rule: str, remedy: str, location: str | None = None):
+        self.problem, self.rule, self.remedy, self.location = problem, rule, remedy, location
+        lines = [problem, f"  rule:     {rule}", f"  remedy:   {remedy}"]
+        if location is not None:
+            lines.insert(1, f"  location: {location}")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors also come from processes that load pictures."""
-        return _again, (type(self), self.problem, self.rule, self.remedy, self.place)
+        """Pickle with the keyword arguments: errors also come from worker processes."""
+        return _rebuild, (type(self), self.problem, self.rule, self.remedy, self.location)
 
 
-def _again(
-    kind: type[UserError], problem: str, rule: str, remedy: str, place: str | None
+def _rebuild(
+    cls: type[UserError], problem: str, rule: str, remedy: str, location: str | None
 ) -> UserError:
-    return kind(problem, rule=rule, remedy=remedy, place=place)
+    return cls(problem, rule=rule, remedy=remedy, location=location)

@@ -1,37 +1,41 @@
-"""How this process gets its memory from the system."""
+"""Huge pages for this process: a glibc setting that only a new process reads."""
 
 import os
 import sys
 from pathlib import Path
 
-TUNABLES = "GLIBC_TUNABLES"
-LARGE = "glibc.malloc.hugetlb=1"
-SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TUNABLES_ENV = "GLIBC_TUNABLES"
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # malloc requests transparent huge pages by madvise
+THP_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def take_large_pages() -> None:
-    """Start this very command again, once, with memory in large pages where it can be had so.
+def reexec_with_huge_pages() -> None:
+    """Replace this process once by the same command with huge pages, where the system has them.
 
-    XLA's CPU takes memory anew for every run of a program, and more than 32 MiB of it come from the
-    system each time, in pages of 4 KiB with a fault for each: up to a fifth of the time of a
-    network. Only a new process can be told otherwise, so call this before all that takes time. The
-    environment decides if it says something: `GLIBC_TUNABLES`.
+    XLA's CPU backend allocates its buffers for every run of an executable. glibc takes more than
+    32 MiB from the system each time, in pages of 4 KiB with a page fault for each: up to a fifth of
+    the time of a network. The setting is read when a process starts, hence `execv`; call this
+    before anything that takes time. `GLIBC_TUNABLES` of the environment takes precedence, and so
+    ends the recursion.
     """
-    if TUNABLES not in os.environ and _can_be_asked():
-        os.environ[TUNABLES] = LARGE
+    if TUNABLES_ENV not in os.environ and _supports_huge_pages():
+        os.environ[TUNABLES_ENV] = HUGE_PAGES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def large_pages() -> bool:
-    """Whether this process was told to take them."""
-    return LARGE in os.environ.get(TUNABLES, "")
+def uses_huge_pages() -> bool:
+    """Return whether this process was started with huge pages."""
+    return HUGE_PAGES in os.environ.get(TUNABLES_ENV, "")
 
 
-def _can_be_asked() -> bool:
-    """glibc knows how since 2.35; the system must give large pages, but only where asked."""
+def _supports_huge_pages() -> bool:
+    """Return whether glibc has the setting (2.35) and the system's mode is "madvise".
+
+    In the mode "always" the setting is not needed, in "never" it has no effect.
+    """
     try:
         version = os.confstr("CS_GNU_LIBC_VERSION") or ""  # "glibc 2.36"
-        number = tuple(int(part) for part in version.removeprefix("glibc ").split("."))
-        return number >= (2, 35) and "[madvise]" in SYSTEM.read_text()
-    except (AttributeError, ValueError, OSError):  # another library, another system
+        version_number = tuple(int(digits) for digits in version.removeprefix("glibc ").split("."))
+        return version_number >= (2, 35) and "[madvise]" in THP_SETTING.read_text()
+    except (AttributeError, ValueError, OSError):  # another C library, another system
         return False

@@ -1,7 +1,8 @@
-"""What a team hands in: the one interface every plugin implements."""
+"""The plugin interface: `Method`, `Weights`, `Ensemble` and `Member`, all of them plain data."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,56 +13,71 @@ from esrjax.errors import UserError
 if TYPE_CHECKING:
     from flax import nnx
 
-Form = Literal["train", "deploy"]
-Fuse = Literal["mean", "adaptive"]
+Form = Literal["train", "deploy"]  # with all branches, or with the branches fused
+EnsembleFusion = Literal["mean", "adaptive"]
 
 
-class BadSize(UserError):
-    """A size that the network does not take."""
+class BadHparam(UserError):
+    """Raised when a network has no such hyperparameter, or cannot be built with its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
     """A published PyTorch checkpoint.
 
-    sha256: of the file. form: the form of the network that the tensors belong to.
-    sizes: the arguments of `Method.network` that they need. root: the key under which the file
-    keeps them, for instance `params_ema`; empty where the file is the state dict itself. beside:
-    further keys under which it keeps a set of the same names, such as the plain weights `params`
-    beside their moving average.
+    Attributes:
+        sha256: SHA-256 of the file, in hex.
+        url: Download URL of the file; None if it has none.
+        form: Form of the network that the tensors belong to.
+        hparams: Arguments of `Method.network` that the tensors need.
+        state_dict_key: Key under which the file stores the state dict, for instance `params_ema`;
+            empty if the file is the state dict itself.
+        other_keys: Further keys under which it stores tensors of the same names, such as `params`,
+            the weights without moving average.
     """
 
     sha256: str
     url: str | None = None
     form: Form = "deploy"
-    sizes: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    root: str = ""
-    beside: tuple[str, ...] = ()
+    hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    state_dict_key: str = ""
+    other_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One answer to the challenge.
+    """One super-resolution method: a network, its published weights and its reported figures.
 
-    network: `network(rngs=..., **sizes)` builds the train form. Called on LR images `(N, h, w, 3)`
-        it gives SR images `(N, s·h, s·w, 3)`, both with white at `data_range`; it pads itself
-        where its paper does. Pictures of further scales are the outputs of its parts called
-        `head_NAME` (`esrjax.network.taps.heads`).
-    min_side: smallest LR side it accepts, pixels. whole_picture: its output depends on statistics
-        or windows of the whole picture, so that tiles change the result.
-    weights: published checkpoints by name. pretrained: weights that the plugin ships, as
-        `package:file.safetensors`.
-    torch_names: torch key -> Flax path, for keys that are not the path itself
-        (`esrjax.network.naming`).
-    unused: globs of torch keys that have no place in the network, each with its reason.
-    buffers: the constants that the official class keeps among its tensors, by their paths in a
-        network; `unused` when read, they are written for PyTorch, which asks for them.
-    uncounted: globs of module paths that the organisers' counter misses, each with its reason.
-    counted: globs of those that it counts though the output does not depend on them, each with its
-        reason.
-    reported: what the organisers measured: params, macs, activations, convs, psnr_valid, ...
-    card: what it is, for people (usually the module's docstring). small: sizes with fewer of the
-        same blocks, at which laws are asked where the submission's take long to compile.
+    Attributes:
+        network: `network(rngs=..., **hparams)` builds the train form. Called on LR images
+            `(N, h, w, 3)` it returns SR images `(N, s·h, s·w, 3)`, both with values in
+            [0, data_range]; it pads its input itself where its paper does. SR images of further
+            scales are the outputs of submodules called `head_NAME` (`esrjax.network.taps.heads`).
+        team: Name of the team or of the authors.
+        paper: Title and address of the paper or report.
+        license: License of the official code, by which the port is bound.
+        scale: Upscaling factor `s`.
+        data_range: Largest value of an image at the network's input and output.
+        min_side: Smallest LR side that the network accepts, in pixels.
+        needs_full_image: Whether the output depends on statistics or windows of the whole image, so
+            that tiling changes the result.
+        weights: Published checkpoints by name.
+        pretrained: Weights that the plugin ships, as `package:file.safetensors`.
+        torch_names: Torch key -> Flax path, for keys that differ from the path
+            (`esrjax.network.naming`).
+        unused_torch_keys: Glob patterns of torch keys without a parameter in the network, each with
+            its reason.
+        torch_buffers: Returns the constant buffers that the official class stores in its state
+            dict, by their paths. They are ignored on reading (`unused_torch_keys`) and written on
+            conversion to PyTorch, which loads strictly.
+        cost_excluded: Glob patterns of module paths that the organisers' counter misses, each with
+            its reason.
+        cost_included: Glob patterns of those that it counts though the output does not depend on
+            them, each with its reason.
+        reported: What the organisers measured: params, macs, activations, convs, psnr_valid, ...
+        description: Text for people, usually the docstring of the plugin.
+        test_hparams: Hyperparameters of a smaller network with the same blocks, for tests of
+            methods that take long to compile.
     """
 
     network: Callable[..., nnx.Module]
@@ -71,82 +87,102 @@ class Method:
     scale: int = 4
     data_range: float = 1.0
     min_side: int = 1
-    whole_picture: bool = False
+    needs_full_image: bool = False
     weights: Mapping[str, Weights] = field(default_factory=dict[str, Weights])
     pretrained: str | None = None
     torch_names: Mapping[str, str] = field(default_factory=dict[str, str])
-    unused: Mapping[str, str] = field(default_factory=dict[str, str])
-    buffers: Callable[[nnx.Module], Mapping[str, Any]] | None = None
-    uncounted: Mapping[str, str] = field(default_factory=dict[str, str])
-    counted: Mapping[str, str] = field(default_factory=dict[str, str])
+    unused_torch_keys: Mapping[str, str] = field(default_factory=dict[str, str])
+    torch_buffers: Callable[[nnx.Module], Mapping[str, Any]] | None = None
+    cost_excluded: Mapping[str, str] = field(default_factory=dict[str, str])
+    cost_included: Mapping[str, str] = field(default_factory=dict[str, str])
     reported: Mapping[str, float] = field(default_factory=dict[str, float])
-    card: str | None = None
-    small: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    description: str | None = None
+    test_hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    def build(self, *, seed: int = 0, **sizes: Any) -> nnx.Module:
-        """The train form, freshly initialised from `seed`."""
+    def build(self, *, seed: int = 0, **hparams: Any) -> nnx.Module:
+        """Build the train form with new weights.
+
+        Args:
+            seed: Of the initial weights.
+            **hparams: Arguments of `network`.
+
+        Raises:
+            BadHparam: `network` has no such argument.
+        """
         import jax
         from flax import nnx
 
-        self.require(sizes)
-        with jax.ensure_compile_time_eval():  # keys are known even where the network is abstract
+        self.check_hparams(hparams)
+        with jax.ensure_compile_time_eval():  # concrete keys, also under nnx.eval_shape
             rngs = nnx.Rngs(seed)
-        return self.network(rngs=rngs, **sizes)
+        return self.network(rngs=rngs, **hparams)
 
-    def sizes(self) -> dict[str, Any]:
-        """The sizes that the network takes, with their defaults."""
+    def default_hparams(self) -> dict[str, Any]:
+        """Return the arguments of `network` with their defaults."""
         network = self.network
-        # Asked of the class, inspect sees nnx's metaclass, whose signature is (*args, **kwargs).
-        function = network.__init__ if inspect.isclass(network) else network
-        parameters = inspect.signature(function).parameters
+        # The signature of an nnx class itself is that of its metaclass, (*args, **kwargs).
+        constructor = network.__init__ if inspect.isclass(network) else network
+        parameters = inspect.signature(constructor).parameters
         return {
             name: parameter.default
             for name, parameter in parameters.items()
             if name not in ("self", "rngs")
         }
 
-    def tiny(self) -> Mapping[str, Any]:
-        """Sizes to test with: `small`, those of the published weights `tiny`, or the defaults."""
-        if self.small or "tiny" not in self.weights:
-            return self.small
-        return self.weights["tiny"].sizes
+    def get_test_hparams(self) -> Mapping[str, Any]:
+        """Return `test_hparams`; if empty, the hyperparameters of the published weights "tiny"."""
+        if self.test_hparams or "tiny" not in self.weights:
+            return self.test_hparams
+        return self.weights["tiny"].hparams
 
-    def require(self, sizes: Mapping[str, Any]) -> None:
-        """Raise `BadSize` unless the network takes every one of `sizes`."""
-        known = self.sizes()
-        strange = sorted(set(sizes) - set(known))
-        if strange:
-            raise BadSize(
-                f"no such size: {', '.join(strange)}",
-                rule="a size is an argument of the method's network: "
-                + ", ".join(f"{name}={value!r}" for name, value in known.items()),
-                remedy="use one of these names, or leave the size out",
+    def check_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Raise `BadHparam` unless every key is an argument of `network`."""
+        defaults = self.default_hparams()
+        unknown = sorted(set(hparams) - set(defaults))
+        if unknown:
+            similar = difflib.get_close_matches(unknown[0], defaults, n=1)
+            hint = f" (did you mean {similar[0]!r}?)" if similar else ""
+            raise BadHparam(
+                f"Unknown hyperparameter: {', '.join(unknown)}",
+                rule="the arguments of the method's network are "
+                + ", ".join(f"{name}={value!r}" for name, value in defaults.items()),
+                remedy=f"use one of these names{hint}, or leave it out",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """How an ensemble runs one of its methods: over the eight flips and turns, or just once.
+    """How an ensemble runs one of its methods.
 
-    weight: its share of a mean. mirrored: LR is mirrored below and to the right, until its sides
-    are the next larger multiples of this, and the result cut back. windows: LR is cut into windows
-    of these sides, pixels; what comes of each way to cut is averaged with these weights.
+    Attributes:
+        self_ensemble: Whether its output is the x8 self-ensemble (mean over flips and rotations).
+        weight: Weight of its output in a mean.
+        pad_multiple: LR is padded by reflection below and to the right until its sides are
+            multiples of this, and the output is cropped; None for no padding.
+        windows: Side of LR windows in pixels -> weight. LR is split into windows of each side; the
+            outputs of the splits are averaged with these weights. Empty for none.
     """
 
     self_ensemble: bool = False
     weight: float = 1.0
-    mirrored: int | None = None
+    pad_multiple: int | None = None
     windows: Mapping[int, float] = field(default_factory=dict[int, float])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Several methods whose pictures are fused into one.
+    """Several methods whose outputs are fused into one image.
 
-    members: name of a registered method -> how it is run. All share one scale.
-    fusion: "mean", weighted, of floats; "adaptive", of bytes by their closeness to the plain mean,
-        rounded down (`esrjax.pictures.upscale.fusion`).
-    reported: its costs at 256x256 where somebody counted: params, macs.
+    Attributes:
+        members: Name of a registered method -> how it is run. All have one scale.
+        team: Name of the team or of the authors.
+        paper: Title and address of the paper or report.
+        license: License of the official code.
+        scale: Upscaling factor.
+        fusion: "mean" is the weighted mean of floats; "adaptive" weights uint8 images by their
+            closeness to the plain mean and rounds down (`esrjax.evaluation.upscale`).
+        reported: Its cost for a 256x256 image where somebody counted: params, macs.
+        description: Text for people.
     """
 
     members: Mapping[str, Member]
@@ -154,6 +190,6 @@ class Ensemble:
     paper: str
     license: str
     scale: int = 4
-    fusion: Fuse = "mean"
+    fusion: EnsembleFusion = "mean"
     reported: Mapping[str, float] = field(default_factory=dict[str, float])
-    card: str | None = None
+    description: str | None = None

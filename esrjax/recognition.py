@@ -1,4 +1,4 @@
-"""What a checkpoint holds: which form of a method's network, of which sizes."""
+"""Loading of checkpoints into networks: the form and the hyperparameters are recognized."""
 
 from __future__ import annotations
 
@@ -9,91 +9,123 @@ from typing import Any
 from flax import nnx
 
 from esrjax.errors import UserError
-from esrjax.method import BadSize, Form, Method
+from esrjax.method import BadHparam, Form, Method
 from esrjax.network.archive import Checkpoint
-from esrjax.network.naming import Naming
+from esrjax.network.naming import KeyMap
 from esrjax.network.reparam import deploy
-from esrjax.network.weights import WeightsMismatch, load
+from esrjax.network.weights import WeightsMismatch, load_state_dict
 
-Sizes = Mapping[str, Any]
+HParams = Mapping[str, Any]
 
 
 class WrongMethod(UserError):
-    """The checkpoint says that it belongs to another method."""
+    """Raised when the metadata of a checkpoint name another method."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a checkpoint turned out to hold: a network in `form`, of these sizes."""
+class LoadedNetwork:
+    """A network with the weights of a checkpoint.
+
+    Attributes:
+        net: The network, with values.
+        form: Form of the network.
+        hparams: Arguments of `Method.network` that it was built with.
+        checkpoint: What the weights were read from.
+    """
 
     net: nnx.Module
     form: Form
-    sizes: Sizes
+    hparams: HParams
     checkpoint: Checkpoint
 
 
-def recognise(
-    name: str, method: Method, checkpoint: Checkpoint, sizes: Sizes | None = None
-) -> Found:
-    """What the checkpoint holds, by its manifest, else its sha256, else by trying."""
+def load_network(
+    method_name: str, method: Method, checkpoint: Checkpoint, hparams: HParams | None = None
+) -> LoadedNetwork:
+    """Return the network of a checkpoint.
+
+    Form and hyperparameters are those of the checkpoint's metadata; else those of the published
+    weights with its SHA-256; else the deploy form and then the train form are tried.
+
+    Args:
+        method_name: Registered name of the method.
+        method: The method.
+        checkpoint: As `read_checkpoint` returns.
+        hparams: Arguments of `Method.network`, which override those of the checkpoint.
+
+    Raises:
+        WrongMethod: The metadata name another method.
+        WeightsMismatch: The tensors fit no form; the error of the form that fits best.
+        BadHparam: The network has no such hyperparameter.
+    """
     failures: list[WeightsMismatch] = []
-    for form, guess in _guesses(name, method, checkpoint, sizes or {}):
+    for form, candidate in _candidates(method_name, method, checkpoint, hparams or {}):
         try:
-            net = load(
-                template(method, form, guess),
-                checkpoint.tensors,
-                Naming(method.torch_names),
-                method.unused,
-                f"{checkpoint.path}, read as {name} in {form} form{_sizes(guess)}",
+            net = load_state_dict(
+                abstract_network(method, form, candidate),
+                checkpoint.state_dict,
+                KeyMap(method.torch_names),
+                method.unused_torch_keys,
+                f"{checkpoint.path}, read as {method_name} in {form} form"
+                + f" with{_format_hparams(candidate)}" * bool(candidate),
             )
-            return Found(net=net, form=form, sizes=guess, checkpoint=checkpoint)
+            return LoadedNetwork(net=net, form=form, hparams=candidate, checkpoint=checkpoint)
         except WeightsMismatch as error:
             failures.append(error)
-    raise min(failures, key=lambda error: error.count)
+    raise min(failures, key=lambda error: error.num_mismatches)
 
 
-def template(method: Method, form: Form, sizes: Sizes) -> nnx.Module:
-    """The network without values, shapes alone, as it behaves outside of training."""
+def abstract_network(method: Method, form: Form, hparams: HParams) -> nnx.Module:
+    """Return a network with shapes and dtypes but without values, in evaluation mode.
+
+    Args:
+        method: The method.
+        form: Form of the network.
+        hparams: Arguments of `Method.network`.
+
+    Raises:
+        BadHparam: The network has no such hyperparameter, or cannot be built with its value.
+    """
 
     def build() -> nnx.Module:
-        net = method.build(**sizes)
+        net = method.build(**hparams)
         net.eval()
         return net if form == "train" else deploy(net)
 
     try:
         return nnx.eval_shape(build)
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise BadSize(
-            f"no network can be built of{_sizes(sizes)}: {error}",
-            rule="sizes are arguments of the method's network: "
-            + ", ".join(f"{key}={value!r}" for key, value in method.sizes().items()),
-            remedy="correct --size",
+        raise BadHparam(
+            f"Cannot build the network with{_format_hparams(hparams)}: {error}",
+            rule="the arguments of the method's network are "
+            + ", ".join(f"{key}={value!r}" for key, value in method.default_hparams().items()),
+            remedy="correct --hparam",
         ) from error
 
 
-def _guesses(
-    name: str, method: Method, checkpoint: Checkpoint, sizes: Sizes
-) -> list[tuple[Form, Sizes]]:
-    method.require(sizes)
-    manifest = checkpoint.manifest
-    if manifest is not None:
-        if manifest.method != name:
-            raise _wrong_method(name, manifest.method, checkpoint)
-        return [(manifest.form, {**manifest.sizes, **sizes})]
+def _candidates(
+    method_name: str, method: Method, checkpoint: Checkpoint, hparams: HParams
+) -> list[tuple[Form, HParams]]:
+    method.check_hparams(hparams)
+    metadata = checkpoint.metadata
+    if metadata is not None:
+        if metadata.method != method_name:
+            raise _wrong_method(method_name, metadata.method, checkpoint)
+        return [(metadata.form, {**metadata.hparams, **hparams})]
     for weights in method.weights.values():
         if weights.sha256 == checkpoint.sha256:
-            return [(weights.form, {**weights.sizes, **sizes})]
-    return [("deploy", sizes), ("train", sizes)]
+            return [(weights.form, {**weights.hparams, **hparams})]
+    return [("deploy", hparams), ("train", hparams)]
 
 
-def _sizes(sizes: Sizes) -> str:
-    return "".join(f" {key}={value!r}" for key, value in sizes.items())
+def _format_hparams(hparams: HParams) -> str:
+    return "".join(f" {key}={value!r}" for key, value in hparams.items())
 
 
-def _wrong_method(name: str, written: str, checkpoint: Checkpoint) -> WrongMethod:
+def _wrong_method(method_name: str, stored_name: str, checkpoint: Checkpoint) -> WrongMethod:
     return WrongMethod(
-        f"these are weights of {written!r}, not of {name!r}",
-        rule="a file with a manifest is read as the method it names",
-        place=str(checkpoint.path),
-        remedy=f"name the method {written!r}, or give another file",
+        f"The checkpoint is of method {stored_name!r}, not of {method_name!r}",
+        rule="a checkpoint whose metadata names a method can be loaded by that method only",
+        location=str(checkpoint.path),
+        remedy=f"use method {stored_name!r}, or another file",
     )

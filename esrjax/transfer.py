@@ -1,4 +1,4 @@
-"""A file over HTTP: resumed where it broke off, and there only when it is whole."""
+"""Download of files over HTTP: resumed after a broken connection, verified by SHA-256."""
 
 from __future__ import annotations
 
@@ -14,125 +14,144 @@ from urllib.request import Request, urlopen
 
 from esrjax.errors import UserError
 
-TRIES = 5  # in a row that bring nothing
-PAUSE = 0.5  # seconds before the second try; doubled each time
-TIMEOUT = 30.0  # seconds without a byte
-CHUNK = 1 << 16
+MAX_IDLE_TRIES = 5  # in a row without a single byte
+FIRST_PAUSE_S = 0.5  # before the second try; doubled each time
+TIMEOUT_S = 30.0  # without a byte
+CHUNK_BYTES = 1 << 16
 
-Tell = Callable[[int, int | None], None]  # bytes so far, and of how many if that is known
+ProgressCallback = Callable[[int, int | None], None]  # bytes so far, and the total if it is known
 
 
 class Unreachable(UserError):
-    """A file that cannot be had from its address."""
+    """Raised when a file cannot be downloaded from its URL, or not be written."""
 
 
 class WrongFile(UserError):
-    """The address gives another file than it should."""
+    """Raised when a downloaded file has another SHA-256 than the published one."""
 
 
-def fetch(url: str, target: Path, sha256: str, tell: Tell = lambda *_: None) -> Path:
-    """The file at `url`, written to `target` once its sha256 is right.
+def download_file(
+    url: str, target: Path, sha256: str, on_progress: ProgressCallback = lambda *_: None
+) -> Path:
+    """Download a file; `target` exists only once its SHA-256 is right.
 
-    What came before a connection broke is kept beside it, for the next call as well.
+    The bytes that arrived before a connection broke are kept in `.NAME.partial`, next to `target`,
+    and the download resumes from there, also in a later call.
+
+    Args:
+        url: HTTP(S) URL.
+        target: Path to write to; missing folders are created.
+        sha256: Expected SHA-256, in hex.
+        on_progress: Called after every chunk.
+
+    Returns:
+        `target`.
+
+    Raises:
+        Unreachable: The server cannot be reached or refuses, or the path cannot be written to.
+        WrongFile: The file has another SHA-256; it is removed.
     """
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _complete(url, partial, tell)
-        _require(partial, sha256, url)
+        _download_rest(url, partial, on_progress)
+        _check_sha256(partial, sha256, url)
         os.replace(partial, target)
     except OSError as error:
-        raise _failed(url, partial, _words(error)) from error
+        raise _unreachable(url, partial, _reason_text(error)) from error
     return target
 
 
-def digest(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _complete(url: str, partial: Path, tell: Tell) -> None:
-    """Ask for the rest until nothing is left; give up when several tries in a row bring nothing."""
-    idle = 0
+def _download_rest(url: str, partial: Path, on_progress: ProgressCallback) -> None:
+    """Request the rest until it is complete; give up after several tries without a byte."""
+    idle_tries = 0
     while True:
-        before = _size(partial)
+        size_before = _num_bytes(partial)
         try:
-            _append(url, partial, tell)
+            _append_rest(url, partial, on_progress)
             return
         except HTTPError as error:
-            if error.code < 500 and error.code not in (408, 429):
+            if error.code < 500 and error.code not in (408, 429):  # the client's fault: no retry
                 raise
             reason = error
         except (OSError, HTTPException) as error:
             reason = error
-        idle = idle + 1 if _size(partial) == before else 0
-        if idle >= TRIES:
-            raise OSError(_words(reason)) from reason
-        time.sleep(PAUSE * 2**idle)
+        idle_tries = idle_tries + 1 if _num_bytes(partial) == size_before else 0
+        if idle_tries >= MAX_IDLE_TRIES:
+            raise OSError(_reason_text(reason)) from reason
+        time.sleep(FIRST_PAUSE_S * 2**idle_tries)
 
 
-def _words(reason: Exception) -> str:
-    """`Name or service not known`, without the wrapping."""
+def _reason_text(reason: Exception) -> str:
+    """Return the text of the innermost reason: `Name or service not known`."""
     if isinstance(reason, HTTPError):
         return f"the server answers {reason.code}, {reason.reason}"
-    inner = reason.reason if isinstance(reason, URLError) else reason
-    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+    cause = reason.reason if isinstance(reason, URLError) else reason
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
-def _append(url: str, partial: Path, tell: Tell) -> None:
-    """One request for what is missing."""
-    with _reply(url, _size(partial)) as reply:
-        if reply is None:
+def _append_rest(url: str, partial: Path, on_progress: ProgressCallback) -> None:
+    """Request the missing bytes once and append them."""
+    with _request(url, _num_bytes(partial)) as response:
+        if response is None:
             return
-        start = _size(partial) if reply.status == 206 else 0
-        length = reply.headers.get("Content-Length")
-        whole = start + int(length) if length else None
-        with partial.open("ab" if start else "wb") as file:
-            while piece := reply.read(CHUNK):
-                file.write(piece)
-                start += len(piece)
-                tell(start, whole)
-    if whole is not None and start < whole:
-        raise ConnectionError(f"the connection broke off after {start} of {whole} bytes")
+        # 206 is partial content; a server that ignores the range sends 200 and the whole file.
+        num_bytes = _num_bytes(partial) if response.status == 206 else 0
+        length = response.headers.get("Content-Length")
+        total_bytes = num_bytes + int(length) if length else None
+        with partial.open("ab" if num_bytes else "wb") as file:
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                num_bytes += len(chunk)
+                on_progress(num_bytes, total_bytes)
+    if total_bytes is not None and num_bytes < total_bytes:
+        raise ConnectionError(f"the connection broke off after {num_bytes} of {total_bytes} bytes")
 
 
 @contextmanager
-def _reply(url: str, start: int) -> Generator[HTTPResponse | None]:
-    """The answer to a request from byte `start` on; None where there is nothing left to send."""
+def _request(url: str, start: int) -> Generator[HTTPResponse | None]:
+    """Yield the response to a request from byte `start` on; None if nothing is left to send."""
     headers = {"User-Agent": "esrjax", **({"Range": f"bytes={start}-"} if start else {})}
     try:
-        with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as reply:
-            yield reply
+        with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
+            yield response
     except HTTPError as error:
-        if error.code != 416 or not start:
+        if error.code != 416 or not start:  # range not satisfiable: the file was complete
             raise
         yield None
 
 
-def _size(path: Path) -> int:
+def _num_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _require(partial: Path, sha256: str, url: str) -> None:
-    found = digest(partial)
-    if found == sha256:
+def _check_sha256(partial: Path, sha256: str, url: str) -> None:
+    actual = file_sha256(partial)
+    if actual == sha256:
         return
     partial.unlink()
     raise WrongFile(
-        f"the file has the sha256 {found}",
-        rule=f"the published one has {sha256}",
-        place=url,
-        remedy="try again; if it stays so, the file at this address was changed and is not used",
+        f"The downloaded file has the SHA-256 {actual}",
+        rule=f"the published file has {sha256}",
+        location=url,
+        remedy="try again; if it happens again, the file at this URL was changed and is not used",
     )
 
 
-def _failed(url: str, partial: Path, reason: str) -> Unreachable:
-    held = _size(partial)
-    kept = f"; {held} bytes are kept and the same command goes on from there" if held else ""
+def _unreachable(url: str, partial: Path, reason: str) -> Unreachable:
+    num_bytes = _num_bytes(partial)
+    resume_hint = (
+        f"; {num_bytes} bytes are kept and the same command resumes from there" if num_bytes else ""
+    )
     return Unreachable(
-        f"the file did not arrive: {reason}",
-        rule="the address can be reached, and the folder written to",
-        place=f"{url} -> {partial.parent}",
-        remedy=f"check the connection and the room on the disk{kept}",
+        f"The download failed: {reason}",
+        rule="the URL must be reachable and the folder writable",
+        location=f"{url} -> {partial.parent}",
+        remedy=f"check the connection and the free disk space{resume_hint}",
     )

@@ -1,5 +1,5 @@
-"""One file per operation: a faster body for the same numbers.
+"""Pallas (Mosaic GPU) kernels for operations of `esrjax.network.ops`, one file per operation.
 
-devices serves them all; lanes those that keep rows in registers; walk, course, strip and room the
-blocks of convolutions.
+`devices` holds the checks and tuned configurations of all kernels; `lanes` the tiles of the kernels
+that keep rows in registers; `walk`, `course`, `strip` and `room` the fused blocks of convolutions.
 """

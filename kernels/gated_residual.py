@@ -1,9 +1,9 @@
-"""`(x + f) · (W f + b)` per pixel in one pass over memory: `x` and `f` are read once, `y` written.
+"""Gated residual `(x + f) · (W f + b)` per pixel, in one pass over device memory.
 
-Unfused, the product, the sum and the two factors travel through memory: 8 C words a pixel, not
-3 C (the NTIRE 2026 report's section on SPANV2 argues the same for its own operator). Every lane
-holds pixels with all their channels and multiplies in float32, without tensor cores: at these
-widths memory is what is waited for.
+Unfused, the matmul, the sum and both factors go through device memory: 8 C values per pixel. Here
+`x` and `f` are read and `y` is written once: 3 C (the NTIRE 2026 report's section on SPANV2 argues
+the same for its own operator). Every thread holds pixels with all their channels and multiplies in
+float32 without tensor cores: at these widths the kernel is memory-bound.
 """
 
 from typing import Any
@@ -14,26 +14,42 @@ from jax import Array, lax
 
 from esrjax.network.ops import Kernel
 
-from . import devices
-from .devices import Block
-from .lanes import LANES, WIDEST, Lanes, first, mosaic, pallas
+from . import tuning
+from .row_layout import (
+    MAX_COLUMNS,
+    WARPGROUP_THREADS,
+    RowTile,
+    mosaic_gpu,
+    pallas,
+    tile_start,
+)
+from .tuning import Config
 
 NAME = "gated_residual"
-BLOCKS = {"rows": (LANES, 2 * LANES)}  # pixels of a tile
+CONFIG_SPACE = {"rows": (WARPGROUP_THREADS, 2 * WARPGROUP_THREADS)}  # pixels per tile
 
 
 def call(
-    x: Array, f: Array, w: Array, b: Array, *, block: Block | None = None, interpret: Any = None
+    x: Array, f: Array, w: Array, b: Array, *, config: Config | None = None, interpret: Any = None
 ) -> Array:
-    """The operation's value; with parameters of the interpreter, on any platform."""
+    """Return the output of the op `gated_residual`, shaped as `x`.
+
+    Args:
+        x: Input of the block `(N, h, w, C)`.
+        f: Output of its convolutions `(N, h, w, C)`.
+        w: Kernel of the gate `(1, 1, C, C)`.
+        b: Bias of the gate `(C,)`.
+        config: Tile sizes; by default the tuned ones.
+        interpret: Parameters of the interpreter, which runs on any platform; None for the device.
+    """
     channels = x.shape[-1]
     pixels = x.size // channels
-    rows = (block or devices.block(NAME, BLOCKS))["rows"]
-    short = max(0, rows - pixels)
-    x_rows, f_rows = (jnp.pad(a.reshape(-1, channels), ((0, short), (0, 0))) for a in (x, f))
-    lanes = Lanes(rows=rows, columns=channels, interpret=interpret)
-    run = mosaic().kernel(
-        lambda *refs: _tile(lanes, pixels + short, *refs),
+    rows = (config or tuning.get_config(NAME, CONFIG_SPACE))["rows"]
+    pad_rows = max(0, rows - pixels)
+    x_rows, f_rows = (jnp.pad(a.reshape(-1, channels), ((0, pad_rows), (0, 0))) for a in (x, f))
+    tile = RowTile(rows=rows, columns=channels, interpret=interpret)
+    run = mosaic_gpu().kernel(
+        lambda *refs: _compute_tile(tile, pixels + pad_rows, *refs),
         out_type=jax.ShapeDtypeStruct(x_rows.shape, x.dtype),
         grid=(pallas().cdiv(pixels, rows),),
         grid_names=("tile",),
@@ -43,28 +59,36 @@ def call(
     return run(x_rows, f_rows, w[0, 0], b)[:pixels].reshape(x.shape)
 
 
-def _tile(lanes: Lanes, pixels: int, x: Any, f: Any, w: Any, b: Any, y: Any) -> None:
-    """One tile of pixels."""
-    here = pallas().ds(first(lax.axis_index("tile"), lanes.rows, pixels), lanes.rows)
-    found = lanes.load(f, here, slice(None))
-    columns = lanes.cast(found, lanes.single)
-    gate = lanes.spread_row(lanes.load_row(b, slice(None)))
-    places = lanes.cast(lax.broadcasted_iota(jnp.int32, found.shape, 1), lanes.single)
-    nothing = lanes.cast(jnp.full(found.shape, -0.0, jnp.float32), lanes.single)  # x - 0 is x
-    for k in range(lanes.columns):
-        # not a slice of one column: JAX 0.11 and 0.12 find no layout for its sum
-        column = jnp.where(places == k, columns, nothing).sum(1)
-        row = lanes.load_row(w, k, slice(None))
-        gate = gate + lanes.spread_column(column) * lanes.spread_row(row)
-    y[here, :] = ((lanes.load(x, here, slice(None)) + found) * gate).astype(y.dtype)
+def _compute_tile(tile: RowTile, pixels: int, x: Any, f: Any, w: Any, b: Any, y: Any) -> None:
+    """Compute one tile of pixels."""
+    pixel_slice = pallas().ds(tile_start(lax.axis_index("tile"), tile.rows, pixels), tile.rows)
+    f_tile = tile.load(f, pixel_slice, slice(None))
+    f_columns = tile.to_layout(f_tile, tile.unpacked_layout)
+    gate = tile.broadcast_row(tile.load_row(b, slice(None)))
+    column_index = tile.to_layout(
+        lax.broadcasted_iota(jnp.int32, f_tile.shape, 1), tile.unpacked_layout
+    )
+    # -0.0, because x + (-0.0) is x for every x, also for -0.0
+    neg_zeros = tile.to_layout(jnp.full(f_tile.shape, -0.0, jnp.float32), tile.unpacked_layout)
+    for k in range(tile.columns):
+        # Column k of f as a masked sum. The sum of a slice of one column would do, but the layout
+        # inference of JAX 0.11 and 0.12 finds no layout for it.
+        column = jnp.where(column_index == k, f_columns, neg_zeros).sum(1)
+        row = tile.load_row(w, k, slice(None))
+        gate = gate + tile.broadcast_column(column) * tile.broadcast_row(row)
+    y[pixel_slice, :] = ((tile.load(x, pixel_slice, slice(None)) + f_tile) * gate).astype(y.dtype)
 
 
-def why_not(x: Array, f: Array, w: Array, b: Array) -> str | None:
-    """None where the kernel serves; else device, types or sizes that it does not."""
+def unsupported_reason(x: Array, f: Array, w: Array, b: Array) -> str | None:
+    """Return None if the kernel supports the operands on this device, else the reason."""
     channels = x.shape[-1]
-    if channels > WIDEST:
-        return f"it takes up to {WIDEST} channels, these are {channels}"
-    return devices.why_not(x, f, w, b)
+    if channels > MAX_COLUMNS:
+        return f"it supports up to {MAX_COLUMNS} channels, not {channels}"
+    return tuning.unsupported_reason(x, f, w, b)
 
 
-KERNEL = Kernel(call=call, why_not=why_not, unproved=lambda: devices.unproved(NAME))
+KERNEL = Kernel(
+    call=call,
+    unsupported_reason=unsupported_reason,
+    disabled_reason=lambda: tuning.disabled_reason(NAME),
+)

@@ -1,6 +1,6 @@
-"""SPANV2's block, three convolutions and the gate, in one pass over memory.
+"""SPANV2's block, three convolutions and the gate, in one pass over device memory.
 
-As `spab`; the gate is one more product of what has been found.
+Like `spab`; the gate is one more matmul of the convolutions' output.
 """
 
 from typing import Any
@@ -10,11 +10,12 @@ from jax import Array
 
 from esrjax.network.ops import Kernel
 
-from . import devices, room, walk
-from .devices import Block
+from . import fused_conv3 as walk
+from . import smem, tuning
+from .tuning import Config
 
 NAME = "gated_spab"
-BLOCKS = walk.BLOCKS
+CONFIG_SPACE = walk.CONFIG_SPACE
 
 
 def call(
@@ -26,23 +27,39 @@ def call(
     b: Array,
     mask: Array | None = None,
     *,
-    block: Block | None = None,
+    config: Config | None = None,
     interpret: Any = None,
 ) -> Array:
-    """The operation's value; with parameters of the interpreter, on any platform."""
-    run = walk.Walk(
+    """Return the operation's value; with parameters of the interpreter, on any platform.
+
+    Args:
+        u: Input of the block `(N, h, w, C)`.
+        w1: Kernel of the first convolution `(3, 3, C, C)`.
+        w2: Kernel of the second.
+        w3: Kernel of the third.
+        w: Kernel of the gate `(1, 1, C, C)`.
+        b: Bias of the gate `(C,)`.
+        mask: 1 for valid pixels `(h, w)`; None if all are.
+        config: Tile sizes; by default the tuned ones.
+        interpret: Parameters of the interpreter, or None for the device.
+    """
+    fused_conv3 = walk.FusedConv3(
         name=NAME,
         activate=lambda x: jnp.maximum(x, 0),
-        close=lambda f, u, gate: (u + f) * gate,
+        epilogue=lambda f, u, gate: (u + f) * gate,
         interpret=interpret,
-        **room.fitting(block or devices.block(NAME, BLOCKS), u, gated=True),
+        **smem.clip_to_smem(config or tuning.get_config(NAME, CONFIG_SPACE), u, is_gated=True),
     )
-    return run(u, (w1, w2, w3), gate=(w[0, 0], b), mask=mask)
+    return fused_conv3(u, (w1, w2, w3), gate=(w[0, 0], b), mask=mask)
 
 
-def why_not(u: Array, *others: Array) -> str | None:
-    """None where the kernel serves; else device, types, sizes or precision that it does not."""
-    return room.why_not(u, *others[:5], gated=True)  # a mask may be of any type
+def unsupported_reason(u: Array, *others: Array) -> str | None:
+    """Return None if the kernel supports the operands on this device, else the reason."""
+    return smem.unsupported_reason(u, *others[:5], is_gated=True)  # the mask may have any dtype
 
 
-KERNEL = Kernel(call=call, why_not=why_not, unproved=lambda: devices.unproved(NAME))
+KERNEL = Kernel(
+    call=call,
+    unsupported_reason=unsupported_reason,
+    disabled_reason=lambda: tuning.disabled_reason(NAME),
+)

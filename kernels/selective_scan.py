@@ -1,10 +1,10 @@
-"""The scan of state spaces in two walks: every lane holds a channel and its states.
+"""Chunked selective scan in two passes, in which every thread holds a channel and its states.
 
-Tokens are cut into segments that run side by side. The first walk starts every segment from
-nothing and keeps only what it ends with; a short scan outside hands each segment the state of
-those before it; the second walk starts from there and writes the outputs. States never lie in
-device memory but at the ends of segments. Source: Mamba (arXiv:2312.00752), section 3.3.2, there
-with states in shared memory and one walk.
+Tokens are cut into chunks that are scanned in parallel. The first pass starts every chunk from the
+zero state and stores only its final state; a short scan outside of the kernel combines these into
+the state before each chunk; the second pass starts from that and stores the outputs. Of the states,
+only those at chunk boundaries are in device memory. Source: Mamba (arXiv:2312.00752), section
+3.3.2, there with states in shared memory and one pass. Symbols: `D` channels, `S` states.
 """
 
 from typing import Any
@@ -15,12 +15,22 @@ from jax import Array, lax
 
 from esrjax.network.ops import Kernel
 
-from . import devices
-from .devices import Block
-from .lanes import LANES, WIDEST, Lanes, first, mosaic, pallas
+from . import tuning
+from .row_layout import (
+    MAX_COLUMNS,
+    WARPGROUP_THREADS,
+    RowTile,
+    mosaic_gpu,
+    pallas,
+    tile_start,
+)
+from .tuning import Config
 
 NAME = "selective_scan"
-BLOCKS = {"rows": (LANES,), "tokens": (256, 64, 128, 512)}  # channels of a tile; of a segment
+CONFIG_SPACE = {
+    "rows": (WARPGROUP_THREADS,),  # channels per tile
+    "chunk_len": (256, 64, 128, 512),  # tokens per chunk
+}
 
 
 def call(
@@ -31,118 +41,165 @@ def call(
     c: Array,
     d: Array,
     *,
-    block: Block | None = None,
+    config: Config | None = None,
     interpret: Any = None,
 ) -> Array:
-    """The operation's value; with parameters of the interpreter, on any platform."""
-    _, tokens, wide = x.shape
-    block = block or devices.block(NAME, BLOCKS)
-    lanes = Lanes(rows=block["rows"], columns=a.shape[1], interpret=interpret)
-    cut = min(block["tokens"], tokens)
-    late, short = -tokens % cut, max(0, lanes.rows - wide)
-    x, delta = (jnp.pad(each, ((0, 0), (0, late), (0, short))) for each in (x, delta))
-    b, c = (jnp.pad(each, ((0, 0), (0, late), (0, 0))) for each in (b, c))
-    a, d = jnp.pad(a, ((0, short), (0, 0))), jnp.pad(d, (0, short))
-    ends, spans = _ends(lanes, cut, x, delta, a, b)
-    y = _outputs(lanes, cut, _handed(ends, spans, a), x, delta, a, b, c, d)
-    return y[:, :tokens, :wide]
+    """Return the output of the op `selective_scan`, shaped as `x`.
+
+    Args:
+        x: Input `(N, L, D)`.
+        delta: Step sizes `(N, L, D)`.
+        a: State matrix `(D, S)`, negative.
+        b: Input matrix `(N, L, S)`.
+        c: Output matrix `(N, L, S)`.
+        d: Skip `(D,)`.
+        config: Tile sizes; by default the tuned ones.
+        interpret: Parameters of the interpreter, which runs on any platform; None for the device.
+    """
+    _, tokens, channels = x.shape
+    config = config or tuning.get_config(NAME, CONFIG_SPACE)
+    tile = RowTile(rows=config["rows"], columns=a.shape[1], interpret=interpret)
+    chunk_len = min(config["chunk_len"], tokens)
+    # Padded tokens have delta = 0: the decay is 1 and the input 0, so they change no state. Padded
+    # channels are computed and cut off.
+    pad_tokens, pad_channels = -tokens % chunk_len, max(0, tile.rows - channels)
+    x, delta = (
+        jnp.pad(array, ((0, 0), (0, pad_tokens), (0, pad_channels))) for array in (x, delta)
+    )
+    b, c = (jnp.pad(array, ((0, 0), (0, pad_tokens), (0, 0))) for array in (b, c))
+    a, d = jnp.pad(a, ((0, pad_channels), (0, 0))), jnp.pad(d, (0, pad_channels))
+    chunk_states, delta_sums = _chunk_states(tile, chunk_len, x, delta, a, b)
+    y = _outputs(tile, chunk_len, _carry_in(chunk_states, delta_sums, a), x, delta, a, b, c, d)
+    return y[:, :tokens, :channels]
 
 
-def _ends(lanes: Lanes, cut: int, *args: Array) -> tuple[Array, Array]:
-    """What each segment makes of nothing `(N, segments, D, S)`, the sums of its steps without S."""
-    batch, tokens, wide = args[0].shape
-    parts = (batch, tokens // cut, wide)
-    out = [
-        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*parts, args[2].shape[1]), parts)
+def _chunk_states(tile: RowTile, chunk_len: int, *args: Array) -> tuple[Array, Array]:
+    """First pass: final states from zero `(N, chunks, D, S)` and sums of delta `(N, chunks, D)`.
+
+    `args` are x, delta, a and b of `call`, padded.
+    """
+    batch, tokens, channels = args[0].shape
+    grid_shape = (batch, tokens // chunk_len, channels)
+    out_types = [
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((*grid_shape, args[2].shape[1]), grid_shape)
     ]
 
-    def tile(x: Any, delta: Any, a: Any, b: Any, ends: Any, spans: Any) -> None:
-        n, segment, here = _place(lanes, parts)
-        rates = lanes.load(a, here, slice(None))
+    def compute_tile(
+        x: Any, delta: Any, a: Any, b: Any, chunk_states: Any, delta_sums: Any
+    ) -> None:
+        n, chunk, channel_slice = _locate(tile, grid_shape)
+        a_tile = tile.load(a, channel_slice, slice(None))
 
-        def walk(t: Any, carried: tuple[Array, Array]) -> tuple[Array, Array]:
-            state, span = carried
-            state, step = _next(lanes, state, rates, x, delta, b, n, segment * cut + t, here)[:2]
-            return state, span + step
+        def step(t: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            state, delta_sum = carry
+            state, delta_t = _step(
+                tile, state, a_tile, x, delta, b, n, chunk * chunk_len + t, channel_slice
+            )[:2]
+            return state, delta_sum + delta_t
 
-        state, span = lax.fori_loop(0, cut, walk, (lanes.full(0), lanes.full_column(0)))
-        ends[n, segment, here, :] = state
-        spans[n, segment, here] = span
+        state, delta_sum = lax.fori_loop(0, chunk_len, step, (tile.full(0), tile.full_column(0)))
+        chunk_states[n, chunk, channel_slice, :] = state
+        delta_sums[n, chunk, channel_slice] = delta_sum
 
-    ends, spans = _run(lanes, tile, out, parts)(*args)
-    return ends, spans
-
-
-def _handed(ends: Array, spans: Array, a: Array) -> Array:
-    """The state before every segment: `(N, segments, D, S)`."""
-    rates = a.astype(jnp.float32)[None]
-
-    def follow(state: Array, segment: tuple[Array, Array]) -> tuple[Array, Array]:
-        end, span = segment
-        return jnp.exp(span[..., None] * rates) * state + end, state
-
-    segments = (ends.swapaxes(0, 1), spans.swapaxes(0, 1))
-    return lax.scan(follow, jnp.zeros_like(ends[:, 0]), segments)[1].swapaxes(0, 1)
+    chunk_states, delta_sums = _make_kernel(tile, compute_tile, out_types, grid_shape)(*args)
+    return chunk_states, delta_sums
 
 
-def _outputs(lanes: Lanes, cut: int, handed: Array, *args: Array) -> Array:
-    """The outputs of all segments, each from the state that it is handed: as `x`."""
-    batch, tokens, wide = args[0].shape
-    parts = (batch, tokens // cut, wide)
+def _carry_in(chunk_states: Array, delta_sums: Array, a: Array) -> Array:
+    """Return the state before every chunk: `(N, chunks, D, S)`."""
+    a32 = a.astype(jnp.float32)[None]
 
-    def tile(handed: Any, x: Any, delta: Any, a: Any, b: Any, c: Any, d: Any, y: Any) -> None:
-        n, segment, here = _place(lanes, parts)
-        rates, past = lanes.load(a, here, slice(None)), lanes.load_column(d, here)
+    def step(state: Array, chunk: tuple[Array, Array]) -> tuple[Array, Array]:
+        chunk_state, delta_sum = chunk
+        # the decay over a chunk is the product of its steps' decays, exp(delta_t · a)
+        return jnp.exp(delta_sum[..., None] * a32) * state + chunk_state, state
 
-        def walk(t: Any, state: Array) -> Array:
-            token = segment * cut + t
-            state, _, seen = _next(lanes, state, rates, x, delta, b, n, token, here)
-            read = state * lanes.spread_row(lanes.load_row(c, n, token, slice(None)))
-            y[n, token, here] = (read.sum(1) + past * seen).astype(y.dtype)
+    chunks = (chunk_states.swapaxes(0, 1), delta_sums.swapaxes(0, 1))
+    return lax.scan(step, jnp.zeros_like(chunk_states[:, 0]), chunks)[1].swapaxes(0, 1)
+
+
+def _outputs(tile: RowTile, chunk_len: int, carry_in: Array, *args: Array) -> Array:
+    """Second pass: the outputs of all chunks from their carried-in states, of the shape of `x`.
+
+    `args` are x, delta, a, b, c and d of `call`, padded.
+    """
+    batch, tokens, channels = args[0].shape
+    grid_shape = (batch, tokens // chunk_len, channels)
+
+    def compute_tile(
+        carry_in: Any, x: Any, delta: Any, a: Any, b: Any, c: Any, d: Any, y: Any
+    ) -> None:
+        n, chunk, channel_slice = _locate(tile, grid_shape)
+        a_tile, d_tile = (
+            tile.load(a, channel_slice, slice(None)),
+            tile.load_column(d, channel_slice),
+        )
+
+        def step(t: Any, state: Array) -> Array:
+            token = chunk * chunk_len + t
+            state, _, x_t = _step(tile, state, a_tile, x, delta, b, n, token, channel_slice)
+            readout = state * tile.broadcast_row(tile.load_row(c, n, token, slice(None)))
+            y[n, token, channel_slice] = (readout.sum(1) + d_tile * x_t).astype(y.dtype)
             return state
 
-        lax.fori_loop(0, cut, walk, lanes.load(handed, n, segment, here, slice(None)))
+        lax.fori_loop(0, chunk_len, step, tile.load(carry_in, n, chunk, channel_slice, slice(None)))
 
-    return _run(lanes, tile, jax.ShapeDtypeStruct(args[0].shape, args[0].dtype), parts)(
-        handed, *args
-    )
+    out_type = jax.ShapeDtypeStruct(args[0].shape, args[0].dtype)
+    return _make_kernel(tile, compute_tile, out_type, grid_shape)(carry_in, *args)
 
 
-def _next(
-    lanes: Lanes, state: Array, rates: Array, x: Any, delta: Any, b: Any, n: Any, t: Any, here: Any
+def _step(
+    tile: RowTile,
+    state: Array,
+    a_tile: Array,
+    x: Any,
+    delta: Any,
+    b: Any,
+    n: Any,
+    t: Any,
+    channels: Any,
 ) -> tuple[Array, Array, Array]:
-    """The state after token `t`, the token's step, and what it brings."""
-    step, seen = lanes.load_column(delta, n, t, here), lanes.load_column(x, n, t, here)
-    row = lanes.spread_row(lanes.load_row(b, n, t, slice(None)))
-    kept = jnp.exp(lanes.spread_column(step) * rates)
-    return kept * state + lanes.spread_column(step * seen) * row, step, seen
+    """Return the state after token `t` `(rows, S)`, the token's delta and its x, both `(rows,)`."""
+    delta_t, x_t = tile.load_column(delta, n, t, channels), tile.load_column(x, n, t, channels)
+    b_t = tile.broadcast_row(tile.load_row(b, n, t, slice(None)))
+    decay = jnp.exp(tile.broadcast_column(delta_t) * a_tile)
+    return decay * state + tile.broadcast_column(delta_t * x_t) * b_t, delta_t, x_t
 
 
-def _run(lanes: Lanes, tile: Any, out: Any, parts: tuple[int, int, int]) -> Any:
-    batch, segments, wide = parts
-    return mosaic().kernel(
-        tile,
-        out_type=out,
-        grid=(batch * segments * pallas().cdiv(wide, lanes.rows),),
+def _make_kernel(
+    tile: RowTile, compute_tile: Any, out_type: Any, grid_shape: tuple[int, int, int]
+) -> Any:
+    batch, chunks, channels = grid_shape
+    return mosaic_gpu().kernel(
+        compute_tile,
+        out_type=out_type,
+        grid=(batch * chunks * pallas().cdiv(channels, tile.rows),),
         grid_names=("tile",),
         kernel_name=NAME,
-        interpret=lanes.interpret,
+        interpret=tile.interpret,
     )
 
 
-def _place(lanes: Lanes, parts: tuple[int, int, int]) -> tuple[Any, Any, Any]:
-    """Picture, segment and channels of this tile."""
-    _, segments, wide = parts
-    group, tile = jnp.divmod(lax.axis_index("tile"), pallas().cdiv(wide, lanes.rows))
-    n, segment = jnp.divmod(group, segments)
-    return n, segment, pallas().ds(first(tile, lanes.rows, wide), lanes.rows)
+def _locate(tile: RowTile, grid_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
+    """Return image, chunk and slice of channels of this program."""
+    _, chunks, channels = grid_shape
+    group, tile_index = jnp.divmod(lax.axis_index("tile"), pallas().cdiv(channels, tile.rows))
+    n, chunk = jnp.divmod(group, chunks)
+    return n, chunk, pallas().ds(tile_start(tile_index, tile.rows, channels), tile.rows)
 
 
-def why_not(x: Array, delta: Array, a: Array, b: Array, c: Array, d: Array) -> str | None:
-    """None where the kernel serves; else device, types or sizes that it does not."""
-    if a.shape[1] > WIDEST:
-        return f"it takes up to {WIDEST} states a channel, these are {a.shape[1]}"
-    return devices.why_not(x, delta, a, b, c, d)
+def unsupported_reason(
+    x: Array, delta: Array, a: Array, b: Array, c: Array, d: Array
+) -> str | None:
+    """Return None if the kernel supports the operands on this device, else the reason."""
+    if a.shape[1] > MAX_COLUMNS:
+        return f"it supports up to {MAX_COLUMNS} states per channel, not {a.shape[1]}"
+    return tuning.unsupported_reason(x, delta, a, b, c, d)
 
 
-KERNEL = Kernel(call=call, why_not=why_not, unproved=lambda: devices.unproved(NAME))
+KERNEL = Kernel(
+    call=call,
+    unsupported_reason=unsupported_reason,
+    disabled_reason=lambda: tuning.disabled_reason(NAME),
+)

@@ -1,7 +1,7 @@
-"""SPAN's block, three convolutions and the attention, in one pass over memory.
+"""SPAN's block, three convolutions and the attention, in one pass over device memory.
 
-One operation after the other, a block moves 20 C words a pixel through device memory: here it is
-read once, halo included, and what it gives is written.
+Unfused, a block moves 20 C values per pixel through device memory. Here its input is read once,
+halo included, and its output is written once.
 """
 
 from typing import Any
@@ -11,11 +11,12 @@ from jax import Array
 
 from esrjax.network.ops import Kernel
 
-from . import devices, room, walk
-from .devices import Block
+from . import fused_conv3 as walk
+from . import smem, tuning
+from .tuning import Config
 
 NAME = "spab"
-BLOCKS = walk.BLOCKS
+CONFIG_SPACE = walk.CONFIG_SPACE
 
 
 def call(
@@ -28,27 +29,44 @@ def call(
     b3: Array,
     mask: Array | None = None,
     *,
-    block: Block | None = None,
+    config: Config | None = None,
     interpret: Any = None,
 ) -> Array:
-    """The operation's value; with parameters of the interpreter, on any platform."""
-    run = walk.Walk(
+    """Return the operation's value; with parameters of the interpreter, on any platform.
+
+    Args:
+        u: Input of the block `(N, h, w, C)`.
+        w1: Kernel of the first convolution `(3, 3, C, C)`.
+        b1: Its bias `(C,)`.
+        w2: Kernel of the second.
+        b2: Its bias.
+        w3: Kernel of the third.
+        b3: Its bias.
+        mask: 1 for valid pixels `(h, w)`; None if all are.
+        config: Tile sizes; by default the tuned ones.
+        interpret: Parameters of the interpreter, or None for the device.
+    """
+    fused_conv3 = walk.FusedConv3(
         name=NAME,
         activate=lambda x: x * _sigmoid(x),
-        close=lambda r, u, gate: (r + u) * (_sigmoid(r) - 0.5),
+        epilogue=lambda r, u, gate: (r + u) * (_sigmoid(r) - 0.5),
         interpret=interpret,
-        **room.fitting(block or devices.block(NAME, BLOCKS), u, gated=False),
+        **smem.clip_to_smem(config or tuning.get_config(NAME, CONFIG_SPACE), u, is_gated=False),
     )
-    return run(u, (w1, w2, w3), (b1, b2, b3), mask=mask)
+    return fused_conv3(u, (w1, w2, w3), (b1, b2, b3), mask=mask)
 
 
 def _sigmoid(x: Array) -> Array:
     return 1 / (1 + jnp.exp(-x))
 
 
-def why_not(u: Array, *others: Array) -> str | None:
-    """None where the kernel serves; else device, types, sizes or precision that it does not."""
-    return room.why_not(u, *others[:6], gated=False)  # a mask may be of any type
+def unsupported_reason(u: Array, *others: Array) -> str | None:
+    """Return None if the kernel supports the operands on this device, else the reason."""
+    return smem.unsupported_reason(u, *others[:6], is_gated=False)  # the mask may have any dtype
 
 
-KERNEL = Kernel(call=call, why_not=why_not, unproved=lambda: devices.unproved(NAME))
+KERNEL = Kernel(
+    call=call,
+    unsupported_reason=unsupported_reason,
+    disabled_reason=lambda: tuning.disabled_reason(NAME),
+)

@@ -1,11 +1,11 @@
-"""`softmax(q kᵀ/√d + bias + mask) v` in windows, without a matrix of scores anywhere.
+"""Window attention `softmax(q kᵀ/√d + bias + mask) v` without storing the scores.
 
-Every lane holds queries and walks over the keys, a few at a time, with the running maximum and
-sum of the online softmax (Milakov and Gimelshein, arXiv:1805.02867; FlashAttention,
-arXiv:2205.14135, walks likewise). Device memory sees queries, keys, values and the result; the
-reference also writes and reads L·K scores for every window and head. Products are in float32
-without tensor cores. Windows of fewer queries than a tile has rows (8 x 8: 64 of 128) leave lanes
-idle.
+Every thread holds queries and loops over blocks of keys with the running maximum `m_i`, sum `l_i`
+and output `acc` of the online softmax (Milakov and Gimelshein, arXiv:1805.02867; FlashAttention,
+arXiv:2205.14135, loops likewise). Only queries, keys, values, bias, mask and the output are in
+device memory; the reference also writes and reads L·K scores for every window and head. Matmuls are
+float32 without tensor cores. Windows with fewer queries than a tile has rows (8 x 8: 64 of 128)
+leave threads idle.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,24 @@ from jax import Array, lax
 
 from esrjax.network.ops import Kernel
 
-from . import devices
-from .devices import Block
-from .lanes import LANES, WIDEST, Lanes, first, mosaic, pallas
+from . import tuning
+from .row_layout import (
+    MAX_COLUMNS,
+    WARPGROUP_THREADS,
+    RowTile,
+    mosaic_gpu,
+    pallas,
+    tile_start,
+)
+from .tuning import Config
 
 NAME = "window_attention"
-BLOCKS = {  # queries of a tile; keys between two corrections of the running maximum
-    "rows": (LANES, 2 * LANES),
-    "keys": (8, 4, 16),
+CONFIG_SPACE = {
+    "rows": (WARPGROUP_THREADS, 2 * WARPGROUP_THREADS),  # queries per tile
+    "block_k": (8, 4, 16),  # keys between two updates of the running maximum
 }
 
-State = tuple[Array, Array, Array]  # maximum (rows,), sum (rows,), weighted values (rows, d)
+SoftmaxState = tuple[Array, Array, Array]  # m_i (rows,), l_i (rows,), acc (rows, d)
 
 
 def call(
@@ -37,96 +44,127 @@ def call(
     bias: Array,
     mask: Array | None = None,
     *,
-    block: Block | None = None,
+    config: Config | None = None,
     interpret: Any = None,
 ) -> Array:
-    """The operation's value; with parameters of the interpreter, on any platform."""
-    _, windows, heads, queries, depth = q.shape
-    block = block or devices.block(NAME, BLOCKS)
-    lanes = Lanes(rows=block["rows"], columns=depth, interpret=interpret)
-    short = max(0, lanes.rows - queries)  # rows that fill the only tile
-    added = [bias] if mask is None else [bias, mask]
-    added = [_columns(scores, short) for scores in added]
-    q_rows = jnp.pad(_rows(q), ((0, 0), (0, short), (0, 0)))
-    tiles = pallas().cdiv(queries, lanes.rows)
-    run = mosaic().kernel(
-        lambda *refs: _tile(lanes, (tiles, windows, heads), block["keys"], *refs),
+    """Return the output of the op `window_attention`, shaped as `q`.
+
+    Args:
+        q: Queries `(N, windows, heads, L, d)`.
+        k: Keys `(N, windows, heads, K, d)`.
+        v: Values `(N, windows, heads, K, d)`.
+        bias: Position bias `(heads, L, K)`.
+        mask: Additive mask `(windows, L, K)`, or None.
+        config: Tile sizes; by default the tuned ones.
+        interpret: Parameters of the interpreter, which runs on any platform; None for the device.
+    """
+    _, num_windows, num_heads, num_queries, head_dim = q.shape
+    config = config or tuning.get_config(NAME, CONFIG_SPACE)
+    tile = RowTile(rows=config["rows"], columns=head_dim, interpret=interpret)
+    pad_rows = max(0, tile.rows - num_queries)  # if there is less than one tile
+    score_terms = [bias] if mask is None else [bias, mask]
+    score_terms = [_transpose_pad(term, pad_rows) for term in score_terms]
+    q_rows = jnp.pad(_merge_batch(q), ((0, 0), (0, pad_rows), (0, 0)))
+    num_tiles = pallas().cdiv(num_queries, tile.rows)
+    run = mosaic_gpu().kernel(
+        lambda *refs: _compute_tile(
+            tile, (num_tiles, num_windows, num_heads), config["block_k"], *refs
+        ),
         out_type=jax.ShapeDtypeStruct(q_rows.shape, q.dtype),
-        grid=(len(q_rows) * tiles,),
+        grid=(len(q_rows) * num_tiles,),
         grid_names=("tile",),
         kernel_name=NAME,
         interpret=interpret,
     )
-    return run(q_rows, _rows(k), _rows(v), *added)[:, :queries].reshape(q.shape)
+    return run(q_rows, _merge_batch(k), _merge_batch(v), *score_terms)[:, :num_queries].reshape(
+        q.shape
+    )
 
 
-def _rows(x: Array) -> Array:
+def _merge_batch(x: Array) -> Array:
     """`(N, windows, heads, L, d)` to `(N·windows·heads, L, d)`."""
     return x.reshape(-1, *x.shape[-2:])
 
 
-def _columns(scores: Array, short: int) -> Array:
-    """`(…, L, K)` to `(…, K, L)`: neighbouring lanes read neighbouring queries."""
-    return jnp.pad(scores.mT, ((0, 0), (0, 0), (0, short)))
+def _transpose_pad(term: Array, pad_rows: int) -> Array:
+    """`(…, L, K) -> (…, K, L + pad_rows)`: adjacent threads load adjacent queries."""
+    return jnp.pad(term.mT, ((0, 0), (0, 0), (0, pad_rows)))
 
 
-def _tile(lanes: Lanes, sizes: tuple[int, int, int], step: int, *refs: Any) -> None:
-    """One tile of queries of one head of one window; sizes: tiles, windows, heads."""
-    q, k, v, *added, y = refs
-    tiles, windows, heads = sizes
-    group, tile = jnp.divmod(lax.axis_index("tile"), tiles)
-    queries, keys = q.shape[1], k.shape[1]
-    here = pallas().ds(first(tile, lanes.rows, queries), lanes.rows)
-    query = lanes.load(q, group, here, slice(None)) * lanes.columns**-0.5
-    owners = (lax.rem(group, heads), lax.rem(lax.div(group, heads), windows))
-    sources = list(zip(added, owners, strict=False))
+def _compute_tile(
+    tile: RowTile, grid_shape: tuple[int, int, int], block_k: int, *refs: Any
+) -> None:
+    """Compute one tile of queries of one head of one window.
 
-    def attend(start: Any, count: int, state: State) -> State:
-        """The state after `count` more keys."""
-        best, total, values = state
-        scores = [_score(lanes, query, k, group, start + i, sources, here) for i in range(count)]
-        top = _maximum([best, *scores])
-        fade = jnp.exp(best - top)
-        total, values = total * fade, values * lanes.spread_column(fade)
+    `grid_shape` is the number of tiles, windows and heads.
+    """
+    q, k, v, *score_terms, y = refs
+    num_tiles, num_windows, num_heads = grid_shape
+    group, tile_index = jnp.divmod(lax.axis_index("tile"), num_tiles)
+    num_queries, num_keys = q.shape[1], k.shape[1]
+    query_slice = pallas().ds(tile_start(tile_index, tile.rows, num_queries), tile.rows)
+    q_tile = tile.load(q, group, query_slice, slice(None)) * tile.columns**-0.5
+    # The bias is indexed by head, the mask by window. Without a mask there is one term only, hence
+    # not strict.
+    term_index = (lax.rem(group, num_heads), lax.rem(lax.div(group, num_heads), num_windows))
+    terms = list(zip(score_terms, term_index, strict=False))
+
+    def attend(start: Any, count: int, state: SoftmaxState) -> SoftmaxState:
+        """Return the state after `count` more keys."""
+        m_i, l_i, acc = state
+        scores = [
+            _score(tile, q_tile, k, group, start + i, terms, query_slice) for i in range(count)
+        ]
+        m_new = _max([m_i, *scores])
+        alpha = jnp.exp(m_i - m_new)  # rescales what was summed with the old maximum
+        l_i, acc = l_i * alpha, acc * tile.broadcast_column(alpha)
         for i, score in enumerate(scores):
-            weight = jnp.exp(score - top)
-            value = lanes.load_row(v, group, start + i, slice(None))
-            total = total + weight
-            values = values + lanes.spread_column(weight) * lanes.spread_row(value)
-        return top, total, values
+            p = jnp.exp(score - m_new)
+            v_row = tile.load_row(v, group, start + i, slice(None))
+            l_i = l_i + p
+            acc = acc + tile.broadcast_column(p) * tile.broadcast_row(v_row)
+        return m_new, l_i, acc
 
-    state = (lanes.full_column(-jnp.inf), lanes.full_column(0), lanes.full(0))
-    state = lax.fori_loop(0, keys // step, lambda i, at: attend(i * step, step, at), state)
-    if keys % step:
-        state = attend(keys - keys % step, keys % step, state)
-    _, total, values = state
-    y[group, here, :] = (values / lanes.spread_column(total)).astype(y.dtype)
+    state = (tile.full_column(-jnp.inf), tile.full_column(0), tile.full(0))
+    state = lax.fori_loop(
+        0, num_keys // block_k, lambda i, carry: attend(i * block_k, block_k, carry), state
+    )
+    if num_keys % block_k:
+        state = attend(num_keys - num_keys % block_k, num_keys % block_k, state)
+    _, l_i, acc = state
+    y[group, query_slice, :] = (acc / tile.broadcast_column(l_i)).astype(y.dtype)
 
 
 def _score(
-    lanes: Lanes, query: Array, k: Any, group: Any, key: Any, sources: list[Any], here: Any
+    tile: RowTile, q_tile: Array, k: Any, group: Any, key: Any, terms: list[Any], query_slice: Any
 ) -> Array:
-    """`q k + bias + mask` of one key, by query."""
-    row = lanes.load_row(k, group, key, slice(None))
-    score = (query * lanes.spread_row(row)).sum(1)
-    for scores, owner in sources:
-        score = score + lanes.load_column(scores, owner, key, here)
+    """Return `q k + bias + mask` of one key for all queries: `(rows,)`."""
+    k_row = tile.load_row(k, group, key, slice(None))
+    score = (q_tile * tile.broadcast_row(k_row)).sum(1)
+    for term, index in terms:
+        score = score + tile.load_column(term, index, key, query_slice)
     return score
 
 
-def _maximum(columns: Sequence[Array]) -> Array:
-    top, *rest = columns
-    for column in rest:
-        top = jnp.maximum(top, column)
-    return top
+def _max(scores: Sequence[Array]) -> Array:
+    maximum, *rest = scores
+    for score in rest:
+        maximum = jnp.maximum(maximum, score)
+    return maximum
 
 
-def why_not(q: Array, k: Array, v: Array, bias: Array, mask: Array | None = None) -> str | None:
-    """None where the kernel serves; else device, types or sizes that it does not."""
-    depth = q.shape[-1]
-    if depth > WIDEST:
-        return f"it takes heads of up to {WIDEST} elements, these have {depth}"
-    return devices.why_not(q, k, v, bias, *([] if mask is None else [mask]))
+def unsupported_reason(
+    q: Array, k: Array, v: Array, bias: Array, mask: Array | None = None
+) -> str | None:
+    """Return None if the kernel supports the operands on this device, else the reason."""
+    head_dim = q.shape[-1]
+    if head_dim > MAX_COLUMNS:
+        return f"it supports head dimensions up to {MAX_COLUMNS}, not {head_dim}"
+    return tuning.unsupported_reason(q, k, v, bias, *([] if mask is None else [mask]))
 
 
-KERNEL = Kernel(call=call, why_not=why_not, unproved=lambda: devices.unproved(NAME))
+KERNEL = Kernel(
+    call=call,
+    unsupported_reason=unsupported_reason,
+    disabled_reason=lambda: tuning.disabled_reason(NAME),
+)

@@ -1,1 +1,1 @@
-"""One file per method, named as its team named it."""
+"""Methods of the challenges, one file per method, named as its team named it."""

@@ -1,19 +1,22 @@
-"""AMCANet: multi-scale attention made of convolutions, by XSR.
+"""AMCANet: adaptive multi-scale convolutional attention, by team XSR.
 
-Each of seven blocks has two heads of sixteen channels: what a chain of small convolutions sees, at
-full size and (second head) after a pool of stride 4, becomes a gate for values that one depthwise
-convolution made. A gated feed-forward follows; both parts see features of unit length.
+Seven blocks of two attention heads with 16 channels each. In a head, a chain of small convolutions,
+at full size or (second head) after a max pooling of stride 4, computes a gate for values from a
+depthwise convolution. A gated feed-forward follows. Both normalize their input to unit length over
+the channels.
 
     head ─┬─ block 0 … 6 ─ conv1x1 ─ + ─ tail ─ shuffle
           └──────────────────────────┘
 
-Report and code: the pool takes maxima over 7x7 pixels without padding, so up to three rows and
-columns at the far edges are unseen, and is stretched back over the whole size: tiles change the
-result. The "normalised input" is divided by its 2-norm over the channels; there is no LayerNorm.
-Recipe: Adam, three stages of 1M steps on DIV2K and 10k of LSDIR, HR patches of 256, 384, 480, batch
-64, 32, 32, rates 1e-3 to 1e-5, then 5e-4 to 1e-6 twice, by cosine; L1 and a Fourier loss, in the
-last stage L2 and the Fourier loss. Unsaid: its weight and norm, the pictures of the later stages,
-the averaging of weights.
+Report and code differ: the pooling takes maxima over 7x7 pixels without padding and is resized to
+the full size, so up to three rows and columns at the bottom and right are ignored, and tiled
+inference changes the result. The "normalised input" is divided by its 2-norm over the channels;
+there is no LayerNorm.
+
+Training recipe of the report: Adam, three stages of 1M steps on DIV2K and 10k images of LSDIR; HR
+patches of 256, 384, 480; batch size 64, 32, 32; cosine learning rate 1e-3 to 1e-5, then twice 5e-4
+to 1e-6; L1 and a Fourier loss, in the last stage L2 and the Fourier loss. Unspecified: weight and
+norm of the Fourier loss, the images of the later stages, the EMA decay.
 """
 
 import jax
@@ -23,17 +26,23 @@ from jax import Array
 
 from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
-from esrjax.network.resampling import bilinear, max_pool
+from esrjax.network.resampling import max_pool, resize_bilinear
 from esrjax.network.words import normalize, pixel_shuffle
 
-from .parts.sources import esr2026
+from .parts.sources import ntire2026_url
 
 
-class Head(nnx.Module):
-    """A gate from `stride` times coarser features, for values: `(N, h, w, heads·C) -> C`."""
+class AMCAHead(nnx.Module):
+    """One attention head: `(N, h, w, channels) -> (N, h, w, channels / num_heads)`.
 
-    def __init__(self, channels: int, heads: int, stride: int, *, rngs: nnx.Rngs):
-        c = channels // heads
+    Args:
+        channels: Channels of the input.
+        num_heads: Heads of the block.
+        stride: Stride of the max pooling before the context convolutions; 1 for none.
+    """
+
+    def __init__(self, channels: int, num_heads: int, stride: int, *, rngs: nnx.Rngs):
+        c = channels // num_heads
         self.stride = stride
         self.conv1x1 = Conv2d(channels, 2 * c, 1, rngs=rngs)
         self.conv3x3_1, self.conv3x3_2, self.conv3x3_3, self.conv3x3_v = (
@@ -48,18 +57,24 @@ class Head(nnx.Module):
         return jax.nn.sigmoid(gate) * self.conv3x3_v(values)
 
     def context(self, x: Array) -> Array:
-        """What is seen from further away, at the size of `x`."""
+        """Return features of a larger neighbourhood, at the size of `x (N, h, w, C)`."""
         coarse = x if self.stride == 1 else max_pool(x, 2 * self.stride - 1, self.stride)
         coarse = self.conv1x1_2(self.conv3x3_3(self.conv3x3_2(coarse)))
-        return coarse if self.stride == 1 else bilinear(coarse, size=x.shape[1:3])
+        return coarse if self.stride == 1 else resize_bilinear(coarse, size=x.shape[1:3])
 
 
 class AMCA(nnx.Module):
-    """Adaptive multi-scale convolution attention: the heads side by side, then mixed."""
+    """Adaptive multi-scale convolution attention: the concatenated heads and a 1x1 convolution.
 
-    def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
-        strides = [max(1, min(4 * i, 16)) for i in range(heads)]
-        self.heads = nnx.List([Head(channels, heads, stride, rngs=rngs) for stride in strides])
+    Maps `(N, h, w, C)` to the same shape. The pooling strides of the heads are 1, 4, 8, ... up to
+    16.
+    """
+
+    def __init__(self, channels: int, num_heads: int, *, rngs: nnx.Rngs):
+        strides = [max(1, min(4 * i, 16)) for i in range(num_heads)]
+        self.heads = nnx.List(
+            [AMCAHead(channels, num_heads, stride, rngs=rngs) for stride in strides]
+        )
         self.fusion_conv = Conv2d(channels, channels, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -67,7 +82,10 @@ class AMCA(nnx.Module):
 
 
 class FSG(nnx.Module):
-    """A feed-forward whose one half gates the other."""
+    """Gated feed-forward: a sigmoid of one half of the channels gates the other half.
+
+    Maps `(N, h, w, C)` to the same shape.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.conv1x1_1 = Conv2d(channels, 2 * channels, 1, rngs=rngs)
@@ -82,10 +100,13 @@ class FSG(nnx.Module):
 
 
 class MHCB(nnx.Module):
-    """Attention, then feed-forward, each of features of unit length and beside the identity."""
+    """Block of attention (AMCA) and feed-forward (FSG), both after L2 normalization and residual.
 
-    def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
-        self.amca = AMCA(channels, heads, rngs=rngs)
+    Maps `(N, h, w, C)` to the same shape.
+    """
+
+    def __init__(self, channels: int, num_heads: int, *, rngs: nnx.Rngs):
+        self.amca = AMCA(channels, num_heads, rngs=rngs)
         self.fsg = FSG(channels, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -94,20 +115,27 @@ class MHCB(nnx.Module):
 
 
 class AMCANet(nnx.Module):
-    """AMCANet of `channels` features in `blocks` blocks, x`scale`."""
+    """AMCANet: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
+
+    Args:
+        channels: Channels of the features.
+        num_blocks: Number of blocks (MHCB).
+        num_heads: Attention heads of a block; must divide `channels`.
+        scale: Upscaling factor.
+    """
 
     def __init__(
         self,
         *,
         rngs: nnx.Rngs,
         channels: int = 32,
-        blocks: int = 7,
-        heads: int = 2,
+        num_blocks: int = 7,
+        num_heads: int = 2,
         scale: int = 4,
     ):
         self.scale = scale
         self.head = Conv2d(3, channels, rngs=rngs)
-        self.blocks = Sequential([MHCB(channels, heads, rngs=rngs) for _ in range(blocks)])
+        self.blocks = Sequential([MHCB(channels, num_heads, rngs=rngs) for _ in range(num_blocks)])
         self.conv1x1 = Conv2d(channels, channels, 1, rngs=rngs)
         self.tail = Conv2d(channels, 3 * scale**2, rngs=rngs)
 
@@ -122,15 +150,15 @@ METHOD = Method(
     team="XSR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.12",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     min_side=7,
-    whole_picture=True,
+    needs_full_image=True,
     weights={
         "ntire2026": Weights(
             sha256="99555b3283b913ff35e6e35e9f00761e4ce9a64d467b74ea1da388b743d6cbbf",
-            url=esr2026("team17_AMCANet.pth"),
-            root="params_ema",
-            beside=("params",),
+            url=ntire2026_url("team17_AMCANet.pth"),
+            state_dict_key="params_ema",
+            other_keys=("params",),
         )
     },
     reported={

@@ -1,21 +1,22 @@
-"""BVIESR: correlations between channels in windows from 8 to 64 pixels, entered by BVI.
+"""BVIESR: channel self-correlation in windows from 8 to 64 pixels, by team BVI.
 
-Attention without softmax and without heads: in every window, half of the channels are correlated
-with the other half, and the correlations, a small matrix whatever the window, mix that half anew.
-Windows can so be large; the five blocks use 64, 32, 8, 32 and 64 pixels. The same weights were an
-entry of the 2025 challenge.
+Attention without softmax and heads: within each window, half of the channels is correlated with the
+other half, and the correlations, a matrix of a size that does not depend on the window, mix the
+second half. Windows can therefore be large: the five blocks use 64, 32, 8, 32 and 64 pixels. The
+same weights were an entry of the 2025 challenge. The blocks derive from HiT-SR's.
 
     x − mean ─ conv ─┬─ norm ─┬─ block 0 … 4 ─ conv ─ + ─ norm ─ conv ─ + ─ conv ─ shuffle ─ + mean
                      │        └───────────────────────┘                 │
                      └──────────────────────────────────────────────────┘
 
-    block 3 is given blocks 2 and 1, block 4 is given blocks 3 and 0, through one shared linear
+    block 3 receives blocks 2 and 1, block 4 receives blocks 3 and 0, through one shared linear
 
-Report and code: the 2026 report does not mention it, and nobody measured it; the figures here are
-counted as the organisers count. The norms come after the parts that they belong to. The picture is
-mirrored up to a multiple of the window for every block anew; where that is more than the picture
-itself, it is mirrored again and again.
-Recipe: unsaid.
+The 2026 report does not mention the network and no results were published; the figures here are
+counted as the organisers count. The norms of a block come after attention and feed-forward
+(post-norm). The image is reflect-padded to a multiple of the window separately for every block;
+where the padding exceeds the image, the reflection is repeated.
+
+Training recipe: unspecified.
 """
 
 import jax
@@ -27,73 +28,98 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential
 from esrjax.network.words import matmul, pixel_shuffle
 
-from .parts.colour import mean_colour
+from .parts.colour import rgb_mean
 from .parts.feed_forward import ConvFFN
-from .parts.sources import esr2026
-from .parts.windows import fill, from_tiles, tiles
+from .parts.sources import ntire2026_url
+from .parts.windows import pad_to_multiple, window_partition, window_reverse
 
 
-class DualFeatures(nnx.Module):
-    """The product of what a narrow 3x3 and what a 1x1 see."""
+class DFE(nnx.Module):
+    """Dual feature extraction: the product of a bottleneck 3x3 branch and a 1x1 branch.
 
-    def __init__(self, wide: int, *, rngs: nnx.Rngs):
-        narrow = wide // 5
-        self.squeeze = Conv2d(wide, narrow, 1, rngs=rngs)
-        self.look = Conv2d(narrow, narrow, rngs=rngs)
-        self.expand = Conv2d(narrow, wide, 1, rngs=rngs)
-        self.linear = Conv2d(wide, wide, 1, rngs=rngs)
+    Maps `(N, h, w, C)` to the same shape.
+    """
 
-    def __call__(self, x: Array) -> Array:
-        narrow = jax.nn.leaky_relu(self.squeeze(x), 0.2)
-        return self.expand(jax.nn.leaky_relu(self.look(narrow), 0.2)) * self.linear(x)
-
-
-class Correlation(nnx.Module):
-    """`v (qᵀv / L)ᵀ` in every window of `L = side²` pixels, of a picture that windows fill."""
-
-    def __init__(self, wide: int, side: int, *, rngs: nnx.Rngs):
-        self.side = side
-        self.qv = DualFeatures(wide, rngs=rngs)
-        self.proj = Linear(wide // 2, wide, rngs=rngs)
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        reduced = channels // 5
+        self.squeeze = Conv2d(channels, reduced, 1, rngs=rngs)
+        self.conv3x3 = Conv2d(reduced, reduced, rngs=rngs)
+        self.expand = Conv2d(reduced, channels, 1, rngs=rngs)
+        self.linear = Conv2d(channels, channels, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        _, h, w, _ = x.shape
-        q, v = jnp.split(tiles(self.qv(x), self.side, self.side), 2, axis=-1)
-        correlations = matmul(q.mT, v) / self.side**2
-        return self.proj(from_tiles(matmul(v, correlations.mT), self.side, self.side, h, w))
+        reduced = jax.nn.leaky_relu(self.squeeze(x), 0.2)
+        return self.expand(jax.nn.leaky_relu(self.conv3x3(reduced), 0.2)) * self.linear(x)
 
 
-class Block(nnx.Module):
-    """Correlation and feed-forward, each normalised after, then added."""
+class ChannelSelfCorrelation(nnx.Module):
+    """Channel self-correlation `v (qᵀv / L)ᵀ` in every window of `L = window_size²` pixels.
 
-    def __init__(self, wide: int, side: int, *, rngs: nnx.Rngs):
-        self.correlation = Correlation(wide, side, rngs=rngs)
-        self.norm1 = LayerNorm(wide)
-        self.mlp = ConvFFN(wide, 2 * wide, rngs=rngs)
-        self.norm2 = LayerNorm(wide)
+    Maps `(N, h, w, C)` to the same shape; `h` and `w` must be multiples of `window_size`. `q` and
+    `v` are half of the channels each.
+    """
+
+    def __init__(self, channels: int, window_size: int, *, rngs: nnx.Rngs):
+        self.window_size = window_size
+        self.qv = DFE(channels, rngs=rngs)
+        self.proj = Linear(channels // 2, channels, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         _, h, w, _ = x.shape
-        found = self.correlation(fill(x, self.correlation.side))[:, :h, :w]
-        x = x + self.norm1(found)
+        q, v = jnp.split(
+            window_partition(self.qv(x), self.window_size, self.window_size), 2, axis=-1
+        )
+        attn = matmul(q.mT, v) / self.window_size**2
+        return self.proj(
+            window_reverse(matmul(v, attn.mT), self.window_size, self.window_size, h, w)
+        )
+
+
+class HierarchicalTransformerBlock(nnx.Module):
+    """Channel self-correlation and a convolutional feed-forward, both post-norm and residual.
+
+    Maps `(N, h, w, C)` to the same shape, for any `h` and `w`.
+    """
+
+    def __init__(self, channels: int, window_size: int, *, rngs: nnx.Rngs):
+        self.correlation = ChannelSelfCorrelation(channels, window_size, rngs=rngs)
+        self.norm1 = LayerNorm(channels)
+        self.mlp = ConvFFN(channels, 2 * channels, rngs=rngs)
+        self.norm2 = LayerNorm(channels)
+
+    def __call__(self, x: Array) -> Array:
+        _, h, w, _ = x.shape
+        attn_out = self.correlation(pad_to_multiple(x, self.correlation.window_size))[:, :h, :w]
+        x = x + self.norm1(attn_out)
         return x + self.norm2(self.mlp(x))
 
 
 class BVIESR(nnx.Module):
-    """BVIESR of `channels` features, x`scale`; `sides` are those of the windows of its blocks."""
+    """BVIESR: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
+
+    Args:
+        channels: Channels of the features.
+        window_sizes: Side of the windows of each block in pixels; one block per entry.
+        scale: Upscaling factor.
+    """
 
     def __init__(
         self,
         *,
         rngs: nnx.Rngs,
         channels: int = 48,
-        sides: tuple[int, ...] = (64, 32, 8, 32, 64),
+        window_sizes: tuple[int, ...] = (64, 32, 8, 32, 64),
         scale: int = 4,
     ):
         self.scale = scale
         self.conv_first = Conv2d(3, channels, rngs=rngs)
         self.patch_norm = LayerNorm(channels)
-        self.blocks = nnx.List([Block(channels, side, rngs=rngs) for side in sides])
+        self.blocks = nnx.List(
+            [
+                HierarchicalTransformerBlock(channels, window_size, rngs=rngs)
+                for window_size in window_sizes
+            ]
+        )
         self.merge = Linear(2 * channels, channels, rngs=rngs)
         self.conv = Conv2d(channels, channels, rngs=rngs)
         self.norm = LayerNorm(channels)
@@ -101,21 +127,21 @@ class BVIESR(nnx.Module):
         self.upsample = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        mean = mean_colour(x)
+        mean = rgb_mean(x)
         shallow = self.conv_first(x - mean)
         first = self.patch_norm(shallow)
-        deep = self.conv(self.body(first)) + first
+        deep = self.conv(self.forward_blocks(first)) + first
         deep = self.conv_after_body(self.norm(deep)) + shallow
         return pixel_shuffle(self.upsample(deep), self.scale) + mean
 
-    def body(self, x: Array) -> Array:
-        """The blocks; those past the middle are also given what the block opposite made."""
-        made: list[Array] = []
+    def forward_blocks(self, x: Array) -> Array:
+        """Apply the blocks; one past the middle also receives the output of the opposite block."""
+        outputs: list[Array] = []
         for i, block in enumerate(self.blocks):
             if 2 * i > len(self.blocks):
-                x = self.merge(jnp.concatenate([x, made[len(self.blocks) - 1 - i]], -1))
+                x = self.merge(jnp.concatenate([x, outputs[len(self.blocks) - 1 - i]], -1))
             x = block(x)
-            made.append(x)
+            outputs.append(x)
         return x
 
 
@@ -124,14 +150,14 @@ METHOD = Method(
     team="BVI",
     paper="NTIRE 2026 Efficient Super-Resolution challenge, team 19 (not in the report)",
     license="MIT",
-    card=__doc__,
-    min_side=2,  # there is no mirror image of one pixel
-    whole_picture=True,
+    description=__doc__,
+    min_side=2,  # one pixel cannot be reflected
+    needs_full_image=True,
     weights={
         "ntire2026": Weights(
             sha256="3f57996fd52df0a41ca6b5ba1ff07d1a1c3b808a647c49c9c5f566e0733a7386",
-            url=esr2026("team19_BVIESR.pth"),
-            root="params",
+            url=ntire2026_url("team19_BVIESR.pth"),
+            state_dict_key="params",
         )
     },
     torch_names={
@@ -142,7 +168,7 @@ METHOD = Method(
             f"layers.0.residual_group.blocks.{{i}}.{theirs}": f"blocks.{{i}}.{ours}"
             for theirs, ours in {
                 "correlation.qv.conv.0.{leaf}": "correlation.qv.squeeze.{leaf}",
-                "correlation.qv.conv.2.{leaf}": "correlation.qv.look.{leaf}",
+                "correlation.qv.conv.2.{leaf}": "correlation.qv.conv3x3.{leaf}",
                 "correlation.qv.conv.4.{leaf}": "correlation.qv.expand.{leaf}",
                 "mlp.dwconv.depthwise_conv.0.{leaf}": "mlp.dwconv.{leaf}",
                 "{a}.{b}.{c}.{leaf}": "{a}.{b}.{c}.{leaf}",

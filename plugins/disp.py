@@ -1,21 +1,24 @@
-"""DISP: TSSR's network, by the team of that name.
+"""DISP: TSSR's network, entered by team DISP.
 
-A residual network of four blocks of four 3x3 convolutions, 32 wide; the teacher that the report
-distils from is 64 wide (`channels=64`).
+A residual network of four blocks of four 3x3 convolutions with 32 channels. The teacher that the
+report distills from has 64 channels (`channels=64`).
 
 Report and code differ: the report calls the network inspired by TSSR, but network and weights are
-TSSR's (tensors equal to 2e-5), so that the training of four steps has left no trace in the file.
-The train form is unsaid beyond "re-parameterisation": SPAN's multi-branch convolutions are used, as
-the names of the tensors suggest. The teacher is taken to be the same network, twice as wide.
-Recipe: teacher, 100 epochs; student, 50 epochs, both L1, 5e-5 by cosine, HR patches of 256;
-distillation by affinity and L1, 100 epochs, 1e-4 by cosine; fine-tuning on patches of 512 at 1e-5;
-batch 32, DIV2K + LSDIR. Unsaid: optimiser, the cosine's end, weights and layers of the
-distillation, samples of an epoch, augmentation, loss and length of the last step.
+TSSR's (tensors equal to 2e-5), so the described training in four steps has left no trace in the
+checkpoint. The train form is unspecified beyond "re-parameterisation"; SPAN's multi-branch
+convolutions are used, as the names of the tensors suggest. The teacher is taken to be the same
+network with twice the channels.
+
+Training recipe of the report: teacher 100 epochs, student 50 epochs, both with L1, 5e-5 with cosine
+decay, HR patches of 256; distillation by affinity and L1, 100 epochs, 1e-4 with cosine decay;
+fine-tuning on patches of 512 at 1e-5; batch size 32, DIV2K + LSDIR. Unspecified: optimizer, end
+value of the cosine, weights and layers of the distillation, samples per epoch, augmentation, loss
+and length of the last step.
 """
 
 from esrjax.method import Method, Weights
 
-from .parts.sources import esr2026
+from .parts.sources import ntire2026_url
 from .tssr import TORCH_NAMES, TSSR
 
 METHOD = Method(
@@ -23,11 +26,11 @@ METHOD = Method(
     team="DISP",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.13",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2026": Weights(
             sha256="b53944ab3a6ab63d5004f5dd0fae3d76cc7d308f2145942d0e41211aaf9225bf",
-            url=esr2026("team18_DISP.pth"),
+            url=ntire2026_url("team18_DISP.pth"),
         )
     },
     torch_names=TORCH_NAMES,

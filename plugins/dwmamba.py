@@ -1,25 +1,30 @@
-"""DWMamba: attention and Mamba on a wavelet's quiet quarter of the picture, by WMESR.
+"""DWMamba: MambaIRv2 on the low band of a Haar wavelet transform, by team WMESR.
 
-A Haar transform halves the features. The low band, a quarter of the pixels, goes through a layer
-of MambaIRv2: attention in windows, then a scan over tokens sorted by their kind. The three high
-bands share a narrow path of 12 channels, which tells the scan of details and is gated by what it
-found. The inverse transform puts both together.
+A Haar transform halves the resolution of the features. The low band, a quarter of the pixels, goes
+through an attentive layer of MambaIRv2: window attention, then a selective scan over tokens sorted
+by class. The three high bands are merged into a narrow branch of 12 channels, which conditions the
+scan and is then gated by the layer's output. The inverse transform joins the bands.
 
     x − mean ─ conv ─ LayerNorm ─ group 1 … 4 ─ LayerNorm ─ conv ─ + ─ conv ─ shuffle ─ + mean
-    group: two blocks, conv, + its input
+    group: two blocks, a convolution, plus its input
     block: Haar ─┬─ LL ────────────────────────── attention ─ scan ─┬───────────┬─ inverse Haar
                  │                                              │   │           │
                  └─ HL, LH, HH ─ SKFF ─ 1x1 ─ HFBranch ─────────┴─ CFI ─ 1x1 ───┘
 
-Report and code differ: the released code draws the kinds of tokens with fresh Gumbel noise at
-inference too, and sorts them unstably, so that two runs on one picture differ by up to 0.02. Here
-the best kind wins and ties keep raster order; `noise=True` draws. The wavelet loses nothing, but a
-block does: it has no skip, and the high bands pass 12 channels. Over MambaIRv2 the code adds the
-details to router and gate, and lets the prompts move with their tokens. The scan is free to the
-organisers' counter. The picture is mirrored to whole pairs of windows below and to the right.
-Recipe: a teacher (channels 132, 24 blocks; grouping unsaid) with L1 on DIV2K and LSDIR, 300k steps
-of 256-pixel patches, 150k of 384, then MSE for 50k; this student for 250k with 0.5·L1 + 1.0·L1 to
-the teacher. lr 2e-4, 5e-5, 1e-5; the student's, optimiser, schedules and augmentation: unsaid.
+Report and code differ: the released code samples the classes of tokens with fresh Gumbel noise in
+evaluation too and sorts them unstably, so two runs on one image differ by up to 0.02. Here the
+classes are the argmax and ties keep raster order; `eval_noise=True` samples. The wavelet is
+lossless, but a block is not: it has no skip, and the high bands pass a bottleneck of 12 channels.
+Compared with MambaIRv2, the code adds the high-frequency features to router and gate and sorts the
+prompts with their tokens. The organisers' counter does not count the scan. The image is padded by
+reflection (last row and column repeated) at the bottom and right to multiples of twice the window
+size, 32 pixels, because the windows are on features of half the resolution.
+
+Training recipe of the report: a teacher (132 channels, 24 blocks; grouping unspecified) in three
+stages on DIV2K and LSDIR: L1 for 300k steps on patches of 256 and for 150k on 384, then MSE for
+50k; learning rates 2e-4, 5e-5, 1e-5. Then the student for 250k steps with 0.5·L1 + 1.0·L1 to the
+teacher. Unspecified: whether patches are LR or HR; the student's learning rate; optimizer,
+schedules and augmentation.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,94 +36,123 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, LayerNorm, Sequential, parameter
+from esrjax.network.layers import Conv2d, LayerNorm, Sequential, param
 from esrjax.network.words import gelu, pixel_shuffle
 
-from .parts.attentive import AttentiveLayer, SortedScan, buffers
-from .parts.colour import mean_colour
-from .parts.sources import esr2026
+from .parts.attentive import ASSM, AttentiveLayer, torch_buffers
+from .parts.colour import rgb_mean
+from .parts.sources import ntire2026_url
 from .parts.squeeze import SKFF, SqueezeExcitation
-from .parts.trunk import start_small
+from .parts.trunk import init_linear_layers
 from .parts.wavelet import haar, inverse_haar
-from .parts.windows import fill
+from .parts.windows import pad_to_multiple
 
 
 class HFBranch(nnx.Module):
-    """Depthwise, pointwise, squeeze and excitation; at first a tenth beside its skip."""
+    """High-frequency branch: depthwise 3x3, 1x1, squeeze-and-excitation, and a scaled skip.
 
-    def __init__(self, details: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv2d(details, details, groups=details, rngs=rngs)
-        self.conv2 = Conv2d(details, details, 1, rngs=rngs)
-        self.se = SqueezeExcitation(details, 4, rngs=rngs)
-        self.res_scale = parameter(jnp.full((1, 1, 1, details), 0.1), torch_axes=(0, 3, 1, 2))
+    Maps `(N, h, w, hf_channels)` to the same shape. The branch is multiplied by a learned scale per
+    channel, 0.1 at first, and added to the input.
+    """
+
+    def __init__(self, hf_channels: int, *, rngs: nnx.Rngs):
+        self.conv1 = Conv2d(hf_channels, hf_channels, groups=hf_channels, rngs=rngs)
+        self.conv2 = Conv2d(hf_channels, hf_channels, 1, rngs=rngs)
+        self.se = SqueezeExcitation(hf_channels, 4, rngs=rngs)
+        self.res_scale = param(jnp.full((1, 1, 1, hf_channels), 0.1), torch_axes=(0, 3, 1, 2))
 
     def __call__(self, v: Array) -> Array:
         return self.se(self.conv2(gelu(self.conv1(v)))) * self.res_scale[...] + v
 
 
 class CFI(nnx.Module):
-    """The high band, masked by the low one and mixed with it."""
+    """Cross-frequency interaction: high bands gated by the low band, plus a convolution of both.
 
-    def __init__(self, channels: int, details: int, *, rngs: nnx.Rngs):
-        self.struct_conv = Conv2d(channels, details, 1, rngs=rngs)
-        self.fusion = Conv2d(2 * details, details, rngs=rngs)
+    Maps `low (N, h, w, channels)` and `high (N, h, w, hf_channels)` to the shape of `high`.
+    """
+
+    def __init__(self, channels: int, hf_channels: int, *, rngs: nnx.Rngs):
+        self.struct_conv = Conv2d(channels, hf_channels, 1, rngs=rngs)
+        self.fusion = Conv2d(2 * hf_channels, hf_channels, rngs=rngs)
 
     def __call__(self, low: Array, high: Array) -> Array:
-        m = self.struct_conv(low)
-        return high * jax.nn.sigmoid(m) + self.fusion(jnp.concatenate([high, m], -1))
+        structure = self.struct_conv(low)
+        return high * jax.nn.sigmoid(structure) + self.fusion(
+            jnp.concatenate([high, structure], -1)
+        )
 
 
-class DetailedScan(SortedScan):
-    """The scan of MambaIRv2, whose router and gate are told of the details; at first not at all."""
+class HFGuidedASSM(ASSM):
+    """ASSM whose router and gate also receive the high bands, times a learned scale per channel.
 
-    prompts_move = True
+    These scales (`hf_gate_route`, `hf_gate_cpe`) are zero at first. Called with `u (N, h, w, C)`,
+    the basis of the prompts and the merged high bands `(N, h, w, hf_channels)`.
+    """
 
-    def __init__(self, channels: int, details: int, *, rngs: nnx.Rngs, **sizes: Any):
-        super().__init__(channels, routed=2 * channels, rngs=rngs, **sizes)
+    sort_prompts = True
+
+    def __init__(self, channels: int, hf_channels: int, *, rngs: nnx.Rngs, **kwargs: Any):
+        super().__init__(channels, router_channels=2 * channels, rngs=rngs, **kwargs)
         self.hf_align = Sequential(
             [
-                Conv2d(details, details, groups=details, rngs=rngs),
+                Conv2d(hf_channels, hf_channels, groups=hf_channels, rngs=rngs),
                 jax.nn.silu,
-                Conv2d(details, channels, 1, rngs=rngs),
+                Conv2d(hf_channels, channels, 1, rngs=rngs),
             ]
         )
-        self.cpe_hf_proj = Conv2d(details, 2 * channels, 1, rngs=rngs)
-        self.hf_gate_route = parameter(jnp.zeros(channels))
-        self.hf_gate_cpe = parameter(jnp.zeros((1, 1, 1, 2 * channels)), torch_axes=(0, 3, 1, 2))
+        self.cpe_hf_proj = Conv2d(hf_channels, 2 * channels, 1, rngs=rngs)
+        self.hf_gate_route = param(jnp.zeros(channels))
+        self.hf_gate_cpe = param(jnp.zeros((1, 1, 1, 2 * channels)), torch_axes=(0, 3, 1, 2))
 
-    def seen(self, u: Array, *context: Array) -> Array:
+    def router_input(self, u: Array, *context: Array) -> Array:
         (hf,) = context
         gate = self.hf_gate_route[...][None, None, None, :]
         return jnp.concatenate([u, self.hf_align(hf) * gate], -1)
 
-    def gate(self, z: Array, *context: Array) -> Array:
+    def gate_input(self, z: Array, *context: Array) -> Array:
         (hf,) = context
         return self.CPE(z) + self.cpe_hf_proj(hf) * self.hf_gate_cpe[...]
 
 
-class Block(nnx.Module):
-    """Low and high bands apart; sides must be even. scan: sizes of the scan."""
+class WaveletBlock(nnx.Module):
+    """Processes the low and the high bands of a Haar transform separately, without a skip.
+
+    Maps `(N, h, w, C)` to the same shape; `h` and `w` must be even.
+
+    Args:
+        channels: `C`. The high bands are compressed to `C / 4` channels, rounded down to a multiple
+            of 4 and at least 12.
+        assm_kwargs: Further arguments of the ASSM.
+        num_heads: Heads of the window attention.
+        window_size: Side of the windows on the low band in pixels.
+        shift_size: Cyclic shift of the windows in pixels.
+    """
 
     def __init__(
         self,
         channels: int,
-        scan: Mapping[str, Any],
+        assm_kwargs: Mapping[str, Any],
         *,
-        heads: int,
-        side: int,
-        shift: int,
+        num_heads: int,
+        window_size: int,
+        shift_size: int,
         rngs: nnx.Rngs,
     ):
-        details = max(channels // 4 // 4 * 4, 12)
-        told = DetailedScan(channels, details, rngs=rngs, **scan)
+        hf_channels = max(channels // 4 // 4 * 4, 12)
+        assm = HFGuidedASSM(channels, hf_channels, rngs=rngs, **assm_kwargs)
         self.skff = SKFF(channels, 3, rngs=rngs)
-        self.hf_compress = Conv2d(channels, details, 1, rngs=rngs)
-        self.hf_branch = HFBranch(details, rngs=rngs)
+        self.hf_compress = Conv2d(channels, hf_channels, 1, rngs=rngs)
+        self.hf_branch = HFBranch(hf_channels, rngs=rngs)
         self.ll_branch = AttentiveLayer(
-            channels, told, heads=heads, side=side, shift=shift, rngs=rngs
+            channels,
+            assm,
+            num_heads=num_heads,
+            window_size=window_size,
+            shift_size=shift_size,
+            rngs=rngs,
         )
-        self.cfi = CFI(channels, details, rngs=rngs)
-        self.expand_conv = Conv2d(details, 3 * channels, 1, rngs=rngs)
+        self.cfi = CFI(channels, hf_channels, rngs=rngs)
+        self.expand_conv = Conv2d(hf_channels, 3 * channels, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         low, *bands = haar(x)
@@ -128,10 +162,10 @@ class Block(nnx.Module):
         return inverse_haar(low, *bands)
 
 
-class Group(nnx.Module):
-    """Blocks in turn and a convolution, beside a skip."""
+class WaveletGroup(nnx.Module):
+    """Wavelet blocks and a 3x3 convolution, plus the input: `(N, h, w, C)` to the same shape."""
 
-    def __init__(self, channels: int, blocks: Iterable[Block], *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, blocks: Iterable[WaveletBlock], *, rngs: nnx.Rngs):
         self.layers = Sequential(blocks)
         self.conv = Conv2d(channels, channels, rngs=rngs)
 
@@ -140,10 +174,19 @@ class Group(nnx.Module):
 
 
 class DWMamba(nnx.Module):
-    """DWMamba of `groups` x `blocks` blocks, x`scale`.
+    """DWMamba: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
 
-    window: its side, pixels. states: of the scan. kinds: of tokens, whose prompts have rank
-    `rank`. noise: draw the kinds outside of training too, as the released code does.
+    Args:
+        channels: Channels of the features (`embed_dim`).
+        num_groups: Number of groups.
+        depth: Blocks per group.
+        num_heads: Heads of the window attention.
+        window_size: Side of the windows in pixels, on features of half the resolution.
+        d_state: States per channel of the scan.
+        num_tokens: Number of classes of tokens, that is of rows of the prompt table.
+        inner_rank: Rank of the prompt table.
+        eval_noise: Sample classes with Gumbel noise in evaluation too, as the released code does.
+        scale: Upscaling factor.
     """
 
     def __init__(
@@ -151,39 +194,51 @@ class DWMamba(nnx.Module):
         *,
         rngs: nnx.Rngs,
         channels: int = 48,
-        groups: int = 4,
-        blocks: int = 2,
-        heads: int = 4,
-        window: int = 16,
-        states: int = 8,
-        kinds: int = 64,
-        rank: int = 32,
-        noise: bool = False,
+        num_groups: int = 4,
+        depth: int = 2,
+        num_heads: int = 4,
+        window_size: int = 16,
+        d_state: int = 8,
+        num_tokens: int = 64,
+        inner_rank: int = 32,
+        eval_noise: bool = False,
         scale: int = 4,
     ):
-        scan = {"states": states, "kinds": kinds, "rank": rank, "noise": noise}
+        assm_kwargs = {
+            "d_state": d_state,
+            "num_tokens": num_tokens,
+            "inner_rank": inner_rank,
+            "eval_noise": eval_noise,
+        }
 
-        def block(index: int) -> Block:
-            shift = window // 2 * (index % 2)
-            return Block(channels, scan, heads=heads, side=window, shift=shift, rngs=rngs)
+        def block(index: int) -> WaveletBlock:
+            shift_size = window_size // 2 * (index % 2)
+            return WaveletBlock(
+                channels,
+                assm_kwargs,
+                num_heads=num_heads,
+                window_size=window_size,
+                shift_size=shift_size,
+                rngs=rngs,
+            )
 
-        self.window, self.scale = window, scale
+        self.window_size, self.scale = window_size, scale
         self.conv_first = Conv2d(3, channels, rngs=rngs)
         self.patch_norm = LayerNorm(channels)
         self.layers = Sequential(
-            Group(channels, map(block, range(blocks)), rngs=rngs) for _ in range(groups)
+            WaveletGroup(channels, map(block, range(depth)), rngs=rngs) for _ in range(num_groups)
         )
         self.norm = LayerNorm(channels)
         self.conv_after_body = Conv2d(channels, channels, rngs=rngs)
         self.upsample = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
-        start_small(self, rngs)
+        init_linear_layers(self, rngs)
 
     def __call__(self, x: Array) -> Array:
         _, h, w, _ = x.shape
-        mean = mean_colour(x)
-        head = self.conv_first(fill(x, 2 * self.window, "symmetric") - mean)
-        body = self.conv_after_body(self.norm(self.layers(self.patch_norm(head))))
-        y = pixel_shuffle(self.upsample(body + head), self.scale) + mean
+        mean = rgb_mean(x)
+        shallow = self.conv_first(pad_to_multiple(x, 2 * self.window_size, "symmetric") - mean)
+        deep = self.conv_after_body(self.norm(self.layers(self.patch_norm(shallow))))
+        y = pixel_shuffle(self.upsample(deep + shallow), self.scale) + mean
         return y[:, : h * self.scale, : w * self.scale]
 
 
@@ -192,15 +247,15 @@ METHOD = Method(
     team="WMESR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.10",
     license="MIT",
-    card=__doc__,
-    small={"groups": 1},
+    description=__doc__,
+    test_hparams={"num_groups": 1},
     min_side=16,
-    whole_picture=True,
+    needs_full_image=True,
     weights={
         "ntire2026": Weights(
             sha256="c787ffb39cd9d945dc84ba22156e508e683fb6b49f1ad3c56a57679b5687411f",
-            url=esr2026("team12_DWMamba.pth"),
-            root="params",
+            url=ntire2026_url("team12_DWMamba.pth"),
+            state_dict_key="params",
         )
     },
     torch_names={
@@ -210,8 +265,10 @@ METHOD = Method(
             "layers.{i}.layers.{j}.ll_branch.{ffn}.dwconv.{leaf}"
         ),
     },
-    buffers=buffers,
-    unused={"relative_position_index_SA": "a constant: which pairs of positions share a bias"},
+    torch_buffers=torch_buffers,
+    unused_torch_keys={
+        "relative_position_index_SA": "a constant: which pairs of positions share a bias"
+    },
     reported={
         "params": 673_640,
         "macs": 19_343_745_088,

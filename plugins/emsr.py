@@ -1,28 +1,28 @@
 """EMSR: winner of the 2025 challenge (there as DSCF), SPAN with 26 channels.
 
-The network is SPAN's. It owes its quality to its training (DSCLoRA): the kernels of a trained
-network are frozen and moved by low-rank adapters, under the eyes of a wider teacher, whose outputs
-and affinities between pixels it imitates. The adapters merge into the kernels.
+The network is SPAN's. Its quality comes from its training (DSCLoRA): the kernels of a trained
+network are frozen and low-rank adapters are trained, with distillation from a wider teacher whose
+outputs and pixel affinities are matched. The adapters are merged into the kernels.
 
-Report and code differ: the 2026 report distils from an EMSR of 30 channels; only the one of 26 was
-ever published (the wider one is a size here: `channels=30`). What it calls depthwise convolutions
-are dense.
-Recipe: adapters of rank 2 (alpha 4) on the blocks, rank 8 (alpha 16) on `conv_2` and the upsampler
-in what the released file has left as a comment (`esrjax.network.lora.adapt` after `deploy`); loss
-of reconstruction, teacher's output and spatial affinity. All else is unsaid.
+Report and code differ: the 2026 report distills from an EMSR of 30 channels, but only the one of 26
+was published (the wider one is `channels=30`). What it calls depthwise convolutions are dense.
+
+Training recipe: adapters of rank 2 (alpha 4) on the blocks, of rank 8 (alpha 16) on `conv_2` and
+the upsampler in the commented-out code of the released file (`esrjax.network.lora.add_lora` after
+`deploy`); losses of reconstruction, teacher output and spatial affinity. All else is unspecified.
 """
 
 from flax import nnx
 
 from esrjax.method import Method, Weights
 
-from .parts.sources import esr2025
+from .parts.sources import ntire2025_url
 from .parts.spab import TORCH_NAMES
 from .span import SPAN
 
 
 class EMSR(SPAN):
-    """SPAN of `channels` features, x`scale`."""
+    """SPAN with 26 channels: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`."""
 
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 26, scale: int = 4):
         super().__init__(rngs=rngs, channels=channels, scale=scale)
@@ -33,11 +33,11 @@ METHOD = Method(
     team="EMSR",
     paper="https://arxiv.org/abs/2504.11271",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2025": Weights(
             sha256="239e76bc4e4e738491c3963805c0a79f524400acf5fbde34b2cb1a855dd62cb1",
-            url=esr2025("team23_DSCF.pth"),
+            url=ntire2025_url("team23_DSCF.pth"),
         )
     },
     torch_names=TORCH_NAMES,

@@ -1,20 +1,23 @@
-"""ERRN2: SPAN's attention around four convolutions, by Just Try.
+"""ERRN2: SPAN's attention around four convolutions, by team Just Try.
 
-Six blocks of four 3x3 convolutions, 32 wide, with leaky ReLUs between them and SPAN's attention at
-the end, and a residual around them all. Trained with wide multi-branch convolutions that become
-single ones when deployed.
+Six blocks of four 3x3 convolutions with 32 channels, leaky ReLUs between them and SPAN's
+parameter-free attention at the end, and a residual around all blocks. Trained with wide
+multi-branch convolutions that are merged into single ones for deployment.
 
     x ─ conv_1 ─┬─ block_1 … block_6 ─ conv_2 ─ + ─ upsampler ─ shuffle
                 └───────────────────────────────┘
 
-Report and code differ: activation (slope 0.1), tail and upsampler are in the code alone. The
-attention makes the network unbounded far from photographs: noise can give hundreds of white.
-The train form is a reading of "an ERB and a multi-branch reparameterize block": the residual block
-of FMEN (Du et al. 2022), to which the names in the checkpoint point, beside 3x3, 1x1, 1x3 and 3x1
-branches. That they are summed, those branches and the width of twice the channels are our choice.
-Recipe: repeats of 1000k steps: five with L1 on LR patches of 64, three on 128, then three with L2
-on 128 and two on 160; Adam (0.9, 0.99), cosine of period 250k from 2e-4 (L2: 1e-4) to 1e-7, batch
-16, DIV2K + LSDIR + Flickr2K. Unsaid: whether a repeat goes on from the last, augmentation.
+Report and code differ: the slope of the activation (0.1), the tail and the upsampler are only in
+the code. The attention makes the network unbounded on inputs unlike photographs: for noise the
+output can exceed the data range by a factor of hundreds. The train form is an interpretation of "an
+ERB and a multi-branch reparameterize block": the residual block of FMEN (Du et al. 2022), to which
+the names in the checkpoint point, plus 3x3, 1x1, 1x3 and 3x1 branches. That they are summed, the
+choice of branches and the expansion to twice the channels are ours.
+
+Training recipe of the report: repeated runs of 1000k steps: five with L1 on LR patches of 64, three
+on 128, then three with L2 on 128 and two on 160; Adam (0.9, 0.99), cosine of period 250k from 2e-4
+(L2: 1e-4) to 1e-7, batch size 16, DIV2K + LSDIR + Flickr2K. Unspecified: whether a run continues
+from the one before, augmentation.
 """
 
 import functools
@@ -30,15 +33,16 @@ from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.reparam import Affine, Reparam
 from esrjax.network.words import pixel_shuffle
 
-from .parts.sources import esr2026
-from .parts.spab import attention
+from .parts.sources import ntire2026_url
+from .parts.spab import parameter_free_attention
 
 
 class ERB(Reparam):
-    """1x1 -> 3x3 -> 1x1 at `gain` times the width, with residuals around the middle and around all.
+    """Enhanced residual block: 1x1 -> 3x3 -> 1x1 with `gain` times as many channels.
 
-    Source: FMEN (arXiv:2204.08397), there RRRB. The input is padded before the first factor, so
-    the ring carries its bias and the fusion is exact at the border.
+    Residuals are around the 3x3 and around all. Maps `(N, h, w, C)` to the same shape; deploys to
+    one 3x3. Source: FMEN (arXiv:2204.08397), there RRRB. The input is padded before the first 1x1,
+    so the padded ring carries its bias and the reparameterization is exact at the border.
     """
 
     def __init__(self, channels: int, *, gain: int = 2, rngs: nnx.Rngs):
@@ -47,34 +51,45 @@ class ERB(Reparam):
         self.reduce = Conv2d(gain * channels, channels, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        wide = self.expand(zero_pad(x, 1))
-        return self.reduce(self.mix(wide) + wide[:, 1:-1, 1:-1]) + x
+        expanded = self.expand(zero_pad(x, 1))
+        return self.reduce(self.mix(expanded) + expanded[:, 1:-1, 1:-1]) + x
 
     def fuse(self) -> Conv2d:
-        expand, mix, reduce = map(Affine.of, (self.expand, self.mix, self.reduce))
-        mix += Affine.identity(mix.b.size, mix.b.dtype)
-        return (expand.then(mix).then(reduce) + Affine.identity(reduce.b.size, mix.b.dtype)).conv()
+        expand, conv3x3, reduce = map(Affine.from_conv, (self.expand, self.mix, self.reduce))
+        conv3x3 += Affine.identity(conv3x3.b.size, conv3x3.b.dtype)
+        return (
+            expand.then(conv3x3).then(reduce) + Affine.identity(reduce.b.size, conv3x3.b.dtype)
+        ).to_conv()
 
 
 class RepConv(Reparam):
-    """An ERB beside four convolutions of different shapes; one 3x3 when deployed."""
+    """Sum of an ERB and four convolutions of different shapes; one 3x3 when deployed.
+
+    Maps `(N, h, w, C)` to the same shape.
+    """
 
     def __init__(self, channels: int, *, gain: int = 2, rngs: nnx.Rngs):
         self.erb = ERB(channels, gain=gain, rngs=rngs)
         self.mbrb = nnx.List(
-            [Conv2d(channels, channels, kernel, rngs=rngs) for kernel in (3, 1, (1, 3), (3, 1))]
+            [
+                Conv2d(channels, channels, kernel_size, rngs=rngs)
+                for kernel_size in (3, 1, (1, 3), (3, 1))
+            ]
         )
 
     def __call__(self, x: Array) -> Array:
         return functools.reduce(operator.add, (branch(x) for branch in self.mbrb), self.erb(x))
 
     def fuse(self) -> Conv2d:
-        branches = (Affine.of(branch) for branch in self.mbrb)
-        return functools.reduce(operator.add, branches, Affine.of(self.erb.fuse())).conv()
+        branches = (Affine.from_conv(branch) for branch in self.mbrb)
+        return functools.reduce(operator.add, branches, Affine.from_conv(self.erb.fuse())).to_conv()
 
 
 class RepB(nnx.Module):
-    """`u -> attention(r, u)`, with `r` four convolutions deep."""
+    """`u -> parameter_free_attention(r, u)` with `r` the output of four convolutions.
+
+    Maps `(N, h, w, C)` to the same shape.
+    """
 
     def __init__(self, channels: int, *, gain: int, rngs: nnx.Rngs):
         self.rep1, self.rep2, self.rep3, self.rep4 = (
@@ -85,11 +100,17 @@ class RepB(nnx.Module):
         r = self.rep1(u)
         for conv in (self.rep2, self.rep3, self.rep4):
             r = conv(jax.nn.leaky_relu(r, 0.1))
-        return attention(r, u)
+        return parameter_free_attention(r, u)
 
 
 class ERRN2(nnx.Module):
-    """ERRN2 of `channels` features, `gain` times as many in training, x`scale`."""
+    """ERRN2: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
+
+    Args:
+        channels: Channels of the features.
+        gain: Expansion of the channels within an ERB in the train form.
+        scale: Upscaling factor.
+    """
 
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 32, gain: int = 2, scale: int = 4):
         self.scale = scale
@@ -112,11 +133,11 @@ METHOD = Method(
     team="Just Try",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.14",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2026": Weights(
             sha256="f167f80e8e5bbed8b99056235a646da25d7292b085c09efdda1454be5a4659a6",
-            url=esr2026("team20_ERRN2.pth"),
+            url=ntire2026_url("team20_ERRN2.pth"),
         )
     },
     torch_names={"block_{i}.rep{j}.rep_conv.{leaf}": "block_{i}.rep{j}.{leaf}"},

@@ -1,25 +1,28 @@
 """MambaIRv2-L with heads for three scales, by team BBox: one half of SMT, their 2025 entry.
 
-Attention in windows, then one scan over all tokens, sorted so that like follows like: a token is
-asked for what its kind is asked for, a prompt. Trained at several scales at once: beside the x4
-head, two more make pictures of x2 and x3 (parts `head_2x`, `head_3x`).
+Window attention, then one selective scan over all tokens, which are sorted so that similar tokens
+are adjacent; the readout of a token is modified by a prompt of its class. Trained at several scales
+at once: besides the x4 head, two more output images of x2 and x3 (modules `head_2x`, `head_3x`).
 
     x − mean ─ conv ─ LayerNorm ─ group 1 … 9 ─ LayerNorm ─ conv ─ + ─ conv ─ heads ─ + mean
                  └─────────────────────────────────────────────────┘
-    group: six layers and a convolution, beside a skip
-    layer: + attention, + ConvFFN, + scan, + ConvFFN, with learned shares of the skips
+    group: six layers and a convolution, plus its input
+    layer: + attention, + ConvFFN, + scan, + ConvFFN, with learned scales of the skips
 
-Sizes: plain MambaIRv2-L is `further=[]`; the light one `further=[] gated=true direct=true
-channels=48 groups=4 blocks=5 heads=4 states=8 kinds=64 rank=32 ratio=1`, of which no outputs were
-at hand to compare with.
-Figures here are counted as the organisers count.
-Factsheet and code differ: the released code draws the kinds of tokens with fresh Gumbel noise at
-inference too and sorts them unstably. Here the best kind wins and ties keep raster order;
-`noise=true` draws. The prompts stay in raster order while the tokens are sorted, so that a token
-meets another's prompt; DWMamba moves them along. The scan is free to the organisers' counter; the
-released class returns the three pictures, and their heads are counted.
-Recipe: L1, then MSE, on DIV2K, LSDIR and Flickr2K; LR patches of 64, then 128; 250k steps each,
-then 100k on chosen pictures, five times over; heads with half the weight, all divided by two.
+Plain MambaIRv2-L is `extra_scales=[]`; the light one is `extra_scales=[] gated_mlp=true
+pixelshuffledirect=true channels=48 num_groups=4 depth=5 num_heads=4 d_state=8 num_tokens=64
+inner_rank=32 mlp_ratio=1`, of which no official outputs were available to compare with. The figures
+here are counted as the organisers count.
+
+Factsheet and code differ: the released code samples the classes of tokens with fresh Gumbel noise
+in evaluation too and sorts them unstably. Here the classes are the argmax and ties keep raster
+order; `eval_noise=true` samples. The prompts stay in raster order while the tokens are sorted, so a
+token meets another token's prompt; DWMamba sorts both. The organisers' counter does not count the
+scan. The released class returns all three images, and their heads are counted.
+
+Training recipe of the factsheet: L1, then MSE, on DIV2K, LSDIR and Flickr2K; LR patches of 64, then
+128; 250k steps each, then 100k on selected images, five times over; the other heads have half the
+weight, and the sum is divided by two.
 """
 
 from typing import Any
@@ -30,15 +33,15 @@ from jax import Array
 from esrjax.method import Method, Weights
 from esrjax.network.layers import Sequential
 
-from .parts.attentive import AttentiveLayer, SortedScan, buffers
+from .parts.attentive import ASSM, AttentiveLayer, torch_buffers
 from .parts.feed_forward import ConvFFN, GatedMLP
-from .parts.trunk import NAMES, Trunk
+from .parts.trunk import BACKBONE_TORCH_NAMES, SRBackbone
 
-RETURNED = "the released class returns the pictures of all heads"
+RETURNED = "the released class returns the images of all heads"
 
 
-class Layers(nnx.Module):
-    """Layers in turn."""
+class BasicBlock(nnx.Module):
+    """Attentive layers in series: `(N, h, w, C)` to the same shape."""
 
     def __init__(self, layers: list[AttentiveLayer]):
         self.layers = Sequential(layers)
@@ -47,13 +50,26 @@ class Layers(nnx.Module):
         return self.layers(t)
 
 
-class MambaIRv2(Trunk):
-    """MambaIRv2 of `groups` x `blocks` layers, x`scale`, with heads of the `further` scales.
+class MambaIRv2(SRBackbone):
+    """MambaIRv2: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
 
-    window: its side, pixels. ratio: how much wider feed-forwards and scans are. states: of
-    the scan. kinds: of tokens, whose prompts have rank `rank`. noise: draw the kinds outside of
-    training too, as the released code does. gated: feed-forwards are gated ones. direct: one
-    convolution makes the picture. scan, remat: as in `Trunk`.
+    Args:
+        channels: Channels of the features (`embed_dim`).
+        num_groups: Number of residual groups (ASSB).
+        depth: Attentive layers per group; every other one shifts the windows by half their size.
+        num_heads: Attention heads.
+        window_size: Side of the windows in pixels.
+        mlp_ratio: Hidden channels of feed-forwards and scans as a multiple of `channels`.
+        d_state: States per channel of the scan.
+        num_tokens: Classes of tokens, that is rows of the prompt table.
+        inner_rank: Rank of the prompt table.
+        extra_scales: Scales of further heads, see `SRBackbone`.
+        gated_mlp: Use `GatedMLP` instead of `ConvFFN`.
+        pixelshuffledirect: One convolution and one pixel shuffle make the image.
+        eval_noise: Sample classes with Gumbel noise in evaluation too, as the released code does.
+        scan_layers: See `SRBackbone`. This is not the selective scan.
+        remat: See `SRBackbone`.
+        scale: Upscaling factor.
     """
 
     def __init__(
@@ -61,40 +77,52 @@ class MambaIRv2(Trunk):
         *,
         rngs: nnx.Rngs,
         channels: int = 174,
-        groups: int = 9,
-        blocks: int = 6,
-        heads: int = 6,
-        window: int = 16,
-        ratio: int = 2,
-        states: int = 16,
-        kinds: int = 128,
-        rank: int = 64,
-        further: tuple[int, ...] = (2, 3),
-        gated: bool = False,
-        direct: bool = False,
-        noise: bool = False,
-        scan: bool = False,
+        num_groups: int = 9,
+        depth: int = 6,
+        num_heads: int = 6,
+        window_size: int = 16,
+        mlp_ratio: int = 2,
+        d_state: int = 16,
+        num_tokens: int = 128,
+        inner_rank: int = 64,
+        extra_scales: tuple[int, ...] = (2, 3),
+        gated_mlp: bool = False,
+        pixelshuffledirect: bool = False,
+        eval_noise: bool = False,
+        scan_layers: bool = False,
         remat: bool = False,
         scale: int = 4,
     ):
-        told: dict[str, Any] = {"states": states, "kinds": kinds, "rank": rank, "noise": noise}
-        told["ratio"] = ratio
-        mix = GatedMLP if gated else ConvFFN
-        sizes: dict[str, Any] = {"heads": heads, "side": window, "mix": mix, "rngs": rngs}
+        assm_kwargs: dict[str, Any] = {
+            "d_state": d_state,
+            "num_tokens": num_tokens,
+            "inner_rank": inner_rank,
+            "mlp_ratio": mlp_ratio,
+            "eval_noise": eval_noise,
+        }
+        ffn = GatedMLP if gated_mlp else ConvFFN
+        layer_kwargs: dict[str, Any] = {
+            "num_heads": num_heads,
+            "window_size": window_size,
+            "ffn": ffn,
+            "rngs": rngs,
+        }
 
         def layer(index: int) -> AttentiveLayer:
-            scan = SortedScan(channels, rngs=rngs, **told)
-            return AttentiveLayer(channels, scan, shift=window // 2 * (index % 2), **sizes)
+            assm = ASSM(channels, rngs=rngs, **assm_kwargs)
+            return AttentiveLayer(
+                channels, assm, shift_size=window_size // 2 * (index % 2), **layer_kwargs
+            )
 
         super().__init__(
             channels,
-            (Layers([layer(index) for index in range(blocks)]) for _ in range(groups)),
-            window=window,
+            (BasicBlock([layer(index) for index in range(depth)]) for _ in range(num_groups)),
+            window_size=window_size,
             scale=scale,
-            further=further,
-            direct=direct,
-            main="head_4x" if further else "upsample",  # as the official keys are
-            scan=scan,
+            extra_scales=extra_scales,
+            pixelshuffledirect=pixelshuffledirect,
+            main_head="head_4x" if extra_scales else "upsample",  # as in the official keys
+            scan_layers=scan_layers,
             remat=remat,
             rngs=rngs,
         )
@@ -105,35 +133,37 @@ METHOD = Method(
     team="BBox",
     paper="NTIRE 2025 image super-resolution challenge, team 15 (SMT); MambaIRv2: arXiv:2411.15269",
     license="Apache-2.0",
-    card=__doc__,
-    min_side=8,  # of fewer pixels, a window has more mirror image than picture
-    whole_picture=True,
+    description=__doc__,
+    min_side=8,  # below, more than half of a window is padding
+    needs_full_image=True,
     weights={
         "tiny": Weights(
             sha256="3606b94b49eb5a34772087bf66eef4a67414a7640436b3d3b2c69f3b07695aa4",
-            sizes={
+            hparams={
                 "channels": 24,
-                "groups": 2,
-                "blocks": 2,
-                "heads": 2,
-                "window": 8,
-                "states": 8,
-                "kinds": 16,
-                "rank": 8,
+                "num_groups": 2,
+                "depth": 2,
+                "num_heads": 2,
+                "window_size": 8,
+                "d_state": 8,
+                "num_tokens": 16,
+                "inner_rank": 8,
             },
         )
     },
     torch_names={
-        **NAMES,
+        **BACKBONE_TORCH_NAMES,
         "upsample{i}.{n}.{leaf}": "head_{i}x.steps.{n}.{leaf}",
         "upsample{i}": "head_{i}x",
         "layers.{i}.residual_group.layers.{j}.{ffn}.dwconv.depthwise_conv.0.{leaf}": (
             "layers.{i}.residual_group.layers.{j}.{ffn}.dwconv.{leaf}"
         ),
     },
-    buffers=buffers,
-    unused={"relative_position_index_SA": "a constant: which pairs of positions share a bias"},
-    counted={"head_?x.*": RETURNED, "conv_last": RETURNED},
+    torch_buffers=torch_buffers,
+    unused_torch_keys={
+        "relative_position_index_SA": "a constant: which pairs of positions share a bias"
+    },
+    cost_included={"head_?x.*": RETURNED, "conv_last": RETURNED},
     reported={
         "params": 34_718_299,
         "macs": 2_552_133_189_504,

@@ -1,31 +1,36 @@
-"""PDS: SPANF with 20 instead of 32 channels behind the fusion, by BOE AIoT.
+"""PDS: SPANF with 20 instead of 32 channels after the fusion, by team BOE AIoT.
 
-The network is SPANF's. Of its trained weights everything up to the fusion is kept; the fusion and
-the last convolution are made narrower and trained again, by distillation.
+The network is SPANF's. Of its trained weights, everything up to the fusion is kept; the fusion and
+the last convolution are made narrower and retrained with distillation.
 
 Report and code differ: the report speaks of a pruned final layer and of fine-tuning the model; the
-weights say that it is the width between fusion and last convolution, and that only these two moved
-(31 of 35 tensors are SPANF's, bit for bit). The 20 channels are no choice among SPANF's 32.
-Recipe: SPANF's weights, the tail anew, all else frozen; DIV2K + LSDIR, patches of 256, batch 16,
-flips and turns, Adam, L1 and distillation (teacher and its weight unsaid; SPANF by context). Rate,
-schedule and length are unsaid. A good start for the tail is the best approximation of SPANF's own,
-as one map of 112 to 48 channels, by 20 channels in between.
+weights show that the channels between fusion and last convolution were reduced and that only these
+two layers were trained (31 of 35 tensors are bit-exact SPANF's). The 20 channels are not a
+selection of SPANF's 32.
+
+Training recipe of the report: SPANF's weights, the tail reinitialized, all else frozen; DIV2K +
+LSDIR, patches of 256, batch size 16, flips and rotations, Adam, L1 and distillation (teacher and
+loss weight unspecified; SPANF by context). Learning rate, schedule and length are unspecified. A
+good initialization of the tail is the best approximation, with 20 channels in between, of SPANF's
+own tail as one linear map from 112 to 48 channels.
 """
 
 from flax import nnx
 
 from esrjax.method import Method, Weights
 
-from .parts.sources import esr2026
+from .parts.sources import ntire2026_url
 from .parts.spab import TORCH_NAMES
 from .spanf import SPANF
 
 
 class PDS(SPANF):
-    """SPANF of `channels` features, `tail` of them behind the fusion, x`scale`."""
+    """PDS: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`; arguments as `SPANF`."""
 
-    def __init__(self, *, rngs: nnx.Rngs, channels: int = 32, tail: int = 20, scale: int = 4):
-        super().__init__(rngs=rngs, channels=channels, tail=tail, scale=scale)
+    def __init__(
+        self, *, rngs: nnx.Rngs, channels: int = 32, tail_channels: int = 20, scale: int = 4
+    ):
+        super().__init__(rngs=rngs, channels=channels, tail_channels=tail_channels, scale=scale)
 
 
 METHOD = Method(
@@ -33,11 +38,11 @@ METHOD = Method(
     team="BOE AIoT",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, team BOE AIoT",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2026": Weights(
             sha256="6196a5e03e7d3fb58e3c35427bdd00290e693c8b530f5f8573108e517b9ade46",
-            url=esr2026("team01_PDS.pth"),
+            url=ntire2026_url("team01_PDS.pth"),
         )
     },
     pretrained="esrjax_plugins.pretrained:pds.safetensors",

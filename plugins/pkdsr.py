@@ -1,30 +1,34 @@
-"""PKDSR: SPANF with 24 instead of 32 channels behind the fusion, by the team of that name.
+"""PKDSR: SPANF with 24 instead of 32 channels after the fusion, by the team of that name.
 
 The network is SPANF's. It is pruned in two steps of four channels, and each step is distilled from
 the unpruned network.
 
-Report and code agree. The report does not say which channels went: the weights show that the first
-24 were kept, whatever their size, and that all else moved a little, the near branch included.
-Recipe: 32 channels as SPANF (5e-4, implied); 28 for 50k steps, 24 for 100k; Adam (0.9, 0.99),
-1e-4 to 1e-7 by cosine with restarts, L1 to the teacher plus L1 to HR; DIV2K + LSDIR. The report
-leaves unsaid whether the second teacher is the 32 or the 28 wide one, patches, batch, augmentation
-and the decay of the moving average that the file holds.
+Report and code agree. The report does not say which channels were removed: the weights show that
+the first 24 were kept, whatever their norm, and that all other weights changed a little, the near
+branch included.
+
+Training recipe of the report: 32 channels as SPANF (5e-4, implied); 28 for 50k steps, 24 for 100k;
+Adam (0.9, 0.99), 1e-4 to 1e-7 by cosine with restarts, L1 to the teacher plus L1 to HR; DIV2K +
+LSDIR. Unspecified: whether the second teacher has 32 or 28 channels, patches, batch size,
+augmentation and the decay of the EMA weights in the file.
 """
 
 from flax import nnx
 
 from esrjax.method import Method, Weights
 
-from .parts.sources import esr2026
+from .parts.sources import ntire2026_url
 from .parts.spab import TORCH_NAMES
 from .spanf import SPANF
 
 
 class PKDSR(SPANF):
-    """SPANF of `channels` features, `tail` of them behind the fusion, x`scale`."""
+    """PKDSR: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`; arguments as `SPANF`."""
 
-    def __init__(self, *, rngs: nnx.Rngs, channels: int = 32, tail: int = 24, scale: int = 4):
-        super().__init__(rngs=rngs, channels=channels, tail=tail, scale=scale)
+    def __init__(
+        self, *, rngs: nnx.Rngs, channels: int = 32, tail_channels: int = 24, scale: int = 4
+    ):
+        super().__init__(rngs=rngs, channels=channels, tail_channels=tail_channels, scale=scale)
 
 
 METHOD = Method(
@@ -32,13 +36,13 @@ METHOD = Method(
     team="PKDSR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.3",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2026": Weights(
             sha256="737fb4bb122c8dcdc0e3b6864d420819206ef7260e90b4a3e984c40c64e56d24",
-            url=esr2026("team16_PKDSR.pth"),
-            root="params_ema",
-            beside=("params",),
+            url=ntire2026_url("team16_PKDSR.pth"),
+            state_dict_key="params_ema",
+            other_keys=("params",),
         )
     },
     torch_names=TORCH_NAMES,

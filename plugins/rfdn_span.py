@@ -1,19 +1,20 @@
-"""RFDN_SPAN: RFDN's feature distillation with SPAN's attention, by IN2GM.
+"""RFDN_SPAN: RFDN's feature distillation with SPAN's attention, by team IN2GM.
 
-Four blocks, 46 wide. In a block three refining convolutions follow each other; before each, and
-after the last, a part of the features is put aside, and these parts together make what SPAN's
-attention, in the place of RFDN's, gates the block with.
+Four blocks with 46 channels. In a block three refining convolutions follow each other; before each,
+and after the last, half as many channels are distilled. SPAN's parameter-free attention, in the
+place of RFDN's, gates the block with a 1x1 convolution of the distilled features.
 
     x ─ head ─┬─ block_1 … block_4 ─ all four ─ gather ─ tail ─ + ─ upsampler ─ shuffle
               └─────────────────────────────────────────────────┘
 
-Report and code differ: that the attention also holds a residual is in code and figure alone, and
-the code's distillation rate of a quarter has no effect: half of the channels are put aside. The
-test PSNR of 26.98 dB is below the floor of 26.99, yet the method is ranked.
-The train form is the deploy form.
-Recipe: patches of 256, 384 and 512 (HR presumably), batch 64, Adam, 5e-4 (last stage 2e-4) halved
-every 200k steps, flips and turns, DIV2K + LSDIR. Losses and lengths are unsaid; so is the moving
-average, whose weights were evaluated.
+Report and code differ: that the attention also contains a residual is only in the code and the
+figure. The code's distillation rate of a quarter has no effect: half of the channels are distilled.
+The test PSNR of 26.98 dB is below the threshold of 26.99, yet the method is ranked. The train form
+is the deploy form.
+
+Training recipe of the report: patches of 256, 384 and 512 (HR presumably), batch size 64, Adam,
+5e-4 (last stage 2e-4) halved every 200k steps, flips and rotations, DIV2K + LSDIR. Unspecified:
+losses, lengths and the EMA, whose weights were evaluated.
 """
 
 import jax
@@ -25,8 +26,8 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.words import pixel_shuffle
 
-from .parts.sources import esr2026
-from .parts.spab import attention
+from .parts.sources import ntire2026_url
+from .parts.spab import parameter_free_attention
 
 
 def _leaky(x: Array) -> Array:
@@ -34,34 +35,43 @@ def _leaky(x: Array) -> Array:
 
 
 class RFDB(nnx.Module):
-    """`u -> attention(h, u)`: `h` of half the channels, put aside at each of four depths."""
+    """Residual feature distillation block: `u -> parameter_free_attention(h, u)`.
+
+    Maps `(N, h, w, C)` to the same shape; `h` is a 1x1 convolution of `C / 2` channels distilled at
+    each of four depths.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        part = channels // 2
+        distilled_channels = channels // 2
         self.distill_1, self.distill_2, self.distill_3 = (
-            Conv2d(channels, part, 1, rngs=rngs) for _ in range(3)
+            Conv2d(channels, distilled_channels, 1, rngs=rngs) for _ in range(3)
         )
         self.refine_1, self.refine_2, self.refine_3 = (
             Conv2d(channels, channels, rngs=rngs) for _ in range(3)
         )
-        self.distill_4 = Conv2d(channels, part, rngs=rngs)
-        self.gather = Conv2d(4 * part, channels, 1, rngs=rngs)
+        self.distill_4 = Conv2d(channels, distilled_channels, rngs=rngs)
+        self.gather = Conv2d(4 * distilled_channels, channels, 1, rngs=rngs)
 
     def __call__(self, u: Array) -> Array:
-        r, aside = u, list[Array]()
+        r, distilled = u, list[Array]()
         for distill, refine in (
             (self.distill_1, self.refine_1),
             (self.distill_2, self.refine_2),
             (self.distill_3, self.refine_3),
         ):
-            aside.append(_leaky(distill(r)))
+            distilled.append(_leaky(distill(r)))
             r = _leaky(refine(r) + r)
-        aside.append(_leaky(self.distill_4(r)))
-        return attention(self.gather(jnp.concatenate(aside, -1)), u)
+        distilled.append(_leaky(self.distill_4(r)))
+        return parameter_free_attention(self.gather(jnp.concatenate(distilled, -1)), u)
 
 
 class RFDNSPAN(nnx.Module):
-    """RFDN of `channels` features with SPAN's attention, x`scale`."""
+    """RFDN_SPAN: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
+
+    Args:
+        channels: Channels of the features.
+        scale: Upscaling factor.
+    """
 
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 46, scale: int = 4):
         self.scale = scale
@@ -74,13 +84,13 @@ class RFDNSPAN(nnx.Module):
         self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        features = head = self.head(x)
-        found = list[Array]()
+        features = shallow = self.head(x)
+        block_outputs = list[Array]()
         for block in (self.block_1, self.block_2, self.block_3, self.block_4):
             features = block(features)
-            found.append(features)
-        gathered = _leaky(self.gather(jnp.concatenate(found, -1)))
-        return pixel_shuffle(self.upsampler(self.tail(gathered) + head), self.scale)
+            block_outputs.append(features)
+        fused = _leaky(self.gather(jnp.concatenate(block_outputs, -1)))
+        return pixel_shuffle(self.upsampler(self.tail(fused) + shallow), self.scale)
 
 
 METHOD = Method(
@@ -88,13 +98,13 @@ METHOD = Method(
     team="IN2GM",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, team IN2GM",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2026": Weights(
             sha256="6644ee4bf292f3dda399e382fe0a2e9c97cb222ff5f2057dc0389541a9f21dad",
-            url=esr2026("team09_RFDN_SPAN.pth"),
-            root="params_ema",
-            beside=("params",),
+            url=ntire2026_url("team09_RFDN_SPAN.pth"),
+            state_dict_key="params_ema",
+            other_keys=("params",),
         )
     },
     torch_names={

@@ -1,21 +1,25 @@
-"""SAFMN-Deep15: fifteen blocks that see every feature at four sizes, by MDAP.
+"""SAFMN-Deep15: spatially adaptive feature modulation in fifteen blocks, by team MDAP.
 
-The channels of a block are cut in four; each quarter passes a depthwise convolution at full, half,
-quarter or eighth size. Brought back to full size and mixed, they gate the normalised input. The
-network learns what bilinear enlargement lacks.
+The channels of a block are split in four; each quarter passes a depthwise convolution at full,
+half, quarter or eighth resolution. Resized to full resolution and mixed, they gate the normalized
+input. The network learns the residual to bilinear upsampling.
 
     x ─┬─ to_feat ─┬─ block 0 … 14 ─ + ─ upsampler ─ shuffle ─ +
        │           └─────────────────┘                         │
        └─ bilinear ────────────────────────────────────────────┘
 
-The norms take mean and variance of the whole picture: tiles change every pixel.
-Report and code: the report adds the enlarged picture before the shuffle, where it does not fit; the
-code adds it after. It does not tell of the sum with the first features, nor that the pools take
-maxima of floored sizes. Below the threshold of the 2026 challenge, therefore without a rank.
-Recipe: DIV2K and LSDIR, LR patches of 64, batch 32; AdamW (weight decay 0.01) at 2e-4; Charbonnier
-and 0.05 of a Laplacian loss; then 0.5 of an L2 to features of SPAN is added, the rate falls by
-cosine to 5e-5 and training stops at about 330k steps. Unsaid: which features and how 28 channels
-meet 40, the steps of the first stage, augmentation, the averaging of weights.
+The norms use mean and variance of the whole image, so tiled inference changes every pixel.
+
+Report and code differ: the report adds the upsampled image before the shuffle, where the shapes do
+not match; the code adds it after. The report does not mention the sum with the first features, nor
+that the pooling takes maxima of floored sizes. The PSNR is below the threshold of the 2026
+challenge, therefore the method has no rank.
+
+Training recipe of the report: DIV2K and LSDIR, LR patches of 64, batch size 32; AdamW (weight decay
+0.01) at 2e-4; Charbonnier and 0.05 of a Laplacian loss; then 0.5 of an L2 to features of SPAN is
+added, the learning rate decays by cosine to 5e-5 and training stops at about 330k steps.
+Unspecified: which features and how 28 channels are matched to 40, the steps of the first stage,
+augmentation, EMA.
 """
 
 import jax.numpy as jnp
@@ -24,36 +28,41 @@ from jax import Array
 
 from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, GroupNorm, Sequential
-from esrjax.network.resampling import adaptive_max_pool, bilinear, nearest
+from esrjax.network.resampling import adaptive_max_pool, resize_bilinear, resize_nearest
 from esrjax.network.words import gelu, pixel_shuffle
 
-from .parts.sources import esr2026
+from .parts.sources import ntire2026_url
 
-LEVELS = 4  # full size, half, quarter, eighth
+NUM_LEVELS = 4  # full size, half, quarter, eighth
 
 
 class SAFM(nnx.Module):
-    """Spatially adaptive feature modulation: `z -> gelu(mixed sizes of z) · z`.
+    """Spatially adaptive feature modulation: `z -> gelu(aggregated scales of z) · z`.
 
-    Source: SAFMN (arXiv:2302.13800).
+    Maps `(N, h, w, C)` to the same shape. Source: SAFMN (arXiv:2302.13800).
     """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        c = channels // LEVELS
-        self.mfr = nnx.List([Conv2d(c, c, groups=c, rngs=rngs) for _ in range(LEVELS)])
+        c = channels // NUM_LEVELS
+        self.mfr = nnx.List([Conv2d(c, c, groups=c, rngs=rngs) for _ in range(NUM_LEVELS)])
         self.aggr = Conv2d(channels, channels, 1, rngs=rngs)
 
     def __call__(self, z: Array) -> Array:
         h, w = z.shape[1:3]
-        seen: list[Array] = []
-        for level, (conv, part) in enumerate(zip(self.mfr, jnp.split(z, LEVELS, -1), strict=True)):
-            part = conv(adaptive_max_pool(part, 2**level))
-            seen.append(nearest(part, size=(h, w)) if level else part)
-        return gelu(self.aggr(jnp.concatenate(seen, -1))) * z
+        outputs: list[Array] = []
+        for level, (conv, features) in enumerate(
+            zip(self.mfr, jnp.split(z, NUM_LEVELS, -1), strict=True)
+        ):
+            features = conv(adaptive_max_pool(features, 2**level))
+            outputs.append(resize_nearest(features, size=(h, w)) if level else features)
+        return gelu(self.aggr(jnp.concatenate(outputs, -1))) * z
 
 
-class Block(nnx.Module):
-    """Modulation, then two 1x1 convolutions, each normalised and beside the identity."""
+class AttBlock(nnx.Module):
+    """Modulation, then two 1x1 convolutions, both pre-norm and residual.
+
+    Maps `(N, h, w, C)` to the same shape.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.norm1, self.norm2 = GroupNorm(1, channels), GroupNorm(1, channels)
@@ -72,19 +81,25 @@ class Block(nnx.Module):
 
 
 class SAFMN(nnx.Module):
-    """SAFMN of `channels` features in `blocks` blocks, x`scale`."""
+    """SAFMN: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
 
-    def __init__(self, *, rngs: nnx.Rngs, channels: int = 40, blocks: int = 15, scale: int = 4):
+    Args:
+        channels: Channels of the features; a multiple of 4.
+        num_blocks: Number of blocks.
+        scale: Upscaling factor.
+    """
+
+    def __init__(self, *, rngs: nnx.Rngs, channels: int = 40, num_blocks: int = 15, scale: int = 4):
         self.scale = scale
         self.to_feat = Conv2d(3, channels, rngs=rngs)
-        self.blocks = Sequential([Block(channels, rngs=rngs) for _ in range(blocks)])
+        self.blocks = Sequential([AttBlock(channels, rngs=rngs) for _ in range(num_blocks)])
         self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
         shallow = self.to_feat(x)
         features = self.blocks(shallow) + shallow
         detail = pixel_shuffle(self.upsampler(features), self.scale)
-        return detail + bilinear(x, size=detail.shape[1:3])
+        return detail + resize_bilinear(x, size=detail.shape[1:3])
 
 
 METHOD = Method(
@@ -92,12 +107,12 @@ METHOD = Method(
     team="MDAP",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.15",
     license="MIT",
-    card=__doc__,
-    whole_picture=True,
+    description=__doc__,
+    needs_full_image=True,
     weights={
         "ntire2026": Weights(
             sha256="60bb81892108ff4305b89f2fc4a27ba514b702b5ed017e19de419410e9e7711a",
-            url=esr2026("team21_SAFMN_Deep15.pth"),
+            url=ntire2026_url("team21_SAFMN_Deep15.pth"),
         )
     },
     torch_names={"blocks.{i}.norm{j}.norm.{leaf}": "blocks.{i}.norm{j}.{leaf}"},

@@ -1,18 +1,19 @@
-"""SPAN: the baseline of the challenge, 28 channels wide.
+"""SPAN: the baseline of the challenge, with 28 channels.
 
-Six blocks of three 3x3 convolutions with a parameter-free attention: what a block has found,
-squashed to (-1/2, 1/2), gates the sum of what it was given and what it has found. Trained with
-wide multi-branch convolutions that become single ones when deployed.
+Six blocks of three 3x3 convolutions with a parameter-free attention: the output of the
+convolutions, squashed to (−½, ½), gates the sum of itself and the block's input. Trained with wide
+multi-branch convolutions that are merged into single ones for deployment.
 
     255·(x − mean) ─ conv_1 ─ block_1 … block_6 ─ conv_2 ─┐
                         │        │         └── activated ─┤ concat ─ conv_cat ─ upsampler ─ shuffle
                         └────────┴────────────────────────┘
 
 Report and code differ: the report calls the attention a product with non-negative weights; the
-code, and the weights, use (r + u)·(sigmoid(r) − ½). The mean is taken off and not put back: the
+code, and the weights, use (r + u)·(sigmoid(r) − ½). The mean is subtracted but not added back: the
 network learns the offset. The code names the fourth tensor of the concatenation a feature before
 activation, but an in-place SiLU has already changed it.
-Recipe: unsaid; the organisers hand out trained weights.
+
+Training recipe: unspecified; the organisers provide trained weights.
 """
 
 import jax.numpy as jnp
@@ -23,12 +24,17 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.words import pixel_shuffle
 
-from .parts.sources import esr2026
-from .parts.spab import SPAB, TORCH_NAMES, Conv3XC, centred
+from .parts.sources import ntire2026_url
+from .parts.spab import SPAB, TORCH_NAMES, Conv3XC, normalize_input
 
 
 class SPAN(nnx.Module):
-    """SPAN of `channels` features, x`scale`."""
+    """SPAN: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
+
+    Args:
+        channels: Channels of the features.
+        scale: Upscaling factor.
+    """
 
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 28, scale: int = 4):
         self.scale = scale
@@ -41,13 +47,13 @@ class SPAN(nnx.Module):
         self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        head = self.conv_1(centred(x))
-        first, _ = self.block_1(head)
+        shallow = self.conv_1(normalize_input(x))
+        first, _ = self.block_1(shallow)
         features = first
         for block in (self.block_2, self.block_3, self.block_4, self.block_5):
             features, _ = block(features)
         features, activated = self.block_6(features)
-        features = jnp.concatenate([head, self.conv_2(features), first, activated], -1)
+        features = jnp.concatenate([shallow, self.conv_2(features), first, activated], -1)
         return pixel_shuffle(self.upsampler(self.conv_cat(features)), self.scale)
 
 
@@ -56,11 +62,11 @@ METHOD = Method(
     team="EfficientSR Organizers",
     paper="https://arxiv.org/abs/2311.12770",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2026": Weights(
             sha256="6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971",
-            url=esr2026("team00_SPAN.pth"),
+            url=ntire2026_url("team00_SPAN.pth"),
         )
     },
     pretrained="esrjax_plugins.pretrained:span.safetensors",

@@ -1,21 +1,23 @@
 """SPANV2: the winner of the 2026 challenge, by XiaomiMM.
 
-SPAN's blocks with a learned gate: a 1x1 convolution of what a block has found multiplies the sum
-of what it was given and what it has found, all in one pass over memory. A near-pixel branch
-carries the picture to the output by its own grouped convolution; it starts as nearest-neighbour
-upsampling, so that the rest learns detail alone.
+SPAN's blocks with a learned gate: the sum of a block's input and its convolutions' output is
+multiplied by the gate, a 1x1 convolution of that output, in one pass over memory. A near-pixel
+branch passes the image to the output by its own grouped convolution, which starts as
+nearest-neighbour upsampling, so that the rest learns the residual.
 
     x ─┬─ block_1 (3 -> 32) ─ block_2 … block_5 ─┐
        └─ conv_near ─────────────────────────────┴ concat ─ depthwise ─ pointwise ─ shuffle
 
 Report and code differ: block 1 has neither gate nor residual and ends in a ReLU; all convolutions
-but the gates are without bias; the near branch is not free (28.3 MMAC). The organisers' raw file
-gives 1.59 G and 18 convolutions, because their tracer could not see through the fused operator;
-the table's 9.11 G is right.
-Initialisation: of the near branch as the report says. The rest is unsaid; here the fusion hands
-the near branch on and every gate starts at 1, so that a fresh network upsamples and its blocks add
-up. After 400 short steps that is 27.6 dB on Set5, where PyTorch's defaults are at 21.1
-(docs/log.md). Recipe: configs/spanv2.toml.
+but the gates have no bias; the near branch is not free (28.3 MMAC for 256x256 LR). The organisers'
+raw file gives 1.59 GMAC and 18 convolutions, because their tracer could not see into the fused
+operator; the 9.11 GMAC in the report's table is right.
+
+Initialization: the near branch as in the report. The rest is unspecified; here the fusion passes
+the near branch on and every gate starts at 1, so the output of a freshly initialized network is
+close to nearest-neighbour upsampling and its blocks are residual sums. 400 steps of training then
+give an RGB PSNR of 27.6 dB on Set5, where PyTorch's defaults give 21.1 dB (docs/log.md). Training
+recipe: configs/spanv2.toml.
 """
 
 import jax
@@ -28,18 +30,21 @@ from esrjax.network import ops
 from esrjax.network.layers import Conv2d
 from esrjax.network.words import pixel_shuffle
 
-from .parts.near import nearest, passing
-from .parts.sources import esr2026
-from .parts.spab import numbers
+from .parts.near import identity_init, nearest_upsample_init
+from .parts.sources import ntire2026_url
+from .parts.spab import conv_params
 
 
-class Entry(nnx.Module):
-    """Three convolutions from RGB to features, each with its ReLU."""
+class StemBlock(nnx.Module):
+    """Three 3x3 convolutions from RGB to features, each followed by a ReLU.
 
-    def __init__(self, wide: int, out: int, *, rngs: nnx.Rngs):
-        self.c1 = Conv2d(wide, out, bias=False, rngs=rngs)
-        self.c2 = Conv2d(out, out, bias=False, rngs=rngs)
-        self.c3 = Conv2d(out, out, bias=False, rngs=rngs)
+    Maps `(N, h, w, in_channels)` to `(N, h, w, out_channels)`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, rngs: nnx.Rngs):
+        self.c1 = Conv2d(in_channels, out_channels, bias=False, rngs=rngs)
+        self.c2 = Conv2d(out_channels, out_channels, bias=False, rngs=rngs)
+        self.c3 = Conv2d(out_channels, out_channels, bias=False, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         for conv in (self.c1, self.c2, self.c3):
@@ -47,8 +52,11 @@ class Entry(nnx.Module):
         return x
 
 
-class Block(nnx.Module):
-    """`u -> (u + f)·(G f + b)`, with `f` three convolutions deep (report, Eq. 3 to 7)."""
+class GatedSPAB(nnx.Module):
+    """`u -> (u + f) · (G f + b)`, `f` the output of three convolutions (report, Eq. 3 to 7).
+
+    `G f + b`, the gate, is a 1x1 convolution. Maps `(N, h, w, C)` to the same shape.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.c1 = Conv2d(channels, channels, bias=False, rngs=rngs)
@@ -60,35 +68,46 @@ class Block(nnx.Module):
     def __call__(self, u: Array) -> Array:
         gate = self.guidance_map_conv
 
-        def parts() -> Array:
+        def layers() -> Array:
             f = self.c3(jax.nn.relu(self.c2(jax.nn.relu(self.c1(u)))))
-            return ops.gated_residual(u, f, gate.kernel(), gate.bias[...])
+            return ops.gated_residual(u, f, gate.effective_weight(), gate.bias[...])
 
-        operands = (u, *numbers(self.c1, self.c2, self.c3, gate))
-        return ops.whole(ops.gated_spab, operands, parts)
+        operands = (u, *conv_params(self.c1, self.c2, self.c3, gate))
+        return ops.fused_or(ops.gated_spab, operands, layers)
 
 
 class SPANV2(nnx.Module):
-    """SPANV2 of `channels` features, x`scale`."""
+    """SPANV2: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
+
+    Args:
+        channels: Channels of the features.
+        scale: Upscaling factor.
+    """
 
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 32, scale: int = 4):
         self.scale = scale
-        colours = 3 * scale**2
-        self.conv_near = nearest(Conv2d(3, colours, groups=3, bias=False, rngs=rngs))
-        self.block_1 = Entry(3, channels, rngs=rngs)
-        self.block_2, self.block_3, self.block_4, self.block_5 = (
-            Block(channels, rngs=rngs) for _ in range(4)
+        out_channels = 3 * scale**2
+        self.conv_near = nearest_upsample_init(
+            Conv2d(3, out_channels, groups=3, bias=False, rngs=rngs)
         )
-        both = colours + channels
-        self.depthwise_conv = nearest(Conv2d(both, both, groups=both, bias=False, rngs=rngs))
-        self.pointwise_conv = passing(Conv2d(both, colours, 1, bias=False, rngs=rngs))
+        self.block_1 = StemBlock(3, channels, rngs=rngs)
+        self.block_2, self.block_3, self.block_4, self.block_5 = (
+            GatedSPAB(channels, rngs=rngs) for _ in range(4)
+        )
+        concat_channels = out_channels + channels
+        self.depthwise_conv = nearest_upsample_init(
+            Conv2d(concat_channels, concat_channels, groups=concat_channels, bias=False, rngs=rngs)
+        )
+        self.pointwise_conv = identity_init(
+            Conv2d(concat_channels, out_channels, 1, bias=False, rngs=rngs)
+        )
 
     def __call__(self, x: Array) -> Array:
         u = self.block_1(x)
         for block in (self.block_2, self.block_3, self.block_4, self.block_5):
             u = block(u)
-        both = jnp.concatenate([self.conv_near(x), u], -1)
-        return pixel_shuffle(self.pointwise_conv(self.depthwise_conv(both)), self.scale)
+        concat = jnp.concatenate([self.conv_near(x), u], -1)
+        return pixel_shuffle(self.pointwise_conv(self.depthwise_conv(concat)), self.scale)
 
 
 METHOD = Method(
@@ -96,11 +115,11 @@ METHOD = Method(
     team="XiaomiMM",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.1",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2026": Weights(
             sha256="fca2743272b8a7fb32931ed3287454173c7d209f204cb2f58084ee868414d371",
-            url=esr2026("team22_spanv2_c2.pth"),
+            url=ntire2026_url("team22_spanv2_c2.pth"),
         )
     },
     pretrained="esrjax_plugins.pretrained:spanv2.safetensors",

@@ -1,19 +1,19 @@
-"""SwinIR: attention in shifted windows, the teacher of many small networks.
+"""SwinIR: shifted-window attention, the teacher of many small networks.
 
-Swin Transformer's blocks for restoration: pixels attend within windows of 8, every other block
-rolls the picture by half a window first. MambaGate-SR names it as its teacher.
+Swin Transformer blocks for image restoration: pixels attend within windows of 8x8, and every other
+block shifts the windows by half their size. MambaGate-SR names it as its teacher.
 
     x − mean ─ conv ─ LayerNorm ─ group 1 … 6 ─ LayerNorm ─ conv ─ + ─ conv ─ head ─ + mean
                  └─────────────────────────────────────────────────┘
-    group: six blocks and a convolution, beside a skip
+    group: six blocks and a convolution, plus its input
     block: + attention(LayerNorm), + MLP(LayerNorm)
 
-The sizes are those of the classical model (SwinIR-M); the lightweight one (SwinIR-S) is
-`channels=60 groups=4 direct=true`. The picture is mirrored to whole windows, its last row not
-repeated.
-Report and code: the 2026 report names SwinIR and neither its size nor its weights; figures here are
-counted as the organisers count.
-Recipe of SwinIR itself: not in the report.
+The default hyperparameters are those of the classical model (SwinIR-M); the lightweight one
+(SwinIR-S) is `channels=60 num_groups=4 pixelshuffledirect=true`. The image is reflect-padded to a
+multiple of the window without repeating the last row and column. The 2026 report names SwinIR, but
+neither its size nor its weights; the figures here are counted as the organisers count.
+
+Training recipe of SwinIR itself: not in the report.
 """
 
 from typing import Any
@@ -24,57 +24,75 @@ from jax import Array
 from esrjax.method import Method, Weights
 from esrjax.network.layers import LayerNorm, Sequential
 
-from .parts.chance import StochasticDepth, rising
+from .parts.chance import StochasticDepth, drop_path_rates
 from .parts.feed_forward import MLP
-from .parts.trunk import NAMES, Trunk
-from .parts.window_attention import SelfAttention
-from .parts.windows import relative_positions, shift_mask
+from .parts.trunk import BACKBONE_TORCH_NAMES, SRBackbone
+from .parts.window_attention import WindowSelfAttention
+from .parts.windows import relative_position_index, shift_mask
 
 
-class Block(nnx.Module):
-    """Window attention, then a feed-forward, each normalised before and beside a skip.
+class SwinTransformerBlock(nnx.Module):
+    """Window attention and an MLP, both pre-norm and residual, with stochastic depth.
 
-    rate: of stochastic depth.
+    Maps `t (N, h, w, C)` to the same shape.
+
+    Args:
+        channels: `C`.
+        num_heads: Attention heads.
+        window_size: Side of the windows in pixels.
+        shift_size: Cyclic shift of the windows in pixels.
+        mlp_ratio: Hidden channels of the MLP as a multiple of `C`.
+        drop_prob: Probability of dropping a branch in training.
     """
 
     def __init__(
         self,
         channels: int,
         *,
-        heads: int,
-        side: int,
-        shift: int,
-        ratio: int,
-        rate: float,
+        num_heads: int,
+        window_size: int,
+        shift_size: int,
+        mlp_ratio: int,
+        drop_prob: float,
         rngs: nnx.Rngs,
     ):
         self.norm1, self.norm2 = LayerNorm(channels), LayerNorm(channels)
-        self.attn = SelfAttention(channels, heads, side, shift, rngs=rngs)
-        self.mlp = MLP(channels, ratio * channels, rngs=rngs)
-        self.drop_path = StochasticDepth(rate)
+        self.attn = WindowSelfAttention(channels, num_heads, window_size, shift_size, rngs=rngs)
+        self.mlp = MLP(channels, mlp_ratio * channels, rngs=rngs)
+        self.drop_path = StochasticDepth(drop_prob)
 
     def __call__(self, t: Array) -> Array:
         t = t + self.drop_path(self.attn(self.norm1(t)))
         return t + self.drop_path(self.mlp(self.norm2(t)))
 
 
-class Blocks(nnx.Module):
-    """Blocks in turn, every other one shifted by half a window."""
+class BasicLayer(nnx.Module):
+    """Swin Transformer blocks in series, `(N, h, w, C)` to the same shape."""
 
-    def __init__(self, blocks: list[Block]):
+    def __init__(self, blocks: list[SwinTransformerBlock]):
         self.blocks = Sequential(blocks)
 
     def __call__(self, t: Array) -> Array:
         return self.blocks(t)
 
 
-class SwinIR(Trunk):
-    """SwinIR of `groups` x `blocks` blocks, x`scale`.
+class SwinIR(SRBackbone):
+    """SwinIR: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
 
-    window: its side, pixels. ratio: how much wider the MLPs are. direct: one convolution makes the
-    picture. drop: rate of stochastic depth in the last block. patch: the side of LR that the
-    official class was built for; only the masks hang on it that it keeps among its tensors.
-    scan, remat: as in `Trunk`.
+    Args:
+        channels: Channels of the features (`embed_dim`).
+        num_groups: Number of residual groups (RSTB).
+        depth: Blocks per group; every other one shifts the windows by half their size.
+        num_heads: Attention heads.
+        window_size: Side of the windows in pixels.
+        mlp_ratio: Hidden channels of the MLPs as a multiple of `channels`.
+        pixelshuffledirect: One convolution and one pixel shuffle make the image.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
+        img_size: LR size for which the official class was built. It only affects the attention
+            masks that this class stores in checkpoints.
+        scan_layers: See `SRBackbone`.
+        remat: See `SRBackbone`.
+        scale: Upscaling factor.
     """
 
     def __init__(
@@ -82,52 +100,59 @@ class SwinIR(Trunk):
         *,
         rngs: nnx.Rngs,
         channels: int = 180,
-        groups: int = 6,
-        blocks: int = 6,
-        heads: int = 6,
-        window: int = 8,
-        ratio: int = 2,
-        direct: bool = False,
-        drop: float = 0.1,
-        patch: int = 64,
-        scan: bool = False,
+        num_groups: int = 6,
+        depth: int = 6,
+        num_heads: int = 6,
+        window_size: int = 8,
+        mlp_ratio: int = 2,
+        pixelshuffledirect: bool = False,
+        drop_path_rate: float = 0.1,
+        img_size: int = 64,
+        scan_layers: bool = False,
         remat: bool = False,
         scale: int = 4,
     ):
-        rates = rising(drop, groups * blocks)
-        sizes = {"heads": heads, "side": window, "ratio": ratio}
+        rates = drop_path_rates(drop_path_rate, num_groups * depth)
+        kwargs = {"num_heads": num_heads, "window_size": window_size, "mlp_ratio": mlp_ratio}
 
-        def group(rates: list[float]) -> Blocks:
-            shifts = (window // 2 * (i % 2) for i in range(blocks))
-            pairs = zip(shifts, rates, strict=True)
-            return Blocks([Block(channels, shift=s, rate=r, rngs=rngs, **sizes) for s, r in pairs])
+        def group(rates: list[float]) -> BasicLayer:
+            shift_sizes = (window_size // 2 * (i % 2) for i in range(depth))
+            pairs = zip(shift_sizes, rates, strict=True)
+            return BasicLayer(
+                [
+                    SwinTransformerBlock(
+                        channels, shift_size=shift_size, drop_prob=drop_prob, rngs=rngs, **kwargs
+                    )
+                    for shift_size, drop_prob in pairs
+                ]
+            )
 
         super().__init__(
             channels,
-            [group(rates[i : i + blocks]) for i in range(0, len(rates), blocks)],
-            window=window,
-            edges="reflect",
+            [group(rates[i : i + depth]) for i in range(0, len(rates), depth)],
+            window_size=window_size,
+            pad_mode="reflect",
             scale=scale,
-            direct=direct,
-            scan=scan,
+            pixelshuffledirect=pixelshuffledirect,
+            scan_layers=scan_layers,
             remat=remat,
             rngs=rngs,
         )
-        self.patch = patch
+        self.img_size = img_size
 
 
-def buffers(net: Any) -> dict[str, Any]:
-    """What the official class keeps beside its weights, for the `patch` that it was built for."""
-    found: dict[str, Any] = {}
-    for path, part in nnx.iter_modules(net):
-        if isinstance(part, SelfAttention):
-            at = ".".join(map(str, path))
-            found[f"{at}.relative_position_index"] = relative_positions(part.side)
-            if part.shift:
-                block = at.removesuffix(".attn")
-                mask = shift_mask(net.patch, net.patch, part.side, part.shift)
-                found[f"{block}.attn_mask"] = mask
-    return found
+def torch_buffers(net: Any) -> dict[str, Any]:
+    """Return the constant buffers that the official class stores in checkpoints, for `img_size`."""
+    tensors: dict[str, Any] = {}
+    for path, module in nnx.iter_modules(net):
+        if isinstance(module, WindowSelfAttention):
+            attn = ".".join(map(str, path))
+            tensors[f"{attn}.relative_position_index"] = relative_position_index(module.window_size)
+            if module.shift_size:
+                block = attn.removesuffix(".attn")
+                mask = shift_mask(net.img_size, net.img_size, module.window_size, module.shift_size)
+                tensors[f"{block}.attn_mask"] = mask
+    return tensors
 
 
 METHOD = Method(
@@ -135,18 +160,18 @@ METHOD = Method(
     team="ETH Zurich",
     paper="SwinIR: Image Restoration Using Swin Transformer, https://arxiv.org/abs/2108.10257",
     license="Apache-2.0",
-    card=__doc__,
-    min_side=5,  # of fewer pixels, a window has more mirror image than picture
-    whole_picture=True,
+    description=__doc__,
+    min_side=5,  # below, more than half of a window is padding
+    needs_full_image=True,
     weights={
         "tiny": Weights(
             sha256="1ec16e8a190290106c8ddc15958e87d4595a2644f0b99d1cffaa4a790340ce08",
-            sizes={"channels": 24, "groups": 2, "blocks": 2, "heads": 2, "patch": 16},
+            hparams={"channels": 24, "num_groups": 2, "depth": 2, "num_heads": 2, "img_size": 16},
         )
     },
-    torch_names=NAMES,
-    buffers=buffers,
-    unused={
+    torch_names=BACKBONE_TORCH_NAMES,
+    torch_buffers=torch_buffers,
+    unused_torch_keys={
         "*.relative_position_index": "a constant: which pairs of positions share a bias",
         "*.attn_mask": "a constant: which pixels only rolling joined",
     },

@@ -1,16 +1,16 @@
 """TSSR: team 58 of the 2025 challenge; DISP's network and weights are the same.
 
-Four residual blocks of four 3x3 convolutions, each with its SiLU, and a residual around them all.
-There is no attention.
+Four residual blocks of four 3x3 convolutions, each followed by a SiLU, and a residual around all
+blocks. There is no attention.
 
     x ─ conv_1 ─┬─ blocks.0 … blocks.3 ─ conv_2 (1x1) ─ + ─ upsampler ─ shuffle
                 └───────────────────────────────────────┘
 
-Report and code differ: of TSSR the 2026 report says nothing but its name. The third convolution of
-a block stands first in the checkpoint, under a name of its own.
-The train form is unsaid: the names of the tensors are those of SPAN's multi-branch convolutions,
-so these are used where a tensor is so named.
-Recipe: unsaid.
+Report and code differ: the 2026 report only mentions TSSR's name. The third convolution of a block
+comes first in the checkpoint, under a different name. The train form is unspecified: SPAN's
+multi-branch convolutions are used where a tensor has their names.
+
+Training recipe: unspecified.
 """
 
 import jax
@@ -21,7 +21,7 @@ from esrjax.method import Method, Weights
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.words import pixel_shuffle
 
-from .parts.sources import esr2025
+from .parts.sources import ntire2025_url
 from .parts.spab import Conv3XC
 
 TORCH_NAMES = {
@@ -32,8 +32,11 @@ TORCH_NAMES = {
 }
 
 
-class Block(nnx.Module):
-    """`u -> u + f`, with `f` four convolutions deep, a SiLU after each."""
+class TSSRBlock(nnx.Module):
+    """`u -> u + f`, `f` the output of four convolutions, each followed by a SiLU.
+
+    Maps `(N, h, w, C)` to the same shape.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.c1, self.c2, self.c3, self.c4 = (
@@ -48,18 +51,25 @@ class Block(nnx.Module):
 
 
 class TSSR(nnx.Module):
-    """TSSR of `channels` features, x`scale`."""
+    """TSSR: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
+
+    Args:
+        channels: Channels of the features.
+        scale: Upscaling factor.
+    """
 
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 32, scale: int = 4):
         self.scale = scale
         self.conv_1 = Conv3XC(3, channels, rngs=rngs)
-        self.blocks = Sequential([Block(channels, rngs=rngs) for _ in range(4)])
+        self.blocks = Sequential([TSSRBlock(channels, rngs=rngs) for _ in range(4)])
         self.conv_2 = Conv2d(channels, channels, 1, rngs=rngs)
         self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        head = self.conv_1(x)
-        return pixel_shuffle(self.upsampler(self.conv_2(self.blocks(head)) + head), self.scale)
+        shallow = self.conv_1(x)
+        return pixel_shuffle(
+            self.upsampler(self.conv_2(self.blocks(shallow)) + shallow), self.scale
+        )
 
 
 METHOD = Method(
@@ -67,11 +77,11 @@ METHOD = Method(
     team="TSSR",
     paper="NTIRE 2025 Efficient Super-Resolution challenge, team 58",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     weights={
         "ntire2025": Weights(
             sha256="8603e89aee24ef28f8df21e4b18f72b6cc301bd4afc5d3d1de03583ba4a95622",
-            url=esr2025("team58_TSSR.pth"),
+            url=ntire2025_url("team58_TSSR.pth"),
         )
     },
     torch_names=TORCH_NAMES,

@@ -1,20 +1,23 @@
-"""VSCINet: variance-guided spatial and channel context, by XuptSR.
+"""VSCINet: variance-guided spatial and channel context interaction, by team XuptSR.
 
-Kin of DAN. Its blocks distil: two taps of ten channels and what remains after two multi-scale
-residual convolutions, whose depthwise part sees a square, an upright, a lying and a double square
-neighbourhood. Then come DAN's attentions; that of places mixes its two cues by learned factors.
+The network is related to DAN. Its blocks distil features: two taps of ten channels and what remains
+after two multi-scale residual convolutions, whose depthwise part has 3x3, 5x3, 3x5 and twice 3x3
+kernels. DAN's attentions follow; the spatial one combines its two cues with learned factors.
 
     x − mean ─ to_feat ─┬─ B1 … B5 ─ all five ─ fuse ─ + ─ to_img ─ shuffle ─ + mean
                         └──────────────────────────────┘
 
-Channel attention is over whole patches in training and over overlapping windows of 72 pixels
-otherwise (`net.train()`, `net.eval()`); variances are of the whole picture either way.
-Report and code: the report tells neither of the distillation nor of the factors; its convolution
-before the shuffle is 1x1. The published 3.30 G leave out all 80 convolutions of the multi-scale
-groups, which the counter does not know with padding "same"; they make 3.60 G.
-Recipe: Adam, two stages of 1M steps, batch 64: L1 on patches of 256 from DIV2K and 10k of LSDIR at
-3e-3, then L2 on patches of 384 from DIV2K and Flickr2K at 5e-4, both halved after 100k, 500k, 800k,
-900k, 950k steps. Unsaid: the second optimiser, augmentation, the averaging of weights.
+Channel attention covers the whole patch in training and overlapping windows of 72 pixels in
+evaluation (`net.train()`, `net.eval()`); the variance is always that of the whole image.
+
+Report and code differ: the report mentions neither the distillation nor the factors; its
+convolution before the shuffle is 1x1. The published 3.30 G leave out all 80 convolutions of the
+multi-scale groups, because the counter does not know padding "same"; with them it is 3.60 G.
+
+Training recipe of the report: Adam, two stages of 1M steps, batch size 64: L1 on patches of 256
+from DIV2K and 10k images of LSDIR at 3e-3, then L2 on patches of 384 from DIV2K and Flickr2K at
+5e-4, both halved after 100k, 500k, 800k, 900k, 950k steps. Unspecified: the second optimizer,
+augmentation, EMA.
 """
 
 import jax.numpy as jnp
@@ -22,16 +25,19 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, Sequential, parameter
+from esrjax.network.layers import Conv2d, Sequential, param
 from esrjax.network.words import gelu, pixel_shuffle
 
 from .parts import dual_attention
-from .parts.colour import mean_colour
-from .parts.sources import esr2026
+from .parts.colour import rgb_mean
+from .parts.sources import ntire2026_url
 
 
-class Inception(nnx.Module):
-    """Depthwise convolutions of four shapes, each for a quarter of the channels."""
+class InceptionDWConv(nnx.Module):
+    """Depthwise convolutions of four kernel shapes, each for a quarter of the channels.
+
+    Maps `(N, h, w, C)` to the same shape.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         c = channels // 4
@@ -39,49 +45,56 @@ class Inception(nnx.Module):
         def conv(kh: int, kw: int) -> Conv2d:
             return Conv2d(c, c, (kh, kw), groups=c, bias=False, rngs=rngs)
 
-        self.square, self.upright, self.lying = conv(3, 3), conv(5, 3), conv(3, 5)
-        self.double = Sequential([conv(3, 3), conv(3, 3)])
+        self.conv3x3, self.conv5x3, self.conv3x5 = conv(3, 3), conv(5, 3), conv(3, 5)
+        self.conv3x3_3x3 = Sequential([conv(3, 3), conv(3, 3)])
 
     def __call__(self, x: Array) -> Array:
-        shapes = (self.square, self.upright, self.lying, self.double)
-        parts = zip(shapes, jnp.split(x, 4, -1), strict=True)
-        return jnp.concatenate([shape(part) for shape, part in parts], -1)
+        branches = (self.conv3x3, self.conv5x3, self.conv3x5, self.conv3x3_3x3)
+        pairs = zip(branches, jnp.split(x, 4, -1), strict=True)
+        return jnp.concatenate([branch(features) for branch, features in pairs], -1)
 
 
 class MSConv(nnx.Module):
-    """A 1x1 convolution, then the depthwise ones."""
+    """A 1x1 convolution, then the multi-scale depthwise ones: `(N, h, w, C)` to the same shape."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.conv1 = Conv2d(channels, channels, 1, bias=False, rngs=rngs)
-        self.dwc = Inception(channels, rngs=rngs)
+        self.dwc = InceptionDWConv(channels, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.dwc(self.conv1(x))
 
 
 class MSRB(MSConv):
-    """The same beside the identity, activated."""
+    """Multi-scale residual block: MSConv plus its input, then GELU."""
 
     def __call__(self, x: Array) -> Array:
         return gelu(super().__call__(x) + x)
 
 
-class SpatialAttention(dual_attention.SpatialAttention):
-    """DAN's, its two cues weighed channel by channel; at first the maxima count alone."""
+class VCSA(dual_attention.SpatialAttentionBlock):
+    """DAN's spatial attention with learned per-channel factors for its two cues.
+
+    At first the factors are 1 for the maxima and 0 for the variance.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         super().__init__(channels, rngs=rngs)
-        one = jnp.ones((1, 1, 1, channels // 2))
-        self.alpha = parameter(one, torch_axes=(0, 3, 1, 2))
-        self.beta = parameter(0 * one, torch_axes=(0, 3, 1, 2))
+        ones = jnp.ones((1, 1, 1, channels // 2))
+        self.alpha = param(ones, torch_axes=(0, 3, 1, 2))
+        self.beta = param(0 * ones, torch_axes=(0, 3, 1, 2))
 
-    def cue(self, peaks: Array, variance: Array) -> Array:
-        """`α·peaks + β·variance`."""
-        return self.alpha[...] * peaks + self.beta[...] * variance
+    def gate_input(self, pooled: Array, variance: Array) -> Array:
+        """Return `α · pooled + β · variance`."""
+        return self.alpha[...] * pooled + self.beta[...] * variance
 
 
 class SCAB(nnx.Module):
-    """What is distilled (`d`) and what remains (`r`), then both attentions; beside the identity."""
+    """Spatial-channel attention block: distillation, spatial and channel attention, plus the input.
+
+    Maps `(N, h, w, C)` to the same shape. As in the released code, `_d` are the distilled features
+    and `_r` the refined ones.
+    """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         half = channels // 2
@@ -90,18 +103,23 @@ class SCAB(nnx.Module):
         self.c3 = Conv2d(channels, half, groups=half, rngs=rngs)
         self.c4 = Conv2d(3 * half, channels, 1, rngs=rngs)
         self.local_handle = MSRB(channels, rngs=rngs)
-        self.spatial_attn = SpatialAttention(channels, rngs=rngs)
-        self.channel_attn = dual_attention.ChannelAttention(channels, rngs=rngs)
+        self.spatial_attn = VCSA(channels, rngs=rngs)
+        self.channel_attn = dual_attention.ChannelAttentionBlock(channels, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        first = self.c1_r(x)
-        taps = self.c1_d(x), self.c2_d(first), self.c3(self.c2_r(first))
-        features = self.local_handle(self.c4(gelu(jnp.concatenate(taps, -1))))
+        refined = self.c1_r(x)
+        distilled = self.c1_d(x), self.c2_d(refined), self.c3(self.c2_r(refined))
+        features = self.local_handle(self.c4(gelu(jnp.concatenate(distilled, -1))))
         return self.channel_attn(self.spatial_attn(features)) + x
 
 
 class VSCINet(nnx.Module):
-    """VSCINet of `channels` features, x`scale`."""
+    """VSCINet: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
+
+    Args:
+        channels: Channels of the features; a multiple of 4.
+        scale: Upscaling factor.
+    """
 
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 20, scale: int = 4):
         self.scale = scale
@@ -117,12 +135,12 @@ class VSCINet(nnx.Module):
         self.to_img = Sequential([Conv2d(channels, 3 * scale**2, 1, bias=False, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        mean = mean_colour(x)
+        mean = rgb_mean(x)
         shallow = self.to_feat(x - mean)
-        stages = [shallow]
+        outputs = [shallow]
         for block in (self.B1, self.B2, self.B3, self.B4, self.B5):
-            stages.append(block(stages[-1]))
-        features = self.fuse(jnp.concatenate(stages[1:], -1)) + shallow
+            outputs.append(block(outputs[-1]))
+        features = self.fuse(jnp.concatenate(outputs[1:], -1)) + shallow
         return pixel_shuffle(self.to_img(features), self.scale) + mean
 
 
@@ -131,28 +149,28 @@ METHOD = Method(
     team="XuptSR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report",
     license="MIT",
-    card=__doc__,
+    description=__doc__,
     min_side=8,
-    whole_picture=True,
+    needs_full_image=True,
     weights={
         "ntire2026": Weights(
             sha256="89092055d66a5e6f94720e1741e8f41f59ed9cfa2bdebc893728d2e001add589",
-            url=esr2026("team11_VSCINet.pth"),
-            root="params_ema",
-            beside=("params",),
+            url=ntire2026_url("team11_VSCINet.pth"),
+            state_dict_key="params_ema",
+            other_keys=("params",),
         )
     },
     torch_names={
         "B{i}.channel_attn.norm{j}.body.{leaf}": "B{i}.channel_attn.norm{j}.{leaf}",
         "B{i}.spatial_attn.belt": "B{i}.spatial_attn.beta",
-        "{stage}.{part}.dwc.conv2_1.{leaf}": "{stage}.{part}.dwc.square.{leaf}",
-        "{stage}.{part}.dwc.conv2_2.{leaf}": "{stage}.{part}.dwc.upright.{leaf}",
-        "{stage}.{part}.dwc.conv2_3.{leaf}": "{stage}.{part}.dwc.lying.{leaf}",
-        "{stage}.{part}.dwc.conv2_4.{i}.{leaf}": "{stage}.{part}.dwc.double.{i}.{leaf}",
+        "{stage}.{module}.dwc.conv2_1.{leaf}": "{stage}.{module}.dwc.conv3x3.{leaf}",
+        "{stage}.{module}.dwc.conv2_2.{leaf}": "{stage}.{module}.dwc.conv5x3.{leaf}",
+        "{stage}.{module}.dwc.conv2_3.{leaf}": "{stage}.{module}.dwc.conv3x5.{leaf}",
+        "{stage}.{module}.dwc.conv2_4.{i}.{leaf}": "{stage}.{module}.dwc.conv3x3_3x3.{i}.{leaf}",
     },
-    uncounted={
-        "*.channel_attn.norm?": "layer norms written by hand, unknown to the counter",
-        "*.dwc.*": 'convolutions with padding="same", a mode unknown to the counter',
+    cost_excluded={
+        "*.channel_attn.norm?": "hand-written layer norms, which the counter does not know",
+        "*.dwc.*": 'convolutions with padding="same", which the counter does not know',
     },
     reported={
         "params": 51_465,

@@ -1,4 +1,4 @@
-"""One hostile harness for all tests: strict dtypes and ranks, two devices, warnings are errors."""
+"""Test configuration: strict dtypes and ranks, two host devices, shared fixtures."""
 
 import atexit
 import os
@@ -8,14 +8,15 @@ from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "PYTEST_XDIST_WORKER" not in os.environ:  # commands that tests start share what they compile
-    for cache in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):  # and nothing is of the user's
-        os.environ[cache] = tempfile.mkdtemp(prefix="esrjax-tests-")
-        atexit.register(shutil.rmtree, os.environ[cache], ignore_errors=True)
+# Commands that tests start share a compilation cache, and never use the caches of the user.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    for variable in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        os.environ[variable] = tempfile.mkdtemp(prefix="esrjax-tests-")
+        atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
 
-_BESIDE = Path(__file__).resolve().parents[2] / "shared"
-if "ESRJAX_REFERENCE" not in os.environ and _BESIDE.is_dir():
-    os.environ["ESRJAX_REFERENCE"] = str(_BESIDE)
+_DEFAULT_REFERENCE = Path(__file__).resolve().parents[2] / "shared"
+if "ESRJAX_REFERENCE" not in os.environ and _DEFAULT_REFERENCE.is_dir():
+    os.environ["ESRJAX_REFERENCE"] = str(_DEFAULT_REFERENCE)
 
 import importlib
 import json
@@ -29,11 +30,11 @@ import jax
 import pytest
 from hypothesis import settings
 
-jax.config.update("jax_enable_compilation_cache", False)  # but tests compile for themselves
+jax.config.update("jax_enable_compilation_cache", False)  # tests compile for themselves
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-settings.register_profile("repeatable", derandomize=True)  # a change breaks a test, not a draw
+settings.register_profile("repeatable", derandomize=True)  # same examples in every run
 settings.load_profile("repeatable")
 
 collect_ignore = ["thirdparty"]  # a package of its own, which test_thirdparty.py installs
@@ -43,7 +44,7 @@ _skipped: list[str] = []
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The reference folder: official weights, goldens, pictures and raw results."""
+    """The reference folder: official weights, goldens, images and raw results."""
     folder = os.environ.get("ESRJAX_REFERENCE")
     if not folder:
         pytest.skip("no reference folder: set ESRJAX_REFERENCE")
@@ -51,8 +52,8 @@ def reference() -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """What a command left behind."""
+class CommandResult:
+    """Exit code, standard output and standard error of a command."""
 
     code: int
     out: str
@@ -65,29 +66,29 @@ class Said:
 
 @pytest.fixture
 def esrjax(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """The command line in this process: `esrjax("list", "--json").json`."""
+    """Runs the command line in this process: `esrjax("method", "list", "--json").json`."""
     from esrjax.cli import main
 
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["esrjax", *map(str, words)])
+    def run(*args: object) -> CommandResult:
+        monkeypatch.setattr(sys, "argv", ["esrjax", *map(str, args)])
         capsys.readouterr()
         try:
             main()
             code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
-        said = capsys.readouterr()
-        return Said(code=code, out=said.out, err=said.err)
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return CommandResult(code=code, out=captured.out, err=captured.err)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """Installs a package with pip into a folder of its own: `installed(package) -> folder`."""
+def pip_install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Installs a package with pip into a new folder: `pip_install(package) -> folder`."""
 
     def install(package: Path) -> Path:
-        folder = tmp_path_factory.mktemp("installed")
+        folder = tmp_path_factory.mktemp("pip-install")
         copy = shutil.copytree(package, folder / "source")  # setuptools leaves a build folder
         options = "--quiet --no-deps --no-build-isolation --disable-pip-version-check --target"
         command = [sys.executable, "-m", "pip", "install", *options.split(), folder / "site", copy]
@@ -99,41 +100,43 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts a package on the path, as pip would: `package(name, source, group, entries)`.
+    """Puts a package on the path, as pip would: `package(name, source, group, entry_points)`.
 
-    Its module is called `fake_NAME`; entries: name of an entry point -> what it is in the module.
+    Its module is called `fake_NAME`; entry_points: name -> the object in the module.
     """
-    written: set[str] = set()
+    modules: set[str] = set()
 
-    def put(name: str, source: str, group: str, entries: dict[str, str], place: str = "site"):
-        module, info = f"fake_{name}", tmp_path / place / f"{name}-1.0.dist-info"
+    def put(
+        name: str, source: str, group: str, entry_points: dict[str, str], folder: str = "site"
+    ) -> None:
+        module, info = f"fake_{name}", tmp_path / folder / f"{name}-1.0.dist-info"
         info.mkdir(parents=True)
         (info.parent / f"{module}.py").write_text(source)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        lines = [f"{entry} = {module}:{what}" for entry, what in entries.items()]
+        lines = [f"{entry} = {module}:{attribute}" for entry, attribute in entry_points.items()]
         (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
-        written.add(module)
+        modules.add(module)
         monkeypatch.syspath_prepend(info.parent)
         importlib.invalidate_caches()
 
     yield put
-    for module in written:
+    for module in modules:
         sys.modules.pop(module, None)
 
 
 @pytest.fixture(scope="session")
-def bakery(installed: Callable[[Path], Path]) -> Path:
+def crumbs_site(pip_install: Callable[[Path], Path]) -> Path:
     """The folder in which the third-party package `crumbs` is installed."""
-    return installed(Path(__file__).parent / "thirdparty")
+    return pip_install(Path(__file__).parent / "thirdparty")
 
 
 @pytest.fixture
-def crumbs(bakery: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The third-party package on the path of this process and of those it starts."""
-    monkeypatch.syspath_prepend(bakery)
-    monkeypatch.setenv("PYTHONPATH", str(bakery))
+def crumbs(crumbs_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The third-party package `crumbs`, on the path of this process and of its children."""
+    monkeypatch.syspath_prepend(crumbs_site)
+    monkeypatch.setenv("PYTHONPATH", str(crumbs_site))
     importlib.invalidate_caches()
-    return bakery
+    return crumbs_site
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -144,5 +147,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _skipped:
         terminalreporter.write_line(
-            f"{len(_skipped)} checks skipped for want of a reference folder (ESRJAX_REFERENCE)"
+            f"{len(_skipped)} tests skipped without a reference folder (ESRJAX_REFERENCE)"
         )

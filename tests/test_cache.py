@@ -1,4 +1,4 @@
-"""What commands keep for the next one."""
+"""The persistent compilation cache of commands."""
 
 import os
 import subprocess
@@ -20,27 +20,27 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_the_second_command_compiles_nothing_that_the_first_did(home, tmp_path):
+def test_second_command_uses_the_compilation_cache_of_the_first(home, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "lr.png")
 
-    def kept(name):
-        words = ["upscale", str(tmp_path / "lr.png"), "-o", str(tmp_path / name)]
-        subprocess.run([sys.executable, "-m", "esrjax", *words], check=True)
+    def cached_after(name):
+        args = ["upscale", str(tmp_path / "lr.png"), "-o", str(tmp_path / name)]
+        subprocess.run([sys.executable, "-m", "esrjax", *args], check=True)
         return {path.name for path in (home / "esrjax/programs").iterdir()}
 
-    first, second = kept("one.png"), kept("two.png")
+    first, second = cached_after("one.png"), cached_after("two.png")
     assert any(name.startswith("jit_") for name in first) and first == second
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
-def test_the_environment_decides(home, monkeypatch):
+def test_environment_takes_precedence(home, monkeypatch):
     monkeypatch.setenv(DIRECTORY, "elsewhere")
-    cache.keep_programs()
+    cache.enable_compilation_cache()
     assert os.environ[DIRECTORY] == "elsewhere" and not home.exists()
 
 
-def test_without_a_folder_to_write_to_nothing_is_kept(home):
+def test_unwritable_folder_disables_the_cache(home):
     home.write_text("in the way")
-    cache.keep_programs()
+    cache.enable_compilation_cache()
     assert DIRECTORY not in os.environ

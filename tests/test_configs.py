@@ -1,4 +1,4 @@
-"""Every shipped recipe: what it names is there, and all its stages run, made small."""
+"""Shipped recipes: headers, dry runs at full size, and short runs of reduced copies."""
 
 import re
 from dataclasses import replace
@@ -10,51 +10,51 @@ import numpy as np
 import pytest
 
 from esrjax import registry
+from esrjax.data import image_io as files
 from esrjax.network import archive
-from esrjax.network.naming import Naming
+from esrjax.network.naming import KeyMap
 from esrjax.network.reparam import deploy
-from esrjax.network.weights import tensors
-from esrjax.pictures import files
+from esrjax.network.weights import to_state_dict
 from esrjax.training import loop
 from esrjax.training import recipe as recipes
-from esrjax.training.recipe import Data, Recipe, Schedule, Stage, Start, Teacher
-from esrjax.training.rehearsal import rehearse
+from esrjax.training.recipe import Data, InitFrom, Recipe, Schedule, Stage, TeacherConfig
+from esrjax.training.rehearsal import dry_run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
-NAMES = [file.stem for file in CONFIGS if file.stem != "ntire2026"]  # which is the rules
-OURS = {"quick", "spanv2_large_batch", *(name for name in NAMES if name.endswith("_291"))}
-METHODS = [name for name in NAMES if name not in OURS and not name.startswith("smt_")]
-# Starts, teachers of both kinds, pruning, adapters, taps and epochs, by what compiles soonest; the
-# others take nine minutes together, most of them DWMamba and HAESR.
-LIGHT = {"quick", "spanv2", "pds", "pkdsr", "safmn_deep15"}
+NAMES = [file.stem for file in CONFIGS if file.stem != "ntire2026"]  # challenge rules
+OUR_RECIPES = {"quick", "spanv2_large_batch", *(name for name in NAMES if name.endswith("_291"))}
+METHODS = [name for name in NAMES if name not in OUR_RECIPES and not name.startswith("smt_")]
+# Initial weights, both kinds of teachers, pruning, adapters, taps and epochs, by the recipes that
+# compile fastest; the others take nine minutes together, most of it DWMamba and HAESR.
+FAST = {"quick", "spanv2", "pds", "pkdsr", "safmn_deep15"}
 
 
-def slow_but(light):
-    marks = {name: () if name in light else pytest.mark.slow for name in NAMES}
+def mark_slow_except(fast):
+    marks = {name: () if name in fast else pytest.mark.slow for name in NAMES}
     return [pytest.param(name, marks=marks[name]) for name in NAMES]
 
 
 @pytest.fixture(autouse=True)
-def _as_optax_promotes():
-    """optax raises floats to the power of its integer step, which strict promotion forbids."""
+def _standard_dtype_promotion():
+    """Optax computes float ** integer step, which strict dtype promotion rejects."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 @pytest.fixture
-def _compiled_in_haste():
-    """Two steps are not worth a good program."""
+def _fast_compilation():
+    """Disable most optimizations: only two steps run."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_header_says_what_the_organisers_measured(name):
-    text, method = (ROOT / "configs" / f"{name}.toml").read_text(), registry.plain(name)
-    said = re.search(r"Expected: ([\d.]+) / ([\d.]+) dB", text)
-    assert said and [*map(float, said.groups())] == [
+def test_header_has_the_psnr_of_the_organisers(name):
+    text, method = (ROOT / "configs" / f"{name}.toml").read_text(), registry.get_method(name)
+    match = re.search(r"Expected: ([\d.]+) / ([\d.]+) dB", text)
+    assert match and [*map(float, match.groups())] == [
         method.reported["psnr_valid"],
         method.reported["psnr_test"],
     ]
@@ -63,167 +63,185 @@ def test_the_header_says_what_the_organisers_measured(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_recipe_is_in_the_list_of_the_manual(name):
+def test_recipe_is_listed_in_the_documentation(name):
     rows = (ROOT / "docs" / "training.md").read_text().splitlines()
     assert any(row.startswith("| `") and f"`{name}`" in row.split("|")[1] for row in rows)
 
 
-def test_the_large_batch_sees_what_the_small_one_sees():
-    """As many patches; the rate grows by the square root, and the average looks as far back."""
+def test_large_batch_recipe_is_scaled_from_the_small_one():
+    """As many patches, a learning rate scaled by the square root, an EMA over as many patches."""
     small, large = recipes.load("spanv2"), recipes.load("spanv2_large_batch")
-    for ours, theirs in zip(large.stage, small.stage, strict=True):
-        times = ours.data.batch / theirs.data.batch
-        assert ours.steps * times == theirs.steps and ours.data.patches == theirs.data.patches
-        assert ours.optimiser == replace(theirs.optimiser, lr=theirs.optimiser.lr * times**0.5)
-        assert ours.ema == pytest.approx(theirs.ema**times, abs=1e-3)
-        restarts = [ours.schedule.warmup_steps + step for step in ours.schedule.restarts]
-        assert [step * times for step in restarts] == list(theirs.schedule.restarts)
+    for scaled, base in zip(large.stage, small.stage, strict=True):
+        k = scaled.data.batch_size / base.data.batch_size
+        assert scaled.steps * k == base.steps
+        assert scaled.data.hr_patch_sizes == base.data.hr_patch_sizes
+        learning_rate = base.optimizer.learning_rate * k**0.5
+        assert scaled.optimizer == replace(base.optimizer, learning_rate=learning_rate)
+        assert scaled.ema == pytest.approx(base.ema**k, abs=1e-3)
+        restarts = [scaled.schedule.warmup_steps + step for step in scaled.schedule.restarts]
+        assert [step * k for step in restarts] == list(base.schedule.restarts)
 
 
 @pytest.mark.parametrize(
-    "name", slow_but(set(NAMES) - {"dwmamba", "haesr", "smt_hat", "smt_mambairv2"})
+    "name", mark_slow_except(set(NAMES) - {"dwmamba", "haesr", "smt_hat", "smt_mambairv2"})
 )
-def test_nothing_is_missing_but_sets_and_weights(name):
-    """At full size and without numbers: globs, taps, pruning and starts fit their networks."""
-    for each in rehearse(recipes.load(name)):
-        assert each.trained > 0
-        for line in each.missing:
-            assert re.match(r"set .*there is no set|(start|teacher): there are no weights", line)
+def test_dry_run_misses_only_datasets_and_checkpoints(name):
+    """At full size, without array values: globs, taps, pruning and initial weights match."""
+    for plan in dry_run(recipes.load(name)):
+        assert plan.num_trained > 0
+        for line in plan.missing:
+            assert re.match(r"dataset |(init_from|teacher): No such checkpoint", line)
 
 
-# --- made small ------------------------------------------------------------------------------
+# --- reduced copies --------------------------------------------------------------------------
 
 STEPS = 2
-# of a network there is less by so many times; what is not named stays
-SHARES = {"channels": 2, "tail": 4, "blocks": 5, "groups": 2, "heads": 2, "window": 4, "states": 4}
+# by which hyperparameters of a network are divided; others stay
+DIVISORS = {
+    "channels": 2,
+    "tail_channels": 4,
+    "num_blocks": 5,
+    "depth": 5,
+    "num_groups": 2,
+    "num_heads": 2,
+    "window_size": 4,
+    "d_state": 4,
+}
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder of three pictures, larger than any patch that is left."""
-    draw = np.random.default_rng(0)
+def image_dir(tmp_path):
+    """A folder of three images, larger than the patches of any reduced recipe."""
+    rng = np.random.default_rng(0)
     for index in range(3):
-        coarse = draw.integers(0, 256, (12, 12, 3)).astype(np.uint8)
-        files.write(tmp_path / "pictures" / f"{index}.png", coarse.repeat(8, 0).repeat(8, 1))
-    return tmp_path / "pictures"
+        coarse = rng.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+        files.write_image(tmp_path / "images" / f"{index}.png", coarse.repeat(8, 0).repeat(8, 1))
+    return tmp_path / "images"
 
 
-@pytest.mark.usefixtures("_compiled_in_haste")
-@pytest.mark.parametrize("name", slow_but(LIGHT))
-def test_two_steps_of_every_stage(tmp_path, pictures, name):
-    recipe, told = small(recipes.load(name), pictures), []
-    loop.run(recipe, tmp_path / "run", tell=told.append)
-    assert [report.stage for report in told] == [run.name for run in recipe.runs]
-    assert [report.step for report in told] == [STEPS * (run.index + 1) for run in recipe.runs]
+@pytest.mark.usefixtures("_fast_compilation")
+@pytest.mark.parametrize("name", mark_slow_except(FAST))
+def test_two_steps_of_every_stage(tmp_path, image_dir, name):
+    recipe, reports = small_recipe(recipes.load(name), image_dir), []
+    loop.run(recipe, tmp_path / "run", on_report=reports.append)
+    assert [report.stage for report in reports] == [run.name for run in recipe.runs]
+    assert [report.step for report in reports] == [STEPS * (run.index + 1) for run in recipe.runs]
     files = sorted((tmp_path / "run" / "stages").iterdir())
-    left = [archive.read(file).tensors for file in (*files, tmp_path / "run")]
+    results = [archive.read_checkpoint(file).state_dict for file in (*files, tmp_path / "run")]
     assert len(files) == len(recipe.runs)
-    assert all(np.isfinite(value).all() for held in left for value in held.values())
-    for before, after in pairwise(left[:-1]):
+    assert all(np.isfinite(array).all() for result in results for array in result.values())
+    for before, after in pairwise(results[:-1]):
         assert any(not np.array_equal(before.get(key), value) for key, value in after.items())
 
 
-def small(recipe: Recipe, pictures: Path) -> Recipe:
-    """The recipe, short: two steps of every stage, with 1/32 of the batch and few pixels."""
-    sizes = {**registry.plain(recipe.method).sizes(), **recipe.sizes}
-    stages = tuple(small_stage(stage, recipe.method, pictures) for stage in recipe.stage)
-    less = (
-        sizes if recipe.method == "haesr" else small_sizes(sizes)
-    )  # quarters of quarters: none left
-    return replace(recipe, stage=stages, sizes=less)
+def small_recipe(recipe: Recipe, image_dir: Path) -> Recipe:
+    """Return the recipe with two steps per stage, 1/32 of the batch and few pixels."""
+    hparams = {**registry.get_method(recipe.method).default_hparams(), **recipe.hparams}
+    stages = tuple(small_stage(stage, recipe.method, image_dir) for stage in recipe.stage)
+    if recipe.method != "haesr":  # its channels are divided by 4 twice
+        hparams = small_hparams(hparams)
+    return replace(recipe, stage=stages, hparams=hparams)
 
 
-def small_stage(stage: Stage, method: str, pictures: Path) -> Stage:
-    share = STEPS / (stage.steps or STEPS)
+def small_stage(stage: Stage, method: str, image_dir: Path) -> Stage:
+    ratio = STEPS / (stage.steps or STEPS)
+    validation = stage.validation
     return replace(
         stage,
         steps=STEPS,
         epochs=None,
         repeat=min(stage.repeat, 2),
-        network=small_sizes(stage.network),
-        loss={term: small_weight(weight, share) for term, weight in stage.loss.items()},
-        schedule=small_schedule(stage.schedule, share),
-        validate=stage.validate and replace(stage.validate, set=str(pictures), every=STEPS),
-        data=small_data(stage.data, registry.plain(method).min_side, pictures),
-        start=small_start(stage.origin, method, pictures.parent),
-        teacher=stage.teacher and small_teacher(stage.teacher, method, pictures.parent),
+        hparams=small_hparams(stage.hparams),
+        loss={term: small_weight(weight, ratio) for term, weight in stage.loss.items()},
+        schedule=small_schedule(stage.schedule, ratio),
+        validation=validation and replace(validation, dataset=str(image_dir), every=STEPS),
+        data=small_data(stage.data, registry.get_method(method).min_side, image_dir),
+        init_from=small_init(stage.init_source, method, image_dir.parent),
+        teacher=stage.teacher and small_teacher(stage.teacher, method, image_dir.parent),
     )
 
 
-def small_sizes(sizes):
-    """The arguments of a network; channels are shared by 2, 3 and 4, sides of windows by 4."""
-    less = {key: max(2, -(-sizes[key] // SHARES[key])) for key in SHARES if key in sizes}
-    if "window" in less:
-        less["window"] += -less["window"] % 4
-    if "channels" in less:
-        less["channels"] += -less["channels"] % 12
-    return {**sizes, **less}
+def small_hparams(hparams):
+    """Return reduced hparams; channels are divisible by 2, 3 and 4, window sizes by 4."""
+    small = {key: max(2, -(-hparams[key] // DIVISORS[key])) for key in DIVISORS if key in hparams}
+    if "window_size" in small:
+        small["window_size"] += -small["window_size"] % 4
+    if "channels" in small:
+        small["channels"] += -small["channels"] % 12
+    return {**hparams, **small}
 
 
-def small_weight(weight, share):
+def small_weight(weight, ratio):
     if isinstance(weight, float):
         return weight
-    return tuple((int(step * share), value) for step, value in weight)
+    return tuple((int(step * ratio), value) for step, value in weight)
 
 
-def small_schedule(schedule: Schedule, share: float) -> Schedule:
-    def sooner(steps):
-        return tuple(sorted({max(1, int(step * share)) for step in steps}))
+def small_schedule(schedule: Schedule, ratio: float) -> Schedule:
+    def scale_steps(steps):
+        return tuple(sorted({max(1, int(step * ratio)) for step in steps}))
 
-    restarts = sooner(schedule.restarts)
+    restarts = scale_steps(schedule.restarts)
     return replace(
         schedule,
-        warmup_steps=int(schedule.warmup_steps * share),
+        warmup_steps=int(schedule.warmup_steps * ratio),
         restarts=restarts,
         restart_weights=schedule.restart_weights[: len(restarts) + 1],
-        milestones=sooner(schedule.milestones),
-        every=max(1, int(schedule.every * share)) if schedule.every else 0,
+        milestones=scale_steps(schedule.milestones),
+        step_size=max(1, int(schedule.step_size * ratio)) if schedule.step_size else 0,
     )
 
 
-def small_data(data: Data, least: int, pictures: Path) -> Data:
-    """Patches of 1/16 of the side, of no less than `least` LR pixels."""
-    shapes = tuple(tuple(4 * max(side // 64, least) for side in shape) for shape in data.patches)
-    return replace(data, sets=(str(pictures),), patches=shapes, batch=-(-data.batch // 32))
+def small_data(data: Data, min_side: int, image_dir: Path) -> Data:
+    """Return patches of 1/16 of the side length, of at least `min_side` LR pixels."""
+    sizes = tuple(
+        tuple(4 * max(side // 64, min_side) for side in size) for size in data.hr_patch_sizes
+    )
+    batch_size = -(-data.batch_size // 32)
+    return replace(data, datasets=(str(image_dir),), hr_patch_sizes=sizes, batch_size=batch_size)
 
 
-def small_start(start, method: str, folder: Path):
-    """The same, of a small file where it is a file."""
-    if not isinstance(start, Start) or start.file is None:
-        return start
-    file, sizes = written(start.method or method, start.sizes, folder)
-    return replace(start, file=file, sizes=sizes)
+def small_init(init, method: str, folder: Path):
+    """Return the initial weights, with a small checkpoint in place of a checkpoint."""
+    if not isinstance(init, InitFrom) or init.checkpoint is None:
+        return init
+    file, hparams = write_checkpoint(init.method or method, init.hparams, folder)
+    return replace(init, checkpoint=file, hparams=hparams)
 
 
-def small_teacher(teacher: Teacher, method: str, folder: Path) -> Teacher:
-    """The same, with a small file; SPAN stands in for a method that is not there."""
-    known = teacher.method if teacher.method in registry.names() else "span"
+def small_teacher(teacher: TeacherConfig, method: str, folder: Path) -> TeacherConfig:
+    """Return the teacher with a small checkpoint; SPAN replaces a method that is not installed."""
+    teacher_method = teacher.method if teacher.method in registry.names() else "span"
     taps = {
-        small_part(ours, method): small_part(theirs, method if teacher.stage else known)
-        for ours, theirs in teacher.taps.items()
+        scaled_tap(student_path, method): scaled_tap(
+            teacher_path, method if teacher.stage else teacher_method
+        )
+        for student_path, teacher_path in teacher.taps.items()
     }
     if teacher.stage is not None:
         return replace(teacher, taps=taps)
-    file, sizes = written(known, teacher.sizes, folder)
-    return replace(teacher, method=known, weights=file, sizes=sizes, taps=taps)
+    file, hparams = write_checkpoint(teacher_method, teacher.hparams, folder)
+    return replace(teacher, method=teacher_method, checkpoint=file, hparams=hparams, taps=taps)
 
 
-def small_part(path: str, method: str) -> str:
-    """The block as deep in the small network as `path` is in the whole one."""
-    of = registry.plain(method).sizes().get("blocks")
-    less = of and small_sizes({"blocks": of})["blocks"]
-    return re.sub(r"(?<=blocks\.)\d+", lambda i: str(int(i[0]) * less // of), path) if of else path
+def scaled_tap(path: str, method: str) -> str:
+    """Return the path of the block at the same relative depth in the small network."""
+    num_blocks = registry.get_method(method).default_hparams().get("num_blocks")
+    if not num_blocks:
+        return path
+    small = small_hparams({"num_blocks": num_blocks})["num_blocks"]
+    return re.sub(r"(?<=blocks\.)\d+", lambda i: str(int(i[0]) * small // num_blocks), path)
 
 
-def written(name: str, said, folder: Path):
-    """A file of fresh weights in the form in which the method's own were published; its sizes."""
-    method = registry.plain(name)
-    forms = (each.form for each in method.weights.values() if each.sizes == said)
+def write_checkpoint(name: str, hparams, folder: Path):
+    """Write small random weights in the form of the published ones; return path and hparams."""
+    method = registry.get_method(name)
+    forms = (weights.form for weights in method.weights.values() if weights.hparams == hparams)
     form = next(forms, "deploy")
-    sizes = small_sizes({**method.sizes(), **said})
-    net = method.build(**sizes)
+    hparams = small_hparams({**method.default_hparams(), **hparams})
+    net = method.build(**hparams)
     net = deploy(net) if form == "deploy" else net
-    manifest = archive.describe(name, method, form, sizes)
+    metadata = archive.make_metadata(name, method, form, hparams)
     file = folder / f"{name}.safetensors"
-    archive.write_safetensors(file, tensors(net, Naming(method.torch_names)), manifest)
-    return str(file), sizes
+    archive.write_safetensors(file, to_state_dict(net, KeyMap(method.torch_names)), metadata)
+    return str(file), hparams

@@ -1,4 +1,4 @@
-"""`upscale` takes the faster engine, by a clock that we turn and verdicts in a cache of our own."""
+"""`upscale --engine auto`: the faster engine is chosen, by a fake clock and a cache of its own."""
 
 import datetime
 import json
@@ -16,306 +16,321 @@ from esrjax.bridge.onnx import runtime
 from esrjax.cli import engines, race, verdicts
 from esrjax.contest import turns
 from esrjax.errors import UserError
+from esrjax.evaluation.upscale import UpscaleJob
 from esrjax.model import Model, open_method, open_model
-from esrjax.pictures.jobs import Job
 
 TODAY = str(datetime.date.today())
 DAY = "2026-11-27"
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
+def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache/esrjax/engines"
 
 
-class Fake:
-    """An engine whose tile takes `ms` of the turned clock and is of one colour."""
+class FakeEngine:
+    """An engine that takes `ms` of the fake clock for a tile, and returns a constant image."""
 
-    def __init__(self, now, ms, colour=0.5):
-        self.now, self.ms, self.colour, self.seen = now, ms, colour, []
+    def __init__(self, clock, ms, value=0.5):
+        self.clock, self.ms, self.value, self.tile_sizes = clock, ms, value, []
 
-    def upscaler(self, tile=None, **strategy):
+    def upscaler(self, tile_size=None, **strategy):
         def run(lr):
-            self.seen.append(lr.shape[:2])
-            self.now[0] += self.ms / 1e3
-            return np.full((8, 8, 3), self.colour, np.float32)
+            self.tile_sizes.append(lr.shape[:2])
+            self.clock[0] += self.ms / 1e3
+            return np.full((8, 8, 3), self.value, np.float32)
 
         return run
 
 
 @pytest.fixture
-def rivals(crumbs, monkeypatch):
-    """`rivals(0.7)`: JAX, and ONNX Runtime that takes 0.7 of its time; neither is really run."""
-    now, versions = [0.0], verdicts.metadata.version
-    monkeypatch.setattr(turns.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(engines, "installed", lambda: True)
-    absent = lambda name: "1" if name in engines.EXTRA else versions(name)  # noqa: E731
-    monkeypatch.setattr(verdicts.metadata, "version", absent)
+def make_engines(crumbs, monkeypatch):
+    """`make_engines(0.7)`: JAX, and an ONNX Runtime that takes 0.7 of its time; both are fakes."""
+    clock, version = [0.0], verdicts.metadata.version
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(engines, "is_onnxruntime_installed", lambda: True)
+    fake_version = lambda name: "1" if name in engines.LIBRARIES else version(name)  # noqa: E731
+    monkeypatch.setattr(verdicts.metadata, "version", fake_version)
 
-    def made(ratio, colour=0.5):
-        ours, theirs = Fake(now, 100.0), Fake(now, 100.0 * ratio, colour)
-        monkeypatch.setattr(Model, "upscaler", lambda self, tile: ours.upscaler(tile))
-        monkeypatch.setattr(engines, "exported", lambda model: theirs)
-        return engines.Runner(net=open_method("crumb"), said="JAX on cpu"), theirs
+    def make(ratio, value=0.5):
+        jax_engine, onnx_engine = FakeEngine(clock, 100.0), FakeEngine(clock, 100.0 * ratio, value)
+        monkeypatch.setattr(Model, "upscaler", lambda self, size: jax_engine.upscaler(size))
+        monkeypatch.setattr(engines, "export_on_cpu", lambda model: onnx_engine)
+        return engines.Runner(net=open_method("crumb"), description="JAX on cpu"), onnx_engine
 
-    return made
-
-
-def work(tiles, tile=(256, 256)):
-    """A picture of so many tiles beside one another."""
-    size = (tile[0], tile[1] * tiles)
-    return [Job(source=Path("a.png"), target=Path("b.png"), size=size, canvas=tile)]
+    return make
 
 
-MANY, FEW = work(64), work(63)
+def make_jobs(tiles, tile_size=(256, 256)):
+    """One image that is `tiles` tiles wide."""
+    size = (tile_size[0], tile_size[1] * tiles)
+    source, target = Path("a.png"), Path("b.png")
+    return [UpscaleJob(source=source, target=target, lr_size=size, tile_size=tile_size)]
+
+
+MANY, FEW = make_jobs(64), make_jobs(63)
 
 
 # --- the choice --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ratio", [0.72, 0.94])
-def test_the_faster_one_is_taken_and_says_by_how_much(rivals, ratio):
-    runner, theirs = rivals(ratio)
-    won = engines.fastest(runner, MANY)
-    assert won.net is theirs and set(theirs.seen) == {(256, 256)}
-    assert won.said == f"ONNX Runtime on cpu ({ratio} of the time of JAX, measured now)"
+def test_faster_engine_is_chosen_and_reported(make_engines, ratio):
+    runner, onnx_engine = make_engines(ratio)
+    fastest = engines.fastest_runner(runner, MANY)
+    assert fastest.net is onnx_engine and set(onnx_engine.tile_sizes) == {(256, 256)}
+    assert fastest.description.startswith("ONNX Runtime on cpu")
+    assert f"{ratio} " in fastest.description and "measured now" in fastest.description
 
 
 @pytest.mark.parametrize("ratio", [0.96, 1.0, 2.5])
-def test_jax_wins_ties(rivals, ratio):
-    runner, _ = rivals(ratio)
-    won = engines.fastest(runner, MANY)
-    assert won.net is runner.net
-    assert won.said == f"JAX on cpu (ONNX Runtime takes {ratio:.2f} of its time, measured now)"
+def test_jax_is_kept_unless_the_gain_is_clear(make_engines, ratio):
+    runner, _ = make_engines(ratio)
+    fastest = engines.fastest_runner(runner, MANY)
+    assert fastest.net is runner.net
+    assert fastest.description.startswith("JAX on cpu (ONNX Runtime ")
+    assert f"{ratio:.2f} " in fastest.description and "measured now" in fastest.description
 
 
-@pytest.mark.parametrize("colour", [0.51, np.nan])
-def test_an_engine_that_makes_other_pictures_does_not_win(rivals, colour, home):
-    runner, theirs = rivals(0.1, colour)
-    stays = engines.fastest(runner, MANY)
-    assert stays.net is runner.net and len(theirs.seen) == 1 and not home.exists()
-    assert stays.said == "JAX on cpu (ONNX Runtime makes another picture)"
+@pytest.mark.parametrize("value", [0.51, np.nan])
+def test_engine_with_different_images_is_not_chosen(make_engines, value, cache_folder):
+    runner, onnx_engine = make_engines(0.1, value)
+    fastest = engines.fastest_runner(runner, MANY)
+    assert fastest.net is runner.net and len(onnx_engine.tile_sizes) == 1
+    assert not cache_folder.exists()
+    assert fastest.description == "JAX on cpu (ONNX Runtime gives a different image)"
 
 
-def test_few_tiles_race_nothing(rivals):
-    runner, theirs = rivals(0.5)
-    assert engines.fastest(runner, FEW) is runner
-    assert engines.fastest(runner, []) is runner
-    assert not theirs.seen
+def test_few_tiles_are_not_measured(make_engines):
+    runner, onnx_engine = make_engines(0.5)
+    assert engines.fastest_runner(runner, FEW) is runner
+    assert engines.fastest_runner(runner, []) is runner
+    assert not onnx_engine.tile_sizes
 
 
-def test_eight_turns_are_eight_times_the_tiles(rivals):
-    runner, theirs = rivals(0.5)
-    assert engines.fastest(runner, work(7), passes=8) is runner
-    assert engines.fastest(runner, work(8), passes=8).net is theirs
+def test_passes_multiply_the_tiles(make_engines):
+    runner, onnx_engine = make_engines(0.5)
+    assert engines.fastest_runner(runner, make_jobs(7), passes=8) is runner
+    assert engines.fastest_runner(runner, make_jobs(8), passes=8).net is onnx_engine
 
 
-def test_tiles_count_by_their_area_and_most_of_the_work_is_raced(rivals):
-    runner, theirs = rivals(0.5)
-    assert engines.fastest(runner, work(255, (128, 128))) is runner
-    engines.fastest(runner, [*work(100, (128, 128)), *work(30, (256, 128)), *work(29)])
-    assert set(theirs.seen) == {(256, 256)}
+def test_tiles_count_by_area_and_the_most_frequent_size_is_measured(make_engines):
+    runner, onnx_engine = make_engines(0.5)
+    assert engines.fastest_runner(runner, make_jobs(255, (128, 128))) is runner
+    jobs = [*make_jobs(100, (128, 128)), *make_jobs(30, (256, 128)), *make_jobs(29)]
+    engines.fastest_runner(runner, jobs)
+    assert set(onnx_engine.tile_sizes) == {(256, 256)}
 
 
-# --- what stays with JAX -----------------------------------------------------------------------
+# --- cases that stay with JAX ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [UserError, KeyError])
-def test_a_network_that_cannot_be_exported_stays_with_jax(rivals, monkeypatch, home, kind):
-    def fails(model):
-        raise kind("no") if kind is KeyError else kind("no", rule="some", remedy="none")
+@pytest.mark.parametrize("error", [UserError("no", rule="some", remedy="none"), KeyError("no")])
+def test_network_that_cannot_be_exported_stays_with_jax(
+    make_engines, monkeypatch, cache_folder, error
+):
+    def fail(model):
+        raise error
 
-    runner, _ = rivals(0.5)
-    monkeypatch.setattr(engines, "exported", fails)
-    stays = engines.fastest(runner, MANY)
-    assert stays.net is runner.net and not home.exists()
-    assert stays.said == f"JAX on cpu (ONNX Runtime cannot run it: {kind.__name__})"
-
-
-def test_ensembles_stay_with_jax(rivals):
-    _, theirs = rivals(0.5)
-    several = engines.Runner(net=open_model("crumbs"), said="JAX on cpu")
-    assert engines.fastest(several, MANY) is several and not theirs.seen
+    runner, _ = make_engines(0.5)
+    monkeypatch.setattr(engines, "export_on_cpu", fail)
+    fastest = engines.fastest_runner(runner, MANY)
+    assert fastest.net is runner.net and not cache_folder.exists()
+    assert fastest.description.startswith("JAX on cpu (ONNX Runtime ")
+    assert type(error).__name__ in fastest.description
 
 
-def test_another_device_stays_with_jax(rivals, monkeypatch):
-    runner, theirs = rivals(0.5)
+def test_ensembles_stay_with_jax(make_engines):
+    _, onnx_engine = make_engines(0.5)
+    runner = engines.Runner(net=open_model("crumbs"), description="JAX on cpu")
+    assert engines.fastest_runner(runner, MANY) is runner and not onnx_engine.tile_sizes
+
+
+def test_other_devices_stay_with_jax(make_engines, monkeypatch):
+    runner, onnx_engine = make_engines(0.5)
     monkeypatch.setattr(engines.jax, "default_backend", lambda: "gpu")
-    assert engines.fastest(runner, MANY) is runner and not theirs.seen
+    assert engines.fastest_runner(runner, MANY) is runner and not onnx_engine.tile_sizes
 
 
-def test_onnx_runtime_on_another_device_does_not_race(rivals, monkeypatch):
-    real = engines.exported
-    runner, theirs = rivals(0.5)
-    monkeypatch.setattr(engines, "exported", real)
+def test_onnx_runtime_on_another_device_is_not_measured(make_engines, monkeypatch):
+    export_on_cpu = engines.export_on_cpu
+    runner, onnx_engine = make_engines(0.5)
+    monkeypatch.setattr(engines, "export_on_cpu", export_on_cpu)
     monkeypatch.setattr(runtime, "device", lambda: "cuda")
-    monkeypatch.setattr(engine, "exported", lambda model: theirs)
-    stays = engines.fastest(runner, MANY)
-    assert stays.net is runner.net and not theirs.seen
-    assert stays.said == "JAX on cpu (ONNX Runtime has another device)"
+    monkeypatch.setattr(engine, "from_model", lambda model: onnx_engine)
+    fastest = engines.fastest_runner(runner, MANY)
+    assert fastest.net is runner.net and not onnx_engine.tile_sizes
+    assert fastest.description == "JAX on cpu (ONNX Runtime has another device)"
 
 
-@pytest.mark.parametrize("library", engines.EXTRA)
-def test_without_the_extra_jax_runs_and_nothing_is_imported(crumbs, monkeypatch, library):
+@pytest.mark.parametrize("library", engines.LIBRARIES)
+def test_missing_extra_keeps_jax_and_imports_nothing(crumbs, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
-    monkeypatch.setattr(runtime, "require", lambda *_: pytest.fail("it was imported"))
-    runner = engines.Runner(net=open_method("crumb"), said="JAX on cpu")
-    assert engines.fastest(runner, MANY) is runner
+    monkeypatch.setattr(runtime, "import_library", lambda *_: pytest.fail("it was imported"))
+    runner = engines.Runner(net=open_method("crumb"), description="JAX on cpu")
+    assert engines.fastest_runner(runner, MANY) is runner
 
 
-# --- verdicts that were kept -------------------------------------------------------------------
+# --- stored timings ----------------------------------------------------------------------------
 
 
-def kept(runner, said, tile=(256, 256)):
-    """Write `said` where the verdict about the runner's network is looked for."""
-    hangs_on = verdicts.facts(runner.net, tile)
-    verdicts.keep(hangs_on, verdicts.Verdict(ratio=1.0, day=TODAY))
-    (path,) = cache.folder("engines").iterdir()
-    path.write_text(said if isinstance(said, str) else json.dumps({"verdict": said}))
+def store(runner, timing, tile_size=(256, 256)):
+    """Write `timing` to the cache file of the runner's network."""
+    key = verdicts.cache_key(runner.net, tile_size)
+    verdicts.save_timing(key, verdicts.EngineTiming(ratio=1.0, day=TODAY))
+    (path,) = cache.cache_dir("engines").iterdir()
+    path.write_text(timing if isinstance(timing, str) else json.dumps({"timing": timing}))
 
 
 @pytest.mark.parametrize("jobs", [MANY, FEW])
-def test_a_kept_verdict_is_used_and_named_with_its_date(rivals, jobs):
-    runner, theirs = rivals(0.5)
-    kept(runner, {"ratio": 0.8, "day": DAY})
-    won = engines.fastest(runner, jobs)
-    assert won.net is theirs and not theirs.seen
-    assert won.said == f"ONNX Runtime on cpu (0.80 of the time of JAX, measured on {DAY})"
+def test_stored_timing_is_used_and_reported_with_its_date(make_engines, jobs):
+    runner, onnx_engine = make_engines(0.5)
+    store(runner, {"ratio": 0.8, "day": DAY})
+    fastest = engines.fastest_runner(runner, jobs)
+    assert fastest.net is onnx_engine and not onnx_engine.tile_sizes
+    assert "0.80 " in fastest.description and f"measured on {DAY}" in fastest.description
 
 
-def test_a_verdict_is_not_asked_for_where_an_export_costs_more_than_it_saves(rivals):
-    runner, theirs = rivals(0.5)
-    kept(runner, {"ratio": 0.8, "day": DAY})
-    assert engines.fastest(runner, work(15)) is runner
-    assert engines.fastest(runner, work(16)).net is theirs
-    assert engines.fastest(runner, work(2), passes=8).net is theirs
+def test_stored_timing_is_not_used_where_an_export_costs_more_than_it_saves(make_engines):
+    runner, onnx_engine = make_engines(0.5)
+    store(runner, {"ratio": 0.8, "day": DAY})
+    assert engines.fastest_runner(runner, make_jobs(15)) is runner
+    assert engines.fastest_runner(runner, make_jobs(16)).net is onnx_engine
+    assert engines.fastest_runner(runner, make_jobs(2), passes=8).net is onnx_engine
 
 
-def test_a_verdict_for_jax_exports_nothing(rivals, monkeypatch):
-    runner, _ = rivals(0.5)
-    kept(runner, {"ratio": 1.31, "day": DAY})
-    monkeypatch.setattr(engines, "exported", lambda model: pytest.fail("it was exported"))
-    won = engines.fastest(runner, FEW)
-    assert won.net is runner.net
-    assert won.said == f"JAX on cpu (ONNX Runtime takes 1.31 of its time, measured on {DAY})"
+def test_stored_timing_in_favour_of_jax_exports_nothing(make_engines, monkeypatch):
+    runner, _ = make_engines(0.5)
+    store(runner, {"ratio": 1.31, "day": DAY})
+    monkeypatch.setattr(engines, "export_on_cpu", lambda model: pytest.fail("it was exported"))
+    fastest = engines.fastest_runner(runner, FEW)
+    assert fastest.net is runner.net
+    assert fastest.description.startswith("JAX on cpu (ONNX Runtime ")
+    assert "1.31 " in fastest.description and f"measured on {DAY}" in fastest.description
 
 
-def test_what_was_measured_is_kept(rivals, home):
-    runner, theirs = rivals(0.5)
-    engines.fastest(runner, MANY)
-    (file,) = home.iterdir()
-    assert json.loads(file.read_text())["verdict"] == {"ratio": pytest.approx(0.5), "day": TODAY}
-    raced = len(theirs.seen)
-    assert f"measured on {TODAY}" in engines.fastest(runner, MANY).said
-    assert len(theirs.seen) == raced
+def test_timing_is_stored(make_engines, cache_folder):
+    runner, onnx_engine = make_engines(0.5)
+    engines.fastest_runner(runner, MANY)
+    (file,) = cache_folder.iterdir()
+    assert json.loads(file.read_text())["timing"] == {"ratio": pytest.approx(0.5), "day": TODAY}
+    num_runs = len(onnx_engine.tile_sizes)
+    assert f"measured on {TODAY}" in engines.fastest_runner(runner, MANY).description
+    assert len(onnx_engine.tile_sizes) == num_runs
 
 
 @pytest.mark.parametrize(
-    "said",
+    "timing",
     [
         *(
             "",
             "{",
             "[]",
             "null",
-            '{"verdict": 1}',
-            '{"verdict": {"ratio": NaN, "day": "2026-11-27"}}',
+            '{"timing": 1}',
+            '{"timing": {"ratio": NaN, "day": "2026-11-27"}}',
         ),
         *({}, {"ratio": 0.5}, {"ratio": -1, "day": DAY}, {"ratio": "a", "day": DAY}),
         *({"ratio": 0.5, "day": "today"}, {"ratio": None, "day": 3}),
     ],
 )
-def test_a_file_that_holds_no_verdict_is_ignored_and_replaced(rivals, said):
-    runner, theirs = rivals(0.5)
-    kept(runner, said)
-    assert engines.fastest(runner, FEW) is runner
-    assert engines.fastest(runner, MANY).said.endswith("measured now)")
-    assert engines.fastest(runner, FEW).net is theirs
+def test_malformed_cache_file_is_ignored_and_replaced(make_engines, timing):
+    runner, onnx_engine = make_engines(0.5)
+    store(runner, timing)
+    assert engines.fastest_runner(runner, FEW) is runner
+    assert engines.fastest_runner(runner, MANY).description.endswith("measured now)")
+    assert engines.fastest_runner(runner, FEW).net is onnx_engine
 
 
-def test_a_cache_that_cannot_be_written_to_is_ignored(rivals, home):
-    home.parent.mkdir(parents=True)
-    home.write_text("in the way")
-    runner, theirs = rivals(0.5)
+def test_unwritable_cache_is_ignored(make_engines, cache_folder):
+    cache_folder.parent.mkdir(parents=True)
+    cache_folder.write_text("a file, not a folder")
+    runner, onnx_engine = make_engines(0.5)
     for _ in range(2):
-        won = engines.fastest(runner, MANY)
-        assert won.net is theirs and won.said.endswith("measured now)")
+        fastest = engines.fastest_runner(runner, MANY)
+        assert fastest.net is onnx_engine and fastest.description.endswith("measured now)")
 
 
-def test_a_half_written_verdict_is_left_nowhere(rivals, home, monkeypatch):
-    def full(*_):
-        raise OSError("no room")
+def test_interrupted_write_leaves_no_file(make_engines, cache_folder, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
 
-    runner, _ = rivals(0.5)
-    monkeypatch.setattr(os, "replace", full)
-    engines.fastest(runner, MANY)
-    assert list(home.iterdir()) == []
+    runner, _ = make_engines(0.5)
+    monkeypatch.setattr(os, "replace", fail)
+    engines.fastest_runner(runner, MANY)
+    assert list(cache_folder.iterdir()) == []
 
 
-def test_a_verdict_hangs_on_network_tile_machine_and_versions(rivals, monkeypatch):
-    runner, _ = rivals(0.5)
-    facts = verdicts.facts(runner.net, (64, 64))
-    assert facts == verdicts.facts(open_method("crumb"), (64, 64))
+def test_cache_key_depends_on_network_tile_machine_and_versions(make_engines):
+    runner, _ = make_engines(0.5)
+    key = verdicts.cache_key(runner.net, (64, 64))
+    assert key == verdicts.cache_key(open_method("crumb"), (64, 64))
     others = [
-        verdicts.facts(runner.net, (64, 65)),
-        verdicts.facts(open_method("loaf"), (64, 64)),
-        facts | {"machine": facts["machine"] | {"cores": "1 of 64"}},
-        facts | {"versions": facts["versions"] | {"onnxruntime": "2"}},
+        verdicts.cache_key(runner.net, (64, 65)),
+        verdicts.cache_key(open_method("loaf"), (64, 64)),
+        key | {"machine": key["machine"] | {"cores": "1 of 64"}},
+        key | {"versions": key["versions"] | {"onnxruntime": "2"}},
     ]
-    assert len({verdicts._path(each) for each in [facts, *others]}) == 5
+    assert len({verdicts._path(other) for other in [key, *others]}) == 5
 
 
-# --- for real ----------------------------------------------------------------------------------
+# --- real engines ------------------------------------------------------------------------------
 
 
-def test_the_picture_that_is_raced_fills_the_tile_and_the_levels():
-    lr = race.picture((24, 40))
+def test_measured_image_fills_the_tile_and_the_value_range():
+    lr = race.noise_image((24, 40))
     assert lr.shape == (24, 40, 3) and lr.dtype == np.uint8 and (lr.min(), lr.max()) == (0, 255)
 
 
-def draw(path, h, w):
+def write_noise(path, h, w):
     noise = np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
     Image.fromarray(noise).save(path)
     return path
 
 
-def test_engines_can_be_forced_and_few_pixels_are_jaxs(esrjax, crumbs, tmp_path):
-    lr = draw(tmp_path / "lr.png", 12, 16)
-    for words in ((), ("--engine", "jax"), ("--engine", "auto")):
-        said = esrjax("upscale", lr, "-o", tmp_path / "sr.png", "--method", "crumb", *words)
-        assert said.out == f"1 picture in {tmp_path}/sr.png, by JAX on cpu\n"
+def test_engine_can_be_set_and_small_images_use_jax(esrjax, crumbs, tmp_path):
+    lr = write_noise(tmp_path / "lr.png", 12, 16)
+    for options in ((), ("--engine", "jax"), ("--engine", "auto")):
+        sr = tmp_path / "sr.png"
+        result = esrjax("upscale", lr, "-o", sr, "--method", "crumb", *options)
+        assert result.out == f"1 image written to {sr} (JAX on cpu)\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "passes"),
+    ("options", "passes"),
     [((), 1), (("--self-ensemble",), 8), (("--self-ensemble", "--windows", "12,16"), 16)],
 )
-def test_turns_and_windows_run_a_picture_more_often(
-    esrjax, crumbs, tmp_path, monkeypatch, words, passes
+def test_self_ensemble_and_windows_count_as_passes(
+    esrjax, crumbs, tmp_path, monkeypatch, options, passes
 ):
-    asked = []
-    monkeypatch.setattr(engines, "fastest", lambda runner, *said: asked.append(said) or runner)
-    lr = draw(tmp_path / "lr.png", 24, 16)
-    esrjax("upscale", lr, "-o", tmp_path / "sr.png", "--method", "crumb", *words)
-    (((job,), said),) = asked
-    assert said == passes and job.size == (24, 16)
+    calls = []
+    monkeypatch.setattr(
+        engines, "fastest_runner", lambda runner, *args: calls.append(args) or runner
+    )
+    lr = write_noise(tmp_path / "lr.png", 24, 16)
+    esrjax("upscale", lr, "-o", tmp_path / "sr.png", "--method", "crumb", *options)
+    (((job,), num_passes),) = calls
+    assert num_passes == passes and job.lr_size == (24, 16)
 
 
 @pytest.mark.export
-def test_a_race_from_the_command_to_the_picture(esrjax, crumbs, tmp_path, monkeypatch, home):
+def test_upscale_measures_stores_and_reuses_the_timing(
+    esrjax, crumbs, tmp_path, monkeypatch, cache_folder
+):
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     pytest.importorskip("onnx", reason="the extra `export` is not installed")
-    monkeypatch.setattr(engines, "REPAID", 1)
-    monkeypatch.setattr(engines, "WORTH", 1)
-    lr, made = draw(tmp_path / "lr.png", 40, 50), {}
-    for name, words in {"auto": (), "again": (), "forced": ("--engine", "jax")}.items():
+    monkeypatch.setattr(engines, "MIN_PIXELS_TO_MEASURE", 1)
+    monkeypatch.setattr(engines, "MIN_PIXELS", 1)
+    lr, outputs = write_noise(tmp_path / "lr.png", 40, 50), {}
+    for name, options in {"auto": (), "again": (), "jax": ("--engine", "jax")}.items():
         output = tmp_path / f"{name}.png"
-        said = esrjax("upscale", lr, "-o", output, "--method", "crumb", "--tile", 32, *words)
-        assert said.code == 0 and said.err == ""
-        made[name] = np.asarray(Image.open(output), int), said.out.partition("measured ")[2]
-    assert [when for _, when in made.values()] == ["now)\n", f"on {TODAY})\n", ""]
-    assert np.abs(made["auto"][0] - made["forced"][0]).max() <= 1
-    assert np.array_equal(made["auto"][0], made["again"][0])
-    (file,) = home.iterdir()
-    assert json.loads(file.read_text())["hangs on"]["tile"] == [32, 32]
+        result = esrjax("upscale", lr, "-o", output, "--method", "crumb", "--tile", 32, *options)
+        assert result.code == 0 and result.err == ""
+        measured = result.out.partition("measured ")[2].rstrip(")\n")
+        outputs[name] = np.asarray(Image.open(output), int), measured
+    assert [measured for _, measured in outputs.values()] == ["now", f"on {TODAY}", ""]
+    assert np.abs(outputs["auto"][0] - outputs["jax"][0]).max() <= 1
+    assert np.array_equal(outputs["auto"][0], outputs["again"][0])
+    (file,) = cache_folder.iterdir()
+    assert json.loads(file.read_text())["key"]["tile_size"] == [32, 32]

@@ -1,4 +1,4 @@
-"""Commands start again with large pages, once, where the system has them and nobody said other."""
+"""Huge pages: the command is executed again, once, where the system has them."""
 
 import os
 import subprocess
@@ -10,39 +10,39 @@ from esrjax import memory
 
 
 @pytest.fixture
-def started(monkeypatch, tmp_path):
-    """What was started in place of this process, on a system that gives large pages when asked."""
+def exec_calls(monkeypatch, tmp_path):
+    """The calls of `execv`, on a system whose huge pages are on request."""
     calls = []
     system = tmp_path / "enabled"
     system.write_text("always [madvise] never\n")
-    monkeypatch.setattr(memory, "SYSTEM", system)
+    monkeypatch.setattr(memory, "THP_SETTING", system)
     monkeypatch.setattr(memory.os, "confstr", lambda name: "glibc 2.36")
     monkeypatch.setattr(memory.os, "execv", lambda *call: calls.append(call))
     monkeypatch.setattr(memory.os, "environ", {})
-    monkeypatch.setattr(memory.sys, "orig_argv", ["python3", "-m", "esrjax", "list"])
+    monkeypatch.setattr(memory.sys, "orig_argv", ["python3", "-m", "esrjax", "doctor"])
     return calls
 
 
-def test_the_same_command_is_started_again_once(started):
-    memory.take_large_pages()
-    assert started == [(sys.executable, [sys.executable, "-m", "esrjax", "list"])]
-    assert memory.large_pages()
-    memory.take_large_pages()
-    assert len(started) == 1
+def test_command_is_executed_again_once(exec_calls):
+    memory.reexec_with_huge_pages()
+    assert exec_calls == [(sys.executable, [sys.executable, "-m", "esrjax", "doctor"])]
+    assert memory.uses_huge_pages()
+    memory.reexec_with_huge_pages()
+    assert len(exec_calls) == 1
 
 
-@pytest.mark.parametrize("said", ["", "glibc.malloc.arena_max=1"])
-def test_what_the_environment_says_stands(started, said):
-    memory.os.environ["GLIBC_TUNABLES"] = said
-    memory.take_large_pages()
-    assert not started and not memory.large_pages()
+@pytest.mark.parametrize("tunables", ["", "glibc.malloc.arena_max=1"])
+def test_environment_takes_precedence(exec_calls, tunables):
+    memory.os.environ["GLIBC_TUNABLES"] = tunables
+    memory.reexec_with_huge_pages()
+    assert not exec_calls and not memory.uses_huge_pages()
 
 
-@pytest.mark.parametrize("pages", ["[always] madvise never", "always madvise [never]"])
-def test_a_system_that_always_or_never_gives_them_is_not_asked(started, pages):
-    memory.SYSTEM.write_text(pages)
-    memory.take_large_pages()
-    assert not started
+@pytest.mark.parametrize("setting", ["[always] madvise never", "always madvise [never]"])
+def test_modes_always_and_never_do_nothing(exec_calls, setting):
+    memory.THP_SETTING.write_text(setting)
+    memory.reexec_with_huge_pages()
+    assert not exec_calls
 
 
 def _no_such_name(name):
@@ -50,28 +50,28 @@ def _no_such_name(name):
 
 
 @pytest.mark.parametrize("version", [_no_such_name, lambda _: "glibc 2.34", lambda _: None])
-def test_a_library_that_cannot_be_told_is_not(started, monkeypatch, version):
+def test_other_c_library_does_nothing(exec_calls, monkeypatch, version):
     monkeypatch.setattr(memory.os, "confstr", version)
-    memory.take_large_pages()
-    assert not started
+    memory.reexec_with_huge_pages()
+    assert not exec_calls
 
 
-def test_a_system_without_the_file_is_not_asked(started, monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "SYSTEM", tmp_path / "nowhere")
-    memory.take_large_pages()
-    assert not started
+def test_system_without_the_setting_does_nothing(exec_calls, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "THP_SETTING", tmp_path / "nowhere")
+    memory.reexec_with_huge_pages()
+    assert not exec_calls
 
 
-def test_a_command_keeps_its_words_input_and_exit_code():
-    """Through the real exec, where this machine has it."""
+def test_command_keeps_its_arguments_input_and_exit_code():
+    """With the real `execv`, where this machine supports it."""
     script = (
-        "import sys; from esrjax import memory; memory.take_large_pages();"
-        "print(memory.large_pages(), sys.argv[1:], sys.stdin.read()); sys.exit(3)"
+        "import sys; from esrjax import memory; memory.reexec_with_huge_pages();"
+        "print(memory.uses_huge_pages(), sys.argv[1:], sys.stdin.read()); sys.exit(3)"
     )
-    environment = {key: value for key, value in os.environ.items() if key != memory.TUNABLES}
+    environment = {key: value for key, value in os.environ.items() if key != memory.TUNABLES_ENV}
     command = [sys.executable, "-c", script, "a b", "--c"]
-    done = subprocess.run(
+    result = subprocess.run(
         command, input="given", env=environment, text=True, stdout=subprocess.PIPE
     )
-    can = memory._can_be_asked()
-    assert (done.returncode, done.stdout) == (3, f"{can} ['a b', '--c'] given\n")
+    supported = memory._supports_huge_pages()
+    assert (result.returncode, result.stdout) == (3, f"{supported} ['a b', '--c'] given\n")

@@ -1,4 +1,4 @@
-"""What the README shows is what the program prints."""
+"""Generated blocks of the README, and links of all documents."""
 
 import math
 import re
@@ -15,52 +15,70 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def block(name: str) -> str:
-    found = re.search(
+    """Return the contents of a generated block of the README."""
+    match = re.search(
         rf"<!-- {name}: .*? -->\n(.*?)\n<!-- end of {name} -->", README.read_text(), re.S
     )
-    assert found, f"the README has no block {name!r}"
-    return found[1].strip()
+    assert match, f"the README has no block {name!r}"
+    return match[1].strip()
 
 
 def help_text() -> str:
-    """Verb and first sentence, as `esrjax --help` has them."""
+    """Return the commands with their help by group, as `esrjax --help` prints them."""
     printed = CliRunner().invoke(app, ["--help"], env={"TERMINAL_WIDTH": "100", "COLUMNS": "100"})
-    verbs = re.findall(r"^│ ([a-z]+) {2,}(.*?)│$|^│ {8,}(\S.*?)│$", printed.output, re.M)
+    panels = re.findall(r"^╭─ (.+?) ─+╮\n(.*?)^╰", printed.output, re.M | re.S)
     lines: list[str] = []
-    for verb, text, more in verbs:
-        if verb:
-            lines.append(f"esrjax {verb:<9} {text.strip()}")
-        elif lines:
-            lines[-1] += f" {more.strip()}"
-    return "```text\n" + "\n".join(lines) + "\n```"
+    for title, rows in panels:
+        commands = re.findall(r"^│ ([a-z]+) {2,}(.*?)│$|^│ {8,}(\S.*?)│$", rows, re.M)
+        if not commands or title == "Options":
+            continue
+        lines += ["", title]
+        for command, text, continuation in commands:
+            if command:
+                lines.append(f"  esrjax {command:<9} {text.strip()}")
+            else:
+                lines[-1] += f" {continuation.strip()}"
+    return "```text\n" + "\n".join(lines[1:]) + "\n```"
 
 
 def method_table() -> str:
-    """One line for each method of this distribution, the fastest of the challenge first."""
+    """Return a row for each method of this distribution, the fastest of the challenge first."""
     rows = [
         "| method | team | params | MACs | PSNR valid / test | ms |",
         "|---|---|---:|---:|---|---:|",
     ]
-    names = [name for name in registry.names() if registry.origin(name).startswith("esrjax ")]
-    methods = {name: m for name in names if isinstance(m := registry.method(name), Method)}
+    names = [
+        name for name in registry.names() if registry.distribution_of(name).startswith("esrjax ")
+    ]
+    methods = {name: m for name in names if isinstance(m := registry.get_entry(name), Method)}
     by_runtime = sorted(methods, key=lambda n: methods[n].reported.get("runtime_ms", math.inf))
-    return "\n".join([*rows, *(_row(name, methods[name]) for name in by_runtime)])
+    return "\n".join([*rows, *(_method_row(name, methods[name]) for name in by_runtime)])
 
 
-def _row(name: str, method: Method) -> str:
-    said = method.reported
-    psnr = " / ".join(f"{said[k]:.2f}" for k in ("psnr_valid", "psnr_test") if k in said)
-    runtime = f"{said['runtime_ms']:.3f}" if "runtime_ms" in said else ""
-    cost = f"{said['params']:,} | {said['macs'] / 1e9:.2f} G"
+def _method_row(name: str, method: Method) -> str:
+    reported = method.reported
+    psnr = " / ".join(f"{reported[k]:.2f}" for k in ("psnr_valid", "psnr_test") if k in reported)
+    runtime = f"{reported['runtime_ms']:.3f}" if "runtime_ms" in reported else ""
+    cost = f"{reported['params']:,} | {reported['macs'] / 1e9:.2f} G"
     return f"| `{name}` | {method.team} | {cost} | {psnr} | {runtime} |"
 
 
 @pytest.mark.parametrize(("name", "text"), [("help", help_text), ("methods", method_table)])
-def test_the_readme_is_up_to_date(name, text):
+def test_generated_block_is_up_to_date(name, text):
     assert block(name) == text(), "run `make readme`"
 
 
-def test_every_file_that_the_documents_name_exists():
-    for document in (README, *README.parent.glob("docs/*.md")):
-        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", document.read_text()):
-            assert (document.parent / link).exists(), f"{document.name} names {link}"
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_every_link_of_the_documents_resolves():
+    for document in (*README.parent.glob("*.md"), *README.parent.glob("docs/*.md")):
+        links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text())
+        for path, anchor in links:
+            target = document.parent / path if path else document
+            assert target.exists(), f"{document.name} links to {path}"
+            if anchor:
+                assert anchor in anchors(target), f"{document.name} links to {path}#{anchor}"

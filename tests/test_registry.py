@@ -1,4 +1,4 @@
-"""Whoever is installed is found, and a bad package spoils its own names only."""
+"""Discovery of methods: a broken package affects its own names only."""
 
 import json
 import subprocess
@@ -13,103 +13,103 @@ from esrjax.registry import AmbiguousMethod, BrokenPlugin, UnknownMethod
 GOOD = """
 from esrjax.method import Ensemble, Member, Method
 
-METHOD = Method(network=dict, team="theirs", paper="unsaid", license="MIT")
-SMT = Ensemble(members={"span": Member()}, team="theirs", paper="unsaid", license="MIT")
+METHOD = Method(network=dict, team="theirs", paper="none", license="MIT")
+SMT = Ensemble(members={"span": Member()}, team="theirs", paper="none", license="MIT")
 """
 
 
 @pytest.fixture
 def install(package):
-    """Puts a package of methods on the path: `install(name, source, entries)`."""
+    """Return `install(name, source, entries)`, which puts a package of methods on the path."""
     registry._load.cache_clear()
-    yield lambda name, source, entries, place="site": package(
-        name, source, registry.GROUP, entries, place
+    yield lambda name, source, entries, folder="site": package(
+        name, source, registry.METHOD_GROUP, entries, folder
     )
     registry._load.cache_clear()
 
 
-def test_our_own_methods_come_through_the_same_door():
+def test_own_methods_are_entry_points_too():
     assert {"span", "spanv2"} <= set(registry.names())
     assert registry.names() == tuple(sorted(registry.names()))
-    assert isinstance(registry.method("span"), Method)
-    assert registry.origin("span").startswith("esrjax ")
+    assert isinstance(registry.get_entry("span"), Method)
+    assert registry.distribution_of("span").startswith("esrjax ")
 
 
-def test_a_package_of_others_is_found(install):
+def test_method_of_another_package_is_found(install):
     install("theirs", GOOD, {"new": "METHOD", "mix": "SMT"})
     assert {"new", "mix", "span"} <= set(registry.names())
-    assert registry.method("new").team == "theirs"
-    assert isinstance(registry.method("mix"), Ensemble)
-    assert registry.origin("new") == "theirs 1.0"
-    assert registry.method("new") is registry.method("new")
+    assert registry.get_entry("new").team == "theirs"
+    assert isinstance(registry.get_entry("mix"), Ensemble)
+    assert registry.distribution_of("new") == "theirs 1.0"
+    assert registry.get_entry("new") is registry.get_entry("new")
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch):
-    monkeypatch.setenv(registry.LIMIT, "span,spanv2")
+def test_unknown_method_is_reported_with_the_closest_name(monkeypatch):
+    monkeypatch.setenv(registry.PLUGINS_ENV, "span,spanv2")
     with pytest.raises(UnknownMethod) as caught:
-        registry.method("spam")
+        registry.get_entry("spam")
     assert str(caught.value) == (
-        "no method is called 'spam'\n"
-        "  rule:   a method is an entry point of the group 'esrjax.methods'; installed, limited "
+        "Unknown method 'spam'\n"
+        "  rule:     a method is an entry point of the group 'esrjax.methods'; installed, limited "
         "by ESRJAX_PLUGINS: span, spanv2\n"
-        "  remedy: did you mean 'span'?"
+        "  remedy:   did you mean 'span'?"
     )
 
 
-def test_an_unknown_name_near_to_none_is_to_be_installed():
+def test_unknown_method_without_a_close_name_is_to_be_installed():
     with pytest.raises(UnknownMethod) as caught:
-        registry.origin("zzzzzz")
+        registry.distribution_of("zzzzzz")
     assert "limited" not in caught.value.rule
     assert caught.value.remedy.startswith("install the package that registers it")
 
 
-def test_two_packages_of_one_name_are_ambiguous_in_that_name_alone(install):
+def test_ambiguous_name_does_not_affect_other_names(install):
     install("first", GOOD, {"contested": "METHOD", "calm": "METHOD"})
     install("second", GOOD, {"contested": "METHOD"})
     assert {"contested", "calm"} <= set(registry.names())
-    assert isinstance(registry.method("calm"), Method)
+    assert isinstance(registry.get_entry("calm"), Method)
     with pytest.raises(AmbiguousMethod) as caught:
-        registry.method("contested")
-    assert caught.value.problem == "the method 'contested' is registered more than once"
-    claims = {"first 1.0 (fake_first:METHOD)", "second 1.0 (fake_second:METHOD)"}
-    assert set(caught.value.place.split(" and ")) == claims
+        registry.get_entry("contested")
+    assert caught.value.problem == "Method 'contested' is registered more than once"
+    providers = {"first 1.0 (fake_first:METHOD)", "second 1.0 (fake_second:METHOD)"}
+    assert set(caught.value.location.split(" and ")) == providers
 
 
-def test_one_package_seen_twice_on_the_path_counts_once(install):
-    for place in ("site", "again"):
-        install("theirs", GOOD, {"new": "METHOD"}, place)
-    assert isinstance(registry.method("new"), Method)
+def test_package_found_twice_on_the_path_counts_once(install):
+    for folder in ("site", "again"):
+        install("theirs", GOOD, {"new": "METHOD"}, folder)
+    assert isinstance(registry.get_entry("new"), Method)
 
 
 @pytest.mark.parametrize(
-    "source, what",
+    "source, reason",
     [
         ("import no_such_module", "importing it raised ModuleNotFoundError: No module named"),
         ("METHOD = 1 / 0", "importing it raised ZeroDivisionError: division by zero"),
         ("METHODS = 1", "importing it raised AttributeError: "),
-        ("METHOD = 3", "it holds a int"),
+        ("METHOD = 3", "it is a int"),
     ],
 )
-def test_a_broken_package_is_named_and_spoils_no_other(install, source, what):
+def test_broken_package_is_reported_and_does_not_affect_others(install, source, reason):
     install("broken", source, {"bad": "METHOD"})
     assert "bad" in registry.names()
     with pytest.raises(BrokenPlugin) as caught:
-        registry.method("bad")
-    assert caught.value.problem.startswith(f"the plugin 'bad' cannot be loaded: {what}")
-    assert caught.value.place == "fake_broken:METHOD, of broken 1.0"
-    assert isinstance(registry.method("span"), Method)
+        registry.get_entry("bad")
+    assert caught.value.problem.startswith(f"Plugin 'bad' cannot be loaded: {reason}")
+    assert caught.value.location == "fake_broken:METHOD, of broken 1.0"
+    assert isinstance(registry.get_entry("span"), Method)
 
 
 def test_discovery_can_be_limited(install, monkeypatch):
     install("theirs", GOOD, {"new": "METHOD"})
-    monkeypatch.setenv(registry.LIMIT, "new, span")
+    monkeypatch.setenv(registry.PLUGINS_ENV, "new, span")
     assert registry.names() == ("new", "span")
     with pytest.raises(UnknownMethod, match="limited by ESRJAX_PLUGINS: new, span"):
-        registry.method("spanv2")
+        registry.get_entry("spanv2")
 
 
-def imported(expression):
-    """The packages that are imported after `expression` was asked of a fresh registry."""
+def modules_after(expression):
+    """Return the packages that a new process has imported after evaluating `expression`."""
     code = (
         f"import json, sys; from esrjax import registry; {expression}; "
         "print(json.dumps(list(sys.modules)))"
@@ -120,9 +120,9 @@ def imported(expression):
 
 def test_names_imports_neither_jax_nor_a_plugin():
     heavy = {"jax", "flax", "numpy", "torch", "esrjax_plugins", "esrjax_kernels"}
-    assert not imported("registry.names(), registry.origin('span')") & heavy
+    assert not modules_after("registry.names(), registry.distribution_of('span')") & heavy
 
 
-def test_method_imports_the_one_package_that_holds_it():
-    found = imported("registry.method('span')")
-    assert "esrjax_plugins" in found and "torch" not in found
+def test_get_entry_imports_one_plugin_only():
+    modules = modules_after("registry.get_entry('span')")
+    assert "esrjax_plugins" in modules and "torch" not in modules

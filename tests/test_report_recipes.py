@@ -1,4 +1,4 @@
-"""The shipped recipes say what the report says, and mark what it leaves to us."""
+"""Shipped recipes have the values of the report, and mark values that it does not state."""
 
 import re
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from transcript.marks import unmarked
 from transcript.pairs import PAIRS
-from transcript.said import REPORT, implied, printed, readings, turns
+from transcript.said import REPORT, implied, readings, stage_of_runs, stated
 
-from esrjax.training.recipe import Recipe, Run, load
+from esrjax.training.recipe import Recipe, StageRun, load
 
-DEPARTURES = {("dscf", "teacher_width"): "no EMSR of 30 channels is public, one of 26 is"}
+DEVIATIONS = {("dscf", "teacher_channels"): "only an EMSR of 26 channels is public, not of 30"}
 
-WITH_CONFIG = sorted(REPORT)
+RECIPES = sorted(REPORT)
 CONFIGS = resources.files("esrjax_configs")
 
 
@@ -25,73 +25,73 @@ def recipe(method: str) -> Recipe:
 
 
 def statements() -> Iterator[Any]:
-    for method in WITH_CONFIG:
-        stages = zip(implied(method), printed(method), strict=True)
-        for index, (less, more) in enumerate(stages):
-            for field, said in {**less, **more}.items():
-                yield pytest.param(method, index, field, said, id=f"{method}-{index + 1}-{field}")
+    for method in RECIPES:
+        stages = zip(implied(method), stated(method), strict=True)
+        for index, (implied_fields, fields) in enumerate(stages):
+            for field, value in {**implied_fields, **fields}.items():
+                yield pytest.param(method, index, field, value, id=f"{method}-{index + 1}-{field}")
 
 
-def disagreement(said: Any, field: str, run: Run, recipe: Recipe) -> str | None:
-    """None where the recipe says what one reading of the report says."""
-    pairs = [PAIRS[field](each, run, recipe) for each in readings(field, said)]
-    if any(same(*pair) for pair in pairs):
+def disagreement(value: Any, field: str, run: StageRun, recipe: Recipe) -> str | None:
+    """Return how the recipe differs from all readings of the report, None if it does not."""
+    pairs = [PAIRS[field](reading, run, recipe) for reading in readings(field, value)]
+    if any(is_equal(*pair) for pair in pairs):
         return None
-    words = " or ".join(str(report) for report, _ in pairs)
-    return f"{recipe.method}, {run.name}, {field}: the report {words}, the config {pairs[0][1]}"
+    expected = " or ".join(str(report) for report, _ in pairs)
+    return f"{recipe.method}, {run.name}, {field}: {expected} in the report, here {pairs[0][1]}"
 
 
-def same(report: Any, config: Any) -> bool:
-    numbers = isinstance(report, float | list | dict)
-    return config == (pytest.approx(report, rel=1e-9) if numbers else report)
+def is_equal(report: Any, config: Any) -> bool:
+    is_numeric = isinstance(report, float | list | dict)
+    return config == (pytest.approx(report, rel=1e-9) if is_numeric else report)
 
 
-@pytest.mark.parametrize("method", WITH_CONFIG)
-def test_a_config_has_the_stages_of_the_report(method):
-    assert len(recipe(method).runs) == len(turns(method))
+@pytest.mark.parametrize("method", RECIPES)
+def test_recipe_has_the_stages_of_the_report(method):
+    assert len(recipe(method).runs) == len(stage_of_runs(method))
 
 
-@pytest.mark.parametrize(("method", "index", "field", "said"), [*statements()])
-def test_a_config_says_what_the_report_says(method, index, field, said):
-    runs = [recipe(method).runs[i] for i, stage in enumerate(turns(method)) if stage == index]
-    for run in runs:
-        found = disagreement(said, field, run, recipe(method))
-        if (method, field) in DEPARTURES:
-            assert found, f"{method}, {field}: no departure any more"
+@pytest.mark.parametrize(("method", "index", "field", "value"), [*statements()])
+def test_recipe_has_the_values_of_the_report(method, index, field, value):
+    stages = stage_of_runs(method)
+    for run in [recipe(method).runs[i] for i, stage in enumerate(stages) if stage == index]:
+        difference = disagreement(value, field, run, recipe(method))
+        if (method, field) in DEVIATIONS:
+            assert difference, f"{method}, {field}: no longer a deviation"
         else:
-            assert not found, found
+            assert not difference, difference
 
 
-@pytest.mark.parametrize("method", WITH_CONFIG)
-def test_a_config_marks_what_the_report_leaves_unsaid(method):
+@pytest.mark.parametrize("method", RECIPES)
+def test_recipe_marks_values_that_the_report_does_not_state(method):
     assert unmarked(method, (CONFIGS / f"{method}.toml").read_text()) == []
 
 
 @pytest.mark.parametrize(
-    ("method", "change", "field"),
+    ("method", "override", "field"),
     [
-        ("amcanet", "stage.0.data.sets=['DIV2K', 'LSDIR']", "data"),
-        ("amcanet", "stage.0.schedule.end_lr=1e-6", "rate"),
+        ("amcanet", "stage.0.data.datasets=['DIV2K', 'LSDIR']", "data"),
+        ("amcanet", "stage.0.schedule.end_learning_rate=1e-6", "learning_rate"),
         ("dscf", "stage.0.loss.fft=0.1", "loss"),
-        ("dwmamba", "stage.0.network.blocks=2", "network"),
-        ("errn2", "stage.0.schedule.restarts=[500_000]", "rate"),
-        ("haesr", "stage.0.schedule.milestones=[250_000, 400_000]", "rate"),
-        ("pds", "stage.0.start=new", "start"),
-        ("rfdn_span", "stage.0.schedule.every=100_000", "rate"),
-        ("safmn_deep15", "stage.0.data.patches=[[64, 64]]", "lr_patch"),
-        ("zenosr", "stage.0.steps=400_000", "iterations"),
+        ("dwmamba", "stage.0.hparams.depth=2", "hparams"),
+        ("errn2", "stage.0.schedule.restarts=[500_000]", "learning_rate"),
+        ("haesr", "stage.0.schedule.milestones=[250_000, 400_000]", "learning_rate"),
+        ("pds", "stage.0.init_from=scratch", "init_from"),
+        ("rfdn_span", "stage.0.schedule.step_size=100_000", "learning_rate"),
+        ("safmn_deep15", "stage.0.data.hr_patch_sizes=[[64, 64]]", "lr_patch_size"),
+        ("zenosr", "stage.0.steps=400_000", "steps"),
     ],
 )
-def test_another_number_is_noticed(method, change, field):
-    changed = load(method, [change])
-    said = printed(method)[0][field]
-    assert disagreement(said, field, recipe(method).runs[0], recipe(method)) is None
+def test_changed_value_is_detected(method, override, field):
+    changed = load(method, [override])
+    value = stated(method)[0][field]
+    assert disagreement(value, field, recipe(method).runs[0], recipe(method)) is None
     assert f"{changed.runs[0].name}, {field}" in str(
-        disagreement(said, field, changed.runs[0], changed)
+        disagreement(value, field, changed.runs[0], changed)
     )
 
 
 @pytest.mark.parametrize("method", ["disp", "pds", "rfdn_span", "spanv2", "zenosr"])
-def test_a_missing_mark_is_noticed(method):
+def test_missing_mark_is_detected(method):
     text = (CONFIGS / f"{method}.toml").read_text()
-    assert unmarked(method, re.sub("unsaid|implied", "ours", text))
+    assert unmarked(method, re.sub("unspecified|implied", "ours", text))

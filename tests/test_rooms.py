@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""Imports between packages: which are allowed, and no cycles."""
 
 import ast
 import subprocess
@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(
-    path for room in ("esrjax", "plugins", "kernels") for path in (ROOT / room).rglob("*.py")
+    path for package in ("esrjax", "plugins", "kernels") for path in (ROOT / package).rglob("*.py")
 )
 
-UNDER = {"method", "registry", "network", "pictures"}
-MAY = {  # what a room of esrjax may import beside itself; rooms not listed import anything
+LOWER_PACKAGES = {"method", "registry", "network", "data", "evaluation"}
+ALLOWED_IMPORTS = {  # of a package of esrjax, besides itself; packages not listed import anything
     "door": set(),
     "errors": set(),
     "schema": {"errors"},
@@ -25,15 +25,16 @@ MAY = {  # what a room of esrjax may import beside itself; rooms not listed impo
     "published": {"cache", "errors", "method", "transfer"},
     "registry": {"door", "errors", "method"},
     "network": {"door", "errors", "method"},
-    "pictures": {"errors", "schema"},
+    "data": {"errors", "schema"},
+    "evaluation": {"errors", "schema", "data"},
     "recognition": {"errors", "method", "network"},
-    "model": {"errors", "published", "recognition", *UNDER},
-    "training": {"errors", "published", "schema", "recognition", *UNDER},
-    "contest": {"errors", "schema", "model", "recognition", *UNDER},
-    "bridge": {"errors", "schema", "model", "recognition", *UNDER},
+    "model": {"errors", "published", "recognition", *LOWER_PACKAGES},
+    "training": {"errors", "published", "schema", "recognition", *LOWER_PACKAGES},
+    "contest": {"errors", "schema", "model", "recognition", *LOWER_PACKAGES},
+    "bridge": {"errors", "schema", "model", "recognition", *LOWER_PACKAGES},
     "testing": {"errors", "method", "network"},
 }
-TORCH = {
+TORCH_FILES = {
     "esrjax/network/archive.py",
     "esrjax/bridge/cpu.py",
     "esrjax/bridge/modes.py",
@@ -42,55 +43,57 @@ TORCH = {
 }
 
 
-def named(path):
+def relative_path(path):
     return path.relative_to(ROOT).as_posix()
 
 
 def imports(path):
-    """What `path` imports, in full: `esrjax.network.ops.Kernel`."""
+    """Yield the full names that a file imports: `esrjax.network.ops.Kernel`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            parents = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
             yield from (
-                ".".join([*above, *(node.module or "").split("."), a.name]) for a in node.names
+                ".".join([*parents, *(node.module or "").split("."), a.name]) for a in node.names
             )
 
 
-def of_esrjax(path):
+def esrjax_imports(path):
     return [name.split(".")[1:] for name in imports(path) if name.split(".")[0] == "esrjax"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_a_room_imports_the_rooms_that_it_may(path):
-    wing, *inner = path.relative_to(ROOT).with_suffix("").parts
-    rooms = {room for room, *_ in of_esrjax(path)}
-    if wing == "esrjax":
-        assert rooms <= MAY.get(inner[0], rooms) | {inner[0]}
-    elif wing == "plugins":
-        assert rooms <= {"method", "network"}
+@pytest.mark.parametrize("path", FILES, ids=relative_path)
+def test_package_imports_allowed_packages_only(path):
+    top, *rest = path.relative_to(ROOT).with_suffix("").parts
+    imported = {package for package, *_ in esrjax_imports(path)}
+    if top == "esrjax":
+        assert imported <= ALLOWED_IMPORTS.get(rest[0], imported) | {rest[0]}
+    elif top == "plugins":
+        assert imported <= {"method", "network"}
     else:
-        assert all(rest == ["network", "ops", "Kernel"] for rest in of_esrjax(path))
+        assert all(rest == ["network", "ops", "Kernel"] for rest in esrjax_imports(path))
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_torch_and_plugins_are_not_imported_by_name(path):
+@pytest.mark.parametrize("path", FILES, ids=relative_path)
+def test_torch_and_plugins_are_not_imported(path):
     packages = {name.split(".")[0] for name in imports(path)}
-    assert "torch" not in packages or named(path) in TORCH
+    assert "torch" not in packages or relative_path(path) in TORCH_FILES
     assert not packages & {"esrjax_plugins", "esrjax_kernels"}
 
 
-@pytest.mark.parametrize("door", ["esrjax", "esrjax.registry", "esrjax.cli"])
-def test_the_front_door_opens_at_once(door):
-    code = f"import sys, {door}; assert not sys.modules.keys() & {{'jax', 'flax', 'torch'}}"
+@pytest.mark.parametrize("module", ["esrjax", "esrjax.registry", "esrjax.cli"])
+def test_import_does_not_import_jax(module):
+    code = f"import sys, {module}; assert not sys.modules.keys() & {{'jax', 'flax', 'torch'}}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("wing", ["network", "pictures", "training", "contest", "bridge"])
-def test_rooms_of_a_wing_stand_on_each_other_without_circles(wing):
-    stands_on = {
-        path.stem: {inner[0] for room, *inner in of_esrjax(path) if room == wing and inner}
-        for path in (ROOT / "esrjax" / wing).glob("*.py")
+@pytest.mark.parametrize(
+    "package", ["network", "data", "evaluation", "training", "contest", "bridge"]
+)
+def test_modules_of_a_package_have_no_import_cycle(package):
+    graph = {
+        path.stem: {names[0] for top, *names in esrjax_imports(path) if top == package and names}
+        for path in (ROOT / "esrjax" / package).glob("*.py")
     }
-    TopologicalSorter(stands_on).prepare()
+    TopologicalSorter(graph).prepare()

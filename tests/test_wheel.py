@@ -1,4 +1,4 @@
-"""What is in the wheel is all that is needed: it works where there is no checkout."""
+"""The wheel is complete: it works without a checkout."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = "esrjax plugins kernels configs pyproject.toml README.md LICENSE".split()
-WHERE = """
+SOURCES = "esrjax plugins kernels configs pyproject.toml README.md LICENSE".split()
+SCRIPT = """
 from importlib import resources
 
 import esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span
@@ -23,26 +23,26 @@ from esrjax.network import ops
 
 for package in (esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span):
     print(package.__file__ or list(package.__path__)[0])
-assert "<html" in page.render({"title": "a page"})
-assert rules.load("ntire2026").teams["22"] == "XiaomiMM"
-held = resources.files("esrjax_configs").iterdir()
-assert sorted(path.name for path in held if path.suffix == ".toml") == CONFIGS
-assert "not been measured" in ops.kernel("gated_residual").unproved()
-shipped = [name for name in registry.names() if getattr(registry.method(name), "pretrained", None)]
-for name in shipped:
-    assert open_method(name).net
+assert "<html" in page.render_page({"title": "a page"})
+assert rules.load_rules("ntire2026").teams["22"] == "XiaomiMM"
+configs = resources.files("esrjax_configs").iterdir()
+assert sorted(path.name for path in configs if path.suffix == ".toml") == CONFIGS
+assert "not been tuned" in ops.find_kernel("gated_residual").disabled_reason()
+for name in registry.names():
+    if getattr(registry.get_entry(name), "pretrained", None):
+        assert open_method(name).net
 """
 
 
 @pytest.fixture(scope="module")
-def away(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the wheel is installed, and nothing else."""
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which only the wheel is installed."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for part in PARTS:
-        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-        copy(ROOT / part, source / part)
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
@@ -53,45 +53,45 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(away: Path, tmp_path: Path):
-    """Python in an empty folder, without the editable installation: `-S` runs no `.pth` file."""
+def run(site: Path, tmp_path: Path):
+    """Run Python in an empty folder without the editable installation: `-S` runs no `.pth` file."""
     libraries = sysconfig.get_paths()["purelib"]
-    environment = {**os.environ, "PYTHONPATH": f"{away}:{libraries}"}
+    environment = {**os.environ, "PYTHONPATH": f"{site}:{libraries}"}
 
-    def python(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-S", *words],
+    def python(*args: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-S", *args],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     return python
 
 
-def test_code_rules_recipes_and_weights_are_in_the_wheel(away: Path, run) -> None:
+def test_wheel_contains_code_rules_recipes_and_weights(site: Path, run) -> None:
     configs = sorted(path.name for path in (ROOT / "configs").glob("*.toml"))
     assert "ntire2026.toml" in configs
-    for line in run("-c", f"CONFIGS = {configs}\n{WHERE}").splitlines():
-        assert line.startswith(f"{away}/"), line
+    for line in run("-c", f"CONFIGS = {configs}\n{SCRIPT}").splitlines():
+        assert line.startswith(f"{site}/"), line
 
 
-def test_every_package_of_the_core_is_in_the_wheel(away: Path) -> None:
+def test_wheel_contains_every_package(site: Path) -> None:
     packages = {file.parent.relative_to(ROOT) for file in (ROOT / "esrjax").rglob("__init__.py")}
-    assert all((away / package / "__init__.py").is_file() for package in packages)
+    assert all((site / package / "__init__.py").is_file() for package in packages)
 
 
-def test_the_command_works_from_the_wheel(away: Path, run) -> None:
-    listed = run(str(away / "bin/esrjax"), "list")
-    assert {"span", "spanv2"} <= {line.split()[0] for line in listed.splitlines()}
+def test_command_works_from_the_wheel(site: Path, run) -> None:
+    output = run(str(site / "bin/esrjax"), "method", "list")
+    assert {"span", "spanv2"} <= {line.split()[0] for line in output.splitlines()}
 
 
-def test_nothing_of_the_checkout_comes_along_unasked(away: Path) -> None:
-    packages = {path.name for path in away.iterdir() if path.is_dir()}
+def test_wheel_contains_nothing_else(site: Path) -> None:
+    packages = {path.name for path in site.iterdir() if path.is_dir()}
     info = {name for name in packages if name.endswith(".dist-info")}
-    ours = {"bin", "esrjax", "esrjax_configs", "esrjax_kernels", "esrjax_plugins"}
-    assert packages - info == ours and len(info) == 1
-    assert not list(away.rglob("*.pth")) and not list(away.rglob("test_*"))
+    own_packages = {"bin", "esrjax", "esrjax_configs", "esrjax_kernels", "esrjax_plugins"}
+    assert packages - info == own_packages and len(info) == 1
+    assert not list(site.rglob("*.pth")) and not list(site.rglob("test_*"))

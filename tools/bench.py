@@ -1,7 +1,8 @@
-"""Write the tables of docs/benchmarks.md: `make bench`, on an idle machine.
+"""Generator of the tables of docs/benchmarks.md: `make bench`, on an idle machine.
 
-Every method in a process of its own: beside its PyTorch twin where tests/twins holds one, else
-beside SPAN. `python tools/bench.py NAME... --side 32 --seconds 0.2` prints, and writes nothing.
+Every method runs in its own process, interleaved with its PyTorch twin if tests/twins has one, else
+with SPAN. `python tools/bench.py NAME... --lr-side 32 --seconds 0.2` prints the tables and does not
+write the page.
 """
 
 import json
@@ -14,74 +15,84 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from blocks import filled
+from blocks import replace_block
 
 from esrjax import registry
-from esrjax.cli.tables import grid
-from esrjax.cli.timings import ceilings_text, cells
+from esrjax.cli.tables import markdown_table
+from esrjax.cli.timings import peaks_text, table_cells
 from esrjax.method import Method
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 TWINS = ROOT / "tests" / "twins"
-LARGE = ("hat", "mambairv2", "swinir")  # not of this contest: a section of their own
-EXPORTED = ("span", "spanv2")  # also through ONNX Runtime, where it is installed
-LOOPED = ("mambagate_sr",)  # the twin's loop over tokens: torch.compile would write out every turn
-BASE = "span"
+OTHER_CHALLENGES = ("hat", "mambairv2", "swinir")  # have a section of their own
+ALSO_ONNX = ("span", "spanv2")  # also run in ONNX Runtime, if installed
+NOT_COMPILED = ("mambagate_sr",)  # torch.compile would unroll the twin's loop over tokens
+BASELINE = "span"
 VERSIONS = ("jax", "jaxlib", "flax", "torch", "onnxruntime", "numpy")
+COPIED = ("method", "image size", "median, ms", "95 % interval")  # columns of `esrjax bench`
+ROOFLINE = "roofline"
 
 
 def main(
-    names: Sequence[str], side: int = 128, seconds: float = 3.0, *, compiled: bool = True
+    names: Sequence[str], lr_side: int = 128, seconds: float = 3.0, *, torch_compile: bool = True
 ) -> str:
-    """Both tables and what they were measured on, in Markdown."""
+    """Return both tables and a description of the machine, in Markdown."""
     load = os.getloadavg()
-    methods = names or [name for name in registry.names() if _efficient(name)]
-    twins = [name for name in methods if (TWINS / f"{name}.py").is_file()]
-    alone = [name for name in methods if name not in twins]
-    how: dict[str, Any] = {"side": side, "seconds": seconds}
-    beside = _all([_bench(*_words(name, compiled), **how) for name in twins])
-    loose = _all([_bench(name, BASE, **how) for name in alone])
-    missing = {*methods} - {outcome["rows"][0]["method"] for outcome in (*beside, *loose)}
-    failed = [f"Could not be run: {', '.join(sorted(missing))}."] if missing else []
-    return "\n\n".join([_where([*beside, *loose], load), *_twins(beside), *_paces(loose), *failed])
+    methods = names or [name for name in registry.names() if _is_efficient(name)]
+    with_twin = [name for name in methods if (TWINS / f"{name}.py").is_file()]
+    without_twin = [name for name in methods if name not in with_twin]
+    options: dict[str, Any] = {"lr_side": lr_side, "seconds": seconds}
+    torch_outputs = _successful(
+        [_run_bench(*_arguments(name, torch_compile), **options) for name in with_twin]
+    )
+    baseline_outputs = _successful([_run_bench(name, BASELINE, **options) for name in without_twin])
+    outputs = [*torch_outputs, *baseline_outputs]
+    missing = {*methods} - {output["rows"][0]["method"] for output in outputs}
+    tables = [
+        _environment_text(outputs, load),
+        *_torch_table(torch_outputs),
+        *_baseline_table(baseline_outputs),
+    ]
+    failed = [f"Failed: {', '.join(sorted(missing))}."] if missing else []
+    return "\n\n".join([*tables, *failed])
 
 
-def _all(outcomes: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    return [outcome for outcome in outcomes if outcome]
+def _successful(outputs: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    return [output for output in outputs if output]
 
 
-def _efficient(name: str) -> bool:
-    return isinstance(registry.method(name), Method) and name not in LARGE
+def _is_efficient(name: str) -> bool:
+    return isinstance(registry.get_entry(name), Method) and name not in OTHER_CHALLENGES
 
 
-def _words(name: str, compiled: bool) -> list[str]:
-    follows = compiled and name not in LOOPED
-    words = [name, "--peer", f"{TWINS / name}.py:Twin", *["--compiled"] * follows]
-    return [*words, "--engine", "both"] if name in EXPORTED and find_spec("onnxruntime") else words
+def _arguments(name: str, torch_compile: bool) -> list[str]:
+    compiles = torch_compile and name not in NOT_COMPILED
+    args = [name, "--torch", f"{TWINS / name}.py:Twin", *["--torch-compile"] * compiles]
+    return [*args, "--engine", "both"] if name in ALSO_ONNX and find_spec("onnxruntime") else args
 
 
-def _bench(*words: str, side: int, seconds: float) -> dict[str, Any] | None:
-    """What `esrjax bench` says; of a mistake nothing, so that the others are not lost."""
-    print("bench", *words, file=sys.stderr, flush=True)
-    asked = ["--sizes", f"{side}x{side}", "--seconds", str(seconds), "--json"]
-    command = [sys.executable, "-m", "esrjax", "bench", *words, *asked]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    return None if done.returncode else json.loads(done.stdout)
+def _run_bench(*args: str, lr_side: int, seconds: float) -> dict[str, Any] | None:
+    """Return the JSON output of `esrjax bench`, None on failure, so the others are not lost."""
+    print("bench", *args, file=sys.stderr, flush=True)
+    options = ["--image-size", f"{lr_side}x{lr_side}", "--seconds", str(seconds), "--json"]
+    command = [sys.executable, "-m", "esrjax", "bench", *args, *options]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return None if process.returncode else json.loads(process.stdout)
 
 
-def _where(outcomes: Sequence[dict[str, Any]], load: tuple[float, float, float]) -> str:
-    """Device, versions, and how busy the machine was before anything ran."""
-    if not outcomes:
-        sys.exit("bench: nothing could be run")
-    machine = outcomes[0]["machine"]
+def _environment_text(outputs: Sequence[dict[str, Any]], load: tuple[float, float, float]) -> str:
+    """Return device, versions, and the load of the machine before the first run."""
+    if not outputs:
+        sys.exit("bench: every run failed")
+    machine = outputs[0]["machine"]
     versions = ", ".join(f"{name} {v}" for name in VERSIONS if (v := _version(name)))
-    ceilings = [outcome["ceilings"]["float32"] for outcome in outcomes]
-    best = {key: max(each[key] for each in ceilings) for key in ("bytes_per_s", "macs_per_s")}
+    all_peaks = [output["peaks"]["float32"] for output in outputs]
+    peaks = {key: max(values[key] for values in all_peaks) for key in ("bytes_per_s", "macs_per_s")}
     return (
         f"{machine['device']}; Python {machine['python']}, {versions}; float32. "
-        f"Load before the first run: {' '.join(f'{each:.2f}' for each in load)}. "
-        f"The machine {ceilings_text(best)}."
+        f"Load before the first run: {' '.join(f'{value:.2f}' for value in load)}. "
+        f"Measured peaks: {peaks_text(peaks)}."
     )
 
 
@@ -89,42 +100,41 @@ def _version(name: str) -> str | None:
     return metadata.version(name) if find_spec(name) else None
 
 
-def _twins(outcomes: Sequence[dict[str, Any]]) -> list[str]:
-    rows = [row for outcome in outcomes for row in outcome["rows"]]
-    notes = dict.fromkeys(note for outcome in outcomes for note in outcome["notes"])
-    title = "Beside the same network in PyTorch, each method in turn with it:"
-    return [grid(cells(rows), title), *notes] if rows else []
+def _torch_table(outputs: Sequence[dict[str, Any]]) -> list[str]:
+    rows = [row for output in outputs for row in output["rows"]]
+    notes = dict.fromkeys(note for output in outputs for note in output["notes"])
+    title = "Compared with the same network in PyTorch, interleaved with it:"
+    return [markdown_table(table_cells(rows), title), *notes] if rows else []
 
 
-def _paces(outcomes: Sequence[dict[str, Any]]) -> list[str]:
-    """How many multiply-adds a second, beside those of the baseline in the same rounds."""
-    head = ["method", "size", "median, ms", "95 % interval", "GMAC/s", "SPAN's in turn"]
-    lines = [_pace(*outcome["rows"]) for outcome in outcomes]
-    title = "Multiply-adds a second, beside SPAN's in the same rounds:"
-    return [grid([[*head, "MACs a byte", "of roofline"], *lines], title)] if lines else []
+def _baseline_table(outputs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the multiply-adds per second, and the baseline's in the same rounds."""
+    columns = [*COPIED, "GMAC/s", "SPAN, interleaved", "MACs per byte", ROOFLINE]
+    rows = [_baseline_row(*output["rows"]) for output in outputs]
+    title = "Multiply-adds per second, and SPAN's in the same rounds:"
+    return [markdown_table([columns, *rows], title)] if rows else []
 
 
-def _pace(row: dict[str, Any], base: dict[str, Any]) -> list[str]:
-    shown = dict(zip(*cells([row]), strict=True))
-    keys = ("method", "size", "median, ms", "95 % interval")
-    pace, beside = (f"{each['macs'] / each['median_ms'] / 1e6:.1f}" for each in (row, base))
+def _baseline_row(row: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+    row_cells = dict(zip(*table_cells([row]), strict=True))
+    speeds = [f"{timing['macs'] / timing['median_ms'] / 1e6:.1f}" for timing in (row, baseline)]
     intensity = f"{row['macs'] / row['bytes']:.1f}"
-    return [*(shown[key] for key in keys), pace, beside, intensity, shown["of roofline"]]
+    return [*(row_cells[column] for column in COPIED), *speeds, intensity, row_cells[ROOFLINE]]
 
 
-def write(text: str) -> None:
-    """Between the markers of the page."""
-    PAGE.write_text(filled(PAGE.read_text(), "bench", text))
+def write(tables: str) -> None:
+    """Write the tables between the markers of the page."""
+    PAGE.write_text(replace_block(PAGE.read_text(), "bench", tables))
 
 
 if __name__ == "__main__":
     import argparse
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="methods; by default all, which writes the page")
-    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("names", nargs="*", help="methods; all by default, which writes the page")
+    parser.add_argument("--lr-side", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    given = parser.parse_args()
-    tables = main(given.names, given.side, given.seconds, compiled=not given.no_compile)
-    print(tables) if given.names else write(tables)
+    parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
+    args = parser.parse_args()
+    tables = main(args.names, args.lr_side, args.seconds, torch_compile=not args.no_compile)
+    print(tables) if args.names else write(tables)

@@ -1,10 +1,10 @@
-"""Writes tests/goldens/*.npz: what the PyTorch twins give for tiny networks, in double precision.
+"""Generator of tests/goldens/*.npz, outputs of tiny PyTorch twins in double precision.
 
     python tools/goldens.py [METHOD ...]
 
-A file holds a picture x0, the network's output y0 and the gradient g0 of the sum of its sines by
-x0, all (N, C, h, w), and says in `about` where they come from. Weights are not stored: they are
-drawn again from the seed (tests/twins/drawn.py).
+A file contains an image x0, the network's output y0 = f(x0), and the gradient g0 of sum(sin(y0))
+with respect to x0, all (N, C, h, w); `about` records their origin as JSON. Weights are not stored:
+they are drawn again from the seed (tests/twins/drawn.py).
 """
 
 import importlib
@@ -19,37 +19,49 @@ import torch
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
-from twins import drawn  # noqa: E402 # it lies beside the tests
+from twins.drawn import random_state_dict  # noqa: E402 # a package in tests/
 
 SEED = 2026
-CASES: dict[str, dict[str, Any]] = {  # sizes of the network, form, sides of the picture
-    "span": {"sizes": {"channels": 4}, "form": "train", "picture": (6, 7)},
-    "spanv2": {"sizes": {"channels": 4}, "form": "deploy", "picture": (6, 7)},
-    "rfdn_span": {"sizes": {"channels": 6}, "form": "deploy", "picture": (6, 7)},
-    "hfenet": {"sizes": {"channels": 9, "blocks": 2}, "form": "deploy", "picture": (11, 12)},
-    "safmn_deep15": {"sizes": {"channels": 8, "blocks": 2}, "form": "deploy", "picture": (9, 10)},
-    "mambagate_sr": {"sizes": {"channels": 4, "states": 3}, "form": "train", "picture": (6, 7)},
+CASES: dict[str, dict[str, Any]] = {  # image_size: (h, w) of x0
+    "span": {"hparams": {"channels": 4}, "form": "train", "image_size": (6, 7)},
+    "spanv2": {"hparams": {"channels": 4}, "form": "deploy", "image_size": (6, 7)},
+    "rfdn_span": {"hparams": {"channels": 6}, "form": "deploy", "image_size": (6, 7)},
+    "hfenet": {
+        "hparams": {"channels": 9, "num_blocks": 2},
+        "form": "deploy",
+        "image_size": (11, 12),
+    },
+    "safmn_deep15": {
+        "hparams": {"channels": 8, "num_blocks": 2},
+        "form": "deploy",
+        "image_size": (9, 10),
+    },
+    "mambagate_sr": {
+        "hparams": {"channels": 4, "d_state": 3},
+        "form": "train",
+        "image_size": (6, 7),
+    },
 }
 
 
 def main(names: list[str]) -> None:
-    """Write the golden of every named method."""
+    """Write the golden file of every method in `names`."""
     for name in names:
         path = TESTS / "goldens" / f"{name}.npz"
-        np.savez_compressed(path, **golden(name, **CASES[name]))
+        np.savez_compressed(path, **make_golden(name, **CASES[name]))
         print(f"{path.name}: {path.stat().st_size} bytes")
 
 
-def golden(
-    name: str, *, sizes: dict[str, Any], form: str, picture: tuple[int, int]
+def make_golden(
+    name: str, *, hparams: dict[str, Any], form: str, image_size: tuple[int, int]
 ) -> dict[str, Any]:
-    """The arrays of one file."""
-    sizes = {**sizes, "scale": 2}
-    net = twin(name, form, sizes)
+    """Return the arrays of one golden file."""
+    hparams = {**hparams, "scale": 2}
+    net = make_twin(name, form, hparams)
     shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    tensors = drawn.weights(shapes, SEED)
+    tensors = random_state_dict(shapes, SEED)
     net.load_state_dict({key: torch.tensor(value) for key, value in tensors.items()})
-    pixels = np.random.RandomState(SEED).random_sample((1, 3, *picture))
+    pixels = np.random.RandomState(SEED).random_sample((1, 3, *image_size))
     x = torch.tensor(pixels.astype(np.float32), dtype=torch.float64, requires_grad=True)
     y = net(x)
     torch.sin(y).sum().backward()
@@ -57,7 +69,7 @@ def golden(
     about = {
         "method": name,
         "form": form,
-        "sizes": sizes,
+        "hparams": hparams,
         "seed": SEED,
         "torch": str(torch.__version__),
         "twin": f"tests/twins/{name}.py",
@@ -70,10 +82,10 @@ def golden(
     }
 
 
-def twin(name: str, form: str, sizes: dict[str, Any]) -> torch.nn.Module:
-    """The twin in this form, in double precision."""
-    how = {"form": form} if name == "span" else {}
-    net = importlib.import_module(f"twins.{name}").Twin(**sizes, **how).double()
+def make_twin(name: str, form: str, hparams: dict[str, Any]) -> torch.nn.Module:
+    """Return the PyTorch twin in this form, in double precision."""
+    kwargs = {"form": form} if name == "span" else {}
+    net = importlib.import_module(f"twins.{name}").Twin(**hparams, **kwargs).double()
     return net.train(form == "train")
 
 

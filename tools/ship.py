@@ -1,4 +1,4 @@
-"""Put the weights of a finished run where the package ships them: ship.py NAME RUN."""
+"""Export of a finished run to plugins/pretrained/, as shipped weights: ship.py NAME RUN."""
 
 import sys
 from pathlib import Path
@@ -6,27 +6,30 @@ from pathlib import Path
 from esrjax import registry
 from esrjax.model import open_method
 from esrjax.network import archive
-from esrjax.network.naming import Naming
-from esrjax.network.weights import tensors
+from esrjax.network.naming import KeyMap
+from esrjax.network.weights import to_state_dict
 from esrjax.training import folder
 
 SHIPPED = Path(__file__).parents[1] / "plugins" / "pretrained"
 NOTE = (
     "trained by esrjax, recipe {sha256}, on T91 (Yang et al., 2010: no terms stated) and BSD200, "
-    "training pictures of Berkeley's segmentation data set (Martin et al., 2001: for "
+    "training images of the Berkeley segmentation dataset (Martin et al., 2001: for "
     "non-commercial research and education), without 302003, which is in Set5; for research use"
 )
 
 
 def main(name: str, run: str) -> None:
-    recipe = folder.read(Path(run))
+    """Write the weights of `run` with metadata that names recipe and training images."""
+    recipe = folder.read_recipe(Path(run))
     if recipe is None or recipe.method != name:
-        sys.exit(f"ship.py: {run} holds no finished run of {name}")
-    model, method = open_method(name, run), registry.plain(name)
+        sys.exit(f"ship.py: {run} is not a finished run of {name}")
+    model, method = open_method(name, run), registry.get_method(name)
     note = NOTE.format(sha256=recipe.sha256)
-    said = archive.describe(name, method, "deploy", model.sizes, note=note)
+    metadata = archive.make_metadata(name, method, "deploy", model.hparams, note=note)
     target = SHIPPED / f"{name}.safetensors"
-    archive.write_safetensors(target, tensors(model.net, Naming(method.torch_names)), said)
+    archive.write_safetensors(
+        target, to_state_dict(model.net, KeyMap(method.torch_names)), metadata
+    )
     print(f"{target}: {target.stat().st_size:,} bytes")
 
 

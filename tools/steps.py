@@ -1,7 +1,8 @@
-"""A training step beside the same step of the PyTorch twin, in turn in one process.
+"""Training-step benchmark: a JAX step and the same PyTorch step, interleaved in one process.
 
-steps.py [SHAPE ...]: each BATCHxSIDE, SIDE of the LR patch. SPANV2, float32, L1, Adam, patches
-that are 8-bit in memory; both from their own initialisation, for time does not depend on it.
+steps.py [SHAPE ...]: each SHAPE is BATCHxSIDE, with SIDE the side of an LR patch in pixels. SPANV2,
+float32, L1, Adam, patches stored as uint8. Each side uses its own initialization, because the time
+does not depend on it.
 """
 
 import statistics
@@ -23,65 +24,65 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from twins.spanv2 import Twin
 
 from esrjax import registry
-from esrjax.memory import take_large_pages
+from esrjax.memory import reexec_with_huge_pages
 from esrjax.training import recipe as recipes
 from esrjax.training import state as states
 from esrjax.training.objective import Objective
-from esrjax.training.work import optimiser_of
+from esrjax.training.work import make_stage_optimizer
 
-RATE, ROUNDS = 1e-3, 15
+LEARNING_RATE, ROUNDS = 1e-3, 15
 
 
-def ours(lr: np.ndarray, hr: np.ndarray) -> Callable[[], None]:
-    """The step that `esrjax train quick` compiles, on this batch."""
-    method = registry.plain("spanv2")
+def jax_step(lr: np.ndarray, hr: np.ndarray) -> Callable[[], None]:
+    """Return a call of the step that `esrjax train quick` compiles, on this batch."""
+    method = registry.get_method("spanv2")
     stage = replace(recipes.load("quick").stage[0], ema=None)
-    _, optimiser = optimiser_of(stage)
-    graph, state = states.begin(method.build(), stage, optimiser)
-    objective = Objective(graph=graph, stage=stage, data_range=method.data_range)
-    step = jax.jit(states.step(objective, optimiser), donate_argnums=0)
-    held = [state]
-    pictures = jnp.asarray(lr), jnp.asarray(hr)
+    _, optimizer = make_stage_optimizer(stage)
+    graph, state = states.init_state(method.build(), stage, optimizer)
+    objective = Objective(graphdef=graph, stage=stage, data_range=method.data_range)
+    step = jax.jit(states.make_train_step(objective, optimizer), donate_argnums=0)
+    carry = [state]
+    images = jnp.asarray(lr), jnp.asarray(hr)
 
     def run() -> None:
-        held[0], loss = step(held[0], None, *pictures)
+        carry[0], loss = step(carry[0], None, *images)
         jax.block_until_ready(loss)
 
     return run
 
 
-def theirs(lr: np.ndarray, hr: np.ndarray, layout: Any) -> Callable[[], None]:
-    """The step as a PyTorch script writes it."""
+def torch_step(lr: np.ndarray, hr: np.ndarray, layout: Any) -> Callable[[], None]:
+    """Return a call of the same step as a typical PyTorch script writes it."""
     net = Twin().to(memory_format=layout)
-    optimiser = torch.optim.Adam(net.parameters(), lr=RATE)
-    small, large = (torch.from_numpy(each).permute(0, 3, 1, 2) for each in (lr, hr))
+    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
+    lr_nchw, hr_nchw = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (lr, hr))
 
     def run() -> None:
-        x, y = (each.to(torch.float32, memory_format=layout) / 255 for each in (small, large))
-        optimiser.zero_grad()
+        x, y = (t.to(torch.float32, memory_format=layout) / 255 for t in (lr_nchw, hr_nchw))
+        optimizer.zero_grad()
         functional.l1_loss(net(x), y).backward()
-        optimiser.step()
+        optimizer.step()
 
     return run
 
 
-def measured(batch: int, side: int) -> dict[str, list[float]]:
-    """Milliseconds of every round, by who steps; compilation and two rounds apart."""
-    draw = np.random.default_rng(0)
-    lr, hr = (draw.integers(0, 256, (batch, s, s, 3), np.uint8) for s in (side, 4 * side))
+def time_steps(batch: int, side: int) -> dict[str, list[float]]:
+    """Return the milliseconds of every round by framework; two warm-up rounds are not counted."""
+    rng = np.random.default_rng(0)
+    lr, hr = (rng.integers(0, 256, (batch, s, s, 3), np.uint8) for s in (side, 4 * side))
     runs = {
-        "esrjax": ours(lr, hr),
-        "PyTorch": theirs(lr, hr, torch.contiguous_format),
-        "PyTorch, channels last": theirs(lr, hr, torch.channels_last),
+        "esrjax": jax_step(lr, hr),
+        "PyTorch": torch_step(lr, hr, torch.contiguous_format),
+        "PyTorch, channels last": torch_step(lr, hr, torch.channels_last),
     }
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(-2, ROUNDS):
+    times_ms: dict[str, list[float]] = {name: [] for name in runs}
+    for round_index in range(-2, ROUNDS):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if turn >= 0:
-                found[name].append(1e3 * (time.perf_counter() - start))
-    return found
+            if round_index >= 0:
+                times_ms[name].append(1e3 * (time.perf_counter() - start))
+    return times_ms
 
 
 def main(shapes: list[str]) -> None:
@@ -91,14 +92,14 @@ def main(shapes: list[str]) -> None:
     print("|---|---|---|---|---|")
     for shape in shapes:
         batch, side = map(int, shape.split("x"))
-        found = measured(batch, side)
-        medians = [statistics.median(each) for each in found.values()]
-        pairs = zip(found["esrjax"], found["PyTorch"], strict=True)
+        times_ms = time_steps(batch, side)
+        medians = [statistics.median(times) for times in times_ms.values()]
+        pairs = zip(times_ms["esrjax"], times_ms["PyTorch"], strict=True)
         ratio = statistics.median(a / b for a, b in pairs)
         cells = " | ".join(f"{median:.0f} ms" for median in medians)
         print(f"| {batch} x {side} | {cells} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
-    take_large_pages()  # as `esrjax train` does
+    reexec_with_huge_pages()  # as `esrjax train` does
     main(sys.argv[1:] or ["16x32", "8x64"])

@@ -1,8 +1,9 @@
-"""Prints the traffic budget of SPAN and SPANV2: what must move and be done, and how long at least.
+"""Memory-traffic budget of SPAN and SPANV2: bytes, arithmetic and minimum time, as Markdown.
 
-A network is traced for one picture, and taken apart into operations that each read what they are
-given from device memory and write what they give. Its least time is the sum over them of the longer
-of two: bytes by bandwidth, operations by peak. Figures of an H200, dense.
+A network is traced for one image and split into operations, each of which reads its inputs from
+device memory and writes its outputs to it. The minimum time of an operation is the longer of two:
+its bytes at the memory bandwidth, its FLOPs at the peak. The minimum of the network is the sum over
+its operations. Figures of an H200, dense.
 """
 
 import math
@@ -13,162 +14,188 @@ from functools import cache
 from typing import Any
 
 import jax
-from esrjax_kernels import room
-from esrjax_kernels.course import HALO
-from esrjax_kernels.walk import BLOCKS, MARGIN
+from esrjax_kernels import smem
+from esrjax_kernels.fused_conv3 import COL_HALO, CONFIG_SPACE, ROW_HALO
 from flax import nnx
 
 from esrjax import registry
 from esrjax.network import ops
 from esrjax.network.reparam import deploy
-from esrjax.network.words import PREFIX, word
-from esrjax.network.work import COUNTED, work
-from esrjax.testing.operands import shapes
+from esrjax.network.words import OP_PREFIX, counted_op
+from esrjax.network.work import MAC_RULES, count_ops
+from esrjax.testing.kernels import operand_shapes
 
-BANDWIDTH = 4.8e12  # bytes a second
-PEAKS = {"float32": (4, 494e12), "bfloat16": (2, 989e12)}  # bytes of a number; TF32, BF16 FLOP/s
-BLOCKS_OF = {"span's block": ("spab", 28), "spanv2's block": ("gated_spab", 32)}
-NAMES = ("span's block", "span", "spanv2's block", "spanv2")
-SIDES = ((339, 510), (1080, 1920))
-WHOLE = ("spab", "gated_spab")
+BANDWIDTH = 4.8e12  # bytes per second
+PEAKS = {"float32": (4, 494e12), "bfloat16": (2, 989e12)}  # bytes per value; TF32, BF16 FLOP/s
+BLOCK_OPS = {"span block": ("spab", 28), "spanv2 block": ("gated_spab", 32)}  # op, channels
+NAMES = ("span block", "span", "spanv2 block", "spanv2")
+IMAGE_SIZES = ((339, 510), (1080, 1920))
+FUSED_BLOCKS = ("spab", "gated_spab")
 
-PLAIN = "nothing"
-SCHEMES = {  # what is not taken apart
-    PLAIN: (),
+UNFUSED = "none"
+FUSIONS = {  # ops that are single operations
+    UNFUSED: (),
     "gated residual": ("gated_residual",),
-    "whole blocks": ("gated_residual", *WHOLE),
-    "whole network": ("network",),
+    "blocks": ("gated_residual", *FUSED_BLOCKS),
+    "network": ("network",),
 }
-VIEWS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}
+VIEW_PRIMITIVES = {  # no traffic of their own
+    "reshape",
+    "broadcast_in_dim",
+    "squeeze",
+    "expand_dims",
+    "convert_element_type",
+    "copy",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """numbers: that it reads or writes. macs: its multiply-adds."""
+    """An operation on arrays in device memory.
+
+    Attributes:
+        name: Name of the op or primitive.
+        num_values: Values that it reads or writes.
+        macs: Its multiply-adds.
+    """
 
     name: str
-    numbers: float
+    num_values: float
     macs: float
 
-    def seconds(self, dtype: str) -> float:
-        """The least that it takes."""
-        size, peak = PEAKS[dtype]
-        return max(self.numbers * size / BANDWIDTH, 2 * self.macs / peak)
+    def min_seconds(self, dtype: str) -> float:
+        """Return its minimum time."""
+        num_bytes, peak = PEAKS[dtype]
+        return max(self.num_values * num_bytes / BANDWIDTH, 2 * self.macs / peak)
 
 
 @cache
-def operations(name: str, side: tuple[int, int], scheme: str) -> list[Operation]:
-    """What a block, or a deployed network, does for one picture; `side` is (h, w)."""
-    run, given = block(name, side) if name in BLOCKS_OF else network(name, side)
-    with ops.body("reference"), blocks_whole(scheme):
-        traced = jax.make_jaxpr(run)(*given)
-    return list(taken_apart(traced.jaxpr, SCHEMES[scheme]))
+def list_operations(name: str, image_size: tuple[int, int], fusion: str) -> list[Operation]:
+    """Return the operations of a block or a deployed network, for one LR image (h, w)."""
+    fn, args = block_fn(name, image_size) if name in BLOCK_OPS else network_fn(name, image_size)
+    with ops.implementation("reference"), fuse_blocks(fusion):
+        jaxpr = jax.make_jaxpr(fn)(*args)
+    return list(split_into_operations(jaxpr.jaxpr, FUSIONS[fusion]))
 
 
-def block(name: str, side: tuple[int, int]) -> tuple[Any, list[Any]]:
-    operation, channels = BLOCKS_OF[name]
-    return getattr(ops, operation), shapes(operation, (1, *side, channels), "float32")
+def block_fn(name: str, image_size: tuple[int, int]) -> tuple[Any, list[Any]]:
+    """Return the op of a block and its abstract operands."""
+    op_name, channels = BLOCK_OPS[name]
+    return getattr(ops, op_name), operand_shapes(op_name, (1, *image_size, channels), "float32")
 
 
-def network(name: str, side: tuple[int, int]) -> tuple[Any, list[Any]]:
-    graph, state = deployed(name)
+def network_fn(name: str, image_size: tuple[int, int]) -> tuple[Any, list[Any]]:
+    """Return the forward pass of a deployed network and its abstract arguments."""
+    graph, state = abstract_network(name)
 
-    @word()
+    @counted_op()
     def network(state: Any, lr: Any) -> Any:
         return nnx.merge(graph, state)(lr)
 
-    return network, [state, jax.ShapeDtypeStruct((1, *side, 3), "float32")]
+    return network, [state, jax.ShapeDtypeStruct((1, *image_size, 3), "float32")]
 
 
 @cache
-def deployed(name: str) -> tuple[Any, Any]:
-    return nnx.split(nnx.eval_shape(lambda: deploy(registry.plain(name).build())))
+def abstract_network(name: str) -> tuple[Any, Any]:
+    """Return graph and abstract state of a network in deploy form."""
+    return nnx.split(nnx.eval_shape(lambda: deploy(registry.get_method(name).build())))
 
 
 @contextmanager
-def blocks_whole(scheme: str) -> Iterator[None]:
-    """Blocks are operations, as if a kernel served them."""
-    before = ops.whole
-    if set(WHOLE) <= set(SCHEMES[scheme]):
-        ops.whole = lambda operation, operands, parts: operation(*operands)
+def fuse_blocks(fusion: str) -> Iterator[None]:
+    """Trace blocks as single operations, as if a kernel supported them."""
+    original = ops.fused_or
+    if set(FUSED_BLOCKS) <= set(FUSIONS[fusion]):
+        ops.fused_or = lambda op, operands, fallback: op(*operands)
     try:
         yield
     finally:
-        ops.whole = before
+        ops.fused_or = original
 
 
-def taken_apart(jaxpr: Any, kept: tuple[str, ...]) -> Iterator[Operation]:
-    """The operations of a trace; those that only look at numbers otherwise are none."""
-    for equation in needed(jaxpr):
-        spoken = str(equation.params.get("name", ""))
-        name = spoken.removeprefix(PREFIX)
-        if spoken != name and name not in COUNTED and name not in kept and is_composed(equation):
-            yield from taken_apart(equation.params["jaxpr"].jaxpr, kept)
-        elif equation.primitive.name not in VIEWS:
-            yield operation(name or equation.primitive.name, equation)
+def split_into_operations(jaxpr: Any, fused_ops: tuple[str, ...]) -> Iterator[Operation]:
+    """Yield the operations of a trace; views (reshapes and the like) are none."""
+    for equation in needed_equations(jaxpr):
+        label = str(equation.params.get("name", ""))
+        name = label.removeprefix(OP_PREFIX)
+        splittable = label != name and name not in MAC_RULES and name not in fused_ops
+        if splittable and is_composite(equation):
+            yield from split_into_operations(equation.params["jaxpr"].jaxpr, fused_ops)
+        elif equation.primitive.name not in VIEW_PRIMITIVES:
+            yield make_operation(name or equation.primitive.name, equation)
 
 
-def needed(jaxpr: Any) -> list[Any]:
-    """The equations that the outputs depend on."""
-    wanted, found = set(map(id, jaxpr.outvars)), []
+def needed_equations(jaxpr: Any) -> list[Any]:
+    """Return the equations that the outputs depend on."""
+    needed_ids, equations = set(map(id, jaxpr.outvars)), []
     for equation in reversed(jaxpr.eqns):
-        if any(id(v) in wanted for v in equation.outvars):
-            wanted |= set(map(id, equation.invars))
-            found.append(equation)
-    return found[::-1]
+        if any(id(v) in needed_ids for v in equation.outvars):
+            needed_ids |= set(map(id, equation.invars))
+            equations.append(equation)
+    return equations[::-1]
 
 
-def is_composed(equation: Any) -> bool:
-    """A word of several operations, and not of one that moves numbers about."""
-    return any(work(equation.params["jaxpr"].jaxpr)[0])
+def is_composite(equation: Any) -> bool:
+    """Whether an op consists of several counted operations, and does not only move values."""
+    return any(count_ops(equation.params["jaxpr"].jaxpr)[0])
 
 
-def operation(name: str, equation: Any) -> Operation:
-    """An equation as one operation."""
-    numbers = sum(math.prod(v.aval.shape) for v in (*equation.invars, *equation.outvars))
-    macs = COUNTED[name](equation) if name in COUNTED else inner_macs(equation)
-    if name not in WHOLE:
-        return Operation(name=name, numbers=numbers, macs=macs)
-    picture = equation.invars[0].aval
-    size, channels = math.prod(picture.shape), picture.shape[-1]
-    wide = room.filled(channels) / channels
-    again = size * (wide * (overlap(HALO) + 1) - 2)  # read and written beyond what must be
-    filling = 2 * size * (1 + wide) if wide > 1 else 0
-    macs *= wide**2 * overlap(HALO / 3)
-    return Operation(name=name, numbers=numbers + again + filling, macs=macs)
+def make_operation(name: str, equation: Any) -> Operation:
+    """Return an equation as one operation."""
+    num_values = sum(math.prod(v.aval.shape) for v in (*equation.invars, *equation.outvars))
+    macs = MAC_RULES[name](equation) if name in MAC_RULES else inner_macs(equation)
+    if name not in FUSED_BLOCKS:
+        return Operation(name=name, num_values=num_values, macs=macs)
+    u = equation.invars[0].aval
+    size, channels = math.prod(u.shape), u.shape[-1]
+    padding_ratio = smem.padded_channels(channels) / channels
+    # values that are read and written in addition: the halo and padded channels
+    extra_values = size * (padding_ratio * (halo_factor(ROW_HALO) + 1) - 2)
+    padding_values = 2 * size * (1 + padding_ratio) if padding_ratio > 1 else 0
+    macs *= padding_ratio**2 * halo_factor(ROW_HALO / 3)
+    return Operation(name=name, num_values=num_values + extra_values + padding_values, macs=macs)
 
 
 def inner_macs(equation: Any) -> int:
-    inner = equation.params.get("jaxpr")
-    return 0 if inner is None else sum(piece.macs for piece in work(inner.jaxpr)[0])
+    """Return the multiply-adds of the jaxpr inside an equation, 0 if there is none."""
+    jaxpr = equation.params.get("jaxpr")
+    return 0 if jaxpr is None else sum(cost.macs_full for cost in count_ops(jaxpr.jaxpr)[0])
 
 
-def overlap(above: float) -> float:
-    """How often a pixel is read, or made, for `above` more lines on either side of a strip."""
-    columns, lines = (sizes[0] for sizes in (BLOCKS["columns"], BLOCKS["lines"]))
-    return columns / (columns - 2 * MARGIN) * (lines + 2 * above) / lines
+def halo_factor(halo_rows: float) -> float:
+    """Return how often a pixel is read or computed, with `halo_rows` on either side of a strip."""
+    columns, rows = (values[0] for values in (CONFIG_SPACE["columns"], CONFIG_SPACE["rows"]))
+    return columns / (columns - 2 * COL_HALO) * (rows + 2 * halo_rows) / rows
 
 
 def table() -> str:
-    """The budget in Markdown."""
-    heads = ["network, LR", "in one", "operations", "GMAC"]
-    heads += [f"{kind} {what}" for kind in ("float32", "bfloat16") for what in ("MB", "least µs")]
-    found = [row(name, side, scheme) for name in NAMES for side in SIDES for scheme in SCHEMES]
-    rules = ["---", "---", *["---:"] * (len(heads) - 2)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *filter(None, found)))
+    """Return the budget as a Markdown table."""
+    columns = ["network, LR", "fused", "operations", "GMAC"]
+    columns += [f"{dtype}, {unit}" for dtype in PEAKS for unit in ("MB", "min. µs")]
+    rows = [
+        table_row(name, image_size, fusion)
+        for name in NAMES
+        for image_size in IMAGE_SIZES
+        for fusion in FUSIONS
+    ]
+    alignment = ["---", "---", *["---:"] * (len(columns) - 2)]
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in (columns, alignment, *filter(None, rows))
+    )
 
 
-def row(name: str, side: tuple[int, int], scheme: str) -> list[str]:
-    """A line of the table; nothing where the scheme changes nothing for this network."""
-    found = operations(name, side, scheme)
-    if scheme != PLAIN and len(found) == len(operations(name, side, PLAIN)):
+def table_row(name: str, image_size: tuple[int, int], fusion: str) -> list[str]:
+    """Return a row of the table, empty if the fusion changes nothing for this network."""
+    ops_list = list_operations(name, image_size, fusion)
+    if fusion != UNFUSED and len(ops_list) == len(list_operations(name, image_size, UNFUSED)):
         return []
-    numbers, macs = sum(each.numbers for each in found), sum(each.macs for each in found)
-    h, w = side
-    cells = [f"{name}, {h}x{w}", scheme, str(len(found)), f"{macs / 1e9:.1f}"]
-    for dtype, (size, _) in PEAKS.items():
-        least = sum(each.seconds(dtype) for each in found)
-        cells += [f"{numbers * size / 1e6:,.0f}", f"{1e6 * least:,.0f}"]
+    num_values = sum(operation.num_values for operation in ops_list)
+    macs = sum(operation.macs for operation in ops_list)
+    h, w = image_size
+    cells = [f"{name}, {h}x{w}", fusion, str(len(ops_list)), f"{macs / 1e9:.1f}"]
+    for dtype, (num_bytes, _) in PEAKS.items():
+        min_s = sum(operation.min_seconds(dtype) for operation in ops_list)
+        cells += [f"{num_values * num_bytes / 1e6:,.0f}", f"{1e6 * min_s:,.0f}"]
     return cells
 
 

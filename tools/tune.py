@@ -1,9 +1,10 @@
-"""Times every kernel beside its reference on this GPU, and writes what it finds for its kind.
+"""Tuning of kernels: time every configuration against the reference on this GPU.
 
-tune.py [KERNEL ...]: all by default. For each it tries the blocks that the kernel names on the
-operands of real networks (esrjax/testing/operands.py), float32, in turn with the reference body,
-each compiled. The block with the least time over all of them is written to kernels/devices.toml
-with its speed-up, the geometric mean over the operands. Other devices in the file stay as they are.
+tune.py [KERNEL ...]: all kernels by default. For each it times the kernel's tuning configurations
+on the operands of real networks (esrjax/testing/operands.py) in float32, interleaved with the
+reference implementation, all of them compiled. The fastest configuration over all operands is
+written to kernels/devices.toml under this kind of device, with its speed-up, the geometric mean
+over the operands. Entries of other devices are not changed.
 """
 
 import itertools
@@ -20,78 +21,80 @@ from typing import Any
 import jax
 
 from esrjax.network import ops
-from esrjax.testing.operands import OPERANDS, REAL, arrays
+from esrjax.testing.kernels import NETWORK_DIMS, OPERAND_SPECS, operand_arrays
 
 TABLE = Path(__file__).parents[1] / "kernels/devices.toml"
 ROUNDS, CALLS = 15, 10
 
 
 def main() -> None:
-    """Tunes the kernels that are named on the command line, or all."""
+    """Tune the kernels named on the command line, or all."""
     if jax.default_backend() != "gpu":
-        raise SystemExit(f"kernels are measured on a GPU; this is {jax.default_backend()}")
-    names = sys.argv[1:] or list(OPERANDS)
-    if unknown := sorted(set(names) - OPERANDS.keys()):
-        raise SystemExit(f"no kernel {', '.join(unknown)}; there are {', '.join(OPERANDS)}")
+        raise SystemExit(f"kernels are tuned on a GPU; the backend here is {jax.default_backend()}")
+    names = sys.argv[1:] or list(OPERAND_SPECS)
+    if unknown := sorted(set(names) - OPERAND_SPECS.keys()):
+        raise SystemExit(
+            f"Unknown kernel {', '.join(unknown)}; there are {', '.join(OPERAND_SPECS)}"
+        )
     table = tomllib.loads(TABLE.read_text())
     for name in names:
-        found = tuned(name)
-        print(name, found or "serves no network here")
-        if found:
-            table.setdefault(name, {})[jax.devices()[0].device_kind] = found
+        entry = tune(name)
+        print(name, entry or "supports none of the networks on this device")
+        if entry:
+            table.setdefault(name, {})[jax.devices()[0].device_kind] = entry
     write(table)
 
 
-def tuned(name: str) -> dict[str, float]:
-    """The fastest block and its speed-up; nothing where the kernel serves no operands."""
+def tune(name: str) -> dict[str, float]:
+    """Return the fastest configuration and its speed-up, empty if no operands are supported."""
     module = import_module(f"esrjax_kernels.{name}")
     reference = jax.jit(getattr(ops, name))
-    blocks = list(choices(module.BLOCKS))
-    calls = [jax.jit(lambda *a, b=block: module.call(*a, block=b)) for block in blocks]
-    gains: list[list[float]] = [[] for _ in blocks]
-    every = (arrays(name, sizes, "float32") for sizes in REAL[name])
-    for operands in (each for each in every if module.why_not(*each) is None):
-        with ops.body("reference"):
-            plain, *fast = timed([reference, *calls], operands)
-        for gain, seconds in zip(gains, fast, strict=True):
-            gain.append(plain / seconds)
-    if not any(gains):
+    configs = list(all_configs(module.CONFIG_SPACE))
+    calls = [jax.jit(lambda *a, c=config: module.call(*a, config=c)) for config in configs]
+    speedups: list[list[float]] = [[] for _ in configs]
+    all_operands = (operand_arrays(name, dims, "float32") for dims in NETWORK_DIMS[name])
+    for operands in (x for x in all_operands if module.unsupported_reason(*x) is None):
+        with ops.implementation("reference"):
+            reference_s, *kernel_s = median_seconds([reference, *calls], operands)
+        for values, seconds in zip(speedups, kernel_s, strict=True):
+            values.append(reference_s / seconds)
+    if not any(speedups):
         return {}
-    means = [statistics.geometric_mean(gain) for gain in gains]
-    best = max(range(len(blocks)), key=means.__getitem__)
-    return {**blocks[best], "speedup": round(means[best], 3)}
+    means = [statistics.geometric_mean(values) for values in speedups]
+    best = max(range(len(configs)), key=means.__getitem__)
+    return {**configs[best], "speedup": round(means[best], 3)}
 
 
-def choices(blocks: dict[str, tuple[int, ...]]) -> Iterator[dict[str, int]]:
-    """Every block that can be chosen."""
-    for sizes in itertools.product(*blocks.values()):
-        yield dict(zip(blocks, sizes, strict=True))
+def all_configs(config_space: dict[str, tuple[int, ...]]) -> Iterator[dict[str, int]]:
+    """Yield every combination of tuning values."""
+    for values in itertools.product(*config_space.values()):
+        yield dict(zip(config_space, values, strict=True))
 
 
-def timed(runs: list[Callable[..., Any]], operands: list[Any]) -> list[float]:
-    """Median seconds of a call of each, after a warm-up, round by round in turn."""
+def median_seconds(runs: list[Callable[..., Any]], operands: list[Any]) -> list[float]:
+    """Return the median seconds per call of each, interleaved after a warm-up call."""
     for run in runs:
         jax.block_until_ready(run(*operands))
-    rounds = [[seconds(run, operands) for run in runs] for _ in range(ROUNDS)]
-    return [statistics.median(each) for each in zip(*rounds, strict=True)]
+    rounds = [[seconds_per_call(run, operands) for run in runs] for _ in range(ROUNDS)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
-def seconds(run: Callable[..., Any], operands: list[Any]) -> float:
-    """Of one call, many being in flight together."""
+def seconds_per_call(run: Callable[..., Any], operands: list[Any]) -> float:
+    """Return the seconds per call, with CALLS calls dispatched at once."""
     start = time.perf_counter()
     jax.block_until_ready([run(*operands) for _ in range(CALLS)])
     return (time.perf_counter() - start) / CALLS
 
 
-def write(table: dict[str, dict[str, dict[str, float]]]) -> None:
-    """The table in place of the old one, which stays until the new one is whole."""
+def write(entries: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Replace devices.toml atomically; its comments are kept."""
     lines = [line for line in TABLE.read_text().splitlines() if line.startswith("#")]
-    for name, kinds in sorted(table.items()):
-        for kind, found in sorted(kinds.items()):
-            lines += ["", f'[{name}."{kind}"]', *(f"{key} = {v}" for key, v in found.items())]
-    beside = TABLE.with_suffix(".new")
-    beside.write_text("\n".join(lines) + "\n")
-    os.replace(beside, TABLE)
+    for name, devices in sorted(entries.items()):
+        for device, entry in sorted(devices.items()):
+            lines += ["", f'[{name}."{device}"]', *(f"{key} = {v}" for key, v in entry.items())]
+    tmp_path = TABLE.with_suffix(".new")
+    tmp_path.write_text("\n".join(lines) + "\n")
+    os.replace(tmp_path, TABLE)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""To and from other frameworks."""
+"""Interop: parity with PyTorch, checkpoint conversion, export to ONNX and StableHLO."""

@@ -1,11 +1,15 @@
-"""What was found of a network's parity with PyTorch, so that anybody can find it again."""
+"""`ParityReport`: a parity result with everything needed to verify it, and its files.
+
+A report holds the request, the results, SHA-256 of all inputs and the versions of packages. It is a
+JSON file, or stored in the metadata of the .safetensors checkpoint that it is about.
+"""
 
 import json
 import os
 import platform
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as plain
+from dataclasses import dataclass as std_dataclass
 from dataclasses import field, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,36 +19,48 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from esrjax.bridge import case, parity
-from esrjax.bridge.fingerprints import of_file
-from esrjax.bridge.parity import Answer, Question
-from esrjax.bridge.rule import Rule
+from esrjax.bridge.fingerprints import hash_file
+from esrjax.bridge.parity import ParityRequest, ParityResult
+from esrjax.bridge.rule import OptimizerPair
 from esrjax.errors import UserError
 from esrjax.method import Form
 from esrjax.network import archive
-from esrjax.schema import STRICT, listing, mistakes
+from esrjax.schema import STRICT, bullet_list, format_errors
 
 PACKAGES = ("esrjax", "jax", "flax", "optax", "numpy", "torch")
-TOLERANCES = {"float32": case.TOLERANCE, "float64": case.EXACT}  # shares, see docs/bridge.md
+TOLERANCES = {
+    "float32": case.FLOAT32_RTOL,
+    "float64": case.FLOAT64_RTOL,
+}  # relative, see docs/bridge.md
 
 
-class BadCertificate(UserError):
-    """A file that holds no certificate, or a place where none can be written."""
+class BadParityReport(UserError):
+    """Raised when a parity report cannot be read from, or written to, a file."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Certificate:
-    """A question, its answer, and what they depend on.
+class ParityReport:
+    """A parity request, its result and what the result depends on.
 
-    hashes: sha256 of weights, files and pictures. checkpoint_sha256: of the file that held the
-    weights then. versions: of Python and of packages. tolerances: shares that arrays may differ
-    by. results: the whole answer. verdicts: each part of it in a word.
+    Attributes:
+        format: Version of this file format.
+        request: What was compared.
+        form: Form of the JAX network, "train" or "deploy".
+        passed: Whether every check passed.
+        checks: Name of every check, and whether it passed.
+        hashes: SHA-256 of weights, files and images, see `parity.hash_inputs`.
+        checkpoint_sha256: SHA-256 of the checkpoint file at the time; it is not verified, since
+            writing the report into the checkpoint changes it.
+        versions: Versions of Python and of packages.
+        tolerances: Relative tolerances in float32 and float64.
+        results: All results, as `LiveComparison.as_dict` or `GoldenComparison.as_dict` gives them.
     """
 
     format: Literal[1] = 1
-    question: Question
+    request: ParityRequest
     form: Form
     passed: bool
-    verdicts: Mapping[str, bool]
+    checks: Mapping[str, bool]
     hashes: Mapping[str, str]
     checkpoint_sha256: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -52,166 +68,219 @@ class Certificate:
     results: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-_KIND = TypeAdapter(Certificate)
+_ADAPTER = TypeAdapter(ParityReport)
 
 
-@plain(frozen=True, kw_only=True)
-class Verification:
-    """A certificate, asked again. differences: what is not as it says. notes: what may explain."""
+@std_dataclass(frozen=True, kw_only=True)
+class ReportVerification:
+    """The result of running a report's request again.
 
-    certificate: Certificate
+    Attributes:
+        report: The report.
+        differences: Hashes and checks that are not as reported.
+        notes: Versions that differ, as a possible reason.
+    """
+
+    report: ParityReport
     differences: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Everything is as the certificate says, and it says that the two sides agree."""
-        return not self.differences and self.certificate.passed
+        """Whether hashes and checks are as reported, and the report says that they passed."""
+        return not self.differences and self.report.passed
 
     def as_dict(self) -> dict[str, Any]:
-        """In plain types, for JSON."""
+        """Return the result in plain types, for JSON."""
         return {
-            "method": self.certificate.question.method,
+            "method": self.report.request.method,
             "passed": self.passed,
-            "certified": self.certificate.passed,
+            "reported_passed": self.report.passed,
             "differences": list(self.differences),
             "notes": list(self.notes),
         }
 
 
-def certify(asked: Question, answer: Answer) -> Certificate:
-    """The certificate of an answer."""
-    checkpoint = None if asked.checkpoint is None else archive.read(asked.checkpoint).sha256
-    return Certificate(
-        question=asked,
-        form=answer.form,
-        passed=answer.outcome.passed,
-        verdicts=answer.outcome.verdicts,
-        hashes=answer.hashes,
-        checkpoint_sha256=checkpoint,
+def make_report(request: ParityRequest, result: ParityResult) -> ParityReport:
+    """Return the report of a parity result.
+
+    Args:
+        request: What was compared.
+        result: Result of `parity.run`.
+    """
+    checkpoint_sha256 = (
+        None if request.checkpoint is None else archive.read_checkpoint(request.checkpoint).sha256
+    )
+    return ParityReport(
+        request=request,
+        form=result.form,
+        passed=result.comparison.passed,
+        checks=result.comparison.checks,
+        hashes=result.hashes,
+        checkpoint_sha256=checkpoint_sha256,
         versions=_versions(),
         tolerances=TOLERANCES,
-        results=answer.outcome.as_dict(),
+        results=result.comparison.as_dict(),
     )
 
 
-def verify(path: Path, rules: Sequence[Rule] = ()) -> Verification:
-    """Ask the question of the certificate in `path` again; of changed files nothing is run."""
-    held = read(path)
-    asked = _located(held.question, path)
-    found = parity.hashes(asked) | _beside(held, asked)
-    known = {key: value for key, value in held.hashes.items() if key in found}
-    differences = _differences("sha256 of ", known, found)
+def verify(path: Path, optimizers: Sequence[OptimizerPair] = ()) -> ReportVerification:
+    """Run the request of a report again and compare the results.
+
+    If a file has changed, nothing is run: that includes the user's Python file, whose code was
+    trusted only as it was.
+
+    Args:
+        path: A report, .json, or a .safetensors that contains one.
+        optimizers: Optimizers of which steps are compared, as for `parity.run`.
+
+    Raises:
+        BadParityReport: If the file contains no report.
+        UserError: If the request cannot be run.
+    """
+    report = read(path)
+    request = _locate_files(report.request, path)
+    hashes = parity.hash_inputs(request) | _hash_imports(report, request)
+    comparable = {key: value for key, value in report.hashes.items() if key in hashes}
+    differences = _differences("sha256 of ", comparable, hashes)
     if not differences:
-        answer = parity.parity(asked, rules)
+        result = parity.run(request, optimizers)
         differences = [
-            *_differences("sha256 of ", held.hashes, answer.hashes),
-            *_differences("", held.verdicts, answer.outcome.verdicts),
+            *_differences("sha256 of ", report.hashes, result.hashes),
+            *_differences("", report.checks, result.comparison.checks),
         ]
-    notes = _differences("version of ", held.versions, _versions())
-    return Verification(certificate=held, differences=tuple(differences), notes=tuple(notes))
+    notes = _differences("version of ", report.versions, _versions())
+    return ReportVerification(report=report, differences=tuple(differences), notes=tuple(notes))
 
 
-def _beside(held: Certificate, asked: Question) -> dict[str, str]:
-    """Of the files that the PyTorch side imported then, what they are now."""
-    folder = Path((asked.torch or "").rpartition(":")[0]).parent
-    named = [key for key in held.hashes if key.startswith(parity.BESIDE)]
-    return {key: of_file(folder / key.removeprefix(parity.BESIDE)) for key in named}
+def _hash_imports(report: ParityReport, request: ParityRequest) -> dict[str, str]:
+    """Return the current hashes of the files that the PyTorch file imported."""
+    folder = Path((request.torch or "").rpartition(":")[0]).parent
+    keys = [key for key in report.hashes if key.startswith(parity.IMPORT_PREFIX)]
+    return {key: hash_file(folder / key.removeprefix(parity.IMPORT_PREFIX)) for key in keys}
 
 
 # --- files -------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Certificate:
-    """The certificate in a `.json`, or in the manifest of a `.safetensors`."""
+def read(path: Path) -> ParityReport:
+    """Read a report.
+
+    Args:
+        path: A .json, or a .safetensors whose metadata contains a report.
+
+    Raises:
+        BadParityReport: If the file cannot be read or contains no valid report.
+    """
     try:
         if path.suffix == ".safetensors":
-            manifest = archive.read(path).manifest
-            if manifest is None or manifest.certificate is None:
-                raise _bad(path, "its manifest holds no certificate")
-            return _KIND.validate_json(json.dumps(manifest.certificate))
-        return _KIND.validate_json(path.read_bytes())
+            checkpoint_metadata = archive.read_checkpoint(path).metadata
+            if checkpoint_metadata is None or checkpoint_metadata.parity_report is None:
+                raise _bad_report(path, "its metadata contains none")
+            return _ADAPTER.validate_json(json.dumps(checkpoint_metadata.parity_report))
+        return _ADAPTER.validate_json(path.read_bytes())
     except OSError as error:
-        raise _bad(path, error.strerror or str(error)) from error
+        raise _bad_report(path, error.strerror or str(error)) from error
     except ValidationError as error:
-        raise _bad(path, listing(mistakes(error, _KIND))) from error
+        raise _bad_report(path, bullet_list(format_errors(error, _ADAPTER))) from error
 
 
-def require_place(path: Path, checkpoint: Path | None) -> None:
-    """Raise `BadCertificate` unless a certificate of `checkpoint` can be put into `path`."""
+def check_writable(path: Path, checkpoint: Path | None) -> None:
+    """Check that a report can be written to `path`, before the comparison takes its time.
+
+    Args:
+        path: Where the report is to be written.
+        checkpoint: The checkpoint that is compared, if any.
+
+    Raises:
+        BadParityReport: If `path` is neither a .json nor the checkpoint itself, as .safetensors
+            with esrjax metadata.
+    """
     if path.suffix == ".safetensors":
         if checkpoint is None or not path.is_file() or not path.samefile(checkpoint):
-            raise _bad(path, "is not the checkpoint that is compared", write=True)
-        if archive.read(path).manifest is None:
-            raise _bad(path, "has no manifest; `esrjax convert` writes one", write=True)
+            raise _bad_report(path, "it is not the checkpoint that is compared", write=True)
+        if archive.read_checkpoint(path).metadata is None:
+            raise _bad_report(path, "no metadata; `esrjax weights convert` writes it", write=True)
     elif path.suffix != ".json" or path.is_dir():
-        raise _bad(path, "is no name for a certificate", write=True)
+        raise _bad_report(path, "its suffix is not .json", write=True)
 
 
-def write(path: Path, certificate: Certificate) -> None:
-    """Into a `.json` of its own, or into the manifest of the `.safetensors` that it is about."""
+def write(path: Path, report: ParityReport) -> None:
+    """Write a report to a .json, or into the metadata of the .safetensors that it is about.
+
+    Args:
+        path: The .json, or the checkpoint.
+        report: The report.
+
+    Raises:
+        BadParityReport: If the file cannot be written.
+    """
     if path.suffix == ".safetensors":
-        held = archive.read(path)
-        assert held.manifest is not None
-        said = _KIND.dump_python(certificate, mode="json")
-        archive.write_safetensors(path, held.tensors, replace(held.manifest, certificate=said))
+        checkpoint = archive.read_checkpoint(path)
+        assert checkpoint.metadata is not None
+        fields = _ADAPTER.dump_python(report, mode="json")
+        archive.write_safetensors(
+            path, checkpoint.state_dict, replace(checkpoint.metadata, parity_report=fields)
+        )
         return
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    tmp_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            beside.write_bytes(_KIND.dump_json(certificate, indent=2) + b"\n")
-            os.replace(beside, path)
+            tmp_path.write_bytes(_ADAPTER.dump_json(report, indent=2) + b"\n")
+            os.replace(tmp_path, path)
         finally:
-            beside.unlink(missing_ok=True)
+            tmp_path.unlink(missing_ok=True)
     except OSError as error:
-        raise _bad(path, error.strerror or str(error), write=True) from error
+        raise _bad_report(path, error.strerror or str(error), write=True) from error
 
 
-def _located(asked: Question, path: Path) -> Question:
-    """With its files where they are named, else beside the certificate."""
+def _locate_files(request: ParityRequest, path: Path) -> ParityRequest:
+    """Return the request with files that no longer exist looked up in the report's folder."""
 
-    def found(file: str | None) -> str | None:
-        beside = path.parent / Path(file or "").name
-        return str(beside) if file and not Path(file).exists() and beside.exists() else file
+    def locate(file: str | None) -> str | None:
+        sibling = path.parent / Path(file or "").name
+        return str(sibling) if file and not Path(file).exists() and sibling.exists() else file
 
-    file, colon, name = (asked.torch or "").rpartition(":")
+    file, colon, name = (request.torch or "").rpartition(":")
     return replace(
-        asked,
-        checkpoint=str(path) if path.suffix == ".safetensors" else found(asked.checkpoint),
-        golden=found(asked.golden),
-        torch=f"{found(file)}{colon}{name}" if asked.torch else None,
+        request,
+        checkpoint=str(path) if path.suffix == ".safetensors" else locate(request.checkpoint),
+        golden=locate(request.golden),
+        torch=f"{locate(file)}{colon}{name}" if request.torch else None,
     )
 
 
-def _differences(what: str, held: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _differences(label: str, reported: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     return [
-        f"{what}{key}: {_word(held.get(key))} in the certificate, {_word(found.get(key))} now"
-        for key in {**held, **found}
-        if held.get(key) != found.get(key)
+        f"{label}{key}: {_format_value(reported.get(key))} in the report, "
+        f"{_format_value(current.get(key))} now"
+        for key in {**reported, **current}
+        if reported.get(key) != current.get(key)
     ]
 
 
-def _word(value: Any) -> str:
+def _format_value(value: Any) -> str:
     match value:
         case None:
-            return "nothing"
+            return "absent"
         case bool():
-            return "equal" if value else "not equal"
+            return "passed" if value else "failed"
         case _:
             return f"{value[:12]}…" if len(value) == 64 else str(value)
 
 
 def _versions() -> dict[str, str]:
     installed = {dist.name for dist in metadata.distributions()}
-    found = {name: metadata.version(name) for name in PACKAGES if name in installed}
-    return {"python": platform.python_version(), **found}
+    versions = {name: metadata.version(name) for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), **versions}
 
 
-def _bad(path: Path, why: str, *, write: bool = False) -> BadCertificate:
-    return BadCertificate(
-        f"no certificate can be {'written into' if write else 'read from'} {path.name}: {why}",
-        rule="a certificate is a .json, or in the manifest of the .safetensors that it is about",
-        place=str(path),
-        remedy="name a .json file" if write else "give what `esrjax parity --certificate` wrote",
+def _bad_report(path: Path, reason: str, *, write: bool = False) -> BadParityReport:
+    return BadParityReport(
+        f"Cannot {'write a parity report to' if write else 'read a parity report from'} "
+        f"{path.name}: {reason}",
+        rule="a parity report is a .json, or in the metadata of the .safetensors that it is about",
+        location=str(path),
+        remedy="use a .json file" if write else "use a file that `esrjax parity -o` wrote",
     )

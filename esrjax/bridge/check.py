@@ -1,4 +1,4 @@
-"""How far what was exported is from JAX: on which pictures, how measured, within which bounds."""
+"""`ExportCheck`, the comparison of an exported network with JAX in float32, and its tolerances."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,57 +8,88 @@ import numpy as np
 from numpy.typing import NDArray
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # NCHW, as the artefact
+NchwForward = Callable[
+    [NDArray[np.float32]], NDArray[np.float32]
+]  # (1, 3, h, w) -> (1, 3, s·h, s·w)
 
-SIZES = ((16, 24), (33, 21), (75, 131))  # of the pictures of the check, LR pixels
-EXACT = 1e-4  # of white: how far float32 may be from JAX
-CLOSE = 50.0  # dB: what less precise formats must reach against JAX in float32
+IMAGE_SIZES = ((16, 24), (33, 21), (75, 131))  # (h, w), LR pixels: odd sides and several tiles
+MAX_FLOAT32_DIFF = 1e-4  # of data_range, for exports in float32
+MIN_PSNR_DB = 50.0  # against JAX in float32, for exports in float16 and bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """How far an artefact is from JAX in float32, on pictures of these LR sizes.
+class ExportCheck:
+    """Difference between an exported network and JAX in float32.
 
-    max_abs: the largest difference, of white. psnr: of the difference, dB; None where there is
-    none. finite: every number is one.
+    Attributes:
+        image_sizes: (h, w) of the LR images, pixels.
+        max_abs_diff: Largest absolute difference, as a fraction of `data_range`.
+        psnr: PSNR of the exported network's outputs against JAX's, dB; None if they are equal.
+        is_finite: Whether all outputs are finite.
     """
 
-    sizes: tuple[tuple[int, int], ...]
-    max_abs: float
+    image_sizes: tuple[tuple[int, int], ...]
+    max_abs_diff: float
     psnr: float | None
-    finite: bool
+    is_finite: bool
 
-    def keeps(self, dtype: Dtype) -> bool:
-        """Whether the artefact may be used in the place of the network."""
+    def within_tolerance(self, dtype: Dtype) -> bool:
+        """Return whether the exported network computes the same as JAX, for its precision.
+
+        Args:
+            dtype: Precision of the exported network.
+        """
         if dtype == "float32":
-            return self.finite and self.max_abs < EXACT
-        return self.finite and (self.psnr is None or self.psnr >= CLOSE)
+            return self.is_finite and self.max_abs_diff < MAX_FLOAT32_DIFF
+        return self.is_finite and (self.psnr is None or self.psnr >= MIN_PSNR_DB)
 
 
-def sizes(least: int) -> tuple[tuple[int, int], ...]:
-    """The sizes of the check, for a method that accepts pictures of at least `least` pixels."""
-    return tuple((max(h, least), max(w, least)) for h, w in SIZES)
+def image_sizes(min_side: int) -> tuple[tuple[int, int], ...]:
+    """Return the sizes (h, w) of the images of the check, none smaller than `min_side`."""
+    return tuple((max(h, min_side), max(w, min_side)) for h, w in IMAGE_SIZES)
 
 
-def picture(size: tuple[int, int], white: float) -> NDArray[np.float32]:
-    """Noise with the spectrum of photographs, whose amplitude falls as 1 / frequency."""
+def photo_like_noise(size: tuple[int, int], data_range: float) -> NDArray[np.float32]:
+    """Return noise with the spectrum of photographs, whose amplitude falls as 1 / frequency.
+
+    Args:
+        size: (h, w), pixels.
+        data_range: Value of white.
+
+    Returns:
+        `(1, 3, h, w)`, float32, in [0, `data_range`].
+    """
     noise = np.random.default_rng(0).standard_normal((3, *size))
     rows, columns = (np.fft.fftfreq(side) for side in size)
     frequency = np.hypot(rows[:, None], columns[None])
     spectrum = np.fft.fft2(noise) / np.maximum(frequency, 1 / max(size))
-    line = np.fft.ifft2(spectrum).real
-    line = (line - line.min()) / np.ptp(line)
-    return (white * line[None]).astype(np.float32)
+    image = np.fft.ifft2(spectrum).real
+    image = (image - image.min()) / np.ptp(image)
+    return (data_range * image[None]).astype(np.float32)
 
 
-def compare(run: Run, pictures: Sequence[Any], truth: Sequence[Any], white: float) -> Check:
-    """What `run` makes of the pictures against the truth."""
-    apart = [(run(lr) - sr) / white for lr, sr in zip(pictures, truth, strict=True)]
-    errors = np.concatenate([each.ravel() for each in apart]).astype(np.float64)
-    power = float(np.mean(errors**2))
-    return Check(
-        sizes=tuple(lr.shape[2:] for lr in pictures),
-        max_abs=float(np.max(np.abs(errors))),
-        psnr=float(-10 * np.log10(power)) if power > 0 else None,
-        finite=bool(np.isfinite(errors).all()),
+def compare(
+    exported_forward: NchwForward,
+    images: Sequence[Any],
+    references: Sequence[Any],
+    data_range: float,
+) -> ExportCheck:
+    """Compare an exported network with JAX.
+
+    Args:
+        exported_forward: The exported network.
+        images: LR images `(1, 3, h, w)`.
+        references: JAX's outputs in float32, `(1, 3, s·h, s·w)`.
+        data_range: Value of white.
+    """
+    diffs = [
+        (exported_forward(lr) - sr) / data_range for lr, sr in zip(images, references, strict=True)
+    ]
+    errors = np.concatenate([diff.ravel() for diff in diffs]).astype(np.float64)
+    mse = float(np.mean(errors**2))
+    return ExportCheck(
+        image_sizes=tuple(lr.shape[2:] for lr in images),
+        max_abs_diff=float(np.max(np.abs(errors))),
+        psnr=float(-10 * np.log10(mse)) if mse > 0 else None,
+        is_finite=bool(np.isfinite(errors).all()),
     )

@@ -1,4 +1,4 @@
-"""Checkpoints from one format to another, checked on the way."""
+"""`convert`, the conversion of checkpoints between PyTorch and safetensors, with checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,43 +11,57 @@ from esrjax import registry
 from esrjax.errors import UserError
 from esrjax.method import Form, Method
 from esrjax.network import archive
-from esrjax.network.archive import Tensors
-from esrjax.network.cost import cost_of, departures
-from esrjax.network.naming import Naming
+from esrjax.network.archive import StateDict
+from esrjax.network.cost import cost_of, mismatches
+from esrjax.network.naming import KeyMap
 from esrjax.network.reparam import deploy
-from esrjax.network.weights import tensors
-from esrjax.recognition import Found, recognise
+from esrjax.network.weights import to_state_dict
+from esrjax.recognition import LoadedNetwork, load_network
 
-Kind = Literal["safetensors", "torch"]
-
-
-class UnclearFormat(UserError):
-    """An output whose suffix says another format than was asked for."""
+CheckpointFormat = Literal["safetensors", "torch"]
 
 
-class WrongFigures(UserError):
-    """The network does not cost what its team reported."""
+class SuffixMismatch(UserError):
+    """Raised when an output's suffix contradicts the requested format."""
+
+
+class CostMismatch(UserError):
+    """Raised when a network's parameters or FLOPs are not those that its team reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Converted:
-    """What was written."""
+class ConversionResult:
+    """Contents of the written checkpoint.
+
+    Attributes:
+        form: "train" or "deploy".
+        num_tensors: Number of tensors.
+        num_params: Number of values in all tensors.
+    """
 
     form: Form
-    tensors: int
-    params: int
+    num_tensors: int
+    num_params: int
 
 
-def kind(target: Path, asked: Kind | None = None) -> Kind:
-    """The format of `target`: what is asked for, else what its suffix says."""
-    said: Kind = "safetensors" if target.suffix == ".safetensors" else "torch"
-    if asked in (None, said):
-        return said
-    raise UnclearFormat(
-        f"{target.name!r} is no name for a file of the format {asked!r}",
-        rule="the suffix says the format: .safetensors is safetensors, all else PyTorch's",
-        place=str(target),
-        remedy="name it NAME.safetensors" if asked == "safetensors" else "name it NAME.pth",
+def checkpoint_format(target: Path, requested: CheckpointFormat | None = None) -> CheckpointFormat:
+    """Return the format of an output file.
+
+    Args:
+        target: The output file.
+        requested: The requested format; None to take the one of the suffix.
+
+    Raises:
+        SuffixMismatch: If both contradict each other.
+    """
+    from_suffix: CheckpointFormat = "safetensors" if target.suffix == ".safetensors" else "torch"
+    if requested in (None, from_suffix):
+        return from_suffix
+    raise SuffixMismatch(
+        f"Suffix of {target.name!r} does not fit the format {requested!r}",
+        rule="the suffix .safetensors means safetensors, any other PyTorch",
+        location=str(target),
+        remedy="use NAME.safetensors" if requested == "safetensors" else "use NAME.pth",
     )
 
 
@@ -56,54 +70,75 @@ def convert(
     source: Path,
     target: Path,
     *,
-    to: Kind = "safetensors",
+    to: CheckpointFormat = "safetensors",
     form: Literal["same", "deploy"] = "same",
-    sizes: dict[str, Any] | None = None,
-) -> Converted:
-    """Read `source` as the method `name`, verify it, and write it as `target`."""
-    method = registry.plain(name)
-    found = recognise(name, method, archive.read(source), sizes)
-    _verify(name, method, found)
-    net = deploy(found.net) if form == "deploy" else found.net
-    written: Form = "deploy" if form == "deploy" else found.form
-    held = tensors(net, Naming(method.torch_names))
+    hparams: dict[str, Any] | None = None,
+) -> ConversionResult:
+    """Convert a checkpoint.
+
+    Args:
+        name: Name of the method.
+        source: The checkpoint, .pth or .safetensors.
+        target: File to write.
+        to: Its format. PyTorch files have the keys, buffers and nesting of the published file.
+        form: "deploy" fuses a network in train form; "same" keeps the form.
+        hparams: Hyperparameters, where the checkpoint does not have them in its metadata.
+
+    Raises:
+        CostMismatch: If the network's cost is not the reported one.
+        UserError: If the checkpoint cannot be read, does not fit, or the file cannot be written.
+    """
+    method = registry.get_method(name)
+    loaded = load_network(name, method, archive.read_checkpoint(source), hparams)
+    _check_cost(name, method, loaded)
+    net = deploy(loaded.net) if form == "deploy" else loaded.net
+    target_form: Form = "deploy" if form == "deploy" else loaded.form
+    state_dict = to_state_dict(net, KeyMap(method.torch_names))
     if to == "torch":
-        naming = Naming(method.torch_names)
-        held |= {naming.to_torch(path): value for path, value in _buffers(method, net).items()}
-        archive.write_torch(target, held, _roots(method, found))
+        key_map = KeyMap(method.torch_names)
+        state_dict |= {
+            key_map.to_torch(path): value for path, value in _buffers(method, net).items()
+        }
+        archive.write_torch(target, state_dict, _root_keys(method, loaded))
     else:
-        before = found.checkpoint.manifest
-        sha256 = (before.source_sha256 if before else "") or found.checkpoint.sha256
-        said = archive.describe(name, method, written, found.sizes, source_sha256=sha256)
-        archive.write_safetensors(target, held, said)
-    return Converted(form=written, tensors=len(held), params=_params(held))
+        source_metadata = loaded.checkpoint.metadata
+        sha256 = (
+            source_metadata.source_sha256 if source_metadata else ""
+        ) or loaded.checkpoint.sha256
+        metadata = archive.make_metadata(
+            name, method, target_form, loaded.hparams, source_sha256=sha256
+        )
+        archive.write_safetensors(target, state_dict, metadata)
+    return ConversionResult(
+        form=target_form, num_tensors=len(state_dict), num_params=_count_params(state_dict)
+    )
 
 
-def _verify(name: str, method: Method, found: Found) -> None:
-    """The deployed network costs what was reported, where it has the submission's sizes."""
-    if found.sizes:
+def _check_cost(name: str, method: Method, loaded: LoadedNetwork) -> None:
+    """Check the deployed network's cost; the reported one is that of default hyperparameters."""
+    if loaded.hparams:
         return
-    counted = cost_of(method, deploy(found.net))
-    wrong = departures(counted, method.reported)
-    if wrong:
-        raise WrongFigures(
-            f"{name} does not cost what its team reported: {'; '.join(wrong)}",
-            rule="a converted network has the figures of Method.reported",
-            place=str(found.checkpoint.path),
-            remedy="correct the network, `uncounted` or `reported` of the plugin",
+    cost = cost_of(method, deploy(loaded.net))
+    cost_mismatches = mismatches(cost, method.reported)
+    if cost_mismatches:
+        raise CostMismatch(
+            f"The cost of {name} is not the one its team reported: {'; '.join(cost_mismatches)}",
+            rule="parameters and FLOPs of a converted network are those of Method.reported",
+            location=str(loaded.checkpoint.path),
+            remedy="correct the network, `cost_excluded` or `reported` of the plugin",
         )
 
 
 def _buffers(method: Method, net: nnx.Module) -> Mapping[str, Any]:
-    return method.buffers(net) if method.buffers else {}
+    return method.torch_buffers(net) if method.torch_buffers else {}
 
 
-def _roots(method: Method, found: Found) -> tuple[str, ...]:
-    """The keys under which the published file of these sizes keeps tensors."""
-    published = (w for w in method.weights.values() if dict(w.sizes) == dict(found.sizes))
-    same = next((weights for weights in published if weights.form == found.form), None)
-    return (same.root, *same.beside) if same and same.root else ()
+def _root_keys(method: Method, loaded: LoadedNetwork) -> tuple[str, ...]:
+    """Return the top-level keys of the published file that contain state dicts, if any."""
+    candidates = (w for w in method.weights.values() if dict(w.hparams) == dict(loaded.hparams))
+    match = next((weights for weights in candidates if weights.form == loaded.form), None)
+    return (match.state_dict_key, *match.other_keys) if match and match.state_dict_key else ()
 
 
-def _params(held: Tensors) -> int:
-    return sum(tensor.size for tensor in held.values())
+def _count_params(state_dict: StateDict) -> int:
+    return sum(tensor.size for tensor in state_dict.values())

@@ -1,176 +1,223 @@
-"""The first place where two networks part, in words."""
+"""`Divergence`, the first module where JAX and PyTorch differ, and `LayerReport`.
+
+`jax_*` names paths of the flax.nnx network, `torch_*` those of the PyTorch network.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from esrjax.bridge.trace import NETWORK, Gap, Step
+from esrjax.bridge.trace import ROOT, MaxDiff, TraceEvent
 
-FLOAT32 = 1e-6  # of the spread: what a constant in float32 leaves behind
+FLOAT32_CONSTANT_RTOL = 1e-6  # of the value range: error of a constant kept in float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """Where PyTorch's network and ours are first apart.
+    """The first difference, in PyTorch's execution order, between the two networks.
 
-    kind: "part", where a part is given the same and gives something else; "code", where what lies
-    between parts does. part: PyTorch's path of the part that shows it, `ours` ours; in its
-    `call`-th run, `end`: in what it is given or in what it gives. after: the last part before it
-    that agrees. inside: the part in whose `forward` it lies. unseen: parts that ran in between and
-    that only PyTorch has, with their classes.
+    Attributes:
+        cause: "module" if a module has the same inputs and other outputs; "code" if the difference
+            arises in the code between two modules.
+        torch_path: PyTorch's path of the module at which it shows.
+        jax_path: nnx path of the same module.
+        class_name: Its class in PyTorch.
+        call_index: Number of the module's call, from 1.
+        io: Whether its inputs ("in") or outputs ("out") differ.
+        last_agreeing: PyTorch's path of the last module before it whose outputs agree.
+        enclosing: PyTorch's path of the module whose `forward` contains the difference.
+        torch_only: Modules, with their classes, that ran in between and exist in PyTorch only.
+        diff: The largest difference there.
     """
 
-    kind: Literal["part", "code"]
-    part: str
-    ours: str
-    type: str
-    call: int
-    end: Literal["in", "out"]
-    after: str | None
-    inside: str
-    unseen: tuple[str, ...]
-    gap: Gap
+    cause: Literal["module", "code"]
+    torch_path: str
+    jax_path: str
+    class_name: str
+    call_index: int
+    io: Literal["in", "out"]
+    last_agreeing: str | None
+    enclosing: str
+    torch_only: tuple[str, ...]
+    diff: MaxDiff
 
     @property
-    def place(self) -> str:
-        """Where it is, in one line."""
-        if self.kind == "part":
-            aka = f", ours {self.ours}" if self.ours != self.part else ""
-            run = f", run {self.call}" if self.call > 1 else ""
-            return f"in {_named(self.part)} ({self.type}{aka}){run}"
-        before = f"the end of {_named(self.part)}" if self.end == "out" else self.part
-        between = f"after {self.after}, before {before}" if self.after else f"before {before}"
-        unseen = f"; only PyTorch has {', '.join(self.unseen)} there" if self.unseen else ""
-        return f"in the forward of {_named(self.inside)}, {between}{unseen}"
+    def location(self) -> str:
+        """Where the difference arises, in one line."""
+        if self.cause == "module":
+            jax_name = f", JAX {self.jax_path}" if self.jax_path != self.torch_path else ""
+            call = f", call {self.call_index}" if self.call_index > 1 else ""
+            return f"in {_display_name(self.torch_path)} ({self.class_name}{jax_name}){call}"
+        before = (
+            f"the end of {_display_name(self.torch_path)}" if self.io == "out" else self.torch_path
+        )
+        between = (
+            f"after {self.last_agreeing}, before {before}"
+            if self.last_agreeing
+            else f"before {before}"
+        )
+        torch_only = (
+            f"; only PyTorch has {', '.join(self.torch_only)} there" if self.torch_only else ""
+        )
+        return f"in the forward of {_display_name(self.enclosing)}, {between}{torch_only}"
 
     @property
-    def reason(self) -> str:
-        """What was seen there, in one line."""
-        gap, where = self.gap, ", ".join(map(str, self.gap.index))
-        share = gap.max_abs / gap.spread if gap.spread else float("inf")
-        hint = "; so little is often a constant in float32" if share < FLOAT32 else ""
-        what = "what it is given" if self.end == "in" else "what it gives"
+    def description(self) -> str:
+        """Both values and their difference, in one line."""
+        diff, index = self.diff, ", ".join(map(str, self.diff.index))
+        ratio = diff.max_abs_diff / diff.value_range if diff.value_range else float("inf")
+        hint = "; often a constant kept in float32" if ratio < FLOAT32_CONSTANT_RTOL else ""
+        label = "input" if self.io == "in" else "output"
         return (
-            f"{what} is {gap.ours:.9g} here and {gap.theirs:.9g} in PyTorch at [{where}]: "
-            f"{gap.max_abs:.2e} apart, {share:.1e} of the spread{hint}"
+            f"{label} at [{index}] is {diff.jax_value:.9g} in JAX and "
+            f"{diff.torch_value:.9g} in PyTorch: "
+            f"difference {diff.max_abs_diff:.2e}, {ratio:.1e} of the value range{hint}"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """In plain types, for JSON."""
-        return {**asdict(self), "place": self.place, "reason": self.reason}
+        """Return the fields, `location` and `description` in plain types, for JSON."""
+        return {**asdict(self), "location": self.location, "description": self.description}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layers:
-    """What was seen of the parts of both networks.
+class LayerReport:
+    """The comparison of all modules of both networks.
 
-    compared: moments. first: None where the networks agree. apart: parts that differ although what
-    surrounds them does not: the two sides cut the network differently there. only_theirs,
-    only_ours: parts that ran on one side alone. unfit: parts whose arrays have no common layout.
+    Attributes:
+        num_compared: Inputs and outputs that were compared.
+        first_divergence: The first difference that persists; None if the networks agree.
+        harmless_diffs: Modules that differ while the modules around and after them agree: the two
+            networks are divided into modules differently there.
+        torch_only: Modules that ran in PyTorch only.
+        jax_only: Modules that ran in JAX only.
+        shape_mismatch: Modules whose arrays have no common layout and are not compared.
     """
 
-    compared: int
-    first: Divergence | None
-    apart: tuple[str, ...]
-    only_theirs: tuple[str, ...]
-    only_ours: tuple[str, ...]
-    unfit: tuple[str, ...]
+    num_compared: int
+    first_divergence: Divergence | None
+    harmless_diffs: tuple[str, ...]
+    torch_only: tuple[str, ...]
+    jax_only: tuple[str, ...]
+    shape_mismatch: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """In plain types, for JSON."""
-        return {**vars(self), "first": self.first.as_dict() if self.first else None}
+        """Return all fields in plain types, for JSON."""
+        return {
+            **vars(self),
+            "first_divergence": self.first_divergence.as_dict() if self.first_divergence else None,
+        }
 
 
-def survey(steps: Sequence[Step], ours: Sequence[str]) -> Layers:
-    """What the steps of a trace say. ours: paths of the parts of ours that ran."""
-    met = {step.ours for step in steps}
-    return Layers(
-        compared=sum(step.gap is not None for step in steps),
-        first=_first(steps),
-        apart=_paths(
-            step for place, step in enumerate(steps) if step.differs and not _persists(place, steps)
+def summarize(events: Sequence[TraceEvent], jax_paths: Sequence[str]) -> LayerReport:
+    """Summarize an aligned trace.
+
+    Args:
+        events: Result of `trace.align`, in PyTorch's execution order.
+        jax_paths: Paths of the JAX modules that ran.
+    """
+    matched_paths = {event.jax_path for event in events}
+    return LayerReport(
+        num_compared=sum(event.diff is not None for event in events),
+        first_divergence=_first_divergence(events),
+        harmless_diffs=_unique_labels(
+            event
+            for index, event in enumerate(events)
+            if event.differs and not _persists(index, events)
         ),
-        only_theirs=_paths(step for step in steps if step.ours is None),
-        only_ours=tuple(sorted({path for path in ours if path not in met})),
-        unfit=_paths(step for step in steps if step.ours is not None and step.gap is None),
+        torch_only=_unique_labels(event for event in events if event.jax_path is None),
+        jax_only=tuple(sorted({path for path in jax_paths if path not in matched_paths})),
+        shape_mismatch=_unique_labels(
+            event for event in events if event.jax_path is not None and event.diff is None
+        ),
     )
 
 
-def _first(steps: Sequence[Step]) -> Divergence | None:
-    for place, step in enumerate(steps):
-        if step.differs and _persists(place, steps):
-            return _described(step, steps[:place])
+def _first_divergence(events: Sequence[TraceEvent]) -> Divergence | None:
+    for index, event in enumerate(events):
+        if event.differs and _persists(index, events):
+            return _make_divergence(event, events[:index])
     return None
 
 
-def _persists(place: int, steps: Sequence[Step]) -> bool:
-    """Whether the difference stays: what it reaches, and all that surrounds it, is apart too."""
-    step, later = steps[place], steps[place + 1 :]
-    ends = [each for each in later if each.moment.end == "out"]
-    around = (next(each for each in ends if each.moment.path == path) for path in step.within)
-    return not any(each.agrees for each in (*around, *_reached(step, later)))
+def _persists(index: int, events: Sequence[TraceEvent]) -> bool:
+    """Return whether the modules that enclose or consume the differing array differ as well.
 
-
-def _reached(step: Step, later: Sequence[Step]) -> list[Step]:
-    """Of a part's beginning, its end; of its end, the parts that are given the very same tensor."""
-    moment = step.moment
-    if moment.end == "in":
-        return [each for each in later if each.moment.path == moment.path][:1]
-    given = (each for each in later if each.moment.end == "in")
-    return [each for each in given if set(each.moment.tensors) & set(moment.tensors)]
-
-
-def _described(step: Step, before: Sequence[Step]) -> Divergence:
-    last = max((i for i, s in enumerate(before) if s.agrees), default=None)
-    known = None if last is None else before[last]
-    between = before if last is None else before[last + 1 :]
-    moment = step.moment
-    itself = (
-        known is not None
-        and moment.end == "out"
-        and (known.moment.path, known.moment.end) == (moment.path, "in")
+    A difference that vanishes is no fault: for example, PyTorch applies a ReLU inside of a module
+    and JAX after it.
+    """
+    event, later = events[index], events[index + 1 :]
+    outputs = [e for e in later if e.hook.io == "out"]
+    enclosing_outputs = (
+        next(e for e in outputs if e.hook.path == path) for path in event.module_stack
     )
-    unseen = {s.moment.path: s.moment.kind for s in between if s.ours is None}
-    assert step.gap is not None and step.ours is not None
+    return not any(e.agrees for e in (*enclosing_outputs, *_consumers(event, later)))
+
+
+def _consumers(event: TraceEvent, later: Sequence[TraceEvent]) -> list[TraceEvent]:
+    """Return dependent events: the module's outputs, or inputs that are these outputs."""
+    hook = event.hook
+    if hook.io == "in":
+        return [e for e in later if e.hook.path == hook.path][:1]
+    inputs = (e for e in later if e.hook.io == "in")
+    return [e for e in inputs if set(e.hook.tensor_ids) & set(hook.tensor_ids)]
+
+
+def _make_divergence(event: TraceEvent, earlier: Sequence[TraceEvent]) -> Divergence:
+    last = max((i for i, e in enumerate(earlier) if e.agrees), default=None)
+    last_agreeing = None if last is None else earlier[last]
+    between = earlier if last is None else earlier[last + 1 :]
+    hook = event.hook
+    same_input = (
+        last_agreeing is not None
+        and hook.io == "out"
+        and (last_agreeing.hook.path, last_agreeing.hook.io) == (hook.path, "in")
+    )
+    torch_only = {e.hook.path: e.hook.class_name for e in between if e.jax_path is None}
+    assert event.diff is not None and event.jax_path is not None
     return Divergence(
-        kind="part" if itself else "code",
-        part=moment.path,
-        ours=step.ours,
-        type=moment.kind,
-        call=moment.call,
-        end=moment.end,
-        after=known.moment.path if known is not None and known.moment.end == "out" else None,
-        inside=_common(_open(known), (*step.within, moment.path)[: _depth(step)]),
-        unseen=tuple(f"{path} ({kind})" for path, kind in unseen.items()),
-        gap=step.gap,
+        cause="module" if same_input else "code",
+        torch_path=hook.path,
+        jax_path=event.jax_path,
+        class_name=hook.class_name,
+        call_index=hook.call_index,
+        io=hook.io,
+        last_agreeing=last_agreeing.hook.path
+        if last_agreeing is not None and last_agreeing.hook.io == "out"
+        else None,
+        enclosing=_innermost_common(
+            _stack_after(last_agreeing),
+            (*event.module_stack, hook.path)[: _stack_depth_before(event)],
+        ),
+        torch_only=tuple(f"{path} ({class_name})" for path, class_name in torch_only.items()),
+        diff=event.diff,
     )
 
 
-def _depth(step: Step) -> int:
-    """How many parts are running just before it: one that ends still is."""
-    return len(step.within) + (step.moment.end == "out")
+def _stack_depth_before(event: TraceEvent) -> int:
+    """Return how many modules run just before the event; a module that ends still runs."""
+    return len(event.module_stack) + (event.hook.io == "out")
 
 
-def _open(step: Step | None) -> tuple[str, ...]:
-    """The parts that are running just after it."""
-    if step is None:
+def _stack_after(event: TraceEvent | None) -> tuple[str, ...]:
+    """Return the modules that run just after the event, outermost first."""
+    if event is None:
         return ()
-    return (*step.within, step.moment.path) if step.moment.end == "in" else step.within
+    return (*event.module_stack, event.hook.path) if event.hook.io == "in" else event.module_stack
 
 
-def _common(one: tuple[str, ...], other: tuple[str, ...]) -> str:
-    """The innermost part that both run in."""
-    shared = NETWORK
-    for a, b in zip(one, other, strict=False):
+def _innermost_common(stack_a: tuple[str, ...], stack_b: tuple[str, ...]) -> str:
+    """Return the innermost module that both stacks have in common."""
+    shared = ROOT
+    for a, b in zip(stack_a, stack_b, strict=False):
         if a != b:
             break
         shared = a
     return shared
 
 
-def _named(path: str) -> str:
+def _display_name(path: str) -> str:
     return path or "the network"
 
 
-def _paths(steps: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f"{step.moment.path} ({step.moment.kind})" for step in steps))
+def _unique_labels(events: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{event.hook.path} ({event.hook.class_name})" for event in events))

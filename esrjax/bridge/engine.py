@@ -1,4 +1,4 @@
-"""An exported network in ONNX Runtime: pictures of any size, nothing to compile."""
+"""`OnnxModel`, an exported network in ONNX Runtime: images of any size without compilation."""
 
 import functools
 import json
@@ -13,27 +13,33 @@ from numpy.typing import NDArray
 
 from esrjax.bridge import export
 from esrjax.bridge.onnx.model import INPUT
-from esrjax.bridge.onnx.runtime import session
+from esrjax.bridge.onnx.runtime import make_session
+from esrjax.data.image_io import Pixels
 from esrjax.errors import UserError
+from esrjax.evaluation import upscale
+from esrjax.evaluation.upscale import FloatImage, Tiling, Upscaler
 from esrjax.method import Method
-from esrjax.model import Model, open_method, require_side, require_windows
-from esrjax.pictures import upscale
-from esrjax.pictures.files import Pixels
-from esrjax.pictures.upscale import Canvas, Floats, Upscaler
+from esrjax.model import Model, check_min_side, check_windows, open_method
 from esrjax.recognition import WrongMethod
 
-FIELDS = ("method", "scale", "data_range", "min_side", "reach")
+REQUIRED_METADATA = ("method", "scale", "data_range", "min_side", "receptive_field_radius")
 
 
 class UnreadableExport(UserError):
-    """A file that holds no network that was exported here."""
+    """Raised when a file is not an .onnx that `esrjax export` wrote."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Engine:
-    """A network in ONNX Runtime; called on a picture it gives the larger picture.
+class OnnxModel:
+    """A network in ONNX Runtime with the interface of `Model`: call it on an image to upscale it.
 
-    The facts are those of `esrjax.bridge.export.Card`.
+    Attributes:
+        session: The `onnxruntime.InferenceSession`.
+        name: Name of the method.
+        scale: Upscaling factor.
+        data_range: Value of white in the network's inputs and outputs.
+        min_side: Smallest side of an LR image, pixels.
+        receptive_field_radius: Radius in LR pixels; None if the network needs the full image.
     """
 
     session: Any
@@ -41,119 +47,179 @@ class Engine:
     scale: int
     data_range: float
     min_side: int
-    reach: int | None
+    receptive_field_radius: int | None
 
-    def __call__(self, picture: Pixels) -> Pixels:
-        """`(h, w, 3)` bytes -> `(s·h, s·w, 3)` bytes."""
-        return upscale.to_8_bits(self.upscaler())(picture)
+    def __call__(self, image: Pixels) -> Pixels:
+        """Upscale a uint8 image `(h, w, 3)` to `(s·h, s·w, 3)`."""
+        return upscale.uint8_upscaler(self.upscaler())(image)
 
     def forward(self, lr: Any) -> NDArray[np.float32]:
-        """`(1, h, w, 3) -> (1, s·h, s·w, 3)`, white at `data_range`."""
-        return run(self.session, lr)
+        """Run the network: `(1, h, w, 3) -> (1, s·h, s·w, 3)`, values in [0, `data_range`]."""
+        return run_session(self.session, lr)
 
     def upscaler(
         self,
-        tile: upscale.Size | None = None,
+        tile: upscale.ImageSize | None = None,
         *,
         self_ensemble: bool = False,
         windows: upscale.Windows | None = None,
     ) -> Upscaler:
-        """Pictures to floats, white at 1; with `tile`, in tiles of that size where exact."""
-        whole: Any = upscale.whole(self.forward, self.data_range)  # pyright: ignore[reportArgumentType] # numpy's arrays do as well
-        runs = whole if tile is None or self.reach is None else self._tiled(tile, whole)
-        require_windows(self.name, self.min_side, windows or {})
-        how: Any = {"self_ensemble": self_ensemble, "windows": windows}
-        return self._checked(upscale.strategy(runs, self.scale, **how))
+        """Return a function from uint8 images to float images in [0, 1].
 
-    def _tiled(self, tile: upscale.Size, whole: Upscaler) -> Upscaler:
-        """In tiles that lie within the picture, so that no mask is needed."""
+        Args:
+            tile: Size of tiles, LR pixels; None, or a network that needs the full image: no tiles.
+            self_ensemble: Whether to average over the x8 self-ensemble.
+            windows: Sizes of a window ensemble, with their weights.
 
-        def runs(picture: Pixels) -> Floats:
-            if upscale.fits(picture, tile):
-                return whole(picture)
-            reach = self.reach or 0
-            high, wide = upscale.canvas(picture, tile, reach).size
-            size = min(high, picture.shape[0]), min(wide, picture.shape[1])
+        Raises:
+            UserError: If windows are smaller than `min_side`; the function itself raises if an
+                image is.
+        """
+        single_pass: Any = upscale.single_pass(self.forward, self.data_range)  # pyright: ignore[reportArgumentType] # NumPy arrays work as well
+        upscaler = (
+            single_pass
+            if tile is None or self.receptive_field_radius is None
+            else self._tiled(tile, single_pass)
+        )
+        check_windows(self.name, self.min_side, windows or {})
+        kwargs: Any = {"self_ensemble": self_ensemble, "windows": windows}
+        return self._with_size_check(upscale.compose_upscaler(upscaler, self.scale, **kwargs))
+
+    def _tiled(self, tile: upscale.ImageSize, single_pass: Upscaler) -> Upscaler:
+        """Return an upscaler by tiles that lie within the image, since ONNX models take no mask."""
+
+        def upscale_tiled(image: Pixels) -> FloatImage:
+            if upscale.fits_in_tile(image, tile):
+                return single_pass(image)
+            radius = self.receptive_field_radius or 0
+            height, width = upscale.make_tiling(image, tile, radius).tile_size
+            size = min(height, image.shape[0]), min(width, image.shape[1])
             forward: Any = lambda lr, mask: self.forward(lr)  # noqa: E731
-            return upscale.tiled(forward, Canvas(size, reach), self.data_range, self.scale)(picture)
+            return upscale.tiled_upscaler(
+                forward, Tiling(size, radius), self.data_range, self.scale
+            )(image)
 
-        return runs
+        return upscale_tiled
 
-    def _checked(self, upscaler: Upscaler) -> Upscaler:
-        def check(picture: Pixels) -> Floats:
-            require_side(self.name, self.min_side, picture.shape[:2])
-            return upscaler(picture)
+    def _with_size_check(self, upscaler: Upscaler) -> Upscaler:
+        def check_and_upscale(image: Pixels) -> FloatImage:
+            check_min_side(self.name, self.min_side, image.shape[:2])
+            return upscaler(image)
 
-        return check
-
-
-def run(made: Any, lr: Any) -> NDArray[np.float32]:
-    """`(1, h, w, 3) -> (1, s·h, s·w, 3)`, by a session."""
-    given = np.ascontiguousarray(np.asarray(lr, np.float32).transpose(0, 3, 1, 2))
-    return made.run(None, {INPUT: given})[0].transpose(0, 2, 3, 1)
+        return check_and_upscale
 
 
-def forward(name: str, method: Method, net: nnx.Module) -> Callable[[Any], NDArray[np.float32]]:
-    """A network of `method`, exported and started: a function of pictures alone."""
-    model = export.onnx(name, net, method.min_side)
-    return functools.partial(run, session(model.SerializeToString()))
+def run_session(session: Any, lr: Any) -> NDArray[np.float32]:
+    """Run an exported network: `(1, h, w, 3) -> (1, s·h, s·w, 3)`, float32.
+
+    Args:
+        session: The `onnxruntime.InferenceSession`.
+        lr: LR image, NHWC, values in [0, `data_range`].
+    """
+    x = np.ascontiguousarray(np.asarray(lr, np.float32).transpose(0, 3, 1, 2))
+    return session.run(None, {INPUT: x})[0].transpose(0, 2, 3, 1)
 
 
-def open_engine(path: Path) -> Engine:
-    """The network in an exported .onnx file."""
+def onnx_forward(
+    name: str, method: Method, net: nnx.Module
+) -> Callable[[Any], NDArray[np.float32]]:
+    """Export a network to ONNX and return its forward pass in ONNX Runtime.
+
+    Args:
+        name: Name of the graph.
+        method: The method of the network.
+        net: The network.
+
+    Returns:
+        A function `(1, h, w, 3) -> (1, s·h, s·w, 3)`.
+    """
+    onnx_proto = export.to_onnx(name, net, method.min_side)
+    return functools.partial(run_session, make_session(onnx_proto.SerializeToString()))
+
+
+def open_onnx(path: Path) -> OnnxModel:
+    """Open an .onnx file that `esrjax export` wrote.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UnreadableExport: If it cannot be read, or has no esrjax metadata.
+    """
     try:
-        return start(path.read_bytes(), str(path))
+        return from_bytes(path.read_bytes(), str(path))
     except OSError as error:
         raise _unreadable(str(path), error.strerror or str(error)) from error
 
 
-def load(name: str, checkpoint: Path | None, sizes: Mapping[str, Any] | None = None) -> Engine:
-    """The method `name`: from an exported .onnx file, or exported here from its weights."""
+def load(name: str, checkpoint: Path | None, hparams: Mapping[str, Any] | None = None) -> OnnxModel:
+    """Load a method in ONNX Runtime.
+
+    Args:
+        name: Name of the method.
+        checkpoint: An exported .onnx file; or weights, which are exported in memory; None for the
+            published weights.
+        hparams: Hyperparameters, where weights are exported.
+
+    Raises:
+        WrongMethod: If the .onnx file is an export of another method.
+        UnreadableExport: If it cannot be read.
+    """
     if checkpoint is None or checkpoint.suffix != ".onnx":
-        return exported(open_method(name, checkpoint, sizes))
-    engine = open_engine(checkpoint)
-    if engine.name != name:
+        return from_model(open_method(name, checkpoint, hparams))
+    model = open_onnx(checkpoint)
+    if model.name != name:
         raise WrongMethod(
-            f"this is an export of {engine.name!r}, not of {name!r}",
-            rule="an exported file runs as the method that it names",
-            place=str(checkpoint),
-            remedy=f"name the method {engine.name!r}, or give another file",
+            f"The file is an export of {model.name!r}, not of {name!r}",
+            rule="the method of an exported file is the one in its metadata",
+            location=str(checkpoint),
+            remedy=f"use the method {model.name!r}, or another file",
         )
-    return engine
+    return model
 
 
-def exported(model: Model) -> Engine:
-    """The network of an opened method, exported here."""
-    return start(export.unchecked(model), model.name)
+def from_model(model: Model) -> OnnxModel:
+    """Export a model to ONNX in memory, and open it in ONNX Runtime."""
+    return from_bytes(export.to_onnx_bytes(model), model.name)
 
 
-def start(model: bytes, place: str) -> Engine:
-    """The network in the bytes of an exported .onnx file."""
+def from_bytes(data: bytes, location: str) -> OnnxModel:
+    """Open the bytes of an .onnx file.
+
+    Args:
+        data: The bytes.
+        location: Where they are from, for error messages.
+
+    Raises:
+        UnreadableExport: If ONNX Runtime cannot load them, or they have no esrjax metadata.
+    """
     try:
-        made = session(model)
+        onnx_session = make_session(data)
     except Exception as error:
         if isinstance(error, UserError):
             raise
-        raise _unreadable(place, " ".join(str(error).split())[:200]) from error
-    facts = made.get_modelmeta().custom_metadata_map
-    missing = [key for key in FIELDS if key not in facts]
+        raise _unreadable(location, " ".join(str(error).split())[:200]) from error
+    metadata = onnx_session.get_modelmeta().custom_metadata_map
+    missing = [key for key in REQUIRED_METADATA if key not in metadata]
     if missing:
-        raise _unreadable(place, f"it does not say its {', '.join(missing)}")
-    scale, white, least, reach = (json.loads(facts[key]) for key in FIELDS[1:])
-    return Engine(
-        session=made,
-        name=facts["method"],
+        raise _unreadable(location, f"its metadata has no {', '.join(missing)}")
+    scale, data_range, min_side, receptive_field_radius = (
+        json.loads(metadata[key]) for key in REQUIRED_METADATA[1:]
+    )
+    return OnnxModel(
+        session=onnx_session,
+        name=metadata["method"],
         scale=scale,
-        data_range=white,
-        min_side=least,
-        reach=reach,
+        data_range=data_range,
+        min_side=min_side,
+        receptive_field_radius=receptive_field_radius,
     )
 
 
-def _unreadable(place: str, why: str) -> UnreadableExport:
+def _unreadable(location: str, reason: str) -> UnreadableExport:
     return UnreadableExport(
-        f"cannot run this as an exported network: {why}",
-        rule="an engine runs what `esrjax export` wrote as .onnx",
-        place=place,
-        remedy="export the method again: esrjax export NAME -o NAME.onnx",
+        f"Cannot run this as an exported network: {reason}",
+        rule="ONNX Runtime runs .onnx files that `esrjax export` wrote",
+        location=location,
+        remedy="check the path, or export the method again: esrjax export NAME -o NAME.onnx",
     )

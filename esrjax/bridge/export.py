@@ -1,7 +1,7 @@
-"""Networks out to engines: one file for pictures of any size, checked before it is written.
+"""Export of networks to ONNX and StableHLO: one file for images of any size, checked against JAX.
 
-What leaves here takes and gives float32 `(1, 3, h, w)`, white at the method's `data_range`,
-whatever it calculates in.
+Input and output of an exported network are float32 `(1, 3, h, w)`, values in [0, `data_range`],
+whatever precision it computes in.
 """
 
 import json
@@ -23,7 +23,16 @@ from jax import Array
 from jax import export as jax_export
 from numpy.typing import NDArray
 
-from esrjax.bridge.check import CLOSE, EXACT, Check, Dtype, Run, compare, picture, sizes
+from esrjax.bridge.check import (
+    MAX_FLOAT32_DIFF,
+    MIN_PSNR_DB,
+    Dtype,
+    ExportCheck,
+    NchwForward,
+    compare,
+    image_sizes,
+    photo_like_noise,
+)
 from esrjax.bridge.onnx import model as onnx_model
 from esrjax.bridge.onnx import runtime
 from esrjax.errors import UserError
@@ -32,217 +41,297 @@ from esrjax.network import ops, words
 from esrjax.network.archive import UnwritableCheckpoint
 from esrjax.network.weights import cast
 
-Format = Literal["onnx", "stablehlo"]
+ExportFormat = Literal["onnx", "stablehlo"]
 
-NEEDS = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}  # libraries
-PLATFORMS = ("cpu", "cuda")  # that a StableHLO artefact runs on
-
-
-class FixedSize(UserError):
-    """A network whose code needs to know the sides of its pictures."""
+REQUIRED_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
+PLATFORMS = ("cpu", "cuda")  # that a StableHLO artifact runs on
 
 
-class WrongExport(UserError):
-    """An exported network that does not do what JAX does."""
+class FixedSizeNetwork(UserError):
+    """Raised when a network cannot be traced with symbolic height and width."""
+
+
+class ExportMismatch(UserError):
+    """Raised when an exported network's output differs from JAX's; nothing is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """What an exported file says of itself.
+class ExportMetadata:
+    """Metadata of an exported file, stored in the .onnx or as JSON next to the .stablehlo.
 
-    checks: by dtype; those but `dtype` say how the same network fares in other precisions.
-    reach: how far a pixel reaches, LR pixels; None where it reaches all.
+    Attributes:
+        method: Name of the method.
+        format: "onnx" or "stablehlo".
+        dtype: Precision of weights and computation; inputs and outputs are float32.
+        scale: Upscaling factor.
+        data_range: Value of white in inputs and outputs.
+        min_side: Smallest side of an LR image, pixels.
+        receptive_field_radius: Radius in LR pixels, for exact tiling; None if the network needs
+            the full image.
+        hparams: Hyperparameters that differ from the method's defaults.
+        license: License of the method.
+        weights_sha256: SHA-256 of the checkpoint, or of the file that it was converted from.
+        layout: Layout of inputs and outputs.
+        checks: Comparison with JAX by dtype. An ONNX file in float32 has one for float16 as well:
+            the accuracy that engines with float16 reach.
+        versions: Versions of Python and of packages.
     """
 
     method: str
-    format: Format
+    format: ExportFormat
     dtype: Dtype
     scale: int
     data_range: float
     min_side: int
-    reach: int | None
-    sizes: Mapping[str, Any]
+    receptive_field_radius: int | None
+    hparams: Mapping[str, Any]
     license: str
     weights_sha256: str
     layout: str = "NCHW float32, batch 1, RGB"
-    checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
+    checks: Mapping[str, ExportCheck] = field(default_factory=dict[str, ExportCheck])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def require(kind: Format) -> None:
-    """Raise `MissingExtra` unless files of this kind can be written here."""
-    for library in NEEDS[kind]:
-        runtime.require(library)
+def check_libraries(format: ExportFormat) -> None:
+    """Check that the libraries of a format are installed.
 
+    Args:
+        format: "onnx" or "stablehlo".
 
-def export(model: Model, target: Path, kind: Format, dtype: Dtype = "float32") -> Card:
-    """Write the network to `target`, unless it does not do there what JAX does.
-
-    A StableHLO artefact has no room for a card: it lies beside, as `NAME.json`.
+    Raises:
+        MissingExtra: If one is not.
     """
-    _require_any_size(model)
-    pictures = [picture(size, model.method.data_range) for size in sizes(model.method.min_side)]
-    truth = [_upscaled(model, lr) for lr in pictures]
-    artefact, checks = _checked(model, kind, dtype, pictures, truth)
-    card = _card(model, kind, dtype, checks)
-    if kind == "onnx":
-        onnx_model.describe(artefact, _facts(card))
-        _write({target: artefact.SerializeToString()})
+    for library in REQUIRED_LIBRARIES[format]:
+        runtime.import_library(library)
+
+
+def export(
+    model: Model, target: Path, format: ExportFormat, dtype: Dtype = "float32"
+) -> ExportMetadata:
+    """Export a network, compare its outputs with JAX's and write it.
+
+    StableHLO has no metadata: it is written next to the file, as `NAME.stablehlo.json`.
+
+    Args:
+        model: The network, with its method and weights.
+        target: File to write.
+        format: "onnx" or "stablehlo".
+        dtype: Precision of weights and computation.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        FixedSizeNetwork: If the network cannot be traced with symbolic height and width.
+        OnnxConversionError: If it cannot be converted to ONNX.
+        ExportMismatch: If its outputs differ from JAX's.
+        UnwritableCheckpoint: If the file cannot be written.
+    """
+    _check_symbolic_shape(model)
+    images = [
+        photo_like_noise(size, model.method.data_range)
+        for size in image_sizes(model.method.min_side)
+    ]
+    references = [_jax_forward(model, lr) for lr in images]
+    artifact, checks = _export_and_check(model, format, dtype, images, references)
+    export_metadata = _make_metadata(model, format, dtype, checks)
+    if format == "onnx":
+        onnx_model.write_metadata(artifact, _as_strings(export_metadata))
+        _write_atomically({target: artifact.SerializeToString()})
     else:
-        beside = target.with_name(target.name + ".json")
-        _write({target: artefact, beside: json.dumps(asdict(card), indent=2).encode()})
-    return card
+        json_path = target.with_name(target.name + ".json")
+        _write_atomically(
+            {target: artifact, json_path: json.dumps(asdict(export_metadata), indent=2).encode()}
+        )
+    return export_metadata
 
 
-# --- artefacts ---------------------------------------------------------------------------------
+# --- conversion --------------------------------------------------------------------------------
 
 
-def portable(net: nnx.Module, dtype: Dtype = "float32") -> Callable[[Array], Array]:
-    """`(1, 3, h, w) -> (1, 3, s·h, s·w)`, float32 outside and `dtype` inside."""
-    kind = jnp.dtype(dtype)
-    graph, state = nnx.split(cast(net, kind))
+def nchw_forward(net: nnx.Module, dtype: Dtype = "float32") -> Callable[[Array], Array]:
+    """Return the forward pass in NCHW, with float32 input and output.
+
+    Args:
+        net: The network, NHWC.
+        dtype: Precision of weights and computation.
+
+    Returns:
+        A function `(1, 3, h, w) -> (1, 3, s·h, s·w)`.
+    """
+    compute_dtype = jnp.dtype(dtype)
+    graphdef, state = nnx.split(cast(net, compute_dtype))
 
     def forward(lr: Array) -> Array:
-        sr = nnx.merge(graph, state)(lr.transpose(0, 2, 3, 1).astype(kind))  # pyright: ignore[reportCallIssue] # networks are callable
+        sr = nnx.merge(graphdef, state)(lr.transpose(0, 2, 3, 1).astype(compute_dtype))  # pyright: ignore[reportCallIssue] # networks are callable
         return sr.transpose(0, 3, 1, 2).astype(jnp.float32)
 
     return forward
 
 
-def any_size(least: int) -> jax.ShapeDtypeStruct:
-    """An LR picture whose sides are known when the artefact runs, and not below `least`."""
-    h, w = jax_export.symbolic_shape("h, w", constraints=[f"h >= {least}", f"w >= {least}"])
+def symbolic_input(min_side: int) -> jax.ShapeDtypeStruct:
+    """Return an abstract LR image `(1, 3, h, w)` with symbolic height and width.
+
+    Args:
+        min_side: Smallest value of both; JAX needs it to decide comparisons of shapes.
+    """
+    h, w = jax_export.symbolic_shape("h, w", constraints=[f"h >= {min_side}", f"w >= {min_side}"])
     return jax.ShapeDtypeStruct((1, 3, h, w), jnp.float32)
 
 
-def _require_any_size(model: Model) -> None:
+def _check_symbolic_shape(model: Model) -> None:
     try:
-        jax.eval_shape(portable(model.net), any_size(model.method.min_side))
+        jax.eval_shape(nchw_forward(model.net), symbolic_input(model.method.min_side))
     except Exception as error:  # tracing a network raises almost anything
-        raise FixedSize(
-            f"{model.name} cannot be traced for pictures of any size: "
+        raise FixedSizeNetwork(
+            f"{model.name} cannot be traced for images of any size: "
             + str(error).strip().split("\n")[0],
-            rule="sides are symbols while a network is exported: no `if` on them, no numpy of them",
-            place=_place(error),
+            rule="height and width are symbolic in export: no `if` on them, no numpy functions",
+            location=_user_frame(error),
             remedy="write its shape arithmetic with esrjax.network.extent; see docs/export.md",
         ) from error
 
 
-def _place(error: BaseException) -> str:
-    """The last line outside of JAX that was run."""
-    steps = traceback.extract_tb(error.__traceback__)
-    last = [step for step in steps if f"{os.sep}jax{os.sep}" not in step.filename][-1]
+def _user_frame(error: BaseException) -> str:
+    """Return the innermost line of the traceback outside of JAX."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if f"{os.sep}jax{os.sep}" not in frame.filename][-1]
     return f"{last.filename}, line {last.lineno}: {last.line}"
 
 
-def onnx(name: str, net: nnx.Module, least: int, dtype: Dtype = "float32") -> Any:
-    """The network as an ONNX model, not yet checked nor described."""
-    with words.plain(True), ops.body("reference"):
-        return onnx_model.to_onnx(portable(net, dtype), any_size(least), name)
+def to_onnx(name: str, net: nnx.Module, min_side: int, dtype: Dtype = "float32") -> Any:
+    """Convert a network to ONNX, without check and metadata.
+
+    Args:
+        name: Name of the graph.
+        net: The network.
+        min_side: Smallest side of an LR image, pixels.
+        dtype: Precision of weights and computation.
+
+    Returns:
+        An `onnx.ModelProto`.
+    """
+    # `native_lowering`: convolution and softmax as such, not in the forms that XLA runs faster.
+    with words.native_lowering(True), ops.implementation("reference"):
+        return onnx_model.to_onnx(nchw_forward(net, dtype), symbolic_input(min_side), name)
 
 
-def stablehlo(net: nnx.Module, least: int, dtype: Dtype = "float32") -> bytes:
-    """The network as an artefact of `jax.export`, not yet checked."""
-    with ops.body("reference"):
-        program = jax.jit(portable(net, dtype))
-        made = jax_export.export(program, platforms=PLATFORMS)(any_size(least))
-    return bytes(made.serialize())
+def to_stablehlo(net: nnx.Module, min_side: int, dtype: Dtype = "float32") -> bytes:
+    """Convert a network to a serialized `jax.export` artifact, without check.
+
+    Args:
+        net: The network.
+        min_side: Smallest side of an LR image, pixels.
+        dtype: Precision of weights and computation.
+    """
+    with ops.implementation("reference"):
+        forward = jax.jit(nchw_forward(net, dtype))
+        exported = jax_export.export(forward, platforms=PLATFORMS)(symbolic_input(min_side))
+    return bytes(exported.serialize())
 
 
-def unchecked(model: Model) -> bytes:
-    """The network as a described .onnx file, to be run here at once."""
-    made = onnx(model.name, model.net, model.method.min_side)
-    onnx_model.describe(made, _facts(_card(model, "onnx", "float32", {})))
-    return made.SerializeToString()
+def to_onnx_bytes(model: Model) -> bytes:
+    """Convert a network to the bytes of an .onnx file with metadata, without check."""
+    onnx_proto = to_onnx(model.name, model.net, model.method.min_side)
+    onnx_model.write_metadata(onnx_proto, _as_strings(_make_metadata(model, "onnx", "float32", {})))
+    return onnx_proto.SerializeToString()
 
 
-def _checked(
-    model: Model, kind: Format, dtype: Dtype, pictures: list[Any], truth: list[Any]
-) -> tuple[Any, dict[str, Check]]:
-    """The artefact, and its checks by dtype; in ONNX half precision is measured too."""
-    least, white = model.method.min_side, model.method.data_range
-    if kind == "stablehlo":
-        artefact = stablehlo(model.net, least, dtype)
-        check = compare(_runs_stablehlo(artefact), pictures, truth, white)
+def _export_and_check(
+    model: Model, format: ExportFormat, dtype: Dtype, images: list[Any], references: list[Any]
+) -> tuple[Any, dict[str, ExportCheck]]:
+    """Convert and compare with JAX; ONNX in float32 is compared in float16 as well."""
+    min_side, data_range = model.method.min_side, model.method.data_range
+    if format == "stablehlo":
+        artifact = to_stablehlo(model.net, min_side, dtype)
+        check = compare(_stablehlo_forward(artifact), images, references, data_range)
     else:
-        artefact = onnx(model.name, model.net, least, dtype)
-        check = compare(_runs_onnx(artefact), pictures, truth, white)
-    if not check.keeps(dtype):
-        raise _wrong(model.name, kind, dtype, check)
+        artifact = to_onnx(model.name, model.net, min_side, dtype)
+        check = compare(_onnx_forward(artifact), images, references, data_range)
+    if not check.within_tolerance(dtype):
+        raise _export_mismatch(model.name, format, dtype, check)
     checks = {dtype: check}
-    if kind == "onnx" and dtype == "float32":
-        half = _runs_onnx(onnx(model.name, model.net, least, "float16"))
-        checks["float16"] = compare(half, pictures, truth, white)
-    return artefact, checks
+    if format == "onnx" and dtype == "float32":
+        float16_forward = _onnx_forward(to_onnx(model.name, model.net, min_side, "float16"))
+        checks["float16"] = compare(float16_forward, images, references, data_range)
+    return artifact, checks
 
 
-def _runs_onnx(model: Any) -> Run:
-    made = runtime.session(model.SerializeToString())
-    return lambda lr: made.run(None, {onnx_model.INPUT: lr})[0]
+def _onnx_forward(onnx_proto: Any) -> NchwForward:
+    session = runtime.make_session(onnx_proto.SerializeToString())
+    return lambda lr: session.run(None, {onnx_model.INPUT: lr})[0]
 
 
-def _runs_stablehlo(artefact: bytes) -> Run:
-    call = jax_export.deserialize(bytearray(artefact)).call
+def _stablehlo_forward(artifact: bytes) -> NchwForward:
+    call = jax_export.deserialize(bytearray(artifact)).call
     return lambda lr: np.asarray(call(lr))
 
 
-def _upscaled(model: Model, lr: NDArray[np.float32]) -> NDArray[np.float32]:
+def _jax_forward(model: Model, lr: NDArray[np.float32]) -> NDArray[np.float32]:
     sr = model.forward(jnp.asarray(lr.transpose(0, 2, 3, 1)))
     return np.asarray(sr).transpose(0, 3, 1, 2)
 
 
-def _wrong(name: str, kind: Format, dtype: Dtype, check: Check) -> WrongExport:
-    bound = f"{EXACT:g} of white" if dtype == "float32" else f"{CLOSE:g} dB"
-    found = f"differs from JAX in float32 by {check.max_abs:.2g} of white, {check.psnr or 0:.1f} dB"
-    return WrongExport(
-        f"{name} as {kind} in {dtype} {found if check.finite else 'is not finite'}",
-        rule=f"every number is finite and the difference within {bound}; nothing was written",
-        place=", ".join(f"{h}x{w}" for h, w in check.sizes),
+def _export_mismatch(
+    name: str, format: ExportFormat, dtype: Dtype, check: ExportCheck
+) -> ExportMismatch:
+    limit = f"{MAX_FLOAT32_DIFF:g} of data_range" if dtype == "float32" else f"{MIN_PSNR_DB:g} dB"
+    problem = (
+        f"differs from JAX in float32 by {check.max_abs_diff:.2g} of data_range, "
+        f"{check.psnr or 0:.1f} dB"
+    )
+    return ExportMismatch(
+        f"{name} as {format} in {dtype} {problem if check.is_finite else 'is not finite'}",
+        rule=f"all values are finite and the difference is within {limit}; nothing was written",
+        location=", ".join(f"{h}x{w}" for h, w in check.image_sizes),
         remedy="run it in JAX" if dtype == "float32" else "export it in float32",
     )
 
 
-def _card(model: Model, kind: Format, dtype: Dtype, checks: Mapping[str, Check]) -> Card:
-    method, manifest = model.method, model.checkpoint.manifest
-    names = ("esrjax", "jax", *(("onnx", "onnxruntime") if kind == "onnx" else ()))
-    return Card(
+def _make_metadata(
+    model: Model, format: ExportFormat, dtype: Dtype, checks: Mapping[str, ExportCheck]
+) -> ExportMetadata:
+    method, checkpoint_metadata = model.method, model.checkpoint.metadata
+    packages = ("esrjax", "jax", *(("onnx", "onnxruntime") if format == "onnx" else ()))
+    return ExportMetadata(
         method=model.name,
-        format=kind,
+        format=format,
         dtype=dtype,
         scale=method.scale,
         data_range=method.data_range,
         min_side=method.min_side,
-        reach=None if method.whole_picture else model.reach,
-        sizes=dict(model.sizes),
+        receptive_field_radius=None if method.needs_full_image else model.receptive_field_radius,
+        hparams=dict(model.hparams),
         license=method.license,
-        weights_sha256=(manifest.source_sha256 if manifest else "") or model.checkpoint.sha256,
+        weights_sha256=(checkpoint_metadata.source_sha256 if checkpoint_metadata else "")
+        or model.checkpoint.sha256,
         checks=checks,
-        versions={"python": platform.python_version()} | {n: metadata.version(n) for n in names},
+        versions={"python": platform.python_version()} | {n: metadata.version(n) for n in packages},
     )
 
 
-def _facts(card: Card) -> dict[str, str]:
-    """Every field in JSON, so that programs and people can read it; words without quotes."""
-    fields = asdict(card)
+def _as_strings(export_metadata: ExportMetadata) -> dict[str, str]:
+    """Return the fields as JSON, and strings as they are: ONNX metadata values are strings."""
+    fields = asdict(export_metadata)
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
 
 
-def _write(files: Mapping[Path, bytes]) -> None:
-    """All of them, each beside its place first."""
-    beside = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in files}
+def _write_atomically(files: Mapping[Path, bytes]) -> None:
+    """Write all files to temporary files in the same folders, then rename them."""
+    tmp_paths = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in files}
     try:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside[path].write_bytes(data)
+            tmp_paths[path].write_bytes(data)
         for path in files:
-            os.replace(beside[path], path)
+            os.replace(tmp_paths[path], path)
     except OSError as error:
         raise UnwritableCheckpoint(
-            f"cannot write the exported network: {error.strerror or error}",
-            rule="the folder must exist or be creatable, be writable and have room",
-            place=", ".join(map(str, files)),
+            f"Cannot write the exported network: {error.strerror or error}",
+            rule="the folder must exist or be creatable, be writable and have free space",
+            location=", ".join(map(str, files)),
             remedy="choose another output with -o",
         ) from error
     finally:
-        for path in beside.values():
+        for path in tmp_paths.values():
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Arrays of ours, channels last, as PyTorch may have them."""
+"""Conversion of channels-last arrays (JAX) to the layouts that PyTorch modules use."""
 
 import math
 
@@ -7,22 +7,31 @@ import numpy as np
 from esrjax.bridge.case import Array
 
 
-def layouts(ours: Array, shape: tuple[int, ...]) -> list[Array]:
-    """`ours (N, ..., C)` as arrays of `shape`: channels first or last, a picture or its tokens.
+def candidate_layouts(array: Array, shape: tuple[int, ...]) -> list[Array]:
+    """Return `array` in every layout that gives it PyTorch's `shape`.
 
-    Tokens lie in raster order. Where `shape` has fewer channels, they are the first.
+    Layouts are channels first or last, each as an image (H, W) or as tokens (L) in raster order.
+    Several fit where, for instance, the image has as many rows as channels.
+
+    Args:
+        array: JAX's array, `(N, ..., C)`.
+        shape: PyTorch's shape. If it has fewer channels than `array`, the first ones are taken,
+            because a golden file may store only the first channels of an activation.
+
+    Returns:
+        Arrays of `shape`; an empty list if no layout fits.
     """
-    found = [ours] if ours.shape == shape else []
-    if ours.ndim < 2 or len(shape) < 2 or shape[0] != len(ours):
-        return found
-    tokens = ours.reshape(len(ours), -1, ours.shape[-1])
-    for axis, kept, tensor in ((1, 1, tokens.mT), (-1, 2, tokens)):
-        channels, places = shape[axis], math.prod(shape[1:]) // max(shape[axis], 1)
-        if channels <= ours.shape[-1] and places == tokens.shape[1]:
-            found.append(np.take(tensor, np.arange(channels), kept).reshape(shape))
-    return found
+    layouts = [array] if array.shape == shape else []
+    if array.ndim < 2 or len(shape) < 2 or shape[0] != len(array):
+        return layouts
+    tokens = array.reshape(len(array), -1, array.shape[-1])
+    for shape_axis, channel_axis, tensor in ((1, 1, tokens.mT), (-1, 2, tokens)):
+        channels, num_tokens = shape[shape_axis], math.prod(shape[1:]) // max(shape[shape_axis], 1)
+        if channels <= array.shape[-1] and num_tokens == tokens.shape[1]:
+            layouts.append(np.take(tensor, np.arange(channels), channel_axis).reshape(shape))
+    return layouts
 
 
-def channels_first(ours: Array) -> Array:
-    """`(N, ..., C) -> (N, C, ...)`."""
-    return np.moveaxis(ours, -1, 1)
+def to_channels_first(array: Array) -> Array:
+    """Return `array (N, ..., C)` as `(N, C, ...)`."""
+    return np.moveaxis(array, -1, 1)

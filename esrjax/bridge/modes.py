@@ -1,4 +1,4 @@
-"""The ways in which PyTorch runs a network: eager, channels-last, compiled."""
+"""PyTorch execution modes that `esrjax bench` times: eager, channels-last and torch.compile."""
 
 import copy
 import os
@@ -11,75 +11,93 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from esrjax.bridge.cpu import told
-from esrjax.bridge.peer import Peer, PeerMismatch
+from esrjax.bridge.cpu import wrap_user_errors
+from esrjax.bridge.peer import TorchModel, TorchModelMismatch
 from esrjax.errors import UserError
 
-Mode = Literal["eager", "channels-last", "compiled"]
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
+TorchMode = Literal["eager", "channels-last", "compiled"]
+INDUCTOR_CACHE_VAR = "TORCHINDUCTOR_CACHE_DIR"
 
 
-class NotCompiled(UserError):
-    """torch.compile cannot do its work, on this machine or with this network."""
+class TorchCompileError(UserError):
+    """Raised when torch.compile fails, on this machine or for this network."""
 
 
-def ready(peer: Peer, lr: NDArray[np.float32], scale: int, mode: Mode) -> Callable[[], Any]:
-    """The network and one picture `(1, h, w, 3)`, run once and ready to run; weights are its own.
+def prepare(
+    model: TorchModel, lr: NDArray[np.float32], scale: int, mode: TorchMode
+) -> Callable[[], Any]:
+    """Return a function that runs the network on one image, after one warm-up call.
 
-    Raises `PeerFailed` where it does not run, `NotCompiled` where it cannot be compiled, and
-    `PeerMismatch` where it does not make pictures `scale` times larger.
+    Args:
+        model: The network; a copy of it runs, so that its memory format stays as it is.
+        lr: LR image `(1, h, w, 3)`, float32.
+        scale: Expected scale of the network.
+        mode: "eager", "channels-last" (eager, channels-last memory format) or "compiled"
+            (torch.compile for this image size alone).
+
+    Returns:
+        A function without arguments that returns the network's output `(1, 3, s·h, s·w)`, a
+        torch tensor.
+
+    Raises:
+        TorchCodeError: If the network's code raises an error.
+        TorchCompileError: If torch.compile fails.
+        TorchModelMismatch: If the output is not `scale` times as large as the input.
     """
-    layout = torch.channels_last if mode == "channels-last" else torch.contiguous_format
-    module = copy.deepcopy(peer.module).to(memory_format=layout)
-    given = torch.from_numpy(lr.transpose(0, 3, 1, 2)).contiguous(memory_format=layout)
+    memory_format = torch.channels_last if mode == "channels-last" else torch.contiguous_format
+    module = copy.deepcopy(model.module).to(memory_format=memory_format)
+    x = torch.from_numpy(lr.transpose(0, 3, 1, 2)).contiguous(memory_format=memory_format)
     if mode == "compiled":
-        module = _compiled(peer, module, given)
+        module = _compile(model, module, x)
 
     def call() -> Any:
         with torch.inference_mode():
-            return module(given)
+            return module(x)
 
-    with told(peer.source.file, "running it"):
+    with wrap_user_errors(model.source.file, "Running it"):
         shape = tuple(call().shape)
-    _require_shape(peer, shape, (1, 3, scale * lr.shape[1], scale * lr.shape[2]))
+    _check_output_shape(model, shape, (1, 3, scale * lr.shape[1], scale * lr.shape[2]))
     return call
 
 
-def _compiled(peer: Peer, module: Any, given: Any) -> Any:
-    """Compiled for pictures of this size alone, nothing of it taken from an earlier time."""
+def _compile(model: TorchModel, module: Any, x: Any) -> Any:
+    """Compile for this image size alone, without Inductor's on-disk cache of earlier runs."""
     try:
-        with _empty_cache(), torch.inference_mode():
+        with _fresh_inductor_cache(), torch.inference_mode():
             compiled: Any = torch.compile(module, dynamic=False)
-            compiled(given)
+            compiled(x)
             return compiled
-    except Exception as error:  # of a compiler that is missing, or of any of the parts of this one
-        first = (str(error).strip() or "nothing said").splitlines()[0]
-        raise NotCompiled(
-            f"torch.compile raised {type(error).__name__}: {first}",
-            rule="torch.compile needs a C++ compiler, and code that it can follow",
-            place=str(peer.source.file),
-            remedy="install a compiler, or leave --compiled out",
+    except Exception as error:  # no C++ compiler, or any error of Dynamo or Inductor
+        message = (str(error).strip() or "no message").splitlines()[0]
+        raise TorchCompileError(
+            f"torch.compile raised {type(error).__name__}: {message}",
+            rule="torch.compile needs a C++ compiler, and code that it can trace",
+            location=str(model.source.file),
+            remedy="install a compiler, or omit --torch-compile",
         ) from error
 
 
 @contextmanager
-def _empty_cache() -> Generator[None]:
-    before = os.environ.get(CACHE)
+def _fresh_inductor_cache() -> Generator[None]:
+    """Use an empty cache folder, or `compile_s` would depend on what ran before."""
+    previous = os.environ.get(INDUCTOR_CACHE_VAR)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ[CACHE] = folder
+        os.environ[INDUCTOR_CACHE_VAR] = folder
         try:
             yield
         finally:
-            del os.environ[CACHE]
-            if before is not None:
-                os.environ[CACHE] = before
+            del os.environ[INDUCTOR_CACHE_VAR]
+            if previous is not None:
+                os.environ[INDUCTOR_CACHE_VAR] = previous
 
 
-def _require_shape(peer: Peer, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if shape != wanted:
-        raise PeerMismatch(
-            f"{peer.source.name} gives {shape}, not {wanted}",
-            rule="both networks make the same picture equally larger: (N, 3, s·h, s·w)",
-            place=str(peer.source.file),
-            remedy="check what it is built with, and its scale",
+def _check_output_shape(
+    model: TorchModel, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    if shape != expected:
+        raise TorchModelMismatch(
+            f"{model.source.class_name} returns {shape}, expected {expected}",
+            rule="both networks upscale an image by the same factor: (N, 3, s·h, s·w)",
+            location=str(model.source.file),
+            remedy="check the constructor arguments and the scale",
         )

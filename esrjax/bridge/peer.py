@@ -1,4 +1,4 @@
-"""A PyTorch network from a user's own file: a class, built and given its weights, on the CPU."""
+"""`TorchModel`, a PyTorch network from a user's file: import, construction, loading of weights."""
 
 import contextlib
 import difflib
@@ -16,126 +16,174 @@ from typing import Any
 
 import torch
 
-from esrjax.bridge.cpu import OnlyCPU, told
+from esrjax.bridge.cpu import CudaToCpu, wrap_user_errors
 from esrjax.errors import UserError
-from esrjax.network.archive import Tensors
-from esrjax.network.weights import SHOWN
+from esrjax.network.archive import StateDict
+from esrjax.network.weights import MAX_LISTED
 
-_OURS = ("esrjax", "__main__")
-
-
-class NoPeer(UserError):
-    """Words that name no PyTorch class, or not what it is built with."""
+_EXCLUDED_MODULES = ("esrjax", "__main__")
 
 
-class PeerMismatch(UserError):
-    """Weights, or pictures, that do not fit the PyTorch network."""
+class BadTorchClass(UserError):
+    """Raised when `FILE.py:Class` names no PyTorch class, or its arguments do not fit."""
+
+
+class TorchModelMismatch(UserError):
+    """Raised when weights do not fit the PyTorch network, or outputs have different shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a PyTorch class is, and the keyword arguments that it is built with."""
+class TorchSource:
+    """A class `torch.nn.Module` in a user's file.
+
+    Attributes:
+        file: The Python file; it may belong to a package.
+        class_name: Name of the class in it.
+        kwargs: Keyword arguments of its constructor.
+    """
 
     file: Path
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    class_name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
-    def home(self) -> Path:
-        """The outermost package of the file, or its folder."""
-        folder, names = _package(self.file)
-        return folder / names[0] if len(names) > 1 else folder
+    def package_root(self) -> Path:
+        """Folder of the file's outermost package; the file's folder where it is in none."""
+        folder, package = _package_of(self.file)
+        return folder / package[0] if len(package) > 1 else folder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Peer:
-    """A PyTorch network in eval mode. notes: what was changed so that it runs on a CPU."""
+class TorchModel:
+    """A PyTorch network on the CPU, in eval mode.
+
+    Attributes:
+        module: The `torch.nn.Module`.
+        source: Where its class is.
+        notes: Lines of its code that request CUDA; they ran on the CPU instead.
+    """
 
     module: Any
-    source: Source
+    source: TorchSource
     notes: set[str]
 
     @property
-    def siblings(self) -> list[Path]:
-        """The files beside it that have been imported."""
-        home, file = self.source.home, self.source.file.resolve()
-        theirs = [m for name, m in sys.modules.items() if not name.startswith(_OURS)]
-        files = {Path(f) for module in theirs if (f := _file(module)) is not None}
-        # Some modules of PyTorch say that they are files in the current folder.
-        known = {f.resolve() for f in files if f.is_absolute() and "site-packages" not in f.parts}
-        return sorted(f for f in known - {file} if f.is_relative_to(home))
+    def local_imports(self) -> list[Path]:
+        """Imported files of the same package or folder; they determine the network as well."""
+        root, file = self.source.package_root, self.source.file.resolve()
+        modules = [m for name, m in sys.modules.items() if not name.startswith(_EXCLUDED_MODULES)]
+        files = {Path(f) for module in modules if (f := _file_of(module)) is not None}
+        # Some modules of PyTorch have a relative `__file__`, as if in the current folder.
+        candidates = {
+            f.resolve() for f in files if f.is_absolute() and "site-packages" not in f.parts
+        }
+        return sorted(f for f in candidates - {file} if f.is_relative_to(root))
 
 
-def source(words: str, arguments: Mapping[str, Any]) -> Source:
-    """`FILE.py:Class` as a source."""
-    file, colon, name = words.rpartition(":")
-    if not (colon and name.isidentifier()):
-        raise NoPeer(
-            f"{words!r} names no PyTorch class",
-            rule="a PyTorch network is a file and a class in it: FILE.py:Class",
-            remedy=f"write for instance {file or words}:Net",
+def parse_source(text: str, kwargs: Mapping[str, Any]) -> TorchSource:
+    """Parse `FILE.py:Class`.
+
+    Args:
+        text: Path and class name, separated by the last colon.
+        kwargs: Keyword arguments of the class's constructor.
+
+    Raises:
+        BadTorchClass: If there is no such file, or no class name.
+    """
+    file, colon, class_name = text.rpartition(":")
+    if not (colon and class_name.isidentifier()):
+        raise BadTorchClass(
+            f"{text!r} is not of the form FILE.py:Class",
+            rule="a PyTorch network is given as a file and a class in it: FILE.py:Class",
+            remedy=f"write for instance {file or text}:Net",
         )
     if not Path(file).is_file():
-        raise NoPeer(
-            f"there is no file {file!r}",
-            rule="a PyTorch network is a file and a class in it: FILE.py:Class",
+        raise BadTorchClass(
+            f"No such file: {file!r}",
+            rule="a PyTorch network is given as a file and a class in it: FILE.py:Class",
             remedy="check the path",
         )
-    return Source(file=Path(file), name=name, arguments=dict(arguments))
+    return TorchSource(file=Path(file), class_name=class_name, kwargs=dict(kwargs))
 
 
-def build(where: Source, seed: int = 0) -> Peer:
-    """The network of a source. Its code runs: only give a file that you trust."""
-    notes: set[str] = set()
-    with torch.random.fork_rng(devices=[]), _path(where.file):
-        torch.manual_seed(seed)
-        return Peer(module=_built(where, notes).eval(), source=where, notes=notes)
+def build(source: TorchSource, seed: int = 0) -> TorchModel:
+    """Import the file and build the network with random weights, in eval mode.
 
+    The file's code is executed: use only files that you trust.
 
-def _built(where: Source, notes: set[str]) -> Any:
-    with OnlyCPU(where.file, notes):
-        with told(where.file, "importing it"):
-            kind = _kind(_module(where.file), where)
-        _require_arguments(kind, where)
-        with told(where.file, f"building {where.name}"):
-            return kind(**where.arguments)
+    Args:
+        source: File, class and constructor arguments.
+        seed: Seed of PyTorch's generator for the random weights; the global generator is not
+            changed.
 
-
-def fill(peer: Peer, held: Tensors, unused: Mapping[str, str], place: str) -> None:
-    """Give the network the weights `held`, or raise `PeerMismatch` with all that do not fit.
-
-    unused: globs of tensors that may be missing; the network keeps its own.
+    Raises:
+        BadTorchClass: If the file has no such class, or the arguments do not fit.
+        TorchCodeError: If importing or building raises an error.
     """
-    problems = misfits(peer, held, unused)
-    if problems:
-        more = f"\n    and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise PeerMismatch(
-            f"{len(problems)} tensors do not fit {peer.source.name}:\n    "
-            + "\n    ".join(problems[:SHOWN])
-            + more,
-            rule="both networks read the same weights, every tensor of them",
-            place=f"{place} and {peer.source.file}",
-            remedy="check the class and what it is built with (--torch-args); nothing was compared",
+    notes: set[str] = set()
+    with torch.random.fork_rng(devices=[]), _sys_path_for(source.file):
+        torch.manual_seed(seed)
+        return TorchModel(module=_instantiate(source, notes).eval(), source=source, notes=notes)
+
+
+def _instantiate(source: TorchSource, notes: set[str]) -> Any:
+    with CudaToCpu(source.file, notes):
+        with wrap_user_errors(source.file, "Importing it"):
+            cls = _find_class(_import_module(source.file), source)
+        _check_kwargs(cls, source)
+        with wrap_user_errors(source.file, f"Building {source.class_name}"):
+            return cls(**source.kwargs)
+
+
+def load_state_dict(
+    model: TorchModel, state_dict: StateDict, optional_keys: Mapping[str, str], location: str
+) -> None:
+    """Load weights into the network, if all of them fit.
+
+    Args:
+        model: The network.
+        state_dict: Weights under PyTorch's names.
+        optional_keys: Globs of tensors that may be missing (`Method.unused_torch_keys`); the
+            network keeps its own values.
+        location: Where the weights are from, for the error message.
+
+    Raises:
+        TorchModelMismatch: If any tensor is missing, unexpected or of another shape; lists them.
+    """
+    mismatches = state_dict_mismatches(model, state_dict, optional_keys)
+    if mismatches:
+        more = (
+            f"\n    and {len(mismatches) - MAX_LISTED} more" if len(mismatches) > MAX_LISTED else ""
         )
-    state = {key: torch.tensor(value) for key, value in held.items()}
-    peer.module.load_state_dict(state, strict=False)  # what is missing was judged above
+        raise TorchModelMismatch(
+            f"{len(mismatches)} tensors do not fit {model.source.class_name}:\n    "
+            + "\n    ".join(mismatches[:MAX_LISTED])
+            + more,
+            rule="both networks load the same weights, every tensor of them",
+            location=f"{location} and {model.source.file}",
+            remedy="check the class and its arguments (--torch-args); nothing was compared",
+        )
+    tensors = {key: torch.tensor(value) for key, value in state_dict.items()}
+    model.module.load_state_dict(tensors, strict=False)  # missing keys were checked above
 
 
-def misfits(peer: Peer, held: Tensors, unused: Mapping[str, str]) -> list[str]:
-    """One line for each tensor that is missing, misshapen or has no place in the network."""
-    wanted = {key: tuple(value.shape) for key, value in peer.module.state_dict().items()}
+def state_dict_mismatches(
+    model: TorchModel, state_dict: StateDict, optional_keys: Mapping[str, str]
+) -> list[str]:
+    """Return one line for each tensor that is missing, unexpected or of another shape."""
+    torch_shapes = {key: tuple(value.shape) for key, value in model.module.state_dict().items()}
     lines = [
         f"not in the weights: {key} {shape}"
-        for key, shape in wanted.items()
-        if key not in held and not any(fnmatchcase(key, glob) for glob in unused)
+        for key, shape in torch_shapes.items()
+        if key not in state_dict and not any(fnmatchcase(key, glob) for glob in optional_keys)
     ]
-    for key, value in held.items():
-        if key not in wanted:
-            near = difflib.get_close_matches(key, wanted, n=1, cutoff=0.85)
-            hint = f" (is it {near[0]}?)" if near else ""
+    for key, value in state_dict.items():
+        if key not in torch_shapes:
+            close_matches = difflib.get_close_matches(key, torch_shapes, n=1, cutoff=0.85)
+            hint = f" (is it {close_matches[0]}?)" if close_matches else ""
             lines.append(f"not in the PyTorch network: {key} {value.shape}{hint}")
-        elif wanted[key] != value.shape:
-            lines.append(f"misshapen: {key} is {value.shape}, PyTorch has {wanted[key]}")
+        elif torch_shapes[key] != value.shape:
+            lines.append(f"shape: {key} is {value.shape}, PyTorch has {torch_shapes[key]}")
     return lines
 
 
@@ -143,18 +191,18 @@ def misfits(peer: Peer, held: Tensors, unused: Mapping[str, str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _path(file: Path) -> Generator[None]:
-    """As in a script that lies beside the package of the file, started here."""
-    before = sys.path[:]
-    sys.path[:0] = [str(_package(file)[0]), str(Path.cwd())]
+def _sys_path_for(file: Path) -> Generator[None]:
+    """Put the parent of the file's outermost package, and the current folder, on `sys.path`."""
+    previous = sys.path[:]
+    sys.path[:0] = [str(_package_of(file)[0]), str(Path.cwd())]
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:] = previous
 
 
-def _package(file: Path) -> tuple[Path, list[str]]:
-    """The folder that holds the outermost package of the file, and the names below it."""
+def _package_of(file: Path) -> tuple[Path, list[str]]:
+    """Return the folder above the file's outermost package, and the dotted name's components."""
     file = file.resolve()
     folder, names = file.parent, [file.stem]
     while (folder / "__init__.py").is_file():
@@ -162,15 +210,15 @@ def _package(file: Path) -> tuple[Path, list[str]]:
     return folder, names
 
 
-def _file(module: ModuleType) -> str | None:
+def _file_of(module: ModuleType) -> str | None:
     return getattr(module, "__file__", None)
 
 
-def _module(file: Path) -> ModuleType:
-    _, names = _package(file)
+def _import_module(file: Path) -> ModuleType:
+    _, names = _package_of(file)
     if len(names) > 1:
-        return _require_file(importlib.import_module(".".join(names)), file)
-    # Under a name of its own: files of one name in several folders are not each other.
+        return _check_module_file(importlib.import_module(".".join(names)), file)
+    # A unique name in `sys.modules`: two folders may have files of the same name.
     name = f"{names[0]}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
@@ -183,47 +231,47 @@ def _module(file: Path) -> ModuleType:
     return module
 
 
-def _require_file(module: ModuleType, file: Path) -> ModuleType:
-    found = _file(module)
-    if found is not None and Path(found).samefile(file):
+def _check_module_file(module: ModuleType, file: Path) -> ModuleType:
+    module_file = _file_of(module)
+    if module_file is not None and Path(module_file).samefile(file):
         return module
-    raise NoPeer(
-        f"{module.__name__} is {found}, not {file}",
-        rule="one process imports one package of a name",
-        place=str(file),
-        remedy="compare each checkout in a process of its own, and do not install the package",
+    raise BadTorchClass(
+        f"{module.__name__} is {module_file}, not {file}",
+        rule="a process can import only one package of a name",
+        location=str(file),
+        remedy="compare each checkout in its own process, and uninstall the package",
     )
 
 
-def _kind(module: ModuleType, where: Source) -> Any:
-    found = getattr(module, where.name, None)
-    if inspect.isclass(found) and issubclass(found, torch.nn.Module):
-        return found
-    kinds = [
+def _find_class(module: ModuleType, source: TorchSource) -> Any:
+    cls = getattr(module, source.class_name, None)
+    if inspect.isclass(cls) and issubclass(cls, torch.nn.Module):
+        return cls
+    class_names = [
         name
-        for name, held in vars(module).items()
-        if inspect.isclass(held)
-        and issubclass(held, torch.nn.Module)
-        and held.__module__ == module.__name__
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, torch.nn.Module)
+        and value.__module__ == module.__name__
     ]
-    near = difflib.get_close_matches(where.name, kinds, n=1)
-    raise NoPeer(
-        f"{where.file.name} has no torch.nn.Module {where.name!r}",
-        rule=f"the class is one of the file: {', '.join(kinds) or 'it has none'}",
-        place=str(where.file),
-        remedy=f"did you mean {near[0]!r}?" if near else "name one of these",
+    close_matches = difflib.get_close_matches(source.class_name, class_names, n=1)
+    raise BadTorchClass(
+        f"{source.file.name} has no torch.nn.Module {source.class_name!r}",
+        rule=f"the class is defined in the file; it has: {', '.join(class_names) or 'none'}",
+        location=str(source.file),
+        remedy=f"did you mean {close_matches[0]!r}?" if close_matches else "use one of these",
     )
 
 
-def _require_arguments(kind: Any, where: Source) -> None:
-    signature = inspect.signature(kind)
+def _check_kwargs(cls: Any, source: TorchSource) -> None:
+    signature = inspect.signature(cls)
     try:
-        signature.bind(**where.arguments)
+        signature.bind(**source.kwargs)
     except TypeError as error:
-        raise NoPeer(
-            f"{where.name} cannot be built: {error}",
-            rule=f"it is built as {where.name}{signature}",
-            place=str(where.file),
+        raise BadTorchClass(
+            f"{source.class_name} cannot be built: {error}",
+            rule=f"its signature is {source.class_name}{signature}",
+            location=str(source.file),
             remedy="give its arguments, for instance --torch-args '{\"channels\": 28}', "
-            "or --size channels=28 of bench",
+            "or --hparam channels=28 of bench",
         ) from error

@@ -1,6 +1,7 @@
-"""What a PyTorch network does with pictures: outputs, moments, gradients, steps.
+"""Forward pass, module trace, gradients and optimizer steps of a PyTorch network, in NumPy.
 
-Pictures come as `(N, h, w, C)`; all that is given back is as PyTorch has it, in NumPy.
+Inputs are images `(N, h, w, C)`, as in JAX; results are in PyTorch's layout. Everything runs on the
+CPU in the input's precision, so that no TF32 is involved.
 """
 
 import contextlib
@@ -13,68 +14,105 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from esrjax.bridge.case import Array
-from esrjax.bridge.cpu import OnlyCPU, told
-from esrjax.bridge.peer import Peer
-from esrjax.bridge.trace import End, Moment
-from esrjax.network.archive import Tensors
+from esrjax.bridge.cpu import CudaToCpu, wrap_user_errors
+from esrjax.bridge.peer import TorchModel
+from esrjax.bridge.trace import HookEvent, InOut
+from esrjax.network.archive import StateDict
 
 
-def output(peer: Peer, x: Array) -> Array:
-    """`(N, h, w, 3) -> (N, 3, s·h, s·w)` in the precision of `x`."""
-    with _running(peer, x) as given, torch.no_grad():
-        return _array(peer.module(given))
+def forward(model: TorchModel, x: Array) -> Array:
+    """Return the network's output for images.
 
+    Args:
+        model: The network.
+        x: LR images `(N, h, w, 3)`; the network runs in their precision.
 
-def moments(peer: Peer, x: Array) -> list[Moment]:
-    """What every part was given and gave, in the order in which it happened."""
-    seen: list[Moment] = []
-    kept: list[Any] = []  # as long as a tensor is, no other can have its id
-    with contextlib.ExitStack() as hooks, _running(peer, x) as given, torch.no_grad():
-        for path, part in peer.module.named_modules():
-            hooks.enter_context(_watched(path, part, seen, kept))
-        peer.module(given)
-    return seen
+    Returns:
+        SR images `(N, 3, s·h, s·w)`.
 
-
-def gradients(peer: Peer, x: Array, target: Array) -> tuple[Array, Tensors]:
-    """Of the mean square distance to `target (N, 3, H, W)`: by the input, and by the weights.
-
-    Weights that it does not train, or does not read in eval mode, have none.
+    Raises:
+        TorchCodeError: If the network's code raises an error.
     """
-    with _running(peer, x) as given:
-        given.requires_grad_()
-        peer.module.zero_grad()
-        (peer.module(given) - torch.from_numpy(target)).square().mean().backward()
-        leaves = peer.module.named_parameters()
-        reached = {key: _array(leaf.grad) for key, leaf in leaves if leaf.grad is not None}
-        return _array(given.grad), reached
+    with _prepared_input(model, x) as x_torch, torch.no_grad():
+        return _to_numpy(model.module(x_torch))
 
 
-def has(optimiser: str) -> bool:
-    """Whether this PyTorch has an optimiser of that name; Muon came with 2.9."""
-    return hasattr(torch.optim, optimiser)
+def record_events(model: TorchModel, x: Array) -> list[HookEvent]:
+    """Return the inputs and outputs of every module, in execution order.
+
+    Args:
+        model: The network.
+        x: LR images `(N, h, w, 3)`; the network runs in their precision.
+
+    Raises:
+        TorchCodeError: If the network's code raises an error.
+    """
+    events: list[HookEvent] = []
+    live_tensors: list[Any] = []  # keeps tensors alive: `id` is unique among live objects only
+    with contextlib.ExitStack() as hooks, _prepared_input(model, x) as x_torch, torch.no_grad():
+        for path, module in model.module.named_modules():
+            hooks.enter_context(_hooked(path, module, events, live_tensors))
+        model.module(x_torch)
+    return events
 
 
-def stepped(
-    optimiser: str,
-    said: Mapping[str, Any],
-    held: Tensors,
-    slopes: Tensors,
-    scales: Sequence[float] = (1.0,),
-) -> Tensors:
-    """The weights after steps of an optimiser of `torch.optim`, from scaled gradients."""
-    leaves = {key: torch.nn.Parameter(torch.tensor(value)) for key, value in held.items()}
-    rule = getattr(torch.optim, optimiser)(leaves.values(), **said)
-    for scale in scales:
-        for key, leaf in leaves.items():
-            leaf.grad = torch.tensor(scale * slopes[key])
-        with _Precise():
-            rule.step()
-    return {key: _array(leaf) for key, leaf in leaves.items()}
+def gradients(model: TorchModel, x: Array, target: Array) -> tuple[Array, StateDict]:
+    """Return the gradients of the mean squared error with respect to input and weights.
+
+    Args:
+        model: The network.
+        x: LR images `(N, h, w, 3)`; the network runs in their precision.
+        target: HR images `(N, 3, H, W)`.
+
+    Returns:
+        Gradients of the input `(N, 3, h, w)` and of the weights, by PyTorch's names. Weights with
+        `requires_grad=False`, or that the network does not read in eval mode, have none.
+    """
+    with _prepared_input(model, x) as x_torch:
+        x_torch.requires_grad_()
+        model.module.zero_grad()
+        (model.module(x_torch) - torch.from_numpy(target)).square().mean().backward()
+        params = model.module.named_parameters()
+        grads = {key: _to_numpy(param.grad) for key, param in params if param.grad is not None}
+        return _to_numpy(x_torch.grad), grads
 
 
-class _Precise(TorchFunctionMode):
-    """`torch.optim.Muon` rounds to bfloat16 on its way, which hides all but gross mistakes."""
+def has_optimizer(name: str) -> bool:
+    """Return whether this version of PyTorch has the optimizer; `Muon` was added in 2.9."""
+    return hasattr(torch.optim, name)
+
+
+def optimizer_step(
+    name: str,
+    kwargs: Mapping[str, Any],
+    weights: StateDict,
+    grads: StateDict,
+    grad_scales: Sequence[float] = (1.0,),
+) -> StateDict:
+    """Return the weights after optimizer steps of `torch.optim`.
+
+    Args:
+        name: Class in `torch.optim`.
+        kwargs: Its keyword arguments.
+        weights: Weights by name.
+        grads: Their gradients.
+        grad_scales: One step each, with all gradients times this factor.
+    """
+    params = {key: torch.nn.Parameter(torch.tensor(value)) for key, value in weights.items()}
+    optimizer = getattr(torch.optim, name)(params.values(), **kwargs)
+    for scale in grad_scales:
+        for key, param in params.items():
+            param.grad = torch.tensor(scale * grads[key])
+        with _NoBfloat16():
+            optimizer.step()
+    return {key: _to_numpy(param) for key, param in params.items()}
+
+
+class _NoBfloat16(TorchFunctionMode):
+    """Context manager in which `Tensor.bfloat16()` does nothing.
+
+    `torch.optim.Muon` orthogonalizes in bfloat16, whose rounding would hide all but gross errors.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -83,55 +121,60 @@ class _Precise(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _running(peer: Peer, x: Array) -> Generator[Any]:
-    """The input as PyTorch wants it, with the network in its precision."""
-    given = torch.tensor(np.moveaxis(x, -1, 1).copy())
-    with OnlyCPU(peer.source.file, peer.notes), told(peer.source.file, "running it"):
-        peer.module.to(given.dtype)
-        yield given
+def _prepared_input(model: TorchModel, x: Array) -> Generator[Any]:
+    """Yield the input as a tensor `(N, C, h, w)`, with the network in the same precision."""
+    x_torch = torch.tensor(np.moveaxis(x, -1, 1).copy())
+    with (
+        CudaToCpu(model.source.file, model.notes),
+        wrap_user_errors(model.source.file, "Running it"),
+    ):
+        model.module.to(x_torch.dtype)
+        yield x_torch
 
 
 @contextlib.contextmanager
-def _watched(path: str, part: Any, seen: list[Moment], kept: list[Any]) -> Generator[None]:
-    """While it is open, what the part is given and gives goes into `seen`."""
-    runs = Counter[End]()
+def _hooked(
+    path: str, module: Any, events: list[HookEvent], live_tensors: list[Any]
+) -> Generator[None]:
+    """Hook a module, so that inputs and outputs of its calls are appended to `events`."""
+    call_counts = Counter[InOut]()
 
-    def see(end: End, values: Any) -> None:
-        tensors = _tensors(values)
-        kept.extend(tensors)
-        runs[end] += 1
-        seen.append(
-            Moment(
+    def record(io: InOut, values: Any) -> None:
+        tensors = _float_tensors(values)
+        live_tensors.extend(tensors)
+        call_counts[io] += 1
+        events.append(
+            HookEvent(
                 path=path,
-                kind=type(part).__name__,
-                end=end,
-                call=runs[end],
-                arrays=tuple(map(_array, tensors)),
-                tensors=tuple(map(id, tensors)),
+                class_name=type(module).__name__,
+                io=io,
+                call_index=call_counts[io],
+                arrays=tuple(map(_to_numpy, tensors)),
+                tensor_ids=tuple(map(id, tensors)),
             )
         )
 
-    def enter(_: Any, args: Any, kwargs: Any) -> None:
-        see("in", (*args, *kwargs.values()))
+    def on_input(_: Any, args: Any, kwargs: Any) -> None:
+        record("in", (*args, *kwargs.values()))
 
-    def leave(_: Any, args: Any, output: Any) -> None:
-        see("out", output if isinstance(output, tuple | list) else (output,))
+    def on_output(_: Any, args: Any, output: Any) -> None:
+        record("out", output if isinstance(output, tuple | list) else (output,))
 
-    before = part.register_forward_pre_hook(enter, with_kwargs=True)
-    after = part.register_forward_hook(leave)
+    pre_hook = module.register_forward_pre_hook(on_input, with_kwargs=True)
+    post_hook = module.register_forward_hook(on_output)
     try:
         yield
     finally:
-        before.remove()
-        after.remove()
+        pre_hook.remove()
+        post_hook.remove()
 
 
-def _tensors(values: Any) -> list[Any]:
-    """The images and tokens among what a part is given, or gives."""
+def _float_tensors(values: Any) -> list[Any]:
+    """Return the floating-point tensors, without scalars, among a module's inputs or outputs."""
     tensors = (value for value in values if torch.is_tensor(value) and value.ndim)
     return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
-def _array(tensor: Any) -> Array:
-    """A copy: parts that work in place change what others gave."""
+def _to_numpy(tensor: Any) -> Array:
+    """Return a copy, since modules that work in place change the outputs of others."""
     return tensor.detach().numpy().copy()

@@ -1,4 +1,4 @@
-"""Two networks over a set of pictures: how far apart what people would see of them is."""
+"""PSNR of the JAX and the PyTorch network on a dataset, and the uint8 values that differ."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,58 +6,81 @@ from typing import Any
 
 import numpy as np
 
-from esrjax.pictures import upscale
-from esrjax.pictures.metrics import psnr
-from esrjax.pictures.sets import Pair
-from esrjax.pictures.specs import NTIRE
+from esrjax.data.datasets import Pair
+from esrjax.evaluation import upscale
+from esrjax.evaluation.metrics import NTIRE, psnr
 
-Forward = Callable[[Any], Any]  # (1, h, w, 3) -> (1, s·h, s·w, 3), white at the data range
+NhwcForward = Callable[[Any], Any]  # (1, h, w, 3) -> (1, s·h, s·w, 3), in [0, data_range]
 
-MILLIBELS = 1.0  # mdB that the mean PSNR of a set may differ by
+MAX_PSNR_DIFF_MDB = 1.0  # largest difference of the mean PSNR that passes, mdB
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality:
-    """A set under both networks: mean PSNR in dB, and 8-bit values that differ, of how many."""
+class QualityComparison:
+    """Results of both networks on a dataset.
+
+    Attributes:
+        spec: Name of the metric spec.
+        num_images: Number of images.
+        jax_psnr: Mean PSNR of the JAX network, dB.
+        torch_psnr: Mean PSNR of the PyTorch network, dB.
+        num_changed_u8: uint8 values of the SR images that differ.
+        num_values: All uint8 values of the SR images.
+    """
 
     spec: str
-    pictures: int
-    ours: float
-    theirs: float
-    changed: int
-    values: int
+    num_images: int
+    jax_psnr: float
+    torch_psnr: float
+    num_changed_u8: int
+    num_values: int
 
     @property
-    def mdb(self) -> float:
-        """Ours minus theirs, mdB."""
-        return 1000 * (self.ours - self.theirs) if self.ours != self.theirs else 0.0
+    def diff_mdb(self) -> float:
+        """JAX's mean PSNR minus PyTorch's, mdB."""
+        return 1000 * (self.jax_psnr - self.torch_psnr) if self.jax_psnr != self.torch_psnr else 0.0
 
     @property
     def passed(self) -> bool:
-        """Not farther apart than `MILLIBELS`."""
-        return abs(self.mdb) <= MILLIBELS
+        """Whether the mean PSNR differs by at most `MAX_PSNR_DIFF_MDB`; NaN does not pass."""
+        return abs(self.diff_mdb) <= MAX_PSNR_DIFF_MDB
 
     def as_dict(self) -> dict[str, Any]:
-        """In plain types, for JSON."""
-        return {**vars(self), "mdb": self.mdb, "passed": self.passed}
+        """Return the fields, `diff_mdb` and `passed` in plain types, for JSON."""
+        return {**vars(self), "diff_mdb": self.diff_mdb, "passed": self.passed}
 
 
-def quality(ours: Forward, theirs: Forward, white: float, pairs: Sequence[Pair]) -> Quality:
-    """Both over the pairs, under the metric of the challenge, white at `white`."""
-    sides = [upscale.to_8_bits(upscale.whole(run, white)) for run in (ours, theirs)]
-    decibels: list[tuple[float, ...]] = []
-    apart, values = 0, 0
+def compare_quality(
+    jax_forward: NhwcForward, torch_forward: NhwcForward, data_range: float, pairs: Sequence[Pair]
+) -> QualityComparison:
+    """Score both networks with the challenge's metric (`specs.NTIRE`).
+
+    Args:
+        jax_forward: The JAX network, `(1, h, w, 3) -> (1, s·h, s·w, 3)`.
+        torch_forward: The PyTorch network, likewise.
+        data_range: Value of white in both networks.
+        pairs: LR and HR images.
+    """
+    upscalers = [
+        upscale.uint8_upscaler(upscale.single_pass(forward, data_range))
+        for forward in (jax_forward, torch_forward)
+    ]
+    psnrs: list[tuple[float, ...]] = []
+    num_changed, num_values = 0, 0
     for pair in pairs:
         lr, hr = pair.load()
-        mine, other = (side(lr) for side in sides)
-        decibels.append(tuple(psnr(sr, hr, NTIRE) for sr in (mine, other)))
-        apart, values = apart + int(np.sum(mine != other)), values + mine.size
-    mean_ours, mean_theirs = np.mean(decibels, axis=0)
-    return Quality(
+        jax_sr, torch_sr = (upscaler(lr) for upscaler in upscalers)
+        psnrs.append(tuple(psnr(sr, hr, NTIRE) for sr in (jax_sr, torch_sr)))
+        num_changed, num_values = (
+            num_changed + int(np.sum(jax_sr != torch_sr)),
+            num_values + jax_sr.size,
+        )
+    jax_mean, torch_mean = np.mean(psnrs, axis=0)
+    return QualityComparison(
         spec=NTIRE.name,
-        pictures=len(pairs),
-        ours=float(mean_ours),
-        theirs=float(mean_theirs),
-        changed=apart,
-        values=values,
+        num_images=len(pairs),
+        jax_psnr=float(jax_mean),
+        torch_psnr=float(torch_mean),
+        num_changed_u8=num_changed,
+        num_values=num_values,
     )

@@ -1,4 +1,4 @@
-"""An optimiser that both sides have."""
+"""`OptimizerPair`, one optimizer in optax and in `torch.optim`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,16 +8,20 @@ import optax
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """One optimiser on both sides.
+class OptimizerPair:
+    """One optimizer in both frameworks, with the same hyperparameters.
 
-    theirs: its name in `torch.optim`. said: what it is made with there. ours: the same in optax.
-    matrices: it moves only leaves with two axes. scales: a step for each, from PyTorch's gradient
-    times this; moments show from the second.
+    Attributes:
+        torch_name: Class name in `torch.optim`.
+        torch_kwargs: Its keyword arguments, `lr` included.
+        optax_tx: The same optimizer in optax.
+        only_2d: Whether it updates 2-D parameters only, as Muon does.
+        grad_scales: One optimizer step each, with the gradient times this factor; errors of the
+            moment estimates show from the second step on.
     """
 
-    theirs: str
-    said: Mapping[str, Any]
-    ours: optax.GradientTransformation
-    matrices: bool = False
-    scales: tuple[float, ...] = (1.0,)
+    torch_name: str
+    torch_kwargs: Mapping[str, Any]
+    optax_tx: optax.GradientTransformation
+    only_2d: bool = False
+    grad_scales: tuple[float, ...] = (1.0,)

@@ -1,11 +1,15 @@
-"""The command `esrjax VERB`: from words to one call, and from its answer to the screen."""
+"""The command line `esrjax`: the tree of commands, the entry point, the reporting of errors."""
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from esrjax.cache import keep_programs
+from esrjax.cache import enable_compilation_cache
 from esrjax.cli import (
     bench,
     contest,
@@ -23,50 +27,109 @@ from esrjax.cli import (
 )
 from esrjax.errors import UserError
 
+Command = Callable[..., None] | typer.Typer
+
+# The panels of `esrjax --help`, in order, with their commands; a Typer is a group of commands.
+PANELS: Mapping[str, Mapping[str, Command]] = {
+    "Run": {"demo": training.demo, "upscale": pictures.upscale, "fuse": fusion.fuse},
+    "Train": {"train": training.train, "recipes": training.recipes},
+    "Measure": {"eval": pictures.evaluate, "bench": bench.bench, "metrics": metrics.app},
+    "Challenge": {"rank": contest.rank, "submit": submission.app, "report": report.report},
+    "PyTorch and export": {"parity": parity.parity, "export": export.export},
+    "Methods and data": {
+        "method": methods.app,
+        "weights": weights.app,
+        "data": data.app,
+        "doctor": methods.doctor,
+    },
+}
+
+
+class RootGroup(TyperGroup):
+    """The root of the commands: lists them as `PANELS` does, and suggests similar ones."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of `PANELS`."""
+        return [name for commands in PANELS.values() for name in commands]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that `args` begins with; suggest others where there is none."""
+        name = args[0]
+        if name not in self.commands and (similar := self._similar(name)):
+            ctx.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, similar))}?")
+        return super().resolve_command(ctx, args)
+
+    def _similar(self, name: str) -> list[str]:
+        """Commands of groups that are called `name`, else commands with a similar name."""
+        nested = [
+            f"{group} {name}"
+            for group, command in self.commands.items()
+            if name in getattr(command, "commands", ())
+        ]
+        return nested or difflib.get_close_matches(name, self.commands)
+
+
 app = typer.Typer(
     name="esrjax",
-    help="Efficient super-resolution in JAX: run, measure, convert and rank methods.",
+    cls=RootGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-ROOMS = (
-    training,
-    data,
-    pictures,
-    bench,
-    fusion,
-    metrics,
-    methods,
-    weights,
-    parity,
-    export,
-    contest,
-    submission,
-    report,
-)
-for room in ROOMS:
-    room.register(app)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"esrjax {metadata.version('esrjax')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Efficient super-resolution in JAX: run, train, measure, convert and rank networks."""
+
+
+def _add_commands() -> None:
+    for panel, commands in PANELS.items():
+        for name, command in commands.items():
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=name, rich_help_panel=panel)
+            else:
+                cls = parity.ParityCommand if name == "parity" else None  # has `parity verify`
+                app.command(name, cls=cls, rich_help_panel=panel)(command)
+
+
+_add_commands()
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is printed without a traceback, exit code 2."""
-    keep_programs()
-    sys.exit(told(app))
+    """Run the command line and exit with its code."""
+    enable_compilation_cache()
+    sys.exit(run_and_report_errors(app))
 
 
-def told(run: Callable[[], None]) -> int:
-    """The exit code of `run`; a user's mistake is printed."""
+def run_and_report_errors(run: Callable[[], None]) -> int:
+    """Call `run` and return the exit code: 2 after a `UserError`, 130 after Ctrl-C, else 0.
+
+    A `UserError` is printed to standard error without a traceback; other exceptions pass.
+    """
     try:
         run()
     except UserError as error:
-        return _say(f"esrjax: {error}", 2)
+        return _print_error(f"esrjax: {error}", 2)
     except KeyboardInterrupt:
-        return _say("esrjax: interrupted", 130)
+        return _print_error("esrjax: interrupted", 130)
     return 0
 
 
-def _say(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     print(text, file=sys.stderr)
     return code

@@ -1,212 +1,229 @@
-"""The verb bench: how long methods take, side by side."""
+"""The command `bench`: interleaved timing of methods, in JAX and in other engines."""
+
+from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from esrjax.cli.options import BadOption, Json, Names, Size, print_json, sizes
+from esrjax.cli.options import (
+    BadOption,
+    HparamsOption,
+    JsonOption,
+    MethodsArgument,
+    parse_hparams,
+    parse_image_size,
+    print_json,
+)
 
-BODIES = ("auto", "reference", "kernel")
+if TYPE_CHECKING:
+    from esrjax.bridge.modes import TorchMode
+    from esrjax.bridge.peer import TorchModel
+    from esrjax.contest.cases import Backend, CompiledCase
+    from esrjax.method import Method
+
+IMPLEMENTATIONS = ("auto", "reference", "kernel")
 PRECISIONS = ("float32", "bfloat16")
-MODES = {"pytorch": "eager", "pytorch-channels-last": "channels-last"}
-COMPILED = {"pytorch-compiled": "compiled"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add this verb to the command."""
-    app.command()(bench)
+# Name of the engine in the rows -> execution mode of PyTorch.
+EAGER_MODES: Mapping[str, TorchMode] = {
+    "pytorch": "eager",
+    "pytorch-channels-last": "channels-last",
+}
+COMPILED_MODE: Mapping[str, TorchMode] = {"pytorch-compiled": "compiled"}
 
 
 def bench(
-    names: Names,
-    sizes_given: Annotated[str, typer.Option("--sizes", help="LR sizes, HxW,HxW,...")] = "256x256",
-    size: Size = None,
-    body: Annotated[
-        str, typer.Option(help="Bodies of operations: auto, reference, kernel; or several.")
+    names: MethodsArgument,
+    image_size: Annotated[
+        str, typer.Option(help="LR image sizes, comma-separated, pixels.", metavar="HxW,...")
+    ] = "256x256",
+    hparams: HparamsOption = None,
+    implementation: Annotated[
+        str,
+        typer.Option(
+            help="Implementations of the operations, comma-separated: auto, reference, kernel."
+        ),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of weights and pictures: float32, bfloat16; or both.")
+        str,
+        typer.Option(help="Precisions of weights and images, comma-separated: float32, bfloat16."),
     ] = "float32",
-    seconds: Annotated[float, typer.Option(help="Budget a row, seconds.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option(help="Timing budget for each row of the table, seconds.")
+    ] = 2.0,
     engine: Annotated[
         Literal["jax", "onnxruntime", "both"],
-        typer.Option(help="What runs them; `both` in turn, to compare."),
+        typer.Option(help="Inference engine; both are timed interleaved."),
     ] = "jax",
-    peer: Annotated[
+    torch: Annotated[
         list[str] | None,
         typer.Option(
-            help="A PyTorch network to run beside a method, in turn; its code is run.",
+            help="Also time a PyTorch implementation of a method, interleaved. Runs the code in "
+            "FILE.py. Repeatable.",
             metavar="[METHOD=]FILE.py:CLASS",
         ),
     ] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compiled", help="With --peer: also through torch.compile.")
+    torch_compile: Annotated[
+        bool,
+        typer.Option("--torch-compile", help="With --torch: also time it under torch.compile."),
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """How long methods take, in turn in one process: median, interval, compilation, memory."""
-    shapes = [_shape(text) for text in sizes_given.split(",")]
-    bodies, precisions = (
-        _listed("--body", body, BODIES),
-        _listed("--precision", precision, PRECISIONS),
-    )
+    """Time methods interleaved in one process: latency, roofline, compilation, memory."""
+    shapes = [parse_image_size(text) for text in image_size.split(",")]
+    implementations = _choices("--implementation", implementation, IMPLEMENTATIONS)
+    precisions = _choices("--precision", precision, PRECISIONS)
     if engine != "jax" and precisions != ["float32"]:
-        raise _single(engine)
-    if compiled and not peer:
-        raise _pointless()
+        raise _only_float32(engine)
+    if torch_compile and not torch:
+        raise _needs_torch()
     from esrjax import registry
     from esrjax.cli.timings import show_bench
-    from esrjax.contest import bench as contest
-    from esrjax.contest.lanes import Variants
+    from esrjax.contest import bench as challenge
+    from esrjax.contest.cases import Variants
 
-    methods = {name: registry.plain(name) for name in names}
-    files = dict(_peer(text, names) for text in peer or [])
-    asked = sizes(size)
-    outcome = contest.bench(
+    methods = {name: registry.get_method(name) for name in names}
+    sources = dict(_torch_source(text, names) for text in torch or [])
+    kwargs = parse_hparams(hparams)
+    modes = dict(EAGER_MODES) | (dict(COMPILED_MODE) if torch_compile else {})
+    report = challenge.bench(
         methods,
         shapes,
-        asked,
+        kwargs,
         seconds,
-        _engines(engine),
-        variants=Variants(bodies=bodies, precisions=precisions),
-        peers=_peers(files, methods, asked, MODES | (COMPILED if compiled else {})),
+        _backends(engine),
+        variants=Variants(implementations=implementations, precisions=precisions),
+        torch_factories=_torch_factories(sources, methods, kwargs, modes),
     )
     if as_json:
-        print_json(outcome)
+        print_json(report)
     else:
-        show_bench(outcome)
+        show_bench(report)
 
 
 # --- engines -----------------------------------------------------------------------------------
 
 
-def _engines(asked: str) -> dict[str, Any]:
-    """What `contest.bench` runs networks with, by the name that rows give it."""
-    from esrjax.contest import lanes
+def _backends(engine: str) -> dict[str, Backend]:
+    """The backends to time, by the name of the engine in the rows."""
+    from esrjax.contest import cases
 
-    made: dict[str, Any] = {} if asked == "onnxruntime" else lanes.jax_engine()
-    if asked != "jax":
+    backends = {} if engine == "onnxruntime" else cases.jax_backend()
+    if engine != "jax":
         from esrjax.bridge.onnx import runtime
 
-        made[f"onnxruntime-{runtime.device()}"] = lanes.Engine(start=_exported)
-    return made
+        backends[f"onnxruntime-{runtime.device()}"] = cases.Backend(factory=_onnx_factory)
+    return backends
 
 
-def _exported(name: str, method: Any, net: Any) -> Any:
-    """A network in ONNX Runtime: exported once, for pictures of any size."""
+def _onnx_factory(name: str, method: Method, net: Any) -> Callable[[Any], CompiledCase]:
+    """A network in ONNX Runtime, exported once for all image sizes."""
     from esrjax.bridge import engine
-    from esrjax.contest.lanes import Ready
+    from esrjax.contest.cases import CompiledCase
 
-    forward = functools.cache(lambda: engine.forward(name, method, net))
+    forward = functools.cache(lambda: engine.onnx_forward(name, method, net))
 
-    def start(picture: Any) -> Any:
-        begun = time.perf_counter()
-        call = functools.partial(forward(), picture)
-        return Ready(call=call, compile_s=time.perf_counter() - begun)
+    def compile_case(lr: Any) -> CompiledCase:
+        start = time.perf_counter()
+        call = functools.partial(forward(), lr)
+        return CompiledCase(call=call, compile_s=time.perf_counter() - start)
 
-    return start
+    return compile_case
 
 
-def _peers(
-    files: dict[str, str], methods: dict[str, Any], asked: dict[str, Any], modes: dict[str, str]
-) -> dict[str, Any]:
-    """The user's PyTorch networks, built as the methods are, by method and engine."""
-    if not files:
+def _torch_factories(
+    sources: Mapping[str, str],
+    methods: Mapping[str, Method],
+    kwargs: dict[str, Any],
+    modes: Mapping[str, TorchMode],
+) -> dict[str, dict[str, Callable[[Any], CompiledCase]]]:
+    """The user's PyTorch networks, built with `kwargs`, by method and engine."""
+    if not sources:
         return {}
     import jax
 
     if jax.default_backend() != "cpu":
-        raise _elsewhere(jax.default_backend())
-    from esrjax.bridge.onnx.runtime import require
+        raise _needs_cpu(jax.default_backend())
+    from esrjax.bridge.onnx.runtime import import_library
 
-    require("torch", "torch")
+    import_library("torch", "torch")
     from esrjax.bridge import peer
 
-    built = {name: peer.build(peer.source(words, asked)) for name, words in files.items()}
+    models = {name: peer.build(peer.parse_source(s, kwargs)) for name, s in sources.items()}
     return {
-        name: {row: _mode(theirs, methods[name].scale, mode) for row, mode in modes.items()}
-        for name, theirs in built.items()
+        name: {label: _torch_factory(model, methods[name].scale, m) for label, m in modes.items()}
+        for name, model in models.items()
     }
 
 
-def _mode(peer: Any, scale: int, mode: Any) -> Any:
+def _torch_factory(model: TorchModel, scale: int, mode: TorchMode) -> Callable[[Any], CompiledCase]:
     from esrjax.bridge import modes
-    from esrjax.contest.lanes import LeftOut, Ready
+    from esrjax.contest.cases import CompiledCase, SkipBackend
 
-    def start(picture: Any) -> Any:
-        begun = time.perf_counter()
+    def compile_case(lr: Any) -> CompiledCase:
+        start = time.perf_counter()
         try:
-            call = modes.ready(peer, picture, scale, mode)
-        except modes.NotCompiled as error:
-            raise LeftOut(error.problem) from error
-        took = time.perf_counter() - begun
-        return Ready(call=call, compile_s=took if mode == "compiled" else None)
+            call = modes.prepare(model, lr, scale, mode)
+        except modes.TorchCompileError as error:
+            raise SkipBackend(error.problem) from error
+        duration = time.perf_counter() - start
+        return CompiledCase(call=call, compile_s=duration if mode == "compiled" else None)
 
-    return start
+    return compile_case
 
 
 # --- options -----------------------------------------------------------------------------------
 
 
-def _listed(option: str, given: str, known: Iterable[str]) -> list[Any]:
-    """`"a,b" -> ["a", "b"]`, each of them known and there once."""
-    words = [word.strip() for word in given.split(",")]
-    if len(set(words)) < len(words) or not set(words) <= set(known):
+def _choices(option: str, text: str, allowed: Iterable[str]) -> list[Any]:
+    """`"a,b" -> ["a", "b"]`: different values, all of them allowed."""
+    values = [value.strip() for value in text.split(",")]
+    if len(set(values)) < len(values) or not set(values) <= set(allowed):
         raise BadOption(
-            f"{option} is {given!r}",
-            rule=f"it is one of {', '.join(known)}, or several of them, each once",
-            remedy=f"write for instance {option} {','.join(known)}",
+            f"Invalid {option} {text!r}",
+            rule=f"one or several of {', '.join(allowed)}, each once, comma-separated",
+            remedy=f"for example {option} {','.join(allowed)}",
         )
-    return words
+    return values
 
 
-def _peer(text: str, names: list[str]) -> tuple[str, str]:
-    """`METHOD=FILE.py:Class`; of a single method also without its name."""
-    name, equals, words = text.partition("=")
+def _torch_source(text: str, names: list[str]) -> tuple[str, str]:
+    """`METHOD=FILE.py:CLASS`; for a single method also without its name."""
+    name, equals, source = text.partition("=")
     if equals and name in names:
-        return name, words
+        return name, source
     if len(names) == 1:
         return names[0], text
     raise BadOption(
-        f"--peer {text!r} does not say whose it is",
-        rule=f"of several methods it is METHOD=FILE.py:Class, METHOD one of {', '.join(names)}",
-        remedy=f"write for instance --peer {names[0]}={words or text}",
+        f"--torch {text!r} does not name its method",
+        rule=f"with several methods it is METHOD=FILE.py:CLASS, METHOD being one of "
+        f"{', '.join(names)}",
+        remedy=f"for example --torch {names[0]}={source or text}",
     )
 
 
-def _shape(text: str) -> tuple[int, int]:
-    height, _, width = text.strip().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise BadOption(
-            f"--sizes holds {text!r}",
-            rule="a size is HxW in LR pixels, several are parted by commas",
-            remedy="write for instance --sizes 256x256,339x510",
-        )
-    return int(height), int(width)
-
-
-def _single(engine: str) -> BadOption:
+def _only_float32(engine: str) -> BadOption:
     return BadOption(
-        f"--precision is given with --engine {engine}",
-        rule="ONNX Runtime runs exported networks in float32 alone",
-        remedy="leave --precision out, or time JAX alone",
+        f"--precision cannot be combined with --engine {engine}",
+        rule="ONNX Runtime runs the exported network in float32 only",
+        remedy="leave --precision out, or use --engine jax",
     )
 
 
-def _pointless() -> BadOption:
+def _needs_torch() -> BadOption:
     return BadOption(
-        "--compiled is given without --peer",
-        rule="--compiled says that the PyTorch networks of --peer also run through torch.compile",
-        remedy="name a PyTorch network with --peer, or leave --compiled out",
+        "--torch-compile needs --torch",
+        rule="--torch-compile applies to the PyTorch networks of --torch",
+        remedy="name a PyTorch network with --torch, or leave --torch-compile out",
     )
 
 
-def _elsewhere(backend: str) -> BadOption:
+def _needs_cpu(backend: str) -> BadOption:
     return BadOption(
-        f"--peer is given where JAX runs on {backend!r}",
-        rule="PyTorch networks run on the CPU here, and are timed beside JAX on the same device",
+        f"--torch needs JAX on the CPU, not on {backend!r}",
+        rule="PyTorch networks run on the CPU, and both sides are timed on the same device",
         remedy="set JAX_PLATFORMS=cpu",
     )

@@ -1,4 +1,4 @@
-"""What esrjax runs on."""
+"""The environment that `doctor` reports: versions, devices, methods, kernels, extras, folders."""
 
 import os
 import platform
@@ -7,13 +7,13 @@ from importlib import metadata
 import jax
 
 from esrjax import registry
-from esrjax.door import claims
+from esrjax.door import entry_points_by_name
 from esrjax.errors import UserError
-from esrjax.memory import large_pages
+from esrjax.memory import uses_huge_pages
 from esrjax.network import ops
 
 LIBRARIES = ("esrjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-EXTRAS = {
+EXTRAS = {  # extra -> the library that shows whether it is installed
     "torch": "torch",
     "export": "onnxruntime",
     "demo": "scikit-image",
@@ -21,21 +21,19 @@ EXTRAS = {
     "clip": "onnxruntime",
     "dev": "chex",
 }
+VARIABLES = ("ESRJAX_REFERENCE", "ESRJAX_DATA", "ESRJAX_PLUGINS", "JAX_COMPILATION_CACHE_DIR")
 
 
-def facts() -> dict[str, dict[str, str]]:
-    """Groups of named facts: versions, devices, methods, kernels, extras, folders."""
+def environment() -> dict[str, dict[str, str]]:
+    """Return groups of named facts about this machine and installation."""
     return {
         "versions": {"python": platform.python_version(), **{n: _version(n) for n in LIBRARIES}},
         "device": _device(),
         "methods": {name: _method(name) for name in registry.names()},
-        "kernels": _kernels() or {"none": "every operation runs its reference body"},
+        "kernels": _kernels() or {"none": "every operation runs its reference implementation"},
         "extras": {extra: _version(library) for extra, library in EXTRAS.items()},
-        "folders": {key: os.environ.get(key, "not set") for key in _FOLDERS},
+        "folders": {key: os.environ.get(key, "not set") for key in VARIABLES},
     }
-
-
-_FOLDERS = ("ESRJAX_REFERENCE", "ESRJAX_DATA", "ESRJAX_PLUGINS", "JAX_COMPILATION_CACHE_DIR")
 
 
 def _version(library: str) -> str:
@@ -53,33 +51,31 @@ def _device() -> dict[str, str]:
         "matmul precision": str(
             jax.default_matmul_precision.value or "default (TF32 on recent GPUs)"
         ),
-        "double precision": "on" if jax.enable_x64.value else "off",
-        "memory": "in large pages" if large_pages() else "in pages as the system gives them",
+        "float64": "enabled" if jax.enable_x64.value else "disabled",
+        "memory": "huge pages" if uses_huge_pages() else "default page size",
     }
 
 
 def _method(name: str) -> str:
     try:
-        registry.method(name)
+        registry.get_entry(name)
     except UserError as error:
         return error.problem
-    return registry.origin(name)
+    return registry.distribution_of(name)
 
 
 def _kernels() -> dict[str, str]:
-    """What each installed kernel runs on, and what keeps body "auto" from it here."""
-    return {name: _kernel(name) for name in sorted(claims(ops.KERNELS))}
+    """The platform of each installed kernel, or why the implementation "auto" does not use it."""
+    return {name: _kernel(name) for name in sorted(entry_points_by_name(ops.KERNEL_GROUP))}
 
 
 def _kernel(name: str) -> str:
     try:
-        kernel = ops.kernel(name)
+        kernel = ops.find_kernel(name)
     except UserError as error:
         return error.problem
-    assert kernel is not None  # it is claimed
-    return kernel.misplaced() or f"for {kernel.platform}{_held(kernel)}"
-
-
-def _held(kernel: ops.Kernel) -> str:
-    reason = kernel.unproved()
-    return "" if reason is None else f"; not by itself: {reason}"
+    assert kernel is not None  # it has an entry point
+    if reason := kernel.wrong_platform_reason():
+        return reason
+    reason = kernel.disabled_reason()
+    return f"for {kernel.platform}" + (f"; not used by auto: {reason}" if reason else "")

@@ -1,4 +1,4 @@
-"""What runs a method: JAX, or ONNX Runtime where that is faster here."""
+"""The choice of the inference engine of `upscale`: JAX, or ONNX Runtime where that is faster."""
 
 import contextlib
 import importlib.util
@@ -14,126 +14,143 @@ from rich.console import Console
 
 from esrjax.cli import verdicts
 from esrjax.cli.options import BadOption
-from esrjax.cli.race import race
-from esrjax.cli.verdicts import Facts, Verdict
+from esrjax.cli.race import compare_engines
+from esrjax.cli.verdicts import CacheKey, EngineTiming
+from esrjax.evaluation.upscale import ImageSize, UpscaleJob
 from esrjax.model import Model, open_model
-from esrjax.pictures.jobs import Job
-from esrjax.pictures.upscale import Size
 
-EXTRA = ("onnx", "onnxruntime")  # the libraries of the extra `export` that ONNX Runtime takes
+LIBRARIES = ("onnx", "onnxruntime")  # of the extra `export`, needed for ONNX Runtime
 
-# A race is an export and 20 runs of a tile, ten by each engine: where both are as fast it adds a
-# third to a job of 64 tiles, once on a machine; the faster engine may save as much of every job.
-REPAID = 64 * 256 * 256  # LR pixels
-# ONNX Runtime is given an export first, a third of a second that few tiles do not win back.
-WORTH = 16 * 256 * 256  # LR pixels
+# A comparison is an export and 20 runs of a tile, ten by each engine: where both are equally fast
+# it adds a third to a job of 64 tiles, once on a machine; the faster engine may save as much of
+# every job.
+MIN_PIXELS_TO_MEASURE = 64 * 256 * 256  # LR pixels
+# ONNX Runtime needs an export first: a third of a second, which few tiles do not win back.
+MIN_PIXELS = 16 * 256 * 256  # LR pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runner:
-    """A method with weights, ready for pictures. said: what runs it, and how that was chosen."""
+    """A network with weights in an inference engine.
+
+    Attributes:
+        net: The network: a `Model`, an `EnsembleModel` or an ONNX model.
+        description: The engine, the device, and how they were chosen.
+    """
 
     net: Any
-    said: str
+    description: str
 
 
-def opened(method: str, files: Mapping[str, Path], given: Mapping[str, Any], engine: str) -> Runner:
-    """ONNX Runtime where it is asked for, or given an .onnx file; else JAX, which runs them all."""
-    holds_onnx = any(file.suffix == ".onnx" for file in files.values())
-    if engine == "jax" and holds_onnx:
+def open_runner(
+    method: str, files: Mapping[str, Path], hparams: Mapping[str, Any], engine: str
+) -> Runner:
+    """Open a method: in ONNX Runtime if requested or if the checkpoint is .onnx, else in JAX."""
+    has_onnx_file = any(file.suffix == ".onnx" for file in files.values())
+    if engine == "jax" and has_onnx_file:
         raise BadOption(
-            "an .onnx file is given, and --engine jax",
-            rule="JAX runs weights (.pth, .safetensors, a run); ONNX Runtime runs .onnx files too",
-            remedy="leave --engine out, or give the weights that were exported",
+            "--engine jax cannot run an .onnx file",
+            rule="JAX runs .pth and .safetensors files and run directories; ONNX Runtime also "
+            "runs .onnx files",
+            remedy="leave --engine out, or use the checkpoint that was exported",
         )
-    if engine == "onnxruntime" or holds_onnx:
+    if engine == "onnxruntime" or has_onnx_file:
         from esrjax.bridge import engine as onnxruntime
         from esrjax.bridge.onnx import runtime
 
-        loaded = onnxruntime.load(method, files.get(method), given)
-        return Runner(net=loaded, said=f"ONNX Runtime on {runtime.device()}")
-    net = open_model(method, files, given)
-    return Runner(net=net, said=f"JAX on {jax.default_backend()}")
+        model = onnxruntime.load(method, files.get(method), hparams)
+        return Runner(net=model, description=f"ONNX Runtime on {runtime.device()}")
+    net = open_model(method, files, hparams)
+    return Runner(net=net, description=f"JAX on {jax.default_backend()}")
 
 
-def fastest(runner: Runner, work: Sequence[Job], passes: int = 1) -> Runner:
-    """The faster one for these pictures, by what was measured on this machine, now or before.
+def fastest_runner(runner: Runner, jobs: Sequence[UpscaleJob], passes: int = 1) -> Runner:
+    """Return the faster engine for these images, as measured on this machine now or before.
 
-    passes: how often each picture is run. JAX stays where it has another device than a CPU, for
-    ensembles, where ONNX Runtime is not installed or cannot run the network, and for few pixels.
+    JAX is kept on devices other than the CPU, for ensembles, where ONNX Runtime is not installed
+    or cannot run the network, and for few pixels.
+
+    Args:
+        runner: The network in JAX.
+        jobs: The images to upscale.
+        passes: How often each image is run: 8 for the x8 self-ensemble.
     """
     model = runner.net
-    if not (isinstance(model, Model) and work and jax.default_backend() == "cpu" and installed()):
+    is_candidate = isinstance(model, Model) and jobs and jax.default_backend() == "cpu"
+    if not (is_candidate and is_onnxruntime_installed()):
         return runner
     try:
-        return _faster(runner, model, work, passes)
+        return _faster(runner, model, jobs, passes)
     except Exception as error:  # exporting a network raises almost anything; JAX runs them all
-        return _stays(runner, f"cannot run it: {type(error).__name__}")
+        return _keep_jax(runner, f"cannot run it: {type(error).__name__}")
 
 
-def installed() -> bool:
-    """Whether ONNX Runtime could run a network; nothing of it is imported to know."""
-    return all(importlib.util.find_spec(library) for library in EXTRA)
+def is_onnxruntime_installed() -> bool:
+    """Return whether ONNX Runtime can be imported, without importing it."""
+    return all(importlib.util.find_spec(library) for library in LIBRARIES)
 
 
-def load_of(work: Sequence[Job]) -> Counter[Size]:
-    """How many LR pixels are run in tiles of each size, at least: overlaps are not counted."""
-    load: Counter[Size] = Counter()
-    for job in work:
-        high, wide = job.canvas
-        tiles = math.ceil(job.size[0] / high) * math.ceil(job.size[1] / wide)
-        load[job.canvas] += tiles * high * wide
-    return load
+def pixels_per_tile_size(jobs: Sequence[UpscaleJob]) -> Counter[ImageSize]:
+    """Return the number of LR pixels to run, by tile size; overlaps are not counted."""
+    pixels: Counter[ImageSize] = Counter()
+    for job in jobs:
+        height, width = job.tile_size
+        tiles = math.ceil(job.lr_size[0] / height) * math.ceil(job.lr_size[1] / width)
+        pixels[job.tile_size] += tiles * height * width
+    return pixels
 
 
-def _faster(runner: Runner, model: Model, work: Sequence[Job], passes: int) -> Runner:
-    load = load_of(work)
-    if load.total() * passes < WORTH:
+def _faster(runner: Runner, model: Model, jobs: Sequence[UpscaleJob], passes: int) -> Runner:
+    pixels = pixels_per_tile_size(jobs)
+    if pixels.total() * passes < MIN_PIXELS:
         return runner
-    tile = load.most_common(1)[0][0]
-    hangs_on = verdicts.facts(model, tile)
-    kept = verdicts.load(hangs_on)
-    if kept is not None:
-        rival = None if kept.jax else exported(model)
-        return _won(runner, kept, rival, f"measured on {kept.day}")
-    if load.total() * passes < REPAID:
+    tile_size = pixels.most_common(1)[0][0]
+    key = verdicts.cache_key(model, tile_size)
+    timing = verdicts.load_timing(key)
+    if timing is not None:
+        onnx_model = None if timing.is_jax_faster else export_on_cpu(model)
+        return _choose(runner, timing, onnx_model, f"measured on {timing.day}")
+    if pixels.total() * passes < MIN_PIXELS_TO_MEASURE:
         return runner
-    return _raced(runner, model, tile, hangs_on)
+    return _measure(runner, model, tile_size, key)
 
 
-def _raced(runner: Runner, model: Model, tile: Size, hangs_on: Facts) -> Runner:
-    with _saying("which is faster, JAX or ONNX Runtime"):
-        rival = exported(model)
-        verdict = rival and race(model.upscaler(tile), rival.upscaler(tile), tile)
-    if verdict is None:
-        return _stays(runner, "makes another picture" if rival else "has another device")
-    verdicts.keep(hangs_on, verdict)
-    return _won(runner, verdict, rival, "measured now")
+def _measure(runner: Runner, model: Model, tile_size: ImageSize, key: CacheKey) -> Runner:
+    with _status("comparing JAX and ONNX Runtime"):
+        onnx_model = export_on_cpu(model)
+        timing = onnx_model and compare_engines(
+            model.upscaler(tile_size), onnx_model.upscaler(tile_size), tile_size
+        )
+    if timing is None:
+        return _keep_jax(runner, "gives a different image" if onnx_model else "has another device")
+    verdicts.save_timing(key, timing)
+    return _choose(runner, timing, onnx_model, "measured now")
 
 
-def exported(model: Model) -> Any:
-    """The network in ONNX Runtime on a CPU; None where that would run elsewhere."""
+def export_on_cpu(model: Model) -> Any:
+    """Return the network in ONNX Runtime on the CPU; None if it would run on another device."""
     from esrjax.bridge import engine
     from esrjax.bridge.onnx import runtime
 
-    return engine.exported(model) if runtime.device() == "cpu" else None
+    return engine.from_model(model) if runtime.device() == "cpu" else None
 
 
-def _won(runner: Runner, verdict: Verdict, rival: Any, when: str) -> Runner:
-    ratio = f"{verdict.ratio:.2f}"
-    if verdict.jax:
-        return _stays(runner, f"takes {ratio} of its time, {when}")
-    if rival is None:
+def _choose(runner: Runner, timing: EngineTiming, onnx_model: Any, measured: str) -> Runner:
+    ratio = f"{timing.ratio:.2f}"
+    if timing.is_jax_faster:
+        return _keep_jax(runner, f"takes {ratio} of its time, {measured}")
+    if onnx_model is None:
         return runner
-    return Runner(net=rival, said=f"ONNX Runtime on cpu ({ratio} of the time of JAX, {when})")
+    description = f"ONNX Runtime on cpu ({ratio} of the time of JAX, {measured})"
+    return Runner(net=onnx_model, description=description)
 
 
-def _stays(runner: Runner, why: str) -> Runner:
-    """JAX, and what keeps ONNX Runtime from the work."""
-    return Runner(net=runner.net, said=f"{runner.said} (ONNX Runtime {why})")
+def _keep_jax(runner: Runner, reason: str) -> Runner:
+    """JAX, with the reason against ONNX Runtime in the description."""
+    return Runner(net=runner.net, description=f"{runner.description} (ONNX Runtime {reason})")
 
 
-def _saying(title: str) -> contextlib.AbstractContextManager[object]:
-    """A line on standard error for as long as something takes, while it is a terminal."""
+def _status(title: str) -> contextlib.AbstractContextManager[object]:
+    """A status line on standard error, if that is a terminal."""
     console = Console(stderr=True)
     return console.status(title) if console.is_terminal else contextlib.nullcontext()

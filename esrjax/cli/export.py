@@ -1,58 +1,64 @@
-"""The verb about engines: export."""
+"""The command `export`: ONNX and StableHLO files."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from esrjax.cli.options import BadOption, Checkpoint, Json, Name, Size, print_json, sizes
-
-
-def register(app: typer.Typer) -> None:
-    """Add this verb to the command."""
-    app.command()(export)
+from esrjax.cli.options import (
+    BadOption,
+    CheckpointOption,
+    HparamsOption,
+    JsonOption,
+    MethodArgument,
+    parse_hparams,
+    print_json,
+)
 
 
 def export(
-    name: Name,
+    name: MethodArgument,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The file.", show_default="NAME.onnx or .stablehlo"),
+        typer.Option(
+            "-o", "--output", help="The file to write.", show_default="METHOD.onnx or .stablehlo"
+        ),
     ] = None,
-    checkpoint: Checkpoint = None,
-    kind: Annotated[
-        Literal["onnx", "stablehlo"], typer.Option("--format", help="What is written.")
+    checkpoint: CheckpointOption = None,
+    format: Annotated[
+        Literal["onnx", "stablehlo"], typer.Option(help="The format to write.")
     ] = "onnx",
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"],
-        typer.Option(help="What it calculates in; pictures stay float32."),
+        typer.Option(help="Compute dtype; inputs and outputs stay float32."),
     ] = "float32",
-    size: Size = None,
-    as_json: Json = False,
+    hparams: HparamsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write a method for engines: one file, pictures of any size, checked against JAX."""
+    """Export a method to ONNX or StableHLO, for images of any size, and compare it with JAX."""
     from dataclasses import asdict
 
-    from esrjax.bridge import export as bridge
+    from esrjax.bridge import export as interop
     from esrjax.cli.tables import show_export
     from esrjax.model import open_method
 
-    target = _target(name, output, kind)
-    bridge.require(kind)
-    card = bridge.export(open_method(name, checkpoint, sizes(size)), target, kind, dtype)
+    path = _output_path(name, output, format)
+    interop.check_libraries(format)
+    model = open_method(name, checkpoint, parse_hparams(hparams))
+    metadata = interop.export(model, path, format, dtype)
     if as_json:
-        print_json({"file": str(target), **asdict(card)})
+        print_json({"file": str(path), **asdict(metadata)})
     else:
-        show_export(target, card)
+        show_export(path, metadata)
 
 
-def _target(name: str, output: Path | None, kind: str) -> Path:
-    target = output or Path(f"{name}.{kind}")
-    if (target.suffix == ".onnx") == (kind == "onnx"):
-        return target
+def _output_path(name: str, output: Path | None, format: str) -> Path:
+    path = output or Path(f"{name}.{format}")
+    if (path.suffix == ".onnx") == (format == "onnx"):
+        return path
     raise BadOption(
-        f"{target.name!r} is no name for a file of the format {kind!r}",
+        f"{path.name!r} does not have the suffix of the format {format!r}",
         rule="files of the format onnx end in .onnx, and no others do",
-        place=str(target),
-        remedy=f"name it {target.stem}.{kind}, or change --format",
+        location=str(path),
+        remedy=f"name it {path.stem}.{format}, or change --format",
     )

@@ -1,68 +1,69 @@
-"""The verb fuse."""
+"""The command `fuse`."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esrjax.cli.options import BadOption
 
-
-def register(app: typer.Typer) -> None:
-    """Add this verb to the command."""
-    app.command()(fuse)
+if TYPE_CHECKING:
+    from esrjax.evaluation.fuse_images import FuseFn
 
 
 def fuse(
-    places: Annotated[
+    inputs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of pictures of the same names, or pictures.", metavar="IN"),
+        typer.Argument(help="Images, or folders of images with equal names.", metavar="IN"),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A folder, or a file for single pictures.")
+        Path, typer.Option("-o", "--output", help="A folder, or a file for single images.")
     ],
     weights: Annotated[
         str | None,
-        typer.Option(help="One for each IN, parted by commas.", show_default="equal ones"),
+        typer.Option(
+            help="One weight for each IN, comma-separated.", metavar="W,...", show_default="equal"
+        ),
     ] = None,
     adaptive: Annotated[
         bool,
         typer.Option(
-            "--adaptive",
-            help="Weights by closeness to the mean, rounded down; of two pictures, a half each.",
+            "--adaptive", help="Weight each image by its closeness to the mean, and round down."
         ),
     ] = False,
 ) -> None:
-    """Fuse what several methods made of the same pictures."""
+    """Fuse the outputs of several methods: the weighted mean of images."""
     from esrjax.cli.tables import progress
-    from esrjax.pictures import fusion
-    from esrjax.pictures.upscale.fusion import closest
+    from esrjax.evaluation import fuse_images
+    from esrjax.evaluation.upscale import adaptive_weighted_mean_uint8
 
     if adaptive and weights is not None:
         raise BadOption(
-            "both --weights and --adaptive are given",
-            rule="weights are given, or found for every picture",
-            remedy="leave one of them out",
+            "--weights and --adaptive contradict each other",
+            rule="weights are either given, or computed for every image",
+            remedy="leave one of the two out",
         )
-    rule = closest if adaptive else _mean(weights, places)
-    jobs = fusion.plan(places, output)
-    fusion.require_sizes(jobs)
-    for job in progress(jobs, "fuse"):
-        fusion.run(job, rule)
-    typer.echo(f"{len(jobs)} picture{'s' * (len(jobs) != 1)} in {output}")
+    fuse_fn = adaptive_weighted_mean_uint8 if adaptive else _weighted_mean(weights, inputs)
+    jobs = fuse_images.plan_fusion_jobs(inputs, output)
+    fuse_images.check_equal_sizes(jobs)
+    for job in progress(jobs, "fusing"):
+        fuse_images.fuse_files(job, fuse_fn)
+    typer.echo(f"{len(jobs)} image{'s' * (len(jobs) != 1)} written to {output}")
 
 
-def _mean(given: str | None, places: list[Path]) -> Any:
-    from esrjax.pictures import fusion
-    from esrjax.pictures.upscale.fusion import mean
+def _weighted_mean(text: str | None, inputs: list[Path]) -> FuseFn:
+    from esrjax.evaluation import fuse_images
+    from esrjax.evaluation.upscale import weighted_mean_uint8
 
     try:
-        weights = [1.0] * len(places) if given is None else [float(w) for w in given.split(",")]
+        weights = [1.0] * len(inputs) if text is None else [float(w) for w in text.split(",")]
     except ValueError as error:
         raise BadOption(
-            f"--weights is {given!r}",
-            rule="weights are numbers parted by commas, one for each picture or folder",
-            remedy="write for instance --weights 0.7,0.3",
+            f"Invalid --weights {text!r}",
+            rule="weights are comma-separated numbers, one for each image or folder",
+            remedy="for example --weights 0.7,0.3",
         ) from error
-    fusion.require_weights(weights, places)
-    return lambda pictures: mean(pictures, weights)
+    fuse_images.check_weights(weights, inputs)
+    return lambda images: weighted_mean_uint8(images, weights)

@@ -1,4 +1,4 @@
-"""A submission put together: measured, weighed against the rules, written whole or not at all."""
+"""A submission: weights, factsheet and results.json, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,144 +10,162 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from esrjax.bridge.delivery import Delivery, deliver
-from esrjax.cli.judgement import Judgement
-from esrjax.cli.plans import said, trained_on
+from esrjax.bridge.delivery import ExportedCheckpoint, export_official
+from esrjax.cli.judgement import SubmissionReport
+from esrjax.cli.plans import stage_summary, training_datasets
 from esrjax.cli.tables import progress
 from esrjax.contest import submission
-from esrjax.contest.factsheet import factsheet
-from esrjax.contest.fairness import fairness
-from esrjax.contest.gates import Split, gates
+from esrjax.contest.factsheet import factsheet_markdown
+from esrjax.contest.fairness import data_policy_violations
+from esrjax.contest.gates import Split, threshold_checks
 from esrjax.contest.rules import Rules
+from esrjax.data.datasets import Pair
 from esrjax.errors import UserError
 from esrjax.model import Model
-from esrjax.pictures.sets import Pair
 from esrjax.training.recipe import Recipe
 
 
 class UnwritableSubmission(UserError):
-    """A place where no submission can be written."""
+    """Raised when the folder of a submission is not empty or cannot be created."""
 
 
-class NotAsPublished(UserError):
-    """Weights that the official code of their method would not load."""
+class StateDictMismatch(UserError):
+    """Raised when the official code of a method could not load the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Handover:
-    """A model, the sets and rules it is measured by, and how it was trained."""
+class SubmissionBuilder:
+    """Builds or checks the submission of a model.
+
+    Attributes:
+        model: The network with its weights.
+        number: The model's number in the challenge.
+        pairs: The image pairs of the validation and the test dataset.
+        rules: The rules of the challenge.
+        recipe: How the model was trained; None where it is unknown.
+    """
 
     model: Model
     number: int
-    sets: Mapping[Split, Sequence[Pair]]
+    pairs: Mapping[Split, Sequence[Pair]]
     rules: Rules
     recipe: Recipe | None
 
     @property
     def key(self) -> str:
-        """As in the organisers' results.json."""
+        """The submission's key in the organisers' results.json."""
         return f"{self.number:02d}_{self.model.name}"
 
-    def require_place(self, folder: Path) -> None:
-        """Raise `UnwritableSubmission` unless `folder` can be made or is empty."""
-        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-        empty = there != folder.absolute() or (there.is_dir() and not any(there.iterdir()))
-        if not (empty and there.is_dir() and os.access(there, os.W_OK)):
-            raise _unwritable(folder, "it is not empty" if not empty else "no folder can be made")
+    def check_folder(self, folder: Path) -> None:
+        """Raise `UnwritableSubmission` unless `folder` is empty or can be created."""
+        path = folder.absolute()
+        existing = next(p for p in (path, *path.parents) if p.exists())
+        is_empty = existing != path or (existing.is_dir() and not any(existing.iterdir()))
+        if not (is_empty and existing.is_dir() and os.access(existing, os.W_OK)):
+            raise _unwritable(folder, "it is not empty" if not is_empty else "cannot create it")
 
-    def check(self) -> Judgement:
-        """Scored and converted; nothing stays."""
-        with tempfile.TemporaryDirectory() as beside:
-            delivery = deliver(self.model, Path(beside) / self._weights)
-        found = submission.scores(self.model, self.sets, self.rules, self._bar)
+    def check(self) -> SubmissionReport:
+        """Score and export the model without keeping any file."""
+        with tempfile.TemporaryDirectory() as temporary:
+            exported = export_official(self.model, Path(temporary) / self._weights_name)
+        scores = submission.score_splits(self.model, self.pairs, self.rules, self._progress)
         means: dict[Split, tuple[float, int]] = {
-            split: (held.mean.psnr, len(held.images)) for split, held in found.items()
+            split: (score.mean.psnr, len(score.images)) for split, score in scores.items()
         }
-        return self._judged(means, delivery)
+        return self._report(means, exported)
 
-    def write(self, folder: Path) -> Judgement:
-        """Weights, factsheet and results.json, put in place together."""
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+    def write(self, folder: Path) -> SubmissionReport:
+        """Write weights, factsheet and results.json to `folder`, all together."""
+        parent = folder.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
         try:
-            judged = self._fill(beside)
-            beside.chmod(0o755)
-            os.replace(beside, folder)
+            report = self._write_files(temporary)
+            temporary.chmod(0o755)
+            os.replace(temporary, folder)
         except OSError as error:
             raise _unwritable(folder, error.strerror or str(error)) from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        return replace(judged, written=folder)
+            shutil.rmtree(temporary, ignore_errors=True)
+        return replace(report, output=folder)
 
-    def _fill(self, folder: Path) -> Judgement:
-        delivery = deliver(self.model, folder / self._weights)
-        if delivery.departures:
-            raise _not_as_published(delivery)
-        result = submission.measure(self.model, self.sets, self.rules, self._bar)
+    def _write_files(self, folder: Path) -> SubmissionReport:
+        exported = export_official(self.model, folder / self._weights_name)
+        if exported.mismatches:
+            raise _mismatch(exported)
+        result = submission.measure_submission(self.model, self.pairs, self.rules, self._progress)
         means: dict[Split, tuple[float, int]] = {
-            split: (result.quality[split].psnr, len(pairs)) for split, pairs in self.sets.items()
+            split: (result.quality[split].psnr, len(pairs)) for split, pairs in self.pairs.items()
         }
-        judged = self._judged(means, delivery)
-        made = submission.entry(result)
-        (folder / "results.json").write_text(submission.results_json(self.key, made))
-        text = factsheet(
-            self.key, result, made, judged.gates, self._training(judged), self._said_of(delivery)
+        report = self._report(means, exported)
+        entry = submission.results_entry(result)
+        (folder / "results.json").write_text(submission.results_json(self.key, entry))
+        factsheet = factsheet_markdown(
+            self.key,
+            result,
+            entry,
+            report.threshold_checks,
+            self._training_lines(report),
+            self._weights_lines(exported),
         )
-        (folder / "factsheet.md").write_text(text)
-        return judged
+        (folder / "factsheet.md").write_text(factsheet)
+        return report
 
     @property
-    def _weights(self) -> str:
+    def _weights_name(self) -> str:
         return f"team{self.key}.pth"
 
-    def _bar(self, pairs: Sequence[Pair]) -> Any:
+    def _progress(self, pairs: Sequence[Pair]) -> Any:
         return progress(pairs, self.key)
 
-    def _judged(self, means: Mapping[Split, tuple[float, int]], delivery: Delivery) -> Judgement:
-        names = None if self.recipe is None else trained_on(self.recipe)
+    def _report(
+        self, means: Mapping[Split, tuple[float, int]], exported: ExportedCheckpoint
+    ) -> SubmissionReport:
+        datasets = None if self.recipe is None else training_datasets(self.recipe)
+        names = [name.partition("[")[0] for name in datasets or ()]  # without "[:800]"
         stages = self.recipe.stage if self.recipe else ()
-        return Judgement(
+        return SubmissionReport(
             key=self.key,
-            gates=gates(means, self.rules, self.model.method.team),
-            trained_on=names,
-            unfair=fairness(self.rules, [name.partition("[")[0] for name in names or ()]),
-            files=list(dict.fromkeys(file for stage in stages for file in stage.files)),
-            delivery=delivery,
+            threshold_checks=threshold_checks(means, self.rules, self.model.method.team),
+            trained_on=datasets,
+            policy_violations=data_policy_violations(self.rules, names),
+            files=list(dict.fromkeys(file for stage in stages for file in stage.checkpoints)),
+            exported=exported,
         )
 
-    def _training(self, judged: Judgement) -> list[str]:
-        """The recipe in words, a line for each run of a stage."""
+    def _training_lines(self, report: SubmissionReport) -> list[str]:
+        """The training data, then one line for each run of a stage."""
         if self.recipe is None:
-            return [judged.fairness]
-        runs = [_words(said(run)) for run in self.recipe.runs]
-        return [judged.fairness, *runs, f"recipe sha256 {self.recipe.sha256}"]
+            return [report.data_policy]
+        runs = [_stage_line(stage_summary(run)) for run in self.recipe.runs]
+        return [report.data_policy, *runs, f"recipe sha256 {self.recipe.sha256}"]
 
-    def _said_of(self, delivery: Delivery) -> list[str]:
+    def _weights_lines(self, exported: ExportedCheckpoint) -> list[str]:
         return [
-            f"`{self._weights}`, sha256 {delivery.sha256}, {delivery.form} form",
-            f"made from weights with sha256 {self.model.checkpoint.sha256}",
-            delivery.words,
+            f"`{self._weights_name}`, sha256 {exported.sha256}, {exported.form} form",
+            f"converted from weights with sha256 {self.model.checkpoint.sha256}",
+            exported.summary,
         ]
 
 
-def _words(told: Mapping[str, Any]) -> str:
-    """`first: start new, length 12, batch 2, ...`."""
-    run, *rest = told.items()
-    return f"{run[1]}: " + ", ".join(f"{key} {value}" for key, value in rest if value)
+def _stage_line(summary: Mapping[str, Any]) -> str:
+    """`first: init from scratch, length 12, batch size 2, ...`."""
+    name, *items = summary.items()
+    return f"{name[1]}: " + ", ".join(f"{key} {value}" for key, value in items if value)
 
 
-def _not_as_published(delivery: Delivery) -> NotAsPublished:
-    return NotAsPublished(
-        f"the weights are {delivery.words}",
-        rule="the official code loads keys, shapes and types strictly",
-        remedy="submit weights of the published sizes and form",
+def _mismatch(exported: ExportedCheckpoint) -> StateDictMismatch:
+    return StateDictMismatch(
+        f"The state dict does not match the official one: {exported.summary}",
+        rule="the official code loads state dicts strictly: same keys, shapes and dtypes",
+        remedy="submit weights of the published hyperparameters and form",
     )
 
 
-def _unwritable(folder: Path, why: str) -> UnwritableSubmission:
+def _unwritable(folder: Path, reason: str) -> UnwritableSubmission:
     return UnwritableSubmission(
-        f"the submission cannot be written: {why}",
-        rule="a submission is a new or empty folder, written whole or not at all",
-        place=str(folder),
+        f"Cannot write the submission: {reason}",
+        rule="a submission needs a new or empty folder",
+        location=str(folder),
         remedy="name another folder with -o",
     )

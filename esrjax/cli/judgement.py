@@ -1,4 +1,4 @@
-"""What a contest would say of a submission, in words and for a program."""
+"""The outcome of `submit build` and `submit check`: PSNR thresholds, data policy, state dict."""
 
 from __future__ import annotations
 
@@ -7,82 +7,94 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esrjax.bridge.delivery import Delivery
-from esrjax.contest.factsheet import gate_words
-from esrjax.contest.gates import Gate
+from esrjax.bridge.delivery import ExportedCheckpoint
+from esrjax.contest.factsheet import threshold_text
+from esrjax.contest.gates import ThresholdCheck
 
-_UNKNOWN = "unknown: no recipe says what these weights were trained on"
+_NO_RECIPE = "unknown: there is no recipe of these weights"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """What a contest would say of a submission.
+class SubmissionReport:
+    """Whether a challenge would accept a submission.
 
-    trained_on: None where no recipe is known. files: weights that the recipe took from elsewhere.
+    Attributes:
+        key: The submission's key in results.json, such as `22_spanv2`.
+        threshold_checks: The PSNR on each split against the threshold of the challenge.
+        trained_on: The training datasets; None where no recipe is known.
+        policy_violations: A line for each training dataset that the rules forbid.
+        files: Weights that the recipe takes from outside: initial weights and teachers.
+        exported: The exported checkpoint, compared with the published one.
+        output: The folder of the submission; None if nothing was written.
     """
 
     key: str
-    gates: Sequence[Gate]
+    threshold_checks: Sequence[ThresholdCheck]
     trained_on: Sequence[str] | None
-    unfair: Sequence[str]
+    policy_violations: Sequence[str]
     files: Sequence[str]
-    delivery: Delivery
-    written: Path | None = None
+    exported: ExportedCheckpoint
+    output: Path | None = None
 
     @property
     def failures(self) -> list[str]:
-        """What it would be refused for."""
-        missed = [f"PSNR on {gate.split}" for gate in self.gates if gate.verdict == "misses"]
-        return missed + ["fairness"] * bool(self.unfair) + ["keys"] * bool(self.delivery.departures)
+        """The reasons for which the submission would be rejected."""
+        failed = [f"PSNR on {c.split}" for c in self.threshold_checks if c.outcome == "fails"]
+        failed += ["data policy"] * bool(self.policy_violations)
+        return failed + ["state dict"] * bool(self.exported.mismatches)
 
     @property
-    def open(self) -> list[str]:
-        """What cannot be said from what is at hand."""
-        apart = [f"PSNR on {gate.split}" for gate in self.gates if gate.verdict == "not judged"]
-        return apart + ["fairness"] * (self.trained_on is None)
+    def undetermined(self) -> list[str]:
+        """The checks that could not be made with the given datasets and recipe."""
+        checks = [c for c in self.threshold_checks if c.outcome == "not checked"]
+        splits = [f"PSNR on {check.split}" for check in checks]
+        return splits + ["data policy"] * (self.trained_on is None)
 
     @property
-    def fairness(self) -> str:
-        """Which sets it was trained on, and what is wrong with them."""
+    def data_policy(self) -> str:
+        """The training datasets, with violations of the data policy, in one line."""
         if self.trained_on is None:
-            return _UNKNOWN
-        further = [f"also made with {file}, whose training it does not say" for file in self.files]
-        sets = f"trained on {', '.join(self.trained_on)}"
-        return "; ".join([sets, *(f"not fair: {line}" for line in self.unfair), *further])
+            return _NO_RECIPE
+        datasets = f"trained on {', '.join(self.trained_on)}"
+        violations = [f"not allowed: {line}" for line in self.policy_violations]
+        files = [f"also uses {file}, whose training data is unknown" for file in self.files]
+        return "; ".join([datasets, *violations, *files])
 
     def text(self) -> str:
-        """A line for each question, and the verdict."""
+        """Return one line for each check, and the result."""
         lines = [
             self.key,
-            *(f"{g.split:<9} {g.psnr:.4f} dB, {gate_words(g)}" for g in self.gates),
-            f"fairness  {self.fairness}",
-            f"keys      {self.delivery.words}",
-            f"verdict   {self._verdict()}",
+            *(f"{c.split:<14} {c.psnr:.4f} dB, {threshold_text(c)}" for c in self.threshold_checks),
+            f"training data  {self.data_policy}",
+            f"state dict     {self.exported.summary}",
+            f"result         {self._result()}",
         ]
-        return "\n".join(lines + ([f"written   {self.written}"] if self.written else []))
+        return "\n".join(lines + ([f"written        {self.output}"] if self.output else []))
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for a program."""
+        """Return the report as plain data for JSON."""
         return {
             "key": self.key,
-            "gates": [
+            "threshold_checks": [
                 {
-                    **vars(gate),
-                    "rounded_mdb": gate.rounded_mdb,
-                    "unrounded_mdb": gate.unrounded_mdb,
-                    "verdict": gate.verdict,
+                    **vars(check),
+                    "rounded_margin_mdb": check.rounded_margin_mdb,
+                    "unrounded_margin_mdb": check.unrounded_margin_mdb,
+                    "outcome": check.outcome,
                 }
-                for gate in self.gates
+                for check in self.threshold_checks
             ],
             "trained_on": self.trained_on,
-            "unfair": self.unfair,
+            "policy_violations": self.policy_violations,
             "files": self.files,
-            "keys": vars(self.delivery),
+            "state_dict": vars(self.exported),
             "failures": self.failures,
-            "open": self.open,
-            "written": self.written and str(self.written),
+            "undetermined": self.undetermined,
+            "output": self.output and str(self.output),
         }
 
-    def _verdict(self) -> str:
-        refused = f"refused for {', '.join(self.failures)}" if self.failures else "nothing fails"
-        return refused + (f"; open: {', '.join(self.open)}" if self.open else "")
+    def _result(self) -> str:
+        result = f"rejected for {', '.join(self.failures)}" if self.failures else "no failures"
+        return result + (
+            f"; undetermined: {', '.join(self.undetermined)}" if self.undetermined else ""
+        )

@@ -1,90 +1,106 @@
-"""Verbs about metric specs: `metrics list`, `metrics explain`."""
+"""The commands `metrics list` and `metrics explain`."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esrjax.cli.options import Json, print_json
+from esrjax.cli.options import JsonOption, command_group, print_json
 
-_AS_IT_IS = (
-    "{name} has 8 bits already: what it was rounded from is gone, so that specs which differ only "
-    "in rounding the output agree"
+if TYPE_CHECKING:
+    from esrjax.data.image_io import Pixels
+    from esrjax.evaluation.metrics import MetricSpec, MetricValues
+
+_ALREADY_UINT8 = (
+    "{name} is already uint8: its unrounded values are lost, so specs that differ only in the "
+    "rounding of the output agree"
 )
-_SMALL = "-: the pictures are too small for its border and SSIM's window"
+_TOO_SMALL = "-: the images are too small for the border and the SSIM window"
+
+app = command_group("Metric specs: list them, compare two images under all of them.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add these verbs to the command."""
-    group = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-    group.command("list")(list_specs)
-    group.command()(explain)
-    app.add_typer(group, name="metrics", help="Metric specs: what each does, and one pair by all.")
-
-
-def list_specs(as_json: Json = False) -> None:
-    """The metric specs: who uses them, and what they do."""
+@app.command("list")
+def list_specs(as_json: JsonOption = False) -> None:
+    """List the metric specs: the conventions of PSNR and SSIM, and who uses them."""
     from esrjax.cli.tables import show_table
-    from esrjax.pictures.specs import SPECS
+    from esrjax.evaluation.metrics import SPECS
 
-    rows = [_said(spec) for spec in SPECS.values()]
+    rows = [_spec_row(spec) for spec in SPECS.values()]
     if as_json:
         print_json(rows)
     else:
-        show_table(rows, ("spec", "used", "words"))
+        columns = {"spec": "spec", "used_by": "used by", "summary": "convention"}
+        show_table(
+            [{title: row[key] for key, title in columns.items()} for row in rows],
+            list(columns.values()),
+        )
 
 
+@app.command()
 def explain(
-    sr: Annotated[Path, typer.Argument(help="A picture.", metavar="A")],
-    hr: Annotated[Path, typer.Argument(help="The truth.", metavar="B")],
-    as_json: Json = False,
+    sr: Annotated[Path, typer.Argument(help="The upscaled image.", metavar="SR")],
+    hr: Annotated[Path, typer.Argument(help="The ground truth.", metavar="HR")],
+    as_json: JsonOption = False,
 ) -> None:
-    """PSNR and SSIM of two pictures under every spec, side by side."""
-    from esrjax.pictures import files
+    """Compute PSNR and SSIM of two images under every spec."""
+    from esrjax.data import image_io
 
-    ours, theirs = files.read(sr), files.read(hr)
-    for path, picture in ((sr, ours), (hr, theirs)):
-        for note in picture.notes:
+    sr_image, hr_image = image_io.read_image(sr), image_io.read_image(hr)
+    for path, image in ((sr, sr_image), (hr, hr_image)):
+        for note in image.notes:
             typer.echo(f"{path.name}: {note}", err=True)
-    found = _readings(sr, hr, ours.pixels, theirs.pixels)
+    values = _metric_values(sr, hr, sr_image.pixels, hr_image.pixels)
     if as_json:
-        print_json([{**_said(each.spec), "psnr": each.psnr, "ssim": each.ssim} for each in found])
+        print_json([{**_spec_row(v.spec), "psnr": v.psnr, "ssim": v.ssim} for v in values])
     else:
-        _show(sr, found)
+        _show(sr, values)
 
 
-def _readings(sr: Path, hr: Path, ours: Any, theirs: Any) -> Any:
-    """The readings of both pictures, or an error that names their files."""
-    from esrjax.pictures.metrics import Incomparable, readings
+def _metric_values(
+    sr: Path, hr: Path, sr_pixels: Pixels, hr_pixels: Pixels
+) -> Sequence[MetricValues]:
+    """The metrics under every spec; an error names the files."""
+    from esrjax.evaluation.metrics import IncomparableImages, compute_all_specs
 
     try:
-        return readings(ours, theirs)
-    except Incomparable as error:
-        raise Incomparable(
-            error.problem, place=f"{sr} and {hr}", rule=error.rule, remedy=error.remedy
+        return compute_all_specs(sr_pixels, hr_pixels)
+    except IncomparableImages as error:
+        raise IncomparableImages(
+            error.problem, location=f"{sr} and {hr}", rule=error.rule, remedy=error.remedy
         ) from error
 
 
-def _said(spec: Any) -> dict[str, Any]:
-    return {"spec": spec.name, "version": spec.version, "used": spec.used, "words": spec.words}
+def _spec_row(spec: MetricSpec) -> dict[str, Any]:
+    return {
+        "spec": spec.name,
+        "version": spec.version,
+        "used_by": spec.used_by,
+        "summary": spec.summary,
+    }
 
 
-def _show(sr: Path, found: Any) -> None:
-    from esrjax.cli.tables import say, show_table
+def _show(sr: Path, values: Sequence[MetricValues]) -> None:
+    from esrjax.cli.tables import print_unwrapped, show_table
 
     rows = [
         {
-            **_said(each.spec),
-            "PSNR": "-" if each.psnr is None else f"{each.psnr:.4f}",
-            "SSIM": "-" if each.ssim is None else f"{each.ssim:.5f}",
+            "spec": value.spec.name,
+            "PSNR": "-" if value.psnr is None else f"{value.psnr:.4f}",
+            "SSIM": "-" if value.ssim is None else f"{value.ssim:.5f}",
+            "convention": value.spec.summary,
         }
-        for each in found
+        for value in values
     ]
-    show_table(rows, ("spec", "PSNR", "SSIM", "words"))
-    held = [each.psnr for each in found if each.psnr is not None and math.isfinite(each.psnr)]
-    if max(held, default=0) > min(held, default=0):
-        say(f"\none pair of pictures, {max(held) - min(held):.2f} dB apart by convention alone")
-    say(_AS_IT_IS.format(name=sr.name))
-    if any(each.ssim is None for each in found):
-        say(_SMALL)
+    show_table(rows, list(rows[0]))
+    psnr = [v.psnr for v in values if v.psnr is not None and math.isfinite(v.psnr)]
+    if max(psnr, default=0) > min(psnr, default=0):
+        spread = f"{max(psnr) - min(psnr):.2f} dB"
+        print_unwrapped(f"\nPSNR of the same two images differs by up to {spread} between specs")
+    print_unwrapped(_ALREADY_UINT8.format(name=sr.name))
+    if any(value.ssim is None for value in values):
+        print_unwrapped(_TOO_SMALL)

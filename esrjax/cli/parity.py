@@ -1,8 +1,11 @@
-"""The verb parity: `esrjax parity NAME`, and `esrjax parity verify FILE`."""
+"""The commands `parity METHOD` and `parity verify FILE`."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -10,150 +13,195 @@ from typer.main import get_command
 
 from esrjax.cli import ensembles
 from esrjax.cli.options import (
+    CHECKPOINTS_HELP,
     BadOption,
-    Body,
-    Checkpoints,
-    Json,
-    Name,
-    Size,
-    by_name,
+    HparamsOption,
+    ImplementationOption,
+    JsonOption,
+    MethodArgument,
+    parse_checkpoints,
+    parse_hparams,
     print_json,
-    sizes,
 )
 
-LR = 1e-3  # of the steps that are compared
+if TYPE_CHECKING:
+    from esrjax.bridge.divergence import LayerReport
+    from esrjax.bridge.live import LiveComparison
+    from esrjax.bridge.parity import Comparison
+    from esrjax.bridge.quality import QualityComparison
+    from esrjax.bridge.rule import OptimizerPair
+
+LEARNING_RATE = 1e-3  # of the optimizer steps that are compared
 
 
-class WithVerify(TyperCommand):
-    """A verb whose first word may be `verify` in the place of a method."""
+class ParityCommand(TyperCommand):
+    """A command whose first argument may be the subcommand `verify` instead of a method."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
-        """That of `verify`, where it is the first word."""
+        """Return the context of `verify` where that is the first argument, else of the command."""
         if args[:1] == ["verify"]:
-            return get_command(_verifier).make_context("parity verify", args[1:], parent, **extra)
+            return get_command(_verify_app).make_context("parity verify", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
 
-_verifier = typer.Typer(add_completion=False, rich_markup_mode="rich")
-
-
-def register(app: typer.Typer) -> None:
-    """Add this verb to the command."""
-    app.command(cls=WithVerify)(parity)
+_verify_app = typer.Typer(add_completion=False)
 
 
 def parity(
-    name: Name,
+    name: MethodArgument,
     golden: Annotated[
-        Path | None, typer.Option(help="An .npz of inputs and outputs that PyTorch gave.")
+        Path | None,
+        typer.Option(
+            help="Compare with outputs of PyTorch, stored with their inputs in an .npz file.",
+            metavar="FILE.npz",
+        ),
     ] = None,
     torch: Annotated[
         str | None,
         typer.Option(
-            help="A PyTorch network, run beside ours, with drawn weights where none are given.",
+            help="Compare with a live PyTorch network: outputs, layers, gradients, optimizer "
+            "steps. Runs the code in FILE.py.",
             metavar="FILE.py:CLASS",
         ),
     ] = None,
     torch_args: Annotated[
-        str, typer.Option(help="What the class is built with.", metavar="JSON")
+        str, typer.Option(help="Keyword arguments of the PyTorch class.", metavar="JSON")
     ] = "{}",
-    checkpoint: Checkpoints = None,
-    size: Size = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--checkpoint",
+            help=CHECKPOINTS_HELP,
+            metavar="[METHOD=]FILE",
+            show_default="shipped weights; with --torch random weights",
+        ),
+    ] = None,
+    hparams: HparamsOption = None,
     data: Annotated[
-        str | None, typer.Option(help="With --torch, also a set: its name or folder.")
+        str | None,
+        typer.Option(
+            help="With --torch: also compare PSNR on a dataset (its name or its folder).",
+            metavar="DATASET",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of drawn pictures and weights.", min=0)] = 0,
-    certificate: Annotated[
+    seed: Annotated[int, typer.Option(help="Seed of random images and weights.", min=0)] = 0,
+    report: Annotated[
         Path | None,
-        typer.Option("-o", "--certificate", help="Write one: a .json, or into the .safetensors."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Write a parity report: to a .json file, or into the metadata of a .safetensors "
+            "checkpoint.",
+            metavar="FILE",
+        ),
     ] = None,
-    body: Body = "auto",
-    as_json: Json = False,
+    implementation: ImplementationOption = "auto",
+    as_json: JsonOption = False,
 ) -> None:
-    """Whether the network gives what PyTorch gave; exit code 0 exactly when it does.
+    """Compare a network with its PyTorch original; exit code 0 if they agree, else 1.
 
-    `esrjax parity verify FILE` asks again what a certificate says.
+    `esrjax parity verify FILE` repeats the comparison of a parity report.
     """
-    from esrjax.bridge import certificate as paper
-    from esrjax.bridge.parity import Question
-    from esrjax.bridge.parity import parity as compare
+    from esrjax.bridge import certificate as reports
+    from esrjax.bridge.parity import ParityRequest
+    from esrjax.bridge.parity import run as compare
 
-    files = by_name(checkpoint, [name])
+    files = parse_checkpoints(checkpoint, [name])
     if ensembles.is_ensemble(name):
-        alone = None if torch or data or certificate else golden
-        found = ensembles.parity(name, files, sizes(size), alone, body)
-        raise typer.Exit(not _printed(found, as_json).passed)
-    asked = Question(
+        stored = None if torch or data or report else golden
+        comparison = ensembles.compare_with_golden(
+            name, files, parse_hparams(hparams), stored, implementation
+        )
+        _print(comparison, as_json)
+        raise typer.Exit(not comparison.passed)
+    request = ParityRequest(
         method=name,
-        sizes=sizes(size),
+        hparams=parse_hparams(hparams),
         checkpoint=_path(files.get(name)),
         golden=_path(golden),
         torch=torch,
-        torch_args=_arguments(torch_args),
+        torch_args=_torch_args(torch_args),
         data=data,
         seed=seed,
-        body=body,
+        implementation=implementation,
     )
-    if certificate is not None:
-        paper.require_place(certificate, files.get(name))
-    answer = compare(asked, _rules() if torch else ())
-    _printed(answer.outcome, as_json)
-    if certificate is not None:
-        paper.write(certificate, paper.certify(asked, answer))
-    raise typer.Exit(not answer.outcome.passed)
+    if report is not None:
+        reports.check_writable(report, files.get(name))
+    result = compare(request, _optimizer_pairs() if torch else ())
+    _print(result.comparison, as_json)
+    if report is not None:
+        reports.write(report, reports.make_report(request, result))
+    raise typer.Exit(not result.comparison.passed)
 
 
-@_verifier.command()
+@_verify_app.command()
 def verify(
     file: Annotated[
-        Path, typer.Argument(help="A certificate: a .json, or a .safetensors that holds one.")
+        Path,
+        typer.Argument(
+            help="A parity report: a .json file, or a .safetensors file with one.", metavar="FILE"
+        ),
     ],
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Ask again what a certificate says; exit code 0 exactly when it is so."""
-    from esrjax.bridge import certificate as paper
-    from esrjax.cli.tables import say
+    """Repeat the comparison of a parity report; exit code 0 if reproduced and in agreement."""
+    from esrjax.bridge import certificate as reports
+    from esrjax.cli.tables import print_unwrapped
 
-    found = paper.verify(file, _rules() if paper.read(file).question.torch else ())
+    pairs = _optimizer_pairs() if reports.read(file).request.torch else ()
+    verification = reports.verify(file, pairs)
     if as_json:
-        print_json(found.as_dict())
+        print_json(verification.as_dict())
     else:
-        for line in found.differences:
-            say(f"not as certified: {line}")
-        for line in found.notes:
-            say(f"note: {line}")
-        verdict = "as certified" if not found.differences else "not as certified"
-        equal = "equal" if found.certificate.passed else "not equal"
-        say(f"{found.certificate.question.method}: {verdict} ({equal} to PyTorch)")
-    raise typer.Exit(not found.passed)
+        for line in verification.differences:
+            print_unwrapped(f"not reproduced: {line}")
+        for line in verification.notes:
+            print_unwrapped(f"note: {line}")
+        status = "reproduced" if not verification.differences else "not reproduced"
+        equal = "equal" if verification.report.passed else "not equal"
+        method = verification.report.request.method
+        print_unwrapped(f"{method}: {status} (reported {equal} to PyTorch)")
+    raise typer.Exit(not verification.passed)
 
 
-def _rules() -> Any:
-    """Adam, AdamW and Muon as they are, but for an epsilon that Muon's two sides use unlike.
+def _optimizer_pairs() -> tuple[OptimizerPair, ...]:
+    """Adam, AdamW and Muon of PyTorch, each with its counterpart in optax.
 
-    Of Muon one step: from the second on, optax corrects the bias of its momentum, PyTorch not.
-    Leaves are `(out, in)`, as PyTorch has them.
+    Both have their defaults, except for the epsilon of Muon, which the two sides apply
+    differently. Muon is compared for one step: from the second step on, optax corrects the bias of
+    the momentum and PyTorch does not. Weights are `(out, in)`, as in PyTorch.
     """
     import jax
     import optax
     from optax import contrib
 
-    from esrjax.bridge.rule import Rule
+    from esrjax.bridge.rule import OptimizerPair
 
-    there_and_back, tiny = (1.0, -0.5), 1e-30
-    decayed = {"lr": LR, "weight_decay": 0.01}
-    plain = {"lr": LR, "weight_decay": 0.0, "eps": tiny}
+    grad_scales, eps = (1.0, -0.5), 1e-30
+    adamw_kwargs = {"lr": LEARNING_RATE, "weight_decay": 0.01}
+    muon_kwargs = {"lr": LEARNING_RATE, "weight_decay": 0.0, "eps": eps}
     axes = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
-    adamw = optax.adamw(LR, weight_decay=0.01)
     muon = contrib.muon(
-        LR, eps=tiny, muon_weight_dimension_numbers=lambda held: jax.tree.map(lambda _: axes, held)
+        LEARNING_RATE,
+        eps=eps,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params),
     )
     return (
-        Rule(theirs="Adam", said={"lr": LR}, ours=optax.adam(LR), scales=there_and_back),
-        Rule(theirs="AdamW", said=decayed, ours=adamw, scales=there_and_back),
-        Rule(theirs="Muon", said=plain, ours=muon, matrices=True),
+        OptimizerPair(
+            torch_name="Adam",
+            torch_kwargs={"lr": LEARNING_RATE},
+            optax_tx=optax.adam(LEARNING_RATE),
+            grad_scales=grad_scales,
+        ),
+        OptimizerPair(
+            torch_name="AdamW",
+            torch_kwargs=adamw_kwargs,
+            optax_tx=optax.adamw(LEARNING_RATE, weight_decay=0.01),
+            grad_scales=grad_scales,
+        ),
+        OptimizerPair(torch_name="Muon", torch_kwargs=muon_kwargs, optax_tx=muon, only_2d=True),
     )
 
 
@@ -161,89 +209,93 @@ def _path(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _arguments(text: str) -> dict[str, Any]:
+def _torch_args(text: str) -> dict[str, Any]:
     try:
-        held = json.loads(text)
+        kwargs = json.loads(text)
     except ValueError as error:
-        raise _no_arguments(text, f"is not JSON: {error}") from error
-    if not isinstance(held, dict):
-        raise _no_arguments(text, "is no JSON object")
-    return held  # pyright: ignore[reportUnknownVariableType] # keys of JSON are strings
+        raise _bad_torch_args(text, f"not JSON: {error}") from error
+    if not isinstance(kwargs, dict):
+        raise _bad_torch_args(text, "not a JSON object")
+    return kwargs  # pyright: ignore[reportUnknownVariableType] # keys of JSON are strings
 
 
-def _no_arguments(text: str, why: str) -> BadOption:
+def _bad_torch_args(text: str, reason: str) -> BadOption:
     return BadOption(
-        f"--torch-args {text!r} {why}",
-        rule="the class is built with keyword arguments, a JSON object",
-        remedy="""write for instance --torch-args '{"channels": 28}'""",
+        f"Invalid --torch-args {text!r}: {reason}",
+        rule="the keyword arguments of the class are a JSON object",
+        remedy="""for example --torch-args '{"channels": 28}'""",
     )
 
 
-# --- what it prints ----------------------------------------------------------------------------
+# --- output ------------------------------------------------------------------------------------
 
 
-def _printed(outcome: Any, as_json: bool) -> Any:
-    print_json(outcome.as_dict()) if as_json else _show(outcome)
-    return outcome
+def _print(comparison: Comparison, as_json: bool) -> None:
+    from esrjax.cli.tables import show_parity
+
+    if as_json:
+        print_json(comparison.as_dict())
+    elif hasattr(comparison, "layers"):
+        _show_live(comparison)  # pyright: ignore[reportArgumentType]
+    else:
+        show_parity(comparison)  # pyright: ignore[reportArgumentType]
 
 
-def _show(outcome: Any) -> None:
-    from esrjax.cli.tables import say, show_parity
-
-    if not hasattr(outcome, "layers"):
-        show_parity(outcome)
-        return
-    _show_cases(outcome)
-    _show_layers(outcome.layers)
-    if outcome.data is not None:
-        _show_data(outcome.data)
-    for note in outcome.notes:
-        say(f"note: {note}")
-    verdict = "[green]equal[/green]" if outcome.passed else "[red]not equal[/red]"
-    say(f"{outcome.method}, {outcome.form} form: {verdict} to PyTorch", markup=True)
-
-
-def _show_cases(outcome: Any) -> None:
-    from esrjax.cli.tables import show_table
+def _show_live(comparison: LiveComparison) -> None:
+    from esrjax.cli.tables import print_unwrapped, show_table
 
     rows = [
         {
-            "case": case.case,
-            "precision": case.precision,
-            "max |difference|": f"{case.max_abs:.2e}",
-            "allowed": f"{case.allowed:.2e}",
-            "8-bit changes": case.changed,
-            "worst": case.worst,
-            "passed": case.passed,
+            "case": diff.name,
+            "precision": diff.precision,
+            "max |difference|": f"{diff.max_abs_diff:.2e}",
+            "tolerance": f"{diff.tolerance:.2e}",
+            "changed uint8": diff.num_changed_u8,
+            "worst": diff.worst_key,
+            "passed": diff.passed,
         }
-        for case in outcome.cases
+        for diff in comparison.diffs
     ]
     show_table(rows, list(rows[0]))
+    _show_layers(comparison.layers)
+    if comparison.quality is not None:
+        _show_quality(comparison.quality)
+    for note in comparison.notes:
+        print_unwrapped(f"note: {note}")
+    result = "[green]equal[/green]" if comparison.passed else "[red]not equal[/red]"
+    print_unwrapped(
+        f"{comparison.method}, {comparison.form} form: {result} to PyTorch", markup=True
+    )
 
 
-def _show_layers(layers: Any) -> None:
-    from esrjax.cli.tables import say
+def _show_layers(layers: LayerReport) -> None:
+    from esrjax.cli.tables import print_unwrapped
 
-    if layers.first is None:
-        say(f"parts: equal wherever both have them ({layers.compared} arrays)")
+    divergence = layers.first_divergence
+    if divergence is None:
+        print_unwrapped(f"layers: equal wherever both have them ({layers.num_compared} arrays)")
     else:
-        say(f"[bold]they part[/bold] {layers.first.place}", markup=True)
-        say(f"  {layers.first.reason}")
-    for title, paths in (
-        ("cut differently, without effect", layers.apart),
-        ("only in PyTorch", layers.only_theirs),
-        ("only here", layers.only_ours),
-        ("of no common shape", layers.unfit),
-    ):
-        if paths:
-            more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
-            say(f"{title}: {', '.join(paths[:8])}{more}")
+        print_unwrapped(f"[bold]first divergence[/bold] {divergence.location}", markup=True)
+        print_unwrapped(f"  {divergence.description}")
+    _show_paths("different boundaries, without effect", layers.harmless_diffs)
+    _show_paths("only in PyTorch", layers.torch_only)
+    _show_paths("only in JAX", layers.jax_only)
+    _show_paths("shapes cannot be compared", layers.shape_mismatch)
 
 
-def _show_data(data: Any) -> None:
-    from esrjax.cli.tables import say
+def _show_paths(title: str, paths: Sequence[str]) -> None:
+    from esrjax.cli.tables import print_unwrapped
 
-    say(
-        f"{data.pictures} pictures, {data.spec}: {data.ours:.4f} dB, PyTorch {data.theirs:.4f} dB: "
-        f"{data.mdb:+.3f} mdB; {data.changed:,} of {data.values:,} 8-bit values differ"
+    if paths:
+        more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+        print_unwrapped(f"{title}: {', '.join(paths[:8])}{more}")
+
+
+def _show_quality(quality: QualityComparison) -> None:
+    from esrjax.cli.tables import print_unwrapped
+
+    psnr = f"JAX {quality.jax_psnr:.4f} dB, PyTorch {quality.torch_psnr:.4f} dB"
+    print_unwrapped(
+        f"{quality.num_images} images, {quality.spec}: {psnr}: {quality.diff_mdb:+.3f} mdB; "
+        f"{quality.num_changed_u8:,} of {quality.num_values:,} uint8 values differ"
     )

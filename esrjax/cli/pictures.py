@@ -1,4 +1,4 @@
-"""Verbs about pictures: upscale, eval."""
+"""The commands `upscale` and `eval`."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,152 +7,173 @@ import typer
 
 from esrjax.cli.options import (
     BadOption,
-    Body,
-    Checkpoints,
-    Engine,
-    Json,
-    Names,
-    SelfEnsemble,
-    Size,
-    Windows,
-    bar,
-    by_name,
+    CheckpointsOption,
+    EngineOption,
+    HparamsOption,
+    ImplementationOption,
+    JsonOption,
+    MethodsArgument,
+    RulesOption,
+    SelfEnsembleOption,
+    WindowsOption,
+    parse_checkpoints,
+    parse_hparams,
+    parse_windows,
     print_json,
-    sizes,
-    windows,
+    progress_bar,
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add these verbs to the command."""
-    app.command()(upscale)
-    app.command("eval")(evaluate)
 
 
 def upscale(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Pictures, or folders of them.", metavar="IN")
+        list[Path], typer.Argument(help="Images, or folders of images.", metavar="IN")
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A file, or a folder for several.")
+        Path, typer.Option("-o", "--output", help="A file for one image, a folder for several.")
     ],
-    method: Annotated[str, typer.Option(help="The method.")] = "spanv2",
-    checkpoint: Checkpoints = None,
-    size: Size = None,
-    engine: Engine = "auto",
-    tile: Annotated[int, typer.Option(help="Largest tile side, LR pixels.", min=8)] = 256,
-    self_ensemble: SelfEnsemble = False,
-    windows_given: Windows = None,
+    method: Annotated[str, typer.Option(help="The method; see `esrjax method list`.")] = "spanv2",
+    checkpoint: CheckpointsOption = None,
+    hparams: HparamsOption = None,
+    engine: EngineOption = "auto",
+    tile: Annotated[int, typer.Option(help="Largest side of a tile, LR pixels.", min=8)] = 256,
+    self_ensemble: SelfEnsembleOption = False,
+    windows: WindowsOption = None,
 ) -> None:
-    """Make pictures four times larger."""
+    """Upscale images with a method.
+
+    --checkpoint may also be an .onnx file that `esrjax export` wrote.
+    """
     from esrjax.cli import engines
     from esrjax.cli.tables import progress
-    from esrjax.pictures import jobs
+    from esrjax.evaluation import upscale as jobs
 
-    cuts = windows(windows_given)
-    strategy: Any = {"self_ensemble": self_ensemble, "windows": cuts}
-    runner = engines.opened(method, by_name(checkpoint, [method]), sizes(size), engine)
-    runner.net.upscaler(**strategy)  # refuses what it cannot do before anything is read
-    turned = self_ensemble or bool(windows_given)
-    found = jobs.plan(inputs, output, runner.net.scale, tile, turned=turned)
+    weights_by_window = parse_windows(windows)
+    strategy: Any = {"self_ensemble": self_ensemble, "windows": weights_by_window}
+    files = parse_checkpoints(checkpoint, [method])
+    runner = engines.open_runner(method, files, parse_hparams(hparams), engine)
+    runner.net.upscaler(**strategy)  # raises if the method does not support it, before any I/O
+    turned = self_ensemble or bool(windows)
+    plan = jobs.plan_upscale_jobs(inputs, output, runner.net.scale, tile, both_orientations=turned)
     if engine == "auto":
-        passes = (8 if self_ensemble else 1) * max(1, len(cuts))
-        runner = engines.fastest(runner, found, passes)
+        passes = (8 if self_ensemble else 1) * max(1, len(weights_by_window))
+        runner = engines.fastest_runner(runner, plan, passes)
     model = runner.net
-    upscaler_of = jobs.memory(lambda canvas: model.upscaler(canvas, **strategy))
-    for job in progress(found, f"{model.name} x{model.scale}"):
-        for note in jobs.run(job, upscaler_of(job.canvas)):
+    upscaler_of = jobs.cache_by_tile_size(lambda tile_size: model.upscaler(tile_size, **strategy))
+    for job in progress(plan, f"{model.name} x{model.scale}"):
+        for note in jobs.upscale_file(job, upscaler_of(job.tile_size)):
             typer.echo(f"{job.source.name}: {note}", err=True)
-    typer.echo(f"{len(found)} picture{'s' * (len(found) != 1)} in {output}, by {runner.said}")
+    images = f"{len(plan)} image{'s' * (len(plan) != 1)}"
+    typer.echo(f"{images} written to {output} ({runner.description})")
 
 
 def evaluate(
-    names: Names,
-    data: Annotated[str, typer.Option(help="A set's name or folder.")],
-    checkpoint: Checkpoints = None,
-    size: Size = None,
-    spec: Annotated[str, typer.Option(help="As `esrjax metrics list` names it.")] = "ntire",
-    style: Annotated[
-        Literal["md", "latex"], typer.Option("--format", help="How the table is written.")
+    names: MethodsArgument,
+    data: Annotated[
+        str, typer.Option(help="A dataset: its name, its folder, or tfds:NAME.", metavar="DATASET")
+    ],
+    checkpoint: CheckpointsOption = None,
+    hparams: HparamsOption = None,
+    spec: Annotated[str, typer.Option(help="Metric spec; see `esrjax metrics list`.")] = "ntire",
+    format: Annotated[
+        Literal["md", "latex"], typer.Option(help="Format of the table: Markdown or LaTeX.")
     ] = "md",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Also time it, and write results for `rank` here."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Also measure the runtime, and write a result file for each method to this "
+            "folder, for `esrjax rank`.",
+        ),
     ] = None,
-    harness: Annotated[
+    protocol_timing: Annotated[
         bool,
-        typer.Option("--harness", help="With -o: also time each picture once, as the organisers."),
+        typer.Option(
+            "--protocol-timing",
+            help="With -o: also time every image once, by the timing protocol of the challenge.",
+        ),
     ] = False,
-    alone: Annotated[
-        bool, typer.Option("--alone", help="With -o: do not time the baseline in turn with it.")
+    no_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--no-baseline", help="With -o: do not time the baseline interleaved with the methods."
+        ),
     ] = False,
-    rules: Annotated[str, typer.Option(help="Shipped rules, or a TOML file.")] = "ntire2026",
-    self_ensemble: SelfEnsemble = False,
-    windows_given: Windows = None,
-    body: Body = "auto",
-    as_json: Json = False,
+    rules: RulesOption = "ntire2026",
+    self_ensemble: SelfEnsembleOption = False,
+    windows: WindowsOption = None,
+    implementation: ImplementationOption = "auto",
+    as_json: JsonOption = False,
 ) -> None:
-    """PSNR and SSIM of methods over a set of pictures, at exact size."""
+    """Evaluate methods on a dataset: PSNR and SSIM of whole images; with -o also runtime."""
     from esrjax.cli.tables import runtimes_text, scores_text
-    from esrjax.contest import evaluate as contest
+    from esrjax.contest import evaluate as challenge
     from esrjax.contest import record
-    from esrjax.contest import rules as contest_rules
+    from esrjax.contest import rules as challenge_rules
+    from esrjax.data import datasets
+    from esrjax.evaluation import metrics, score
     from esrjax.model import open_model
     from esrjax.network import ops
-    from esrjax.pictures import score, sets, specs
 
-    if (harness or alone) and output is None:
-        raise _pointless("--harness" if harness else "--alone")
-    strategy: Any = {"self_ensemble": self_ensemble, "windows": windows(windows_given)}
+    if (protocol_timing or no_baseline) and output is None:
+        raise _needs_output("--protocol-timing" if protocol_timing else "--no-baseline")
+    strategy: Any = {"self_ensemble": self_ensemble, "windows": parse_windows(windows)}
     if output is not None and any(strategy.values()):
-        raise _untimed("--self-ensemble" if self_ensemble else "--windows")
-    chosen, files = specs.named(spec), by_name(checkpoint, names)
-    sets.require(data)
-    said = contest_rules.load(rules)
-    models = [open_model(name, files, sizes(size)) for name in names]
-    upscalers = [score.seen(model, chosen, **strategy) for model in models]
-    single = [] if output is None else contest.require_recordable(models, output)
-    pairs = {model.scale: sets.select(data, model.scale) for model in models}
-    beside = None if alone else contest.companion(said)
+        raise _not_a_single_pass("--self-ensemble" if self_ensemble else "--windows")
+    metric_spec, files = metrics.get_spec(spec), parse_checkpoints(checkpoint, names)
+    datasets.check_exists(data)
+    loaded_rules = challenge_rules.load_rules(rules)
+    models = [open_model(name, files, parse_hparams(hparams)) for name in names]
+    upscalers = [score.as_scorable(model, metric_spec, **strategy) for model in models]
+    rankable = [] if output is None else challenge.check_rankable(models, output)
+    pairs = {model.scale: datasets.list_pairs(data, model.scale) for model in models}
+    baseline = None if no_baseline else challenge.baseline_name(loaded_rules)
     paths: tuple[Path, ...] = ()
-    with ops.body(body):
-        # before all other work, which would warm the device up
-        runs = {m.name: _harness(m, pairs[m.scale], said) for m in single if harness}
-        scored = [
-            score.score(run, pairs[m.scale], chosen, bar(m.name))
-            for m, run in zip(models, upscalers, strict=True)
+    with ops.implementation(implementation):
+        # Before all other work, which would warm up the device.
+        timings = {
+            model.name: _time_by_protocol(model, pairs[model.scale], loaded_rules)
+            for model in rankable
+            if protocol_timing
+        }
+        scores = [
+            score.score(upscaler, pairs[model.scale], metric_spec, progress_bar(model.name))
+            for model, upscaler in zip(models, upscalers, strict=True)
         ]
         if output is not None:
-            name = sets.title(data)
-            paths = contest.record_all(single, scored, name, output, baseline=beside, harness=runs)
+            title = datasets.dataset_title(data)
+            paths = challenge.write_results(
+                rankable, scores, title, output, baseline=baseline, protocol_timings=timings
+            )
     for path in paths:
         typer.echo(path, err=True)
     if as_json:
-        every = [{"method": m.name, **s.as_dict()} for m, s in zip(models, scored, strict=True)]
-        print_json(every[0] if len(every) == 1 else every)
+        rows = [{"method": m.name, **s.as_dict()} for m, s in zip(models, scores, strict=True)]
+        print_json(rows[0] if len(rows) == 1 else rows)
         return
-    typer.echo(scores_text([m.name for m in models], scored, style))
-    if paths and style == "md":
-        typer.echo(f"\n{runtimes_text([record.load(path) for path in paths])}")
+    typer.echo(scores_text([model.name for model in models], scores, format))
+    if paths and format == "md":
+        typer.echo(f"\n{runtimes_text([record.load_result(path) for path in paths])}")
 
 
-def _harness(model: Any, pairs: Any, rules: Any) -> Any:
+def _time_by_protocol(model: Any, pairs: Any, rules: Any) -> Any:
     from esrjax.contest import harness
 
-    return harness.run(model, pairs, rules, bar(f"{model.name}, harness"))
+    bar = progress_bar(f"{model.name}, protocol timing")
+    return harness.time_by_protocol(model, pairs, rules, bar)
 
 
-def _pointless(option: str) -> BadOption:
+def _needs_output(option: str) -> BadOption:
     return BadOption(
-        f"{option} is given without -o",
-        rule=f"{option} says how runtimes are measured for the results that -o writes",
-        remedy=f"name a folder for the results with -o, or leave {option} out",
+        f"{option} needs -o",
+        rule=f"{option} changes how the runtimes in the result files of -o are measured",
+        remedy=f"name a folder for the result files with -o, or leave {option} out",
     )
 
 
-def _untimed(option: str) -> BadOption:
+def _not_a_single_pass(option: str) -> BadOption:
     return BadOption(
-        f"{option} is given with -o",
-        rule="-o writes what the contest ranks: one pass of a network over each picture, timed",
-        remedy=f"leave {option} out, or leave -o out and read the scores",
+        f"{option} cannot be combined with -o",
+        rule="result files hold what the challenge ranks: a single timed pass over each image",
+        remedy=f"leave {option} out, or leave -o out to see the scores only",
     )

@@ -1,4 +1,4 @@
-"""What a recipe would do, as text and as data."""
+"""The output of `train --dry-run`, as text and as JSON."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,136 +8,153 @@ from rich.console import Console
 
 from esrjax import registry
 from esrjax.cli.tables import show_table
-from esrjax.contest import rules
-from esrjax.contest.fairness import fairness
+from esrjax.contest import rules as challenge_rules
+from esrjax.contest.fairness import data_policy_violations
 from esrjax.errors import UserError
 from esrjax.training import batches
-from esrjax.training.recipe import Recipe, Run, Stage, Start
-from esrjax.training.rehearsal import Rehearsed, rehearse
+from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun
+from esrjax.training.rehearsal import StagePlan, dry_run
 
 
-def show_plan(recipe: Recipe, contest: str, *, leaves: bool = False) -> None:
-    """A table of the runs, their networks and costs; then the sets, and what is wrong."""
-    rehearsed, out = rehearse(recipe), Console(soft_wrap=True, highlight=False)
-    steps = f"{recipe.steps:,} steps" if recipe.steps else "epochs"
-    out.print(f"[bold]{recipe.method}[/bold], seed {recipe.seed}, {steps}, {recipe.parallel}")
-    show_table([said(each.run) for each in rehearsed], list(said(rehearsed[0].run)))
-    show_table([_counted(each) for each in rehearsed], list(_counted(rehearsed[0])))
-    if leaves:
-        _show_leaves(rehearsed)
-    for line in [*_sets(recipe), *_missing(rehearsed), *unfair(recipe, contest)]:
-        out.print(line, markup=False)
-    out.print(f"recipe sha256 {recipe.sha256[:16]}; nothing was started")
+def show_dry_run(recipe: Recipe, rules: str, *, list_params: bool = False) -> None:
+    """Print the stages, their networks and cost, the datasets, and what is missing or forbidden.
+
+    Args:
+        recipe: The recipe.
+        rules: Shipped rules or a TOML file: the challenge whose data policy applies.
+        list_params: Whether to list every trainable parameter with its shape and optimizer.
+    """
+    plans, console = dry_run(recipe), Console(soft_wrap=True, highlight=False)
+    steps = f"{recipe.total_steps:,} steps" if recipe.total_steps else "epochs"
+    console.print(f"[bold]{recipe.method}[/bold], seed {recipe.seed}, {steps}, {recipe.parallel}")
+    summaries = [stage_summary(plan.run) for plan in plans]
+    show_table(summaries, list(summaries[0]))
+    networks = [_network(plan) for plan in plans]
+    show_table(networks, list(networks[0]))
+    if list_params:
+        _show_params(plans)
+    violations = [f"not allowed: {line}" for line in policy_violations(recipe, rules)]
+    for line in [*_datasets(recipe), *_missing(plans), *violations]:
+        console.print(line, markup=False)
+    console.print(f"recipe sha256 {recipe.sha256[:16]}; dry run: nothing was trained or written")
 
 
-def as_data(recipe: Recipe, contest: str) -> dict[str, Any]:
-    """The same for a program."""
-    runs = [
+def dry_run_json(recipe: Recipe, rules: str) -> dict[str, Any]:
+    """Return what `show_dry_run` prints as plain data."""
+    stages = [
         {
-            "name": each.run.name,
-            "form": each.form,
-            "sizes": dict(each.sizes),
-            "trained": each.trained,
-            "frozen": each.frozen,
-            "macs_per_step": each.step.macs,
-            "memory_mib": dict(each.step.memory),
-            "leaves": {
-                path: {"shape": list(shape), "rule": rule}
-                for path, (shape, rule) in each.leaves.items()
+            "name": plan.run.name,
+            "form": plan.form,
+            "hparams": dict(plan.hparams),
+            "num_trainable_params": plan.num_trained,
+            "num_frozen_params": plan.num_frozen,
+            "macs_per_step": plan.step_estimate.macs,
+            "memory_mib": dict(plan.step_estimate.memory_mib),
+            "params": {
+                path: {"shape": list(shape), "optimizer": optimizer}
+                for path, (shape, optimizer) in plan.trainable_params.items()
             },
-            "missing": list(each.missing),
+            "missing": list(plan.missing),
         }
-        for each in rehearse(recipe)
+        for plan in dry_run(recipe)
     ]
     return {
         "method": recipe.method,
         "sha256": recipe.sha256,
-        "steps": recipe.steps,
-        "runs": runs,
-        "unfair": unfair(recipe, contest),
+        "total_steps": recipe.total_steps,
+        "stages": stages,
+        "policy_violations": policy_violations(recipe, rules),
     }
 
 
-def said(run: Run) -> dict[str, Any]:
-    """What the recipe says of a run."""
+def stage_summary(run: StageRun) -> dict[str, Any]:
+    """Return the settings of a stage by column: what the recipe specifies."""
     stage = run.stage
+    accumulation = f" in {stage.grad_accum_steps} steps" * (stage.grad_accum_steps > 1)
+    optimizer = f"{stage.optimizer.name} {stage.optimizer.learning_rate:g}"
     return {
-        "run": run.name,
-        "start": _start(stage),
-        "length": f"{stage.steps:,}" if stage.steps else f"{stage.epochs} epochs",
-        "batch": f"{stage.data.batch}" + f" in {stage.accumulate}" * (stage.accumulate > 1),
-        "HR patches": _patches(stage),
+        "stage": run.name,
+        "init from": _init(stage),
+        "length": f"{stage.steps:,} steps" if stage.steps else f"{stage.epochs} epochs",
+        "batch size": f"{stage.data.batch_size}{accumulation}",
+        "HR patches": _patch_sizes(stage),
         "loss": " + ".join(f"{_weight(weight)} {term}" for term, weight in stage.loss.items()),
-        "optimiser": f"{stage.optimiser.name} {stage.optimiser.lr:g}, {stage.schedule.name}",
+        "optimizer": f"{optimizer}, {stage.schedule.name}",
         "EMA": stage.ema if stage.ema is None else f"{stage.ema:g}",
     }
 
 
-def _start(stage: Stage) -> str:
-    origin = stage.origin
-    name = origin if not isinstance(origin, Start) else origin.file or f"stage {origin.stage}"
-    teacher = stage.teacher and (stage.teacher.stage or stage.teacher.weights)
-    return name + (f", taught by {teacher}" if teacher else "")
+def _init(stage: Stage) -> str:
+    source = stage.init_source
+    if isinstance(source, InitFrom):
+        source = source.checkpoint or f"stage {source.stage}"
+    teacher = stage.teacher and (stage.teacher.stage or stage.teacher.checkpoint)
+    return source + (f", distilled from {teacher}" if teacher else "")
 
 
-def _patches(stage: Stage) -> str:
-    shapes = [f"{h}x{w}" for h, w in stage.data.shapes]
-    return ", ".join(shapes[:3]) + (f" +{len(shapes) - 3}" if len(shapes) > 3 else "")
+def _patch_sizes(stage: Stage) -> str:
+    sizes = [f"{h}x{w}" for h, w in stage.data.all_patch_sizes]
+    return ", ".join(sizes[:3]) + (f" and {len(sizes) - 3} more" if len(sizes) > 3 else "")
 
 
-def _weight(weight: Any) -> str:
+def _weight(weight: LossWeight) -> str:
     if isinstance(weight, int | float):
         return f"{weight:g}"
     return "→".join(f"{value:g}" for _, value in weight)
 
 
-def _counted(each: Rehearsed) -> dict[str, Any]:
-    """What the run's network is and costs."""
-    rules = Counter(rule for _, rule in each.leaves.values())
-    gib = sum(each.step.memory.values()) / 1024
+def _network(plan: StagePlan) -> dict[str, Any]:
+    """The network of a stage and the cost of a step, by column."""
+    optimizers = Counter(optimizer for _, optimizer in plan.trainable_params.values())
+    gib = sum(plan.step_estimate.memory_mib.values()) / 1024
     return {
-        "run": each.run.name,
-        "form": each.form,
-        "sizes": " ".join(f"{key}={value}" for key, value in each.sizes.items()),
-        "trained": f"{each.trained:,}",
-        "frozen": f"{each.frozen:,}",
-        "moved by": ", ".join(f"{rule} ({count} tensors)" for rule, count in rules.items()),
-        "GMAC/step": f"{each.step.macs / 1e9:,.0f}",
+        "stage": plan.run.name,
+        "form": plan.form,
+        "hparams": " ".join(f"{key}={value}" for key, value in plan.hparams.items()),
+        "trainable params": f"{plan.num_trained:,}",
+        "frozen params": f"{plan.num_frozen:,}",
+        "optimizer": ", ".join(f"{name} ({count} tensors)" for name, count in optimizers.items()),
+        "GMAC/step": f"{plan.step_estimate.macs / 1e9:,.0f}",
         "memory": f"about {gib:.2f} GiB",
     }
 
 
-def _show_leaves(rehearsed: Sequence[Rehearsed]) -> None:
+def _show_params(plans: Sequence[StagePlan]) -> None:
     rows = [
-        {"run": each.run.name, "weight": path, "shape": "x".join(map(str, shape)), "moved by": rule}
-        for each in rehearsed
-        for path, (shape, rule) in each.leaves.items()
+        {
+            "stage": plan.run.name,
+            "parameter": path,
+            "shape": "x".join(map(str, shape)),
+            "optimizer": optimizer,
+        }
+        for plan in plans
+        for path, (shape, optimizer) in plan.trainable_params.items()
     ]
     show_table(rows, list(rows[0]))
 
 
-def _sets(recipe: Recipe) -> list[str]:
-    scale = registry.plain(recipe.method).scale
+def _datasets(recipe: Recipe) -> list[str]:
+    scale = registry.get_method(recipe.method).scale
     lines: list[str] = []
-    for name in trained_on(recipe):
+    for name in training_datasets(recipe):
         try:
-            lines.append(f"set {name}: {len(batches.find(name, scale))} pictures")
+            lines.append(f"dataset {name}: {len(batches.find_pairs(name, scale))} images")
         except UserError:
-            continue  # among what is missing
+            continue  # reported as missing
     return lines
 
 
-def _missing(rehearsed: Sequence[Rehearsed]) -> list[str]:
-    lines = dict.fromkeys(line for each in rehearsed for line in each.missing)
+def _missing(plans: Sequence[StagePlan]) -> list[str]:
+    lines = dict.fromkeys(line for plan in plans for line in plan.missing)
     return [f"missing: {line}" for line in lines]
 
 
-def unfair(recipe: Recipe, contest: str) -> list[str]:
-    """The sets that the contest forbids to train on, each with its reason."""
-    names = [name.partition("[")[0] for name in trained_on(recipe)]
-    return [f"not fair: {line}" for line in fairness(rules.load(contest), names)]
+def policy_violations(recipe: Recipe, rules: str) -> list[str]:
+    """Return a line for each training dataset that the rules forbid, with the reason."""
+    names = [name.partition("[")[0] for name in training_datasets(recipe)]  # without "[:800]"
+    return data_policy_violations(challenge_rules.load_rules(rules), names)
 
 
-def trained_on(recipe: Recipe) -> list[str]:
-    """The names of all sets, or parts of them, in all stages."""
-    return sorted({name for stage in recipe.stage for name in stage.data.shares})
+def training_datasets(recipe: Recipe) -> list[str]:
+    """Return the names of the datasets, or of slices of them, of all stages."""
+    return sorted({name for stage in recipe.stage for name in stage.data.dataset_weights})

@@ -1,4 +1,4 @@
-"""A race of two engines over one tile."""
+"""The timing of JAX and ONNX Runtime on one tile."""
 
 import statistics
 from collections.abc import Callable
@@ -7,37 +7,40 @@ from datetime import date
 import numpy as np
 
 from esrjax.bridge import check
-from esrjax.cli.verdicts import Verdict
-from esrjax.contest.turns import turns
-from esrjax.pictures.files import Pixels
-from esrjax.pictures.metrics import quantise
-from esrjax.pictures.upscale import Size, Upscaler
+from esrjax.cli.verdicts import EngineTiming
+from esrjax.contest.turns import time_interleaved
+from esrjax.data.image_io import Pixels
+from esrjax.evaluation.metrics import to_uint8
+from esrjax.evaluation.upscale import ImageSize, Upscaler
 
-ROUNDS = 3  # that count; each engine runs the tile nine times in all, once for the check more
+REPEATS = 3  # timed repetitions; each engine runs the tile nine times in all, and once to compare
 
 
-def race(jax: Upscaler, onnxruntime: Upscaler, tile: Size) -> Verdict | None:
-    """Which is the faster, in turn over one picture of the size of `tile`.
+def compare_engines(
+    jax: Upscaler, onnxruntime: Upscaler, tile_size: ImageSize
+) -> EngineTiming | None:
+    """Time both engines interleaved on an image of `tile_size`.
 
-    None where they differ by more than an exported network may (`esrjax.bridge.check`).
+    Returns None where their outputs differ by more than an exported network may
+    (`esrjax.bridge.check`).
     """
-    lr = picture(tile)
-    if not agree(jax(lr), onnxruntime(lr)):
+    lr = noise_image(tile_size)
+    if not outputs_agree(jax(lr), onnxruntime(lr)):
         return None
     calls: dict[str, Callable[[], object]] = {
         "jax": lambda: jax(lr),
         "onnxruntime": lambda: onnxruntime(lr),
     }
-    taken = turns(calls, repeats=ROUNDS, settled=True)
-    ratio = statistics.median(taken.ratios("onnxruntime", "jax"))
-    return Verdict(ratio=ratio, day=str(date.today()))
+    timings = time_interleaved(calls, num_runs=REPEATS, prime_before_each=True)
+    ratio = statistics.median(timings.ratios("onnxruntime", "jax"))
+    return EngineTiming(ratio=ratio, day=str(date.today()))
 
 
-def picture(size: Size) -> Pixels:
-    """`(h, w, 3)` bytes with the spectrum of photographs."""
-    return quantise(check.picture(size, 1.0)[0].transpose(1, 2, 0), 1.0)
+def noise_image(size: ImageSize) -> Pixels:
+    """Return `(h, w, 3)` uint8 noise with the spectrum of photographs."""
+    return to_uint8(check.photo_like_noise(size, 1.0)[0].transpose(1, 2, 0), 1.0)
 
 
-def agree(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether two pictures, floats with white at 1, are the same but for rounding."""
-    return float(np.max(np.abs(theirs - ours))) < check.EXACT  # of NaN nothing is true
+def outputs_agree(jax_out: np.ndarray, onnx_out: np.ndarray) -> bool:
+    """Return whether two float images in [0, 1] are equal but for rounding; NaN never is."""
+    return float(np.max(np.abs(onnx_out - jax_out))) < check.MAX_FLOAT32_DIFF

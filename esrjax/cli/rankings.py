@@ -1,34 +1,42 @@
-"""What `rank` says beside its table: what would change it, and where a print differs."""
+"""Further output of `rank`: what-if, sensitivity, and differences from a published table."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from esrjax.cli.tables import grid
-from esrjax.contest.bootstrap import Spread, spreads
-from esrjax.contest.disagreements import Comparison, Disagreement
-from esrjax.contest.margins import STEP_MS, Margin, margins
+from esrjax.cli.tables import markdown_table
+from esrjax.contest.bootstrap import RankStability, rank_stability
+from esrjax.contest.disagreements import CellDiff, TableDiff
+from esrjax.contest.margins import STEP_MS, Margin, compute_margins
 from esrjax.contest.rank import TRACKS, Ranking
-from esrjax.contest.scenarios import Move, Scenario, scenarios
+from esrjax.contest.scenarios import RankChange, Scenario, all_scenarios
 
-_NO_SPREADS = (
-    "No bootstrap: the runtimes are not means over pictures. Those that `esrjax eval ... -o ... "
-    "--harness` takes are; `rank --harness` scores them."
+_NO_BOOTSTRAP = (
+    "No bootstrap: the runtimes are not means over images. `esrjax eval ... -o ... "
+    "--protocol-timing` measures such runtimes, and `esrjax rank --protocol-timing` scores them."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class More:
-    """What was asked for beside the table."""
+class RankExtras:
+    """Everything that `rank` prints besides the table.
+
+    Attributes:
+        ranking: The ranking.
+        scenario: The changed ranks of --what-if; None if not requested.
+        sensitivity: Whether --sensitivity is requested.
+        comparison: The differences from the table of --against; None if not requested.
+        source: The file name of that table.
+    """
 
     ranking: Ranking
     scenario: Scenario | None
     sensitivity: bool
-    comparison: Comparison | None
-    source: str  # name of the printed table
+    comparison: TableDiff | None
+    source: str
 
     def texts(self) -> Iterator[str]:
-        """One after the other, as Markdown."""
+        """Yield each requested part as Markdown."""
         if self.scenario:
             yield scenario_text(self.scenario)
         if self.sensitivity:
@@ -36,150 +44,173 @@ class More:
         if self.comparison:
             yield comparison_text(self.comparison, self.source)
 
-    def json(self) -> dict[str, Any]:
-        """By name, those that were asked for."""
-        told: dict[str, Any] = {}
+    def as_dict(self) -> dict[str, Any]:
+        """Return the requested parts as plain data, by option."""
+        extras: dict[str, Any] = {}
         if self.scenario:
-            told["what_if"] = scenario_json(self.scenario)
+            extras["what_if"] = scenario_json(self.scenario)
         if self.sensitivity:
-            told["sensitivity"] = sensitivity_json(self.ranking)
+            extras["sensitivity"] = sensitivity_json(self.ranking)
         if self.comparison:
-            told["against"] = comparison_json(self.comparison)
-        return told
+            extras["against"] = comparison_json(self.comparison)
+        return extras
 
 
 def sensitivity_text(ranking: Ranking) -> str:
-    """Who passes by rounding, what moves which rank, how far ranks hold, what a step is worth."""
-    held = spreads(ranking)
+    """Return who passes by rounding, what changes ranks, their stability, and margins."""
+    stability = rank_stability(ranking)
     parts = [
-        _rounded(ranking),
-        "Ranks that change\n\n" + "\n".join(map(scenario_text, scenarios(ranking))),
-        _spreads(held) if held else _NO_SPREADS,
-        _margins(margins(ranking)),
+        _passes_by_rounding(ranking),
+        "Changes of ranks\n\n" + "\n".join(map(scenario_text, all_scenarios(ranking))),
+        _stability_table(stability) if stability else _NO_BOOTSTRAP,
+        _margins_table(compute_margins(ranking)),
     ]
     return "\n\n".join(parts)
 
 
 def sensitivity_json(ranking: Ranking) -> dict[str, Any]:
-    """The same, for a program."""
+    """Return what `sensitivity_text` prints as plain data."""
     return {
-        "scenarios": [scenario_json(each) for each in scenarios(ranking)],
-        "bootstrap": [vars(each) for each in spreads(ranking)],
+        "scenarios": [scenario_json(scenario) for scenario in all_scenarios(ranking)],
+        "bootstrap": [vars(stability) for stability in rank_stability(ranking)],
         "margins": [
-            {**vars(each), "spare_mdb": dict(each.spare_mdb), "rounded": sorted(each.rounded)}
-            for each in margins(ranking)
+            {
+                **vars(margin),
+                "psnr_margin_mdb": dict(margin.psnr_margin_mdb),
+                "passes_by_rounding": sorted(margin.passes_by_rounding),
+            }
+            for margin in compute_margins(ranking)
         ],
     }
 
 
 def scenario_text(scenario: Scenario) -> str:
-    """`- without ...: main: A 8 -> 7, B 9 -> 8; runtime: ...`."""
-    tracks = {track: [m for m in scenario.moves if m.track == track] for track in TRACKS[::-1]}
-    said = [f"{track}: {', '.join(map(_move, moves))}" for track, moves in tracks.items() if moves]
-    return f"- **{scenario.name}**: {'; '.join(said) or 'none'}"
+    """`- **without ...**: main: A 8 → 7, B 9 → 8; runtime: ...`."""
+    tracks = {t: [c for c in scenario.rank_changes if c.track == t] for t in TRACKS[::-1]}
+    texts = [f"{track}: {', '.join(map(_change, cs))}" for track, cs in tracks.items() if cs]
+    return f"- **{scenario.name}**: {'; '.join(texts) or 'none'}"
 
 
 def scenario_json(scenario: Scenario) -> dict[str, Any]:
-    """The same, for a program."""
-    return {"name": scenario.name, "moves": [vars(move) for move in scenario.moves]}
+    """Return a scenario as plain data."""
+    changes = [vars(change) for change in scenario.rank_changes]
+    return {"name": scenario.name, "rank_changes": changes}
 
 
-def _move(move: Move) -> str:
-    return f"{move.team} {move.before or 'unranked'} → {move.after or 'unranked'}"
+def _change(change: RankChange) -> str:
+    return f"{change.team} {change.before or 'unranked'} → {change.after or 'unranked'}"
 
 
-def _rounded(ranking: Ranking) -> str:
-    floors = ranking.rules.floors
-    lines = [
-        f"{each.team} ({name}: {_psnr(ranking, each, name):.4f} dB)"
-        for each in margins(ranking)
-        for name in sorted(each.rounded)
+def _passes_by_rounding(ranking: Ranking) -> str:
+    rounded = [
+        f"{margin.team} ({split}: {_psnr(ranking, margin, split):.4f} dB)"
+        for margin in compute_margins(ranking)
+        for split in sorted(margin.passes_by_rounding)
     ]
-    digits = f"rounded to {floors.decimals} decimals"
-    if not lines:
-        return f"No method reaches a floor only because its PSNR is {digits}."
-    return f"{len(lines)} reach a floor only because their PSNR is {digits}: {', '.join(lines)}."
+    rounding = f"is rounded to {ranking.rules.psnr_thresholds.decimals} decimals"
+    if not rounded:
+        return f"No method reaches a PSNR threshold only because its PSNR {rounding}."
+    names = ", ".join(rounded)
+    return f"{len(rounded)} reach a PSNR threshold only because their PSNR {rounding}: {names}."
 
 
-def _psnr(ranking: Ranking, margin: Margin, name: str) -> float:
-    least = getattr(ranking.rules.floors, name) - 0.5 * 10**-ranking.rules.floors.decimals
-    return least + margin.spare_mdb[name] / 1000
+def _psnr(ranking: Ranking, margin: Margin, split: str) -> float:
+    thresholds = ranking.rules.psnr_thresholds
+    lowest = getattr(thresholds, split) - 0.5 * 10**-thresholds.decimals
+    return lowest + margin.psnr_margin_mdb[split] / 1000
 
 
-def _spreads(held: Sequence[Spread]) -> str:
-    cells = [
-        ["rank", "team", "runtime, ms", "95 % interval", "main rank in 95 %", "keeps its rank"]
-    ]
+def _stability_table(stability: Sequence[RankStability]) -> str:
+    cells = [["rank", "team", "runtime, ms", "95 % interval", "95 % of main ranks", "same rank"]]
     cells += [
         [
-            str(each.rank),
-            each.team,
-            f"{each.runtime_ms:.3f}",
-            f"[{each.low_ms:.3f}, {each.high_ms:.3f}]",
-            f"{each.best} to {each.worst}" if each.best < each.worst else str(each.best),
-            f"{each.held:.1%}",
+            str(row.rank),
+            row.team,
+            f"{row.runtime_ms:.3f}",
+            f"[{row.low_ms:.3f}, {row.high_ms:.3f}]",
+            f"{row.best_rank} to {row.worst_rank}"
+            if row.best_rank < row.worst_rank
+            else str(row.best_rank),
+            f"{row.same_rank_fraction:.1%}",
         ]
-        for each in held
+        for row in stability
     ]
-    return grid(cells, "How far ranks hold: the pictures drawn again, the same for all methods")
-
-
-def _margins(held: Iterable[Margin]) -> str:
-    head = [f"-{STEP_MS} ms", "to the rank above, ms", "to spare below, ms"]
-    cells = [["team", *head, "spare on valid, mdB", "on test, mdB"]]
-    cells += [
-        [
-            each.team,
-            _cell(each.step and -100 * each.step, "+.2f", " %"),
-            _cell(each.gain_ms and -each.gain_ms, "+.3f"),
-            _cell(each.spare_ms, "+.3f"),
-            *(_cell(each.spare_mdb.get(name), "+.1f") for name in ("valid", "test")),
-        ]
-        for each in held
-    ]
-    return grid(
-        cells,
-        "What a step is worth: the change of the main score, and how far to the next rank by "
-        "runtime alone.\nPSNR is not scored; a floor is missed below 0 mdB",
+    return markdown_table(
+        cells, "Stability of ranks: bootstrap over images, the same images for all methods"
     )
 
 
-def _cell(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
+def _margins_table(margins: Iterable[Margin]) -> str:
+    head = [f"score for -{STEP_MS} ms", "to the next rank, ms", "slack to the rank below, ms"]
+    cells = [["team", *head, "PSNR margin on valid, mdB", "on test, mdB"]]
+    cells += [
+        [
+            margin.team,
+            _cell(margin.score_drop and -100 * margin.score_drop, "+.2f", " %"),
+            _cell(margin.speedup_to_next_ms and -margin.speedup_to_next_ms, "+.3f"),
+            _cell(margin.slack_ms, "+.3f"),
+            *(_cell(margin.psnr_margin_mdb.get(split), "+.1f") for split in ("valid", "test")),
+        ]
+        for margin in margins
+    ]
+    return markdown_table(
+        cells,
+        f"Margins: the change of the main score when a method is {STEP_MS} ms faster, and the "
+        "distance to the next rank by runtime alone.\nPSNR is not scored; below 0 mdB it misses "
+        "the threshold",
+    )
 
 
-def comparison_text(comparison: Comparison, source: str) -> str:
-    """How many cells agree, then every one that does not, with its reasons by number."""
-    right, all_ = (sum(each[k] for each in comparison.agree.values()) for k in (0, 1))
-    counts = ", ".join(f"{c} {good}/{of}" for c, (good, of) in comparison.agree.items())
-    reasons = list(dict.fromkeys(r for d in comparison.disagreements for r in d.reasons))
-    parts = [f"Against {source}: {right} of {all_} cells agree as printed ({counts})."]
-    if comparison.strangers:
-        alone = ", ".join(comparison.strangers)
-        parts.append(f"In one of the two alone, so that ranks are not compared: {alone}.")
-    if comparison.disagreements:
-        head = ["team", "cell", "here", source, "difference", "why"]
-        cells = [head, *(_disagreement(each, reasons) for each in comparison.disagreements)]
-        parts.append(grid(cells, "Cells that differ, each with the fewest reasons that explain it"))
-    parts += [f"({k}) {reason}" for k, reason in enumerate(reasons, start=1)]
+def _cell(value: float | None, format: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{format}}{unit}"
+
+
+def comparison_text(comparison: TableDiff, source: str) -> str:
+    """Return how many cells agree, then every cell that differs, with numbered reasons.
+
+    Args:
+        comparison: The differences.
+        source: The file name of the published table.
+    """
+    equal, total = (sum(counts[k] for counts in comparison.agreement.values()) for k in (0, 1))
+    counts = ", ".join(f"{column} {n}/{of}" for column, (n, of) in comparison.agreement.items())
+    reasons = list(dict.fromkeys(r for diff in comparison.cell_diffs for r in diff.reasons))
+    parts = [f"Against {source}: {equal} of {total} cells agree as printed ({counts})."]
+    if comparison.unmatched_teams:
+        teams = ", ".join(comparison.unmatched_teams)
+        parts.append(f"Only in one of the two tables, so ranks are not compared: {teams}.")
+    if comparison.cell_diffs:
+        head = ["team", "cell", "computed", source, "difference", "reasons"]
+        cells = [head, *(_diff_cells(diff, reasons) for diff in comparison.cell_diffs)]
+        parts.append(
+            markdown_table(cells, "Cells that differ, each with the fewest reasons that explain it")
+        )
+    parts += [f"({number}) {reason}" for number, reason in enumerate(reasons, start=1)]
     return "\n\n".join(parts)
 
 
-def _disagreement(each: Disagreement, reasons: list[str]) -> list[str]:
-    numbers = sorted(f"({1 + reasons.index(reason)})" for reason in each.reasons)
-    is_rank = each.column.startswith("rank")
-    difference = None if is_rank or each.difference is None else 100 * each.difference
-    why = " ".join(numbers) or "not explained"
-    here, there = each.here or "unranked", each.printed or "unranked"
-    return [each.team, each.column, here, there, _cell(difference, "+.2f", " %"), why]
+def _diff_cells(diff: CellDiff, reasons: list[str]) -> list[str]:
+    labels = sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons)
+    is_rank = diff.column.startswith("rank")
+    relative = None if is_rank else diff.relative_difference
+    percent = None if relative is None else 100 * relative
+    return [
+        diff.team,
+        diff.column,
+        diff.computed or "unranked",
+        diff.published or "unranked",
+        _cell(percent, "+.2f", " %"),
+        " ".join(labels) or "not explained",
+    ]
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """The same, for a program."""
+def comparison_json(comparison: TableDiff) -> dict[str, Any]:
+    """Return the differences from a published table as plain data."""
     return {
-        "agree": {column: list(counts) for column, counts in comparison.agree.items()},
-        "disagreements": [
-            {**vars(each), "difference": each.difference} for each in comparison.disagreements
+        "agreement": {column: list(counts) for column, counts in comparison.agreement.items()},
+        "cell_diffs": [
+            {**vars(diff), "relative_difference": diff.relative_difference}
+            for diff in comparison.cell_diffs
         ],
-        "strangers": comparison.strangers,
+        "unmatched_teams": comparison.unmatched_teams,
     }

@@ -1,125 +1,155 @@
-"""The verb report: one page from results and pictures."""
+"""The command `report`: one HTML page from results and images."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esrjax.cli.options import (
     BadOption,
-    Base,
-    Figures,
-    Harnessed,
-    Results,
-    RulesName,
-    WithoutFloors,
-    by_name,
+    BaselineOption,
+    FiguresOption,
+    IgnoreThresholdsOption,
+    ProtocolTimingOption,
+    RulesOption,
+    SourceArgument,
+    parse_checkpoints,
 )
 
-
-def register(app: typer.Typer) -> None:
-    """Add this verb to the command."""
-    app.command()(report)
+if TYPE_CHECKING:
+    from esrjax.contest.report.comparison import ImageComparison
 
 
 def report(
-    source: Results,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
+    source: SourceArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
     data: Annotated[
-        str | None, typer.Option(help="A set's name or folder, to show pictures of.")
+        str | None,
+        typer.Option(
+            help="A dataset whose images are shown: its name, its folder, or tfds:NAME.",
+            metavar="DATASET",
+        ),
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         list[str] | None,
-        typer.Option(help="What a method made of that set: NAME=FOLDER.", metavar="NAME=FOLDER"),
+        typer.Option(
+            help="A folder of upscaled images of the dataset, and the name to show them under. "
+            "Repeatable.",
+            metavar="NAME=FOLDER",
+        ),
     ] = None,
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(help="A method to run on that set: NAME=FILE.", metavar="NAME=FILE"),
+        typer.Option(
+            help="A method and its checkpoint, to upscale the dataset with. Repeatable.",
+            metavar="METHOD=FILE",
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="How many pictures are shown.", min=1)] = 4,
-    window: Annotated[
-        int, typer.Option(help="Side of what is shown of a picture, HR pixels.", min=64, max=1024)
+    num_images: Annotated[int, typer.Option(help="Number of images to show.", min=1)] = 4,
+    crop_size: Annotated[
+        int, typer.Option(help="Side of the crop shown of each image, HR pixels.", min=64, max=1024)
     ] = 320,
-    rules: RulesName = "ntire2026",
-    base: Base = "own",
-    figures: Figures = "exact",
-    without_floors: WithoutFloors = False,
-    harness: Harnessed = False,
+    rules: RulesOption = "ntire2026",
+    baseline: BaselineOption = "measured",
+    figures: FiguresOption = "exact",
+    ignore_thresholds: IgnoreThresholdsOption = False,
+    protocol_timing: ProtocolTimingOption = False,
 ) -> None:
-    """One page of HTML: ranked table, quality against cost, every picture, side by side."""
-    from esrjax.contest import rank as contest
+    """Write one HTML page: ranking, quality against cost, PSNR per image, visual comparison."""
+    from esrjax.contest import rank as ranks
     from esrjax.contest import results
-    from esrjax.contest import rules as contest_rules
+    from esrjax.contest import rules as challenge_rules
     from esrjax.contest.report import page
-    from esrjax.contest.report.content import content
+    from esrjax.contest.report.content import build_content
 
-    page.require_place(output)
-    said = contest_rules.load(rules)
-    rows = results.read(source, said, harness=harness)
-    ranking = contest.rank(rows, said, base=base, figures=figures, floors=not without_floors)
-    spec = rows[0].spec or said.floors.spec
-    shown = _comparisons(data, pictures or [], checkpoint or [], spec, limit, window)
-    page.write(output, content(ranking, source.name, shown, _made()))
+    page.check_writable(output)
+    loaded_rules = challenge_rules.load_rules(rules)
+    rows = results.read_rows(source, loaded_rules, protocol_timing=protocol_timing)
+    ranking = ranks.rank(
+        rows,
+        loaded_rules,
+        baseline_source=baseline,
+        figures=figures,
+        apply_thresholds=not ignore_thresholds,
+    )
+    spec = rows[0].spec or loaded_rules.psnr_thresholds.spec
+    comparisons = _comparisons(data, images or [], checkpoint or [], spec, num_images, crop_size)
+    page.write_page(output, build_content(ranking, source.name, comparisons, _footer()))
     typer.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
 def _comparisons(
-    data: str | None, given: list[str], files: list[str], spec: str, limit: int, window: int
-) -> list[Any]:
-    """What is shown of the set: each method's pictures, read or made now."""
+    data: str | None,
+    images: list[str],
+    checkpoints: list[str],
+    spec: str,
+    num_images: int,
+    crop_size: int,
+) -> list[ImageComparison]:
+    """The images to show, each as every method upscales it: read from a folder, or run now."""
     from esrjax.cli.tables import progress
     from esrjax.contest.report import comparison
+    from esrjax.data import datasets
+    from esrjax.evaluation import metrics
     from esrjax.model import open_method
-    from esrjax.pictures import sets, specs
 
     if data is None:
-        return _nothing(given + files)
-    folders = [_folder(text) for text in given]
-    names = [text.partition("=")[0] for text in files]
-    _require_apart([name for name, _ in folders] + names)
-    checkpoints = by_name(files, names)
-    pairs = comparison.spread(sets.select(data), limit)
-    sources = comparison.stored(dict(folders), pairs)
-    models = {name: open_method(name, checkpoints[name]) for name in names}
-    sources |= {name: comparison.upscaled(model) for name, model in models.items()}
-    chosen = specs.named(spec)
-    return [comparison.compare(p, sources, chosen, window) for p in progress(pairs, "pictures")]
+        _check_unused(images + checkpoints)
+        return []
+    folders = [_folder(text) for text in images]
+    names = [text.partition("=")[0] for text in checkpoints]
+    _check_unique([name for name, _ in folders] + names)
+    files = parse_checkpoints(checkpoints, names)
+    pairs = comparison.evenly_spaced(datasets.list_pairs(data), num_images)
+    sources = comparison.folder_sources(dict(folders), pairs)
+    models = {name: open_method(name, files[name]) for name in names}
+    sources |= {name: comparison.upscaling_source(model) for name, model in models.items()}
+    metric_spec = metrics.get_spec(spec)
+    return [
+        comparison.compare_image(pair, sources, metric_spec, crop_size)
+        for pair in progress(pairs, "images")
+    ]
 
 
-def _nothing(given: list[str]) -> list[Any]:
-    if given:
+def _check_unused(options: list[str]) -> None:
+    """Raise `BadOption` if there are images or checkpoints, but no dataset."""
+    if options:
         raise BadOption(
-            f"{given[0]!r} is given, but not the set whose pictures it is about",
-            rule="--pictures and --checkpoint show the pictures of a set",
-            remedy="name the set, for instance --data Set5",
+            f"{options[0]!r} needs a dataset",
+            rule="--images and --checkpoint show images of the dataset of --data",
+            remedy="name the dataset, for example --data Set5",
         )
-    return []
 
 
 def _folder(text: str) -> tuple[str, Path]:
     name, _, folder = text.partition("=")
     if not (name and folder):
         raise BadOption(
-            f"--pictures {text!r} is not NAME=FOLDER",
-            rule="a folder of upscaled pictures has the name under which they are shown",
-            remedy=f"write for instance --pictures mine={text}",
+            f"Invalid --images {text!r}",
+            rule="it is NAME=FOLDER: the name to show the images under, and their folder",
+            remedy=f"for example --images mine={text}",
         )
     return name, Path(folder)
 
 
-def _require_apart(names: list[str]) -> None:
+def _check_unique(names: list[str]) -> None:
+    """Raise `BadOption` if two columns of images would have the same name."""
     from esrjax.contest.report.comparison import BICUBIC, ORIGINAL
 
-    every = [BICUBIC, ORIGINAL, *names]
-    if twice := sorted({name for name in every if every.count(name) > 1}):
+    columns = [BICUBIC, ORIGINAL, *names]
+    if duplicates := sorted({name for name in columns if columns.count(name) > 1}):
         raise BadOption(
-            f"two are called {', '.join(map(repr, twice))}",
-            rule=f"pictures are told apart by name; {BICUBIC!r} and {ORIGINAL!r} are always there",
-            remedy="give each of --pictures and --checkpoint a name of its own",
+            f"Duplicate name: {', '.join(map(repr, duplicates))}",
+            rule=f"images are shown by name, and {BICUBIC!r} and {ORIGINAL!r} are always shown",
+            remedy="give each --images and --checkpoint a name of its own",
         )
 
 
-def _made() -> str:
+def _footer() -> str:
     from datetime import UTC, datetime
     from importlib import metadata
 

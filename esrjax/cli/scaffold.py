@@ -1,4 +1,4 @@
-"""A package that registers a new method: what `esrjax new NAME` writes."""
+"""The package that `esrjax method new NAME` creates: a method, its test and pyproject.toml."""
 
 import keyword
 from pathlib import Path
@@ -9,53 +9,62 @@ from esrjax.errors import UserError
 
 
 class BadName(UserError):
-    """A name that no method can have."""
+    """Raised when a name is no valid name for a method, or another package has it."""
 
 
 class FolderInUse(UserError):
-    """A folder that already holds something."""
+    """Raised when the folder of a new package is not empty."""
 
 
-def write(name: str, folder: Path) -> tuple[Path, ...]:
-    """Write the package into `folder`, which must be new or empty; the files, in order."""
-    _require_name(name)
-    _require_empty(folder)
-    words = {"name": name, "package": f"esrjax_{name}", "network": _camel(name)}
-    files = {path: Template(text).substitute(words) for path, text in FILES.items()}
-    return tuple(_put(folder / path.format(**words), text) for path, text in files.items())
+def write_package(name: str, folder: Path) -> tuple[Path, ...]:
+    """Write the package and return its files.
+
+    Args:
+        name: The method's name, a lower-case Python identifier.
+        folder: A new or empty folder.
+
+    Raises:
+        BadName: The name is invalid, or a method has it.
+        FolderInUse: The folder is not empty.
+    """
+    _check_name(name)
+    _check_empty(folder)
+    values = {"name": name, "package": f"esrjax_{name}", "network": _class_name(name)}
+    files = {path: Template(text).substitute(values) for path, text in FILES.items()}
+    return tuple(_write(folder / path.format(**values), text) for path, text in files.items())
 
 
-def _put(path: Path, text: str) -> Path:
+def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.lstrip("\n"))
     return path
 
 
-def _camel(name: str) -> str:
+def _class_name(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def _require_name(name: str) -> None:
+def _check_name(name: str) -> None:
     if name.isidentifier() and not keyword.iskeyword(name) and name == name.lower():
         if name not in registry.names():
             return
         raise BadName(
-            f"{name!r} is taken by {registry.origin(name)}",
-            rule="a name belongs to one package",
+            f"The method {name!r} already exists, in {registry.distribution_of(name)}",
+            rule="names of methods are unique",
             remedy="choose another name",
         )
     raise BadName(
-        f"{name!r} cannot be the name of a method",
-        rule="a name is a Python identifier in lower case",
-        remedy="use letters, digits and underscores, for instance my_net",
+        f"Invalid method name {name!r}",
+        rule="a method name is a Python identifier in lower case",
+        remedy="use letters, digits and underscores, for example my_net",
     )
 
 
-def _require_empty(folder: Path) -> None:
+def _check_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FolderInUse(
             f"{str(folder)!r} already exists",
-            rule="a new package goes into a new or empty folder; nothing is overwritten",
+            rule="a new package is written to a new or empty folder; nothing is overwritten",
             remedy="choose another folder with -o",
         )
 
@@ -81,9 +90,9 @@ packages = ["$package"]
 $package = ["*.safetensors"]
 """,
     "{package}/__init__.py": '''
-"""$network: say in three sentences what it is.
+"""$network: describe the method in three sentences.
 
-Three convolutions and a pixel shuffle on top of nearest-neighbour upsampling: a start to change.
+Three convolutions and a pixel shuffle on top of nearest-neighbour upsampling: change them.
 """
 
 import jax
@@ -104,17 +113,17 @@ class $network(nnx.Module):
         self.tail = Conv2d(channels, 3 * scale**2, rngs=rngs)
 
     def __call__(self, x):
-        detail = self.tail(jax.nn.relu(self.body(jax.nn.relu(self.head(x)))))
+        residual = self.tail(jax.nn.relu(self.body(jax.nn.relu(self.head(x)))))
         nearest = jnp.repeat(x, self.scale**2, axis=-1)
-        return pixel_shuffle(nearest + detail, self.scale)
+        return pixel_shuffle(nearest + residual, self.scale)
 
 
 METHOD = Method(
     network=$network,
     team="my team",
-    paper="where it is described",
+    paper="title and URL",
     license="Apache-2.0",
-    card=__doc__,
+    description=__doc__,
 )
 ''',
     "tests/test_{name}.py": """
@@ -122,7 +131,7 @@ from esrjax import registry
 from esrjax.testing import check_method
 
 
-def test_it_is_a_method():
-    check_method(registry.method("$name"))
+def test_method_passes_all_checks():
+    check_method(registry.get_method("$name"))
 """,
 }

@@ -1,102 +1,142 @@
-"""The verb submit: what a contest asks for, or whether it would be in order."""
+"""The commands `submit build` and `submit check`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esrjax.cli.options import BadOption, Json, Name, RulesName, Size, print_json, sizes
+from esrjax.cli.options import (
+    BadOption,
+    CheckpointOption,
+    HparamsOption,
+    JsonOption,
+    MethodArgument,
+    RulesOption,
+    command_group,
+    parse_hparams,
+    print_json,
+)
 
 if TYPE_CHECKING:
+    from esrjax.cli.handover import SubmissionBuilder
     from esrjax.training.recipe import Recipe
 
+app = command_group("Challenge submissions: build one, or check whether it would be accepted.")
 
-def register(app: typer.Typer) -> None:
-    """Add this verb to the command."""
-    app.command()(submit)
+ValidOption = Annotated[
+    str, typer.Option(help="The validation dataset: its name or its folder.", metavar="DATASET")
+]
+TestOption = Annotated[
+    str, typer.Option(help="The test dataset: its name or its folder.", metavar="DATASET")
+]
+NumberOption = Annotated[
+    int | None,
+    typer.Option(
+        "--id",
+        help="The number that the organisers gave the model.",
+        min=0,
+        show_default="the team's",
+    ),
+]
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        help="The recipe that the weights were trained with.",
+        show_default="recipe.json of the run",
+    ),
+]
 
 
-def submit(
-    name: Name,
-    valid: Annotated[str, typer.Option(help="The validation set: its name or folder.")],
-    test: Annotated[str, typer.Option(help="The test set: its name or folder.")],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .pth, a .safetensors or a run directory.", show_default="shipped weights"
-        ),
-    ] = None,
+@app.command()
+def build(
+    name: MethodArgument,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The submission, a new folder.")
-    ] = None,
-    asked: Annotated[
-        int | None,
-        typer.Option("--id", help="Number of the model.", min=0, show_default="the team's"),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="How it was trained.", show_default="recipe.json of the run"),
-    ] = None,
-    rules: RulesName = "ntire2026",
-    size: Size = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; say what would be refused.")
-    ] = False,
-    as_json: Json = False,
+        Path, typer.Option("-o", "--output", help="A new or empty folder for the submission.")
+    ],
+    valid: ValidOption,
+    test: TestOption,
+    checkpoint: CheckpointOption = None,
+    number: NumberOption = None,
+    recipe: RecipeOption = None,
+    rules: RulesOption = "ntire2026",
+    hparams: HparamsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write what the challenge asks for: weights, factsheet, results.json; or --check it first."""
-    from esrjax.cli.handover import Handover
-    from esrjax.contest import rules as contest_rules
+    """Measure a model and write its submission: weights (.pth), factsheet, results.json."""
+    builder = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams)
+    builder.check_folder(output)
+    report = builder.write(output)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        typer.echo(report.text())
+
+
+@app.command()
+def check(
+    name: MethodArgument,
+    valid: ValidOption,
+    test: TestOption,
+    checkpoint: CheckpointOption = None,
+    number: NumberOption = None,
+    recipe: RecipeOption = None,
+    rules: RulesOption = "ntire2026",
+    hparams: HparamsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check PSNR thresholds, data policy and state dict; exit code 1 if any of them fails."""
+    report = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams).check()
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        typer.echo(report.text())
+    raise typer.Exit(bool(report.failures))
+
+
+def _builder(
+    name: str,
+    valid: str,
+    test: str,
+    checkpoint: Path | None,
+    number: int | None,
+    recipe: Path | None,
+    rules: str,
+    hparams: list[str] | None,
+) -> SubmissionBuilder:
+    from esrjax.cli.handover import SubmissionBuilder
+    from esrjax.contest import rules as challenge_rules
     from esrjax.contest import submission
+    from esrjax.data import datasets
     from esrjax.model import open_method
 
-    if (output is None) != check:
-        raise _one_of(check)
-    said = contest_rules.load(rules)
-    handover = Handover(
-        model=(model := open_method(name, checkpoint, sizes(size))),
-        number=submission.number(said, model.method.team, asked),
-        sets=_sets({"valid": valid, "test": test}, model.scale),
-        rules=said,
+    loaded_rules = challenge_rules.load_rules(rules)
+    model = open_method(name, checkpoint, parse_hparams(hparams))
+    return SubmissionBuilder(
+        model=model,
+        number=submission.model_number(loaded_rules, model.method.team, number),
+        pairs={
+            "valid": datasets.list_pairs(valid, model.scale),
+            "test": datasets.list_pairs(test, model.scale),
+        },
+        rules=loaded_rules,
         recipe=_recipe(name, recipe, model.checkpoint.path.parent),
     )
-    if output is not None:
-        handover.require_place(output)
-    judged = handover.check() if output is None else handover.write(output)
-    if as_json:
-        print_json(judged.as_dict())
-    else:
-        typer.echo(judged.text())
-    raise typer.Exit(check and bool(judged.failures))
 
 
-def _sets(given: dict[str, str], scale: int) -> Any:
-    from esrjax.pictures import sets
-
-    return {split: sets.select(name, scale) for split, name in given.items()}
-
-
-def _recipe(name: str, given: Path | None, folder: Path) -> Recipe | None:
-    """The recipe that is given, or that of the run whose folder the weights lie in."""
+def _recipe(name: str, path: Path | None, run_dir: Path) -> Recipe | None:
+    """The recipe at `path`, or else that of the run directory of the weights, if there is one."""
     from esrjax.training import folder as runs
     from esrjax.training import recipe as recipes
 
-    said = runs.read(folder) if given is None else recipes.load(given)
-    if said is not None and said.method != name:
+    recipe = runs.read_recipe(run_dir) if path is None else recipes.load(path)
+    if recipe is not None and recipe.method != name:
         raise BadOption(
-            f"the recipe trains {said.method!r}, not {name!r}",
-            rule="a submission is trained by its own recipe",
-            place=str(given or folder / "recipe.json"),
+            f"The recipe trains {recipe.method!r}, not {name!r}",
+            rule="the recipe of a submission is the one its weights were trained with",
+            location=str(path or run_dir / "recipe.json"),
             remedy="name the recipe of these weights with --recipe",
         )
-    return said
-
-
-def _one_of(check: bool) -> BadOption:
-    return BadOption(
-        "--check is given with -o" if check else "neither -o nor --check is given",
-        rule="submit writes a folder, -o; with --check it writes nothing",
-        remedy="leave one of the two out" if check else "name a new folder with -o, or say --check",
-    )
+    return recipe

@@ -1,7 +1,9 @@
-"""What verbs print: tables, cards, bars."""
+"""Tables, progress bars and other printed output that commands share."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,12 +12,25 @@ from rich.table import Table
 
 from esrjax.cli import ensembles
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from esrjax.bridge.check import ExportCheck
+    from esrjax.bridge.export import ExportMetadata
+    from esrjax.bridge.golden import GoldenComparison
+    from esrjax.contest.record import Result
+    from esrjax.evaluation.score import ImageMetrics, Scores
+    from esrjax.evaluation.upscale import ImageSize
+    from esrjax.method import Ensemble, Method
+    from esrjax.network.cost import Cost
+    from esrjax.testing.methods import CheckResult
+
 Item = TypeVar("Item")
-_PIPED = 1000  # characters a line, where no terminal says how wide it is
+_PIPE_WIDTH = 1000  # characters of a line where there is no terminal
 
 
 def progress(items: Sequence[Item], title: str) -> Iterable[Item]:
-    """Pass the items on and show a bar on standard error while it is a terminal."""
+    """Yield the items and show a progress bar on standard error, if that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     hidden = not console.is_terminal
@@ -25,23 +40,23 @@ def progress(items: Sequence[Item], title: str) -> Iterable[Item]:
         yield from bar.track(items, description=title)
 
 
-def say(text: Any = "", *, markup: bool = False) -> None:
-    """One line, or one table, on standard output; lines are left as long as they are."""
+def print_unwrapped(text: Any = "", *, markup: bool = False) -> None:
+    """Print a line or a table to standard output; long lines are not wrapped."""
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, _PIPED)
+        console.width = max(console.width, _PIPE_WIDTH)
     console.print(text, markup=markup, highlight=False, soft_wrap=isinstance(text, str))
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """One line for each row; numbers to the right with thousands apart."""
+    """Print one line for each row; numbers are right-aligned, with thousands separators."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        numeric = any(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
+        is_numeric = any(isinstance(row[column], int | float) for row in rows)
+        table.add_column(column, justify="right" if is_numeric else "left")
     for row in rows:
         table.add_row(*(escape(_text(row[column])) for column in columns))
-    say(table)
+    print_unwrapped(table)
 
 
 def _text(value: Any) -> str:
@@ -60,162 +75,193 @@ def _text(value: Any) -> str:
             return str(value)
 
 
-def show_card(name: str, method: Any, origin: str) -> None:
-    """A method's own words, then its facts."""
-    say(
-        f"[bold]{name}[/bold]  (x{method.scale}, {escape(method.team)}; from {origin})\n",
+def show_method(name: str, entry: Method | Ensemble, package: str) -> None:
+    """Print the description of a method or an ensemble, then its facts."""
+    print_unwrapped(
+        f"[bold]{name}[/bold]  (x{entry.scale}, {escape(entry.team)}; from {package})\n",
         markup=True,
     )
-    if method.card:
-        say(f"{method.card.strip()}\n")
-    for title, facts in _facts(method).items():
+    if entry.description:
+        print_unwrapped(f"{entry.description.strip()}\n")
+    for title, facts in _facts(entry).items():
         if facts:
-            say(f"[bold]{title}[/bold]", markup=True)
+            print_unwrapped(f"[bold]{title}[/bold]", markup=True)
             for key, value in facts.items():
-                say(f"  {key:<18} {_text(value)}")
+                print_unwrapped(f"  {key:<18} {_text(value)}")
 
 
-def _facts(method: Any) -> dict[str, dict[str, Any]]:
-    facts: dict[str, dict[str, Any]] = {
-        "paper": {"source": method.paper, "license": method.license}
-    }
-    if not hasattr(method, "network"):
-        return {**facts, **ensembles.facts(method)}
+def _facts(entry: Method | Ensemble) -> dict[str, dict[str, Any]]:
+    from esrjax.method import Ensemble
+
+    facts: dict[str, dict[str, Any]] = {"paper": {"source": entry.paper, "license": entry.license}}
+    if isinstance(entry, Ensemble):
+        return {**facts, **ensembles.describe(entry)}
     weights = {
-        key: ("" if w.url else "no address, ") + f"{w.form} form, sha256 {w.sha256}"
-        for key, w in method.weights.items()
+        key: ("" if w.url else "no download URL, ") + f"{w.form} form, sha256 {w.sha256}"
+        for key, w in entry.weights.items()
     }
     return {
         **facts,
-        "sizes": method.sizes(),
-        "reported": dict(method.reported),
+        "hyperparameters": entry.default_hparams(),
+        "reported": dict(entry.reported),
         "published weights (`esrjax weights get`)": weights,
-        "not counted by the organisers": dict(method.uncounted),
-        "counted though not needed": dict(method.counted),
+        "excluded from the official cost": dict(entry.cost_excluded),
+        "included in the official cost though unused": dict(entry.cost_included),
     }
 
 
-def show_verdicts(name: str, outcome: Sequence[Any], sizes: Mapping[str, Any]) -> None:
-    """One line for each law, and at which sizes they were asked."""
-    for verdict in outcome:
-        mark = "[red]broken[/red]" if verdict.broken else "[green]holds[/green] "
-        say(f"{mark}  {escape(verdict.law)}", markup=True)
-        if verdict.broken:
-            say(f"        {verdict.broken}")
-    kept = sum(not verdict.broken for verdict in outcome)
-    at = ", ".join(f"{size}={value}" for size, value in sizes.items())
-    asked = f" (at {at}; figures at the default sizes)" if sizes else ""
-    say(f"{name}: {kept} of {len(outcome)} laws hold{asked}")
+def show_checks(name: str, results: Sequence[CheckResult], hparams: Mapping[str, Any]) -> None:
+    """Print one line for each check, how many passed, and with which hyperparameters."""
+    for result in results:
+        mark = "[red]failed[/red]" if result.error else "[green]passed[/green]"
+        print_unwrapped(f"{mark}  {escape(result.check)}", markup=True)
+        if result.error:
+            print_unwrapped(f"        {result.error}")
+    passed = sum(not result.error for result in results)
+    values = ", ".join(f"{key}={value}" for key, value in hparams.items())
+    note = f" (with {values}; reported figures with the defaults)" if hparams else ""
+    print_unwrapped(f"{name}: {passed} of {len(results)} checks passed{note}")
 
 
 def show_facts(groups: Mapping[str, Mapping[str, str]]) -> None:
-    """Groups of named facts."""
+    """Print groups of named facts."""
     for title, facts in groups.items():
-        say(f"[bold]{title}[/bold]", markup=True)
+        print_unwrapped(f"[bold]{title}[/bold]", markup=True)
         for key, value in facts.items():
-            say(f"  {key:<26} {value}")
+            print_unwrapped(f"  {key:<26} {value}")
 
 
-def show_parity(outcome: Any) -> None:
-    """One line for each compared array, and the verdict."""
+def show_parity(comparison: GoldenComparison) -> None:
+    """Print one line for each compared array, and whether all are equal."""
     rows = [
         {
-            "case": case.case,
-            "shape": "x".join(map(str, case.shape)),
-            "max |difference|": f"{case.max_abs:.2e}",
-            "allowed": f"{case.allowed:.2e}",
-            "8-bit changes": case.changed,
-            "precision": case.precision,
-            "passed": case.passed,
+            "case": diff.name,
+            "shape": "x".join(map(str, diff.shape)),
+            "max |difference|": f"{diff.max_abs_diff:.2e}",
+            "tolerance": f"{diff.tolerance:.2e}",
+            "changed uint8": diff.num_changed_u8,
+            "precision": diff.precision,
+            "passed": diff.passed,
         }
-        for case in outcome.cases
+        for diff in comparison.diffs
     ]
     show_table(rows, list(rows[0]))
-    for case in (case for case in outcome.cases if case.changed_as_is is not None):
-        say(f"{case.case}: a tie; LR moved by one rounding ({case.changed_as_is:,} without)")
-    if outcome.unchecked:
-        say(f"not compared: {', '.join(outcome.unchecked)}")
-    verdict = "[green]equal[/green]" if outcome.passed else "[red]not equal[/red]"
-    say(f"{outcome.method}: {verdict} to PyTorch", markup=True)
+    for diff in comparison.diffs:
+        if diff.num_changed_u8_unperturbed is not None:
+            changed = f"{diff.num_changed_u8_unperturbed:,} changed uint8 values"
+            print_unwrapped(
+                f"{diff.name}: rounding tie; compared with LR moved by one rounding error "
+                f"({changed} without)"
+            )
+    if comparison.unchecked_keys:
+        print_unwrapped(f"not compared: {', '.join(comparison.unchecked_keys)}")
+    result = "[green]equal[/green]" if comparison.passed else "[red]not equal[/red]"
+    print_unwrapped(f"{comparison.method}: {result} to PyTorch", markup=True)
 
 
-def show_cost(name: str, counted: Any, side: int, parts: bool) -> None:
-    """The organisers' count beside the honest one; with `parts`, every piece of work."""
-    if parts:
-        pieces = [{k: v for k, v in vars(w).items() if k != "needed"} for w in counted.work]
-        show_table(pieces, ("path", "word", "macs", "activations", "convs"))
-        say()
+def show_cost(name: str, cost: Cost, image_size: ImageSize, *, per_module: bool) -> None:
+    """Print the official cost and the full cost; with `per_module`, those of every operation."""
+    if per_module:
+        columns = ("path", "op", "macs", "macs_full", "activations", "convs")
+        show_table([vars(op) for op in cost.ops], columns)
+        print_unwrapped()
+    macs = f"MACs at {image_size[0]}x{image_size[1]}"
     rows = [
-        {"": "parameters", "official": counted.params, "honest": counted.params_honest},
-        {"": f"MACs at {side}x{side}", "official": counted.macs, "honest": counted.macs_honest},
-        {"": "activations", "official": counted.activations, "honest": None},
-        {"": "convolutions", "official": counted.convs, "honest": None},
+        {"": "parameters", "official": cost.params, "full": cost.params_full},
+        {"": macs, "official": cost.macs, "full": cost.macs_full},
+        {"": "activations", "official": cost.activations, "full": None},
+        {"": "convolutions", "official": cost.convs, "full": None},
     ]
-    say(f"[bold]{name}[/bold]", markup=True)
-    show_table(rows, ("", "official", "honest"))
+    print_unwrapped(f"[bold]{name}[/bold]", markup=True)
+    show_table(rows, ("", "official", "full"))
 
 
-def show_export(target: Any, card: Any) -> None:
-    """What was written, and how far it is from JAX in every precision that was tried."""
-    sizes = ", ".join(f"{h}x{w}" for h, w in card.checks[card.dtype].sizes)
-    say(f"{target}: {card.method}, {card.dtype}, {card.layout}, white at {card.data_range:g}")
+def show_export(path: Path, metadata: ExportMetadata) -> None:
+    """Print what was written, and its difference from JAX in every dtype that was tried."""
+    sizes = ", ".join(f"{h}x{w}" for h, w in metadata.checks[metadata.dtype].image_sizes)
+    print_unwrapped(
+        f"{path}: {metadata.method}, {metadata.dtype}, {metadata.layout}, "
+        f"values in [0, {metadata.data_range:g}]"
+    )
     rows = [
         {
-            "precision": dtype,
-            "max |difference|": f"{check.max_abs:.1e} of white",
+            "dtype": dtype,
+            "max |difference|": f"{check.max_abs_diff:.1e} of the data range",
             "PSNR": "equal" if check.psnr is None else f"{check.psnr:.1f} dB",
-            "fit": "written" if dtype == card.dtype else check.keeps(dtype),
+            "accurate": "yes (written)" if dtype == metadata.dtype else _is_accurate(check, dtype),
         }
-        for dtype, check in card.checks.items()
+        for dtype, check in metadata.checks.items()
     ]
     show_table(rows, list(rows[0]))
-    say(f"against JAX in float32, at {sizes}")
+    print_unwrapped(f"compared with JAX in float32, at {sizes}")
 
 
-def scores_text(names: Sequence[str], scored: Sequence[Any], style: str) -> str:
-    """PSNR / SSIM of every picture and the mean, a column for each method."""
-    cells = [["picture", *names]]
-    for image in scored[0].images:
-        cells.append([image, *(_quality(scores.images[image], style) for scores in scored)])
-    cells.append(["mean", *(_quality(scores.mean, style) for scores in scored)])
-    spec = f"PSNR [dB] / SSIM under the metric spec {scored[0].spec!r}"
-    return _latex(cells, spec) if style == "latex" else grid(cells, spec)
+def _is_accurate(check: ExportCheck, dtype: Any) -> bool:
+    return check.within_tolerance(dtype)
 
 
-def _quality(quality: Any, style: str) -> str:
-    return f"{quality.psnr:.4f} / {quality.ssim:.4f}"
+def scores_text(names: Sequence[str], scores: Sequence[Scores], format: str) -> str:
+    """Return a table of PSNR and SSIM of every image and their mean, a column for each method.
+
+    Args:
+        names: The methods.
+        scores: The scores of each method.
+        format: "md" or "latex".
+    """
+    cells = [["image", *names]]
+    for image in scores[0].images:
+        cells.append([image, *(_psnr_and_ssim(score.images[image]) for score in scores)])
+    cells.append(["mean", *(_psnr_and_ssim(score.mean) for score in scores)])
+    title = f"PSNR [dB] / SSIM under the metric spec {scores[0].spec!r}"
+    return _latex_table(cells, title) if format == "latex" else markdown_table(cells, title)
 
 
-def runtimes_text(results: Sequence[Any]) -> str:
-    """Runtimes of results, the median in turn beside the organisers' mean where that was taken."""
-    head = ["method", "median, ms", "95 % interval", "baseline in turn, ms"]
-    head += ["compiled in, s", "first call, ms"]
-    more = ["set", "harness mean, ms", "its first picture, ms", "sizes", "compiled in, s"]
-    rows = [[*_medians(result), *run] for result in results for run in _harnesses(result)]
-    width = len(head + more) if any(result.harness for result in results) else len(head)
-    cells = [line[:width] for line in [head + more, *rows]]
+def _psnr_and_ssim(metrics: ImageMetrics) -> str:
+    return f"{metrics.psnr:.4f} / {metrics.ssim:.4f}"
+
+
+def runtimes_text(results: Sequence[Result]) -> str:
+    """Return a Markdown table of runtimes, with the protocol timing where it was measured."""
+    head = ["method", "median, ms", "95 % interval", "baseline interleaved, ms"]
+    head += ["compile time, s", "first call, ms"]
+    protocol = ["dataset", "protocol mean, ms", "first image, ms", "image sizes", "compile time, s"]
+    rows = [[*_runtime(result), *cells] for result in results for cells in _protocol(result)]
+    has_protocol = any(result.protocol_timing for result in results)
+    width = len(head + protocol) if has_protocol else len(head)
+    cells = [row[:width] for row in [head + protocol, *rows]]
     time = results[0].runtime
-    return grid(cells, f"Runtime on {time.device}, {time.conditions}, body {time.body}")
+    title = f"Runtime on {time.device}, {time.conditions}, implementation {time.implementation}"
+    return markdown_table(cells, title)
 
 
-def _medians(result: Any) -> list[str]:
-    time, beside = result.runtime, result.baseline
-    base = f"{beside.runtime.median_ms:.3f} ({beside.method})" if beside else "-"
-    bounds = f"[{time.low_ms:.3f}, {time.high_ms:.3f}]"
-    apart = [f"{time.compile_s:.1f}", f"{time.first_ms:.3f}"]
-    return [result.method, f"{time.median_ms:.3f}", bounds, base, *apart]
-
-
-def _harnesses(result: Any) -> list[list[str]]:
-    """A line for each set that was timed as the organisers do, else one that is empty."""
+def _runtime(result: Result) -> list[str]:
+    time, baseline = result.runtime, result.baseline
     return [
-        [name, f"{run.mean_ms:.3f}", f"{run.first_ms:.3f}", str(run.shapes), f"{run.compile_s:.1f}"]
-        for name, run in result.harness.items()
+        result.method,
+        f"{time.median_ms:.3f}",
+        f"[{time.low_ms:.3f}, {time.high_ms:.3f}]",
+        f"{baseline.runtime.median_ms:.3f} ({baseline.method})" if baseline else "-",
+        f"{time.compile_s:.1f}",
+        f"{time.first_ms:.3f}",
+    ]
+
+
+def _protocol(result: Result) -> list[list[str]]:
+    """The protocol timing of each dataset; one empty line where there is none."""
+    return [
+        [
+            dataset,
+            f"{timing.mean_ms:.3f}",
+            f"{timing.first_ms:.3f}",
+            str(timing.num_shapes),
+            f"{timing.compile_s:.1f}",
+        ]
+        for dataset, timing in result.protocol_timing.items()
     ] or [["-"] * 5]
 
 
-def grid(cells: Sequence[Sequence[str]], title: str) -> str:
-    """A Markdown table below its title; the first line of cells is the heading."""
+def markdown_table(cells: Sequence[Sequence[str]], title: str) -> str:
+    """Return a Markdown table below its title; the first row of cells is the header."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
@@ -225,7 +271,7 @@ def grid(cells: Sequence[Sequence[str]], title: str) -> str:
     return "\n".join([f"{title}\n", lines[0], rule, *lines[1:]])
 
 
-def _latex(cells: list[list[str]], title: str) -> str:
+def _latex_table(cells: list[list[str]], title: str) -> str:
     head, *body = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in cells]
     columns = "l" + "c" * (len(cells[0]) - 1)
     return "\n".join(

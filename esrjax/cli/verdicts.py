@@ -1,4 +1,4 @@
-"""Which engine was the faster here: verdicts, and what they hang on, in the user's cache."""
+"""Timings of inference engines on this machine, stored in the user's cache."""
 
 import contextlib
 import hashlib
@@ -18,81 +18,88 @@ from flax import nnx
 
 from esrjax import cache, registry
 from esrjax.contest import clock
-from esrjax.memory import large_pages
+from esrjax.evaluation.upscale import ImageSize
+from esrjax.memory import uses_huge_pages
 from esrjax.model import Model
-from esrjax.pictures.upscale import Size
 
-TIE = 0.05  # of JAX's time: where less is saved, JAX runs it
-LIBRARIES = ("esrjax", "flax", "onnx", "onnxruntime")  # beside those that a machine's facts name
+MIN_GAIN = 0.05  # fraction of JAX's time; JAX is kept where ONNX Runtime saves less
+LIBRARIES = ("esrjax", "flax", "onnx", "onnxruntime")  # besides those of `machine_info`
 
-Facts = Mapping[str, Any]
+CacheKey = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """ratio: the time that ONNX Runtime takes for a tile, of JAX's. day: as `2026-11-27`."""
+class EngineTiming:
+    """The speed of ONNX Runtime relative to JAX.
+
+    Attributes:
+        ratio: The time of ONNX Runtime for a tile, divided by that of JAX.
+        day: The date of the measurement, such as `2026-11-27`.
+    """
 
     ratio: float
     day: str
 
     @property
-    def jax(self) -> bool:
-        """Whether JAX wins; it does where there is next to no difference."""
-        return self.ratio >= 1 - TIE
+    def is_jax_faster(self) -> bool:
+        """Whether JAX is used: it is faster, or there is next to no difference."""
+        return self.ratio >= 1 - MIN_GAIN
 
 
-def facts(model: Model, tile: Size) -> Facts:
-    """What a verdict about tiles of this size hangs on. The values of weights do not matter."""
+def cache_key(model: Model, tile_size: ImageSize) -> CacheKey:
+    """Return everything that a timing depends on. The values of weights do not matter."""
     return {
         "method": model.name,
-        "from": registry.origin(model.name),
-        "sizes": dict(model.sizes),
-        "network": _shape(model.net),
-        "tile": tile,
-        "machine": clock.machine() | {"cores": _cores()},
-        "flags": os.environ.get("XLA_FLAGS", ""),
-        "large pages": large_pages(),
+        "package": registry.distribution_of(model.name),
+        "hparams": dict(model.hparams),
+        "network": _shapes_hash(model.net),
+        "tile_size": tile_size,
+        "machine": clock.machine_info() | {"cores": _cores()},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "huge_pages": uses_huge_pages(),
         "versions": {name: metadata.version(name) for name in LIBRARIES},
     }
 
 
-def load(hangs_on: Facts) -> Verdict | None:
-    """The verdict that was kept; None where there is none, or none that can be read."""
+def load_timing(key: CacheKey) -> EngineTiming | None:
+    """Return the stored timing; None where there is none, or none that can be read."""
     try:
-        said = json.loads(_path(hangs_on).read_bytes())["verdict"]
-        found = Verdict(ratio=float(said["ratio"]), day=str(date.fromisoformat(said["day"])))
+        timing = json.loads(_path(key).read_bytes())["timing"]
+        timing = EngineTiming(
+            ratio=float(timing["ratio"]), day=str(date.fromisoformat(timing["day"]))
+        )
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return found if math.isfinite(found.ratio) and found.ratio > 0 else None
+    return timing if math.isfinite(timing.ratio) and timing.ratio > 0 else None
 
 
-def keep(hangs_on: Facts, verdict: Verdict) -> None:
-    """Whole or not at all; where the cache cannot be written to, the next job measures again."""
-    path = _path(hangs_on)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    held = {"verdict": asdict(verdict), "hangs on": hangs_on}
+def save_timing(key: CacheKey, timing: EngineTiming) -> None:
+    """Store a timing atomically; if the cache is not writable, the next job measures again."""
+    path = _path(key)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    entry = {"timing": asdict(timing), "key": key}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            beside.write_text(json.dumps(held, indent=2, default=str) + "\n")
-            os.replace(beside, path)
+            temporary.write_text(json.dumps(entry, indent=2, default=str) + "\n")
+            os.replace(temporary, path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
-def _path(hangs_on: Facts) -> Path:
-    said = json.dumps(hangs_on, sort_keys=True, default=str)
-    return cache.folder("engines") / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
+def _path(key: CacheKey) -> Path:
+    text = json.dumps(key, sort_keys=True, default=str)
+    return cache.cache_dir("engines") / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def _shape(net: nnx.Module) -> str:
-    """The sha256 of the paths, shapes and types of all arrays of a network."""
+def _shapes_hash(net: nnx.Module) -> str:
+    """The sha256 of the paths, shapes and dtypes of all arrays of a network."""
     leaves, _ = jax.tree.flatten_with_path(nnx.state(net))
-    said = [f"{jax.tree_util.keystr(at)} {leaf.shape} {leaf.dtype}" for at, leaf in leaves]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+    lines = [f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}" for path, leaf in leaves]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _cores() -> str:
-    """How many this process may use, of how many."""
-    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{free} of {os.cpu_count()}"
+    """`4 of 16`: the cores this process may use, and those of the machine."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} of {os.cpu_count()}"

@@ -1,7 +1,7 @@
-"""A process that waits for one of several that train together, and words its end.
+"""A supervisor for one process of a distributed run, which reports how that process ended.
 
 JAX ends a process whose peers are gone by SIGABRT, in the middle of whatever it does: no `except`
-can word that, only another process.
+can report that, only another process.
 """
 
 from __future__ import annotations
@@ -18,62 +18,72 @@ from types import FrameType
 
 from esrjax.errors import UserError
 
-GRACE = 25  # seconds from the word to stop until it is enforced; schedulers wait 30
+GRACE_PERIOD_S = 25  # seconds between SIGTERM and SIGKILL; schedulers wait 30
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
 class ProcessLost(UserError):
-    """One of the processes of a training has come to an untimely end."""
+    """Raised when a process of a distributed run ends before the run does."""
 
 
-def watched(body: Callable[[], None], folder: Path) -> None:
-    """Run `body` in a child, hand on signals to stop, and raise `ProcessLost` if it dies.
+def run_supervised(target: Callable[[], None], folder: Path) -> None:
+    """Run `target` in a child process, forward signals, and exit with its exit code.
 
-    folder: of the run, for the way on.
+    Args:
+        target: The function to run.
+        folder: The run directory, named in errors.
+
+    Raises:
+        ProcessLost: A signal ended the child.
     """
     child = os.fork()
     if child == 0:
-        os._exit(_run(body, folder))
-    watcher = _Watcher(child)
-    code = watcher.waited()
+        os._exit(_run_child(target, folder))
+    supervisor = _Supervisor(child)
+    code = supervisor.wait()
     if code < 0:
-        raise _lost(signal.Signals(-code), watcher, folder)
+        raise _process_lost(signal.Signals(-code), supervisor, folder)
     sys.exit(code)
 
 
-class _Watcher:
-    """Hands the word to stop on to the child, and enforces it when `GRACE` is over."""
+class _Supervisor:
+    """Forwards SIGTERM and SIGINT to the child, and kills it after `GRACE_PERIOD_S`."""
 
     def __init__(self, child: int):
-        self._child, self.told, self.late = child, False, False
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-            signal.signal(each, self._hear)
+        self._child, self.is_stopping, self.is_killed = child, False, False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+            signal.signal(number, self._on_signal)
 
-    def waited(self) -> int:
-        """The exit code of the child, negative where a signal ended it."""
+    def wait(self) -> int:
+        """Return the exit code of the child, negative where a signal ended it."""
         code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
         signal.alarm(0)
         return code
 
-    def _hear(self, number: int, _: FrameType | None) -> None:
-        self.late = number == signal.SIGALRM
-        if not self.told:
-            signal.alarm(GRACE)
-        self.told = True
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self.is_killed = number == signal.SIGALRM
+        if not self.is_stopping:
+            signal.alarm(GRACE_PERIOD_S)
+        self.is_stopping = True
         with suppress(ProcessLookupError):  # it has just ended by itself
-            os.kill(self._child, signal.SIGKILL if self.late else signal.SIGTERM)
+            os.kill(self._child, signal.SIGKILL if self.is_killed else signal.SIGTERM)
 
 
-def _run(body: Callable[[], None], folder: Path) -> int:
-    """The child: its exit code. It leaves without JAX's farewell, which waits for the lost."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent hands it on
+def _run_child(target: Callable[[], None], folder: Path) -> int:
+    """Run `target` in the child; return the exit code.
+
+    The caller leaves by `os._exit`: the shutdown of JAX would wait for processes that are lost.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent forwards it
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     try:
         import jax
 
-        from esrjax.cli import told
+        from esrjax.cli import run_and_report_errors
 
-        return told(lambda: _worded(body, folder, jax.errors.JaxRuntimeError))
+        return run_and_report_errors(
+            lambda: _convert_errors(target, folder, jax.errors.JaxRuntimeError)
+        )
     except BaseException:
         traceback.print_exc()
         return 1
@@ -82,33 +92,36 @@ def _run(body: Callable[[], None], folder: Path) -> int:
         sys.stderr.flush()
 
 
-def _worded(body: Callable[[], None], folder: Path, runtime_error: type[Exception]) -> None:
+def _convert_errors(
+    target: Callable[[], None], folder: Path, runtime_error: type[Exception]
+) -> None:
+    """Run `target`; a `runtime_error` is raised as `ProcessLost` unless memory ran out."""
     try:
-        body()
+        target()
     except runtime_error as error:
-        said = str(error).strip().split("\n")[0][:200]
-        if said.startswith("RESOURCE_EXHAUSTED"):
+        message = str(error).strip().split("\n")[0][:200]
+        if message.startswith("RESOURCE_EXHAUSTED"):
             raise
-        raise _failed(f"the processes no longer compute together: {said}", folder) from error
+        raise _error(f"Communication between processes failed: {message}", folder) from error
 
 
-def _lost(by: signal.Signals, watcher: _Watcher, folder: Path) -> ProcessLost:
-    if by == signal.SIGABRT:
-        return _failed("another process has died or cannot be reached", folder)
-    if watcher.late:
-        return _failed(f"the running step was not over {GRACE} s after the word to stop", folder)
-    if watcher.told:
-        return _failed("it was told to stop before it had begun", folder)
-    return _failed(f"this process was ended by {by.name}", folder)
+def _process_lost(number: signal.Signals, supervisor: _Supervisor, folder: Path) -> ProcessLost:
+    if number == signal.SIGABRT:
+        return _error("Another process has died or cannot be reached", folder)
+    if supervisor.is_killed:
+        return _error(f"The running step did not end within {GRACE_PERIOD_S} s of SIGTERM", folder)
+    if supervisor.is_stopping:
+        return _error("The process was stopped before training started", folder)
+    return _error(f"The process was ended by {number.name}", folder)
 
 
-def _failed(problem: str, folder: Path) -> ProcessLost:
-    begun = (folder / "recipe.json").exists()
+def _error(problem: str, folder: Path) -> ProcessLost:
+    has_started = (folder / "recipe.json").exists()
     return ProcessLost(
         problem,
-        rule="the processes of a training start within a minute of each other and live as long as "
-        "it does; where one ends, all end",
-        place=str(folder),
-        remedy="see what the process says that ended first, then start all again"
-        + (" with --resume: they go on from the last whole checkpoint" if begun else ""),
+        rule="all processes of a run start within a minute and live until it ends; where one "
+        "ends early, all end",
+        location=str(folder),
+        remedy="read the error of the process that ended first, then restart all processes"
+        + (" with --resume: they resume from the last complete checkpoint" if has_started else ""),
     )

@@ -1,1 +1,1 @@
-"""From weights to a rank."""
+"""Challenge rules, measurements, rankings, submissions and benchmarks."""

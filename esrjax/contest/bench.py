@@ -1,4 +1,4 @@
-"""How long methods take side by side, at several sizes, by several engines."""
+"""Benchmark of methods: interleaved runtimes at several image sizes and engines, with roofline."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -10,184 +10,238 @@ import numpy as np
 from flax import nnx
 
 from esrjax.contest import clock
-from esrjax.contest.compilations import counted
-from esrjax.contest.lanes import Engine, Lane, LeftOut, Ready, Start, Variants, jax_engine, lanes
-from esrjax.contest.roofline import Ceilings, Demand, Probe, demand
-from esrjax.contest.turns import Turns, interval, turns
+from esrjax.contest.cases import (
+    Backend,
+    BenchCase,
+    CompiledCase,
+    Factory,
+    SkipBackend,
+    Variants,
+    bench_cases,
+    jax_backend,
+)
+from esrjax.contest.compilations import count_compilations
+from esrjax.contest.roofline import MachinePeak, PeakProbe, Workload, workload
+from esrjax.contest.turns import InterleavedTimings, median_interval, time_interleaved
 from esrjax.method import Method
-from esrjax.model import require_side
+from esrjax.model import check_min_side
 from esrjax.network import ops
-from esrjax.network.compilation import flags
+from esrjax.network.compilation import compiler_options
 from esrjax.network.reparam import deploy
-from esrjax.network.work import UncountedWork
+from esrjax.network.work import UncountedOp
 
-Row = dict[str, Any]
-Shape = tuple[int, int]
-Peers = Mapping[str, Mapping[str, Start]]  # by method and engine
+BenchRow = dict[str, Any]
+ImageSize = tuple[int, int]  # (height, width) of the LR image
+TorchFactories = Mapping[str, Mapping[str, Factory]]  # by method and engine
 
-# The engines that the others of a method are compared with, by what rows call the ratio.
-BASES = {"ratio": "pytorch", "compiled_ratio": "pytorch-compiled"}
+# Key of a row -> engine whose runtime is the denominator of that ratio.
+RATIO_BASELINES = {"torch_eager_ratio": "pytorch", "torch_compile_ratio": "pytorch-compiled"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Race:
-    """All lanes at one size. compilations: programs that XLA compiled to ready a lane."""
+class SizeMeasurement:
+    """All cases timed at one image size.
 
-    shape: Shape
-    ready: Mapping[Lane, Ready]
-    compilations: Mapping[Lane, int]
-    taken: Turns[Lane]
+    Attributes:
+        image_size: (height, width) of the LR image.
+        cases: The cases that could run.
+        compilations: Number of XLA compilations for each case.
+        timings: Interleaved runtimes of the cases.
+    """
+
+    image_size: ImageSize
+    cases: Mapping[BenchCase, CompiledCase]
+    compilations: Mapping[BenchCase, int]
+    timings: InterleavedTimings[BenchCase]
 
 
 def bench(
     methods: Mapping[str, Method],
-    shapes: Sequence[Shape],
-    sizes: Mapping[str, Any],
+    image_sizes: Sequence[ImageSize],
+    hparams: Mapping[str, Any],
     seconds: float,
-    engines: Mapping[str, Engine] | None = None,
+    backends: Mapping[str, Backend] | None = None,
     *,
     variants: Variants | None = None,
-    peers: Peers | None = None,
+    torch_factories: TorchFactories | None = None,
 ) -> dict[str, Any]:
-    """`{"device", "machine", "ceilings", "rows", "notes"}`, weights untrained.
+    """Time untrained, deployed networks of several methods, interleaved at each image size.
 
-    A row for every size, method, engine, body and precision. engines: by the name that rows give
-    them; by default JAX alone. notes: what was left out, and why.
+    Args:
+        methods: Methods by name.
+        image_sizes: (height, width) of the LR images.
+        hparams: Hyper-parameters that every network is built with.
+        seconds: Time budget of each row, and of each probe of the machine's peaks.
+        backends: Engine name -> backend; JAX alone by default.
+        variants: Op implementations and precisions, for backends that support them.
+        torch_factories: Method -> engine -> factory of the user's PyTorch network.
+
+    Returns:
+        `device` and `machine` describe the machine; `peaks` has its measured peaks by precision;
+        `rows` has one row for each image size, method, engine, implementation and precision;
+        `notes` lists the cases that were skipped and the rooflines that are missing, and why.
+
+    Raises:
+        ImageTooSmall: A method does not accept one of the image sizes; nothing has run by then.
     """
     for name, method in methods.items():
-        for shape in shapes:
-            require_side(name, method.min_side, shape)
-    engines, variants = engines or jax_engine(), variants or Variants()
-    nets = {name: _deployed(method, sizes) for name, method in methods.items()}
-    starts: dict[Lane, Start] = {}
+        for image_size in image_sizes:
+            check_min_side(name, method.min_side, image_size)
+    backends, variants = backends or jax_backend(), variants or Variants()
+    nets = {name: _deployed(method, hparams) for name, method in methods.items()}
+    factories: dict[BenchCase, Factory] = {}
     for name, net in nets.items():
-        starts |= lanes(name, methods[name], net, engines, variants)
-        theirs = (peers or {}).get(name, {})
-        starts |= {Lane(method=name, engine=engine): start for engine, start in theirs.items()}
+        factories |= bench_cases(name, methods[name], net, backends, variants)
+        torch = (torch_factories or {}).get(name, {})
+        factories |= {BenchCase(method=name, engine=engine): f for engine, f in torch.items()}
     notes: list[str] = []
-    ceilings, races = _measured(starts, shapes, seconds, notes)
-    rows = [row for race in races for row in _rows(race, methods, nets, ceilings, notes)]
-    machine = clock.machine() | {"body": ",".join(variants.bodies)}
+    peaks, measurements = _measure(factories, image_sizes, seconds, notes)
+    rows = [row for size in measurements for row in _rows(size, methods, nets, peaks, notes)]
+    machine = clock.machine_info() | {"implementation": ",".join(variants.implementations)}
     return {
         "device": machine["device"],
         "machine": machine,
-        "ceilings": {precision: vars(each) for precision, each in ceilings.items()},
+        "peaks": {precision: vars(peak) for precision, peak in peaks.items()},
         "rows": rows,
         "notes": list(dict.fromkeys(notes)),
     }
 
 
-def _deployed(method: Method, sizes: Mapping[str, Any]) -> nnx.Module:
-    """As it is once trained: chance and whatever else belongs to training is off."""
-    net = deploy(method.build(**sizes))
+def _deployed(method: Method, hparams: Mapping[str, Any]) -> nnx.Module:
+    """Return an untrained network in deploy form and eval mode (no stochastic depth)."""
+    net = deploy(method.build(**hparams))
     net.eval()
     return net
 
 
-def _measured(
-    starts: Mapping[Lane, Start], shapes: Sequence[Shape], seconds: float, notes: list[str]
-) -> tuple[dict[str, Ceilings], list[Race]]:
-    """The ceilings are measured before the networks and after them."""
-    flags()  # compiles, once in a process
-    precisions = dict.fromkeys(lane.precision for lane in starts)
-    probes = {precision: Probe(precision) for precision in precisions}
+def _measure(
+    factories: Mapping[BenchCase, Factory],
+    image_sizes: Sequence[ImageSize],
+    seconds: float,
+    notes: list[str],
+) -> tuple[dict[str, MachinePeak], list[SizeMeasurement]]:
+    """Measure the machine's peaks before and after the networks, and the networks in between."""
+    compiler_options()  # compiles once in a process; must not count as a compilation of a case
+    precisions = dict.fromkeys(case.precision for case in factories)
+    probes = {precision: PeakProbe(precision) for precision in precisions}
     for probe in probes.values():
         probe.measure(seconds)
-    races = [_race(starts, shape, seconds, notes) for shape in shapes]
+    measurements = [_measure_size(factories, size, seconds, notes) for size in image_sizes]
     for probe in probes.values():
         probe.measure(seconds)
-    return {precision: probe.ceilings() for precision, probe in probes.items()}, races
+    return {precision: probe.peak() for precision, probe in probes.items()}, measurements
 
 
-def _race(starts: Mapping[Lane, Start], shape: Shape, seconds: float, notes: list[str]) -> Race:
-    picture = np.random.default_rng(0).random((1, *shape, 3))
-    ready: dict[Lane, Ready] = {}
-    compilations: dict[Lane, int] = {}
-    for lane, start in starts.items():
-        with counted() as compiled, ops.body(lane.body) if lane.body else nullcontext():
+def _measure_size(
+    factories: Mapping[BenchCase, Factory],
+    image_size: ImageSize,
+    seconds: float,
+    notes: list[str],
+) -> SizeMeasurement:
+    image = np.random.default_rng(0).random((1, *image_size, 3))
+    cases: dict[BenchCase, CompiledCase] = {}
+    compilations: dict[BenchCase, int] = {}
+    for case, factory in factories.items():
+        with (
+            count_compilations() as compile_seconds,
+            ops.implementation(case.implementation) if case.implementation else nullcontext(),
+        ):
             try:
-                ready[lane] = start(picture.astype(jnp.dtype(lane.precision)))
-            except LeftOut as why:
-                notes.append(f"{lane.method}: no {lane.engine}, {why}")
-        compilations[lane] = len(compiled)
-    calls = {lane: each.call for lane, each in ready.items()}
-    several = len({lane.engine for lane in ready}) > 1
-    taken = turns(calls, budget_s=seconds, settled=several)
-    return Race(shape=shape, ready=ready, compilations=compilations, taken=taken)
+                cases[case] = factory(image.astype(jnp.dtype(case.precision)))
+            except SkipBackend as error:
+                notes.append(f"{case.method}: {case.engine} skipped, {error}")
+        compilations[case] = len(compile_seconds)
+    calls = {case: compiled.call for case, compiled in cases.items()}
+    # Each timed call follows an untimed one if engines with thread pools of their own alternate.
+    several_engines = len({case.engine for case in cases}) > 1
+    timings = time_interleaved(calls, budget_s=seconds, prime_before_each=several_engines)
+    return SizeMeasurement(
+        image_size=image_size, cases=cases, compilations=compilations, timings=timings
+    )
 
 
 def _rows(
-    race: Race,
+    measurement: SizeMeasurement,
     methods: Mapping[str, Method],
     nets: Mapping[str, nnx.Module],
-    ceilings: Mapping[str, Ceilings],
+    peaks: Mapping[str, MachinePeak],
     notes: list[str],
-) -> list[Row]:
-    demands = {name: _demand(name, methods[name], net, race, notes) for name, net in nets.items()}
+) -> list[BenchRow]:
+    workloads = {
+        name: _workload(name, methods[name], net, measurement, notes) for name, net in nets.items()
+    }
     return [
-        _timed(race, lane)
-        | _compared(race, lane)
-        | _roofed(race, lane, demands[lane.method], ceilings[lane.precision])
-        for lane in race.ready
+        _timing_columns(measurement, case)
+        | _ratio_columns(measurement, case)
+        | _roofline_columns(measurement, case, workloads[case.method], peaks[case.precision])
+        for case in measurement.cases
     ]
 
 
-def _demand(
-    name: str, method: Method, net: nnx.Module, race: Race, notes: list[str]
-) -> Demand | None:
+def _workload(
+    name: str, method: Method, net: nnx.Module, measurement: SizeMeasurement, notes: list[str]
+) -> Workload | None:
     try:
-        return demand(method, net, race.shape)
-    except UncountedWork as error:
+        return workload(method, net, measurement.image_size)
+    except UncountedOp as error:
         notes.append(f"{name}: no roofline, {error.problem}")
         return None
 
 
-def _timed(race: Race, lane: Lane) -> Row:
-    samples, ready = race.taken.samples(lane), race.ready[lane]
-    low, high = interval(samples)
+def _timing_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
+    samples, compiled = measurement.timings.samples_ms(case), measurement.cases[case]
+    low, high = median_interval(samples)
     return {
-        "method": lane.method,
-        "size": f"{race.shape[0]}x{race.shape[1]}",
-        "engine": lane.engine,
-        "body": lane.body,
-        "precision": lane.precision,
+        "method": case.method,
+        "image_size": f"{measurement.image_size[0]}x{measurement.image_size[1]}",
+        "engine": case.engine,
+        "implementation": case.implementation,
+        "precision": case.precision,
         "median_ms": float(np.median(samples)),
         "low_ms": low,
         "high_ms": high,
-        "first_ms": race.taken.first[lane],
+        "first_ms": measurement.timings.first_ms[case],
         "samples_ms": samples,
-        "compile_s": ready.compile_s,
-        "compilations": race.compilations[lane],
-        "peak_mib": ready.mib,
+        "compile_s": compiled.compile_s,
+        "compilations": measurement.compilations[case],
+        "peak_mib": compiled.executable_mib,
     }
 
 
-def _compared(race: Race, lane: Lane) -> Row:
-    """The method's time over that of its peers: the median of rounds, and its interval."""
+def _ratio_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
+    """Return runtimes divided by those of the method's PyTorch networks.
+
+    Ratios are taken in each round; the row has their median and its 95 % interval. A ratio of
+    medians would keep the drift of the machine between rounds.
+    """
     return {
         key: value
-        for name, engine in BASES.items()
-        for key, value in _ratio(race, lane, name, Lane(method=lane.method, engine=engine)).items()
+        for name, engine in RATIO_BASELINES.items()
+        for key, value in _ratio(
+            measurement, case, name, BenchCase(method=case.method, engine=engine)
+        ).items()
     }
 
 
-def _ratio(race: Race, lane: Lane, name: str, base: Lane) -> Row:
-    if lane == base or base not in race.ready:
+def _ratio(measurement: SizeMeasurement, case: BenchCase, name: str, base: BenchCase) -> BenchRow:
+    if case == base or base not in measurement.cases:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    ratios = race.taken.ratios(lane, base)
-    low, high = interval(ratios)
+    ratios = measurement.timings.ratios(case, base)
+    low, high = median_interval(ratios)
     return {name: float(np.median(ratios)), f"{name}_low": low, f"{name}_high": high}
 
 
-def _roofed(race: Race, lane: Lane, asked: Demand | None, ceilings: Ceilings) -> Row:
-    if asked is None:
-        return dict.fromkeys(("macs", "bytes", "floor_ms", "bound", "roofline"))
-    moved = asked.elements * jnp.dtype(lane.precision).itemsize
-    floor_ms, bound = ceilings.floor(asked.macs, moved)
+def _roofline_columns(
+    measurement: SizeMeasurement, case: BenchCase, work: Workload | None, peak: MachinePeak
+) -> BenchRow:
+    if work is None:
+        return dict.fromkeys(("macs", "bytes", "min_time_ms", "bound", "roofline_fraction"))
+    num_bytes = work.elements * jnp.dtype(case.precision).itemsize
+    min_time_ms, bound = peak.min_time_ms(work.macs, num_bytes)
     return {
-        "macs": asked.macs,
-        "bytes": moved,
-        "floor_ms": floor_ms,
+        "macs": work.macs,
+        "bytes": num_bytes,
+        "min_time_ms": min_time_ms,
         "bound": bound,
-        "roofline": floor_ms / float(np.median(race.taken.samples(lane))),
+        "roofline_fraction": min_time_ms / float(np.median(measurement.timings.samples_ms(case))),
     }

@@ -1,140 +1,173 @@
-"""Where a ranking and a printed table disagree, and what explains it."""
+"""Comparison of a ranking with a published table, cell by cell, with reasons for differences."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from esrjax.contest.prints import RUNTIMES, Print, cells, number
-from esrjax.contest.rank import Ranking, again
+from esrjax.contest.prints import RUNTIME_COLUMNS, PublishedTable, parse_number, table_cells
+from esrjax.contest.rank import Ranking, rerank
 from esrjax.contest.rows import Row
-from esrjax.contest.rules import Note, Published, Rules
-from esrjax.contest.scenarios import exchanged, over_pictures, swapped
+from esrjax.contest.rules import Note, PublishedRuntimes, Rules
+from esrjax.contest.scenarios import alternate_rows, is_mean_over_images, replace_row
 
 Rows = Sequence[Row]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """A difference between here and the print, and the rows without it."""
+    """A known difference between the rows and the published table.
+
+    Attributes:
+        reason: The difference in words.
+        revert: Returns the rows as they would be without it.
+    """
 
     reason: str
-    undone: Callable[[Rows], Rows]
+    revert: Callable[[Rows], Rows]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disagreement:
-    """A cell that is another in print.
+class CellDiff:
+    """A cell that differs from the published one.
 
-    reasons: the fewest causes without which it is the printed one; none where that never happens.
+    Attributes:
+        team: Line of the cell.
+        column: Column of the cell.
+        computed: Cell of the ranking.
+        published: Cell of the published table.
+        reasons: The fewest causes whose reversal gives the published cell; empty if none do.
     """
 
     team: str
     column: str
-    here: str
-    printed: str
+    computed: str
+    published: str
     reasons: tuple[str, ...]
 
     @property
-    def difference(self) -> float | None:
-        """By which part the figure here is above the printed one."""
-        here, there = number(self.here), number(self.printed)
-        return here / there - 1 if here is not None and there else None
+    def relative_difference(self) -> float | None:
+        """Computed over published figure, minus 1; None if one is not a number."""
+        computed, published = parse_number(self.computed), parse_number(self.published)
+        return computed / published - 1 if computed is not None and published else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """All cells that both sides have. agree: column -> how many agree, of how many.
+class TableDiff:
+    """Comparison of all cells that a ranking and a published table have in common.
 
-    strangers: teams that only one side knows; where there are some, ranks are not compared.
+    Attributes:
+        agreement: Column -> number of equal cells, and number of compared cells.
+        cell_diffs: The cells that differ.
+        unmatched_teams: Teams that only one side has; ranks are not compared if there are any.
     """
 
-    agree: Mapping[str, tuple[int, int]]
-    disagreements: tuple[Disagreement, ...]
-    strangers: tuple[str, ...]
+    agreement: Mapping[str, tuple[int, int]]
+    cell_diffs: tuple[CellDiff, ...]
+    unmatched_teams: tuple[str, ...]
 
 
-def compare(ranking: Ranking, said: Print) -> Comparison:
-    """Every cell of the print beside that of the ranking, and why those differ that do."""
-    causes = _causes(ranking, said)
-    without = {
-        chosen: cells(again(ranking, rows=_undone(ranking.rows, chosen)))
+def diff_tables(ranking: Ranking, published: PublishedTable) -> TableDiff:
+    """Compare every cell of a published table with a ranking, and explain those that differ.
+
+    Args:
+        ranking: The ranking.
+        published: The published table, for example from `esrjax.contest.prints.read_table`.
+    """
+    causes = _causes(ranking, published)
+    # Reverted causes -> cells of the ranking without them; the smallest sets come first.
+    cells_without = {
+        reverted: table_cells(rerank(ranking, rows=_revert(ranking.rows, reverted)))
         for count in range(len(causes) + 1)
-        for chosen in combinations(causes, count)
+        for reverted in combinations(causes, count)
     }
-    here = without[()]
-    strangers = here.keys() ^ said.keys()
+    computed = cells_without[()]
+    unmatched = computed.keys() ^ published.keys()
     pairs = [
         (team, column)
-        for team, known in here.items()
-        for column in known
-        if column in said.get(team, {}) and not (strangers and column.startswith("rank"))
+        for team, cells in computed.items()
+        for column in cells
+        if column in published.get(team, {}) and not (unmatched and column.startswith("rank"))
     ]
-    differ = [pair for pair in pairs if not _same(here, said, *pair)]
-    return Comparison(
-        agree=_counts(pairs, differ),
-        disagreements=tuple(
-            Disagreement(
+    differing = [pair for pair in pairs if not _equal(computed, published, *pair)]
+    return TableDiff(
+        agreement=_count_equal(pairs, differing),
+        cell_diffs=tuple(
+            CellDiff(
                 team=team,
                 column=column,
-                here=here[team][column],
-                printed=said[team][column],
-                reasons=_reasons(without, said, team, column),
+                computed=computed[team][column],
+                published=published[team][column],
+                reasons=_reasons(cells_without, published, team, column),
             )
-            for team, column in differ
+            for team, column in differing
         ),
-        strangers=tuple(sorted(strangers)),
+        unmatched_teams=tuple(sorted(unmatched)),
     )
 
 
-def _same(here: Print, said: Print, team: str, column: str) -> bool:
-    mine, theirs = here[team].get(column, ""), said[team][column]
-    return mine == theirs or (number(mine) is not None and number(mine) == number(theirs))
+def _equal(computed: PublishedTable, published: PublishedTable, team: str, column: str) -> bool:
+    """Whether a cell is the same as text or as a number (4 and 4.000)."""
+    ours, theirs = computed[team].get(column, ""), published[team][column]
+    return ours == theirs or (
+        parse_number(ours) is not None and parse_number(ours) == parse_number(theirs)
+    )
 
 
-def _counts(
-    pairs: Sequence[tuple[str, str]], differ: Sequence[tuple[str, str]]
+def _count_equal(
+    pairs: Sequence[tuple[str, str]], differing: Sequence[tuple[str, str]]
 ) -> dict[str, tuple[int, int]]:
-    of = [column for _, column in pairs]
-    wrong = [column for _, column in differ]
+    compared = [column for _, column in pairs]
+    different = [column for _, column in differing]
     return {
-        each: (of.count(each) - wrong.count(each), of.count(each)) for each in dict.fromkeys(of)
+        column: (compared.count(column) - different.count(column), compared.count(column))
+        for column in dict.fromkeys(compared)
     }
 
 
 def _reasons(
-    without: Mapping[tuple[Cause, ...], Print], said: Print, team: str, column: str
+    cells_without: Mapping[tuple[Cause, ...], PublishedTable],
+    published: PublishedTable,
+    team: str,
+    column: str,
 ) -> tuple[str, ...]:
-    """Of the smallest set of causes, the first that is tried, that gives the printed cell."""
-    found = (chosen for chosen, here in without.items() if _same(here, said, team, column))
-    return tuple(cause.reason for cause in next(found, ()))
+    """Reasons of the first smallest set of causes whose reversal gives the published cell."""
+    matches = (
+        reverted
+        for reverted, cells in cells_without.items()
+        if _equal(cells, published, team, column)
+    )
+    return tuple(cause.reason for cause in next(matches, ()))
 
 
-def _undone(rows: Rows, causes: Sequence[Cause]) -> Rows:
+def _revert(rows: Rows, causes: Sequence[Cause]) -> Rows:
     for cause in causes:
-        rows = cause.undone(rows)
+        rows = cause.revert(rows)
     return rows
 
 
-def _causes(ranking: Ranking, said: Print) -> list[Cause]:
-    """What the rules and the rows say of how the two can differ, the most particular first."""
+def _causes(ranking: Ranking, published: PublishedTable) -> list[Cause]:
+    """Causes that the rules and rows suggest, the most specific first."""
     rules = ranking.rules
-    notes = [_noted(note) for note in rules.notes if list(exchanged(ranking.rows, note))]
-    return [*notes, _rounding(rules), *_timing(ranking, said)]
+    notes = [_note_cause(note) for note in rules.notes if list(alternate_rows(ranking.rows, note))]
+    return [*notes, _rounding_cause(rules), *_timing_cause(ranking, published)]
 
 
-def _noted(note: Note) -> Cause:
-    def undone(rows: Rows) -> Rows:
-        for other in exchanged(rows, note):
-            rows = swapped(rows, other)
+def _note_cause(note: Note) -> Cause:
+    """The rows have the one figure of a note, the table has the other."""
+
+    def revert(rows: Rows) -> Rows:
+        for row in alternate_rows(rows, note):
+            rows = replace_row(rows, row)
         return rows
 
-    return Cause(reason=note.text, undone=undone)
+    return Cause(reason=note.text, revert=revert)
 
 
-def _rounding(rules: Rules) -> Cause:
+def _rounding_cause(rules: Rules) -> Cause:
+    """The organisers scored the rounded figures of their table, not the exact ones."""
     decimals = rules.score.decimals
 
-    def undone(rows: Rows) -> Rows:
+    def revert(rows: Rows) -> Rows:
         return [
             replace(
                 row,
@@ -145,44 +178,54 @@ def _rounding(rules: Rules) -> Cause:
         ]
 
     return Cause(
-        reason=f"the print scores parameters rounded to {decimals.params} decimals and FLOPs "
-        f"rounded to {decimals.flops}",
-        undone=undone,
+        reason=f"the published scores use parameters rounded to {decimals.params} decimals and "
+        f"FLOPs rounded to {decimals.flops}",
+        revert=revert,
     )
 
 
-def _timing(ranking: Ranking, said: Print) -> Iterator[Cause]:
-    """Another machine; or one run over the pictures here, and the mean of several in print."""
-    published, home = ranking.rules.published, ranking.rules.baseline.device
-    devices = sorted({row.device for row in ranking.rows if row.device} - {home})
+def _timing_cause(ranking: Ranking, published: PublishedTable) -> Iterator[Cause]:
+    """Runtimes of another device; or of one run, where published ones are means of several."""
+    runtimes, official_device = ranking.rules.published_runtimes, ranking.rules.baseline.device
+    devices = sorted({row.device for row in ranking.rows if row.device} - {official_device})
     if devices:
-        reason = f"timed on {', '.join(devices)} here, on {home} in print"
-        yield Cause(reason=reason, undone=lambda rows: [_as_timed(row, said) for row in rows])
-    elif published and _are_means(said, published):
-        step = 10**-published.decimals / published.runs
+        reason = f"timed on {', '.join(devices)} here, on {official_device} in the published table"
+        yield Cause(
+            reason=reason, revert=lambda rows: [_published_timing(r, published) for r in rows]
+        )
+    elif runtimes and _are_means(published, runtimes):
+        step = 10**-runtimes.decimals / runtimes.runs
         reason = (
-            f"one run here, in print the mean of {published.runs} "
-            f"(every printed runtime is a multiple of {step:g} ms)"
+            f"one run here, the published runtimes are means of {runtimes.runs} runs "
+            f"(each of them is a multiple of {step:g} ms)"
         )
         yield Cause(
             reason=reason,
-            undone=lambda rows: [
-                _as_timed(row, said) if over_pictures(row) else row for row in rows
+            revert=lambda rows: [
+                _published_timing(row, published) if is_mean_over_images(row) else row
+                for row in rows
             ],
         )
 
 
-def _are_means(said: Print, published: Published) -> bool:
-    """Whether every printed runtime is a mean of so many print-outs."""
-    units = published.runs * 10**published.decimals
+def _are_means(published: PublishedTable, runtimes: PublishedRuntimes) -> bool:
+    """Whether every published runtime can be a mean of that many rounded runs."""
+    units = runtimes.runs * 10**runtimes.decimals
     times = [
-        value for each in said.values() for c in RUNTIMES if (value := number(each.get(c, "")))
+        value
+        for cells in published.values()
+        for c in RUNTIME_COLUMNS
+        if (value := parse_number(cells.get(c, "")))
     ]
     return bool(times) and all(abs(time * units - round(time * units)) < 1e-6 for time in times)
 
 
-def _as_timed(row: Row, said: Print) -> Row:
-    """The row with the printed runtimes, no longer relative to a baseline timed in turn."""
-    known = said.get(row.team, {})
-    times = {name: value for c, name in RUNTIMES.items() if (value := number(known.get(c, "")))}
+def _published_timing(row: Row, published: PublishedTable) -> Row:
+    """The row with published runtimes, and no longer scored against an interleaved baseline."""
+    cells = published.get(row.team, {})
+    times = {
+        name: value
+        for c, name in RUNTIME_COLUMNS.items()
+        if (value := parse_number(cells.get(c, "")))
+    }
     return replace(row, baseline_ms=None, **times) if times else row

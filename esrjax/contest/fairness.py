@@ -1,4 +1,4 @@
-"""Whether what a network is trained on is what a contest allows."""
+"""Check of the training datasets of a network against the data policy of a challenge."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -7,27 +7,38 @@ from pathlib import PurePath
 from esrjax.contest.rules import Rules
 
 
-def fairness(rules: Rules, sets: Sequence[str]) -> list[str]:
-    """A sentence for each of these sets, names or paths, that is not to be trained on."""
+def data_policy_violations(rules: Rules, datasets: Sequence[str]) -> list[str]:
+    """Return one sentence for each dataset that a network may not be trained on.
+
+    Args:
+        rules: Rules of the challenge; without a data policy everything is allowed.
+        datasets: Names or folders of the training datasets; repeated ones are reported once.
+
+    Returns:
+        `NAME: reason` for each violation, in the order of `datasets`.
+    """
     return [
-        f"{name}: {reason}" for name in dict.fromkeys(sets) if (reason := _why_not(rules, name))
+        f"{name}: {reason}"
+        for name in dict.fromkeys(datasets)
+        if (reason := _violation(rules, name))
     ]
 
 
-def _why_not(rules: Rules, name: str) -> str | None:
-    said = rules.fairness
-    if said is None:
+def _violation(rules: Rules, dataset: str) -> str | None:
+    """Return why a dataset may not be trained on, or None if it may."""
+    policy = rules.data_policy
+    if policy is None:
         return None
-    spellings = _spellings(name)
-    for rule in said.forbidden:
-        if any(fnmatch(spelling, glob.lower()) for spelling in spellings for glob in rule.sets):
-            return rule.reason
-    if said.extra or spellings & {own.lower() for own in said.own}:
+    aliases = _aliases(dataset)
+    for entry in policy.forbidden:
+        if any(fnmatch(alias, glob.lower()) for alias in aliases for glob in entry.datasets):
+            return entry.reason
+    if policy.extra_data_allowed or aliases & {name.lower() for name in policy.challenge_datasets}:
         return None
-    return f"{rules.name} allows {', '.join(said.own)} alone"
+    return f"{rules.name} allows {', '.join(policy.challenge_datasets)} only"
 
 
-def _spellings(name: str) -> set[str]:
-    """A set may be called by its folder, or by that of its split: `DIV2K/valid`."""
-    parts = PurePath(name.lower()).parts
-    return {"/".join(parts[-count:]) for count in (1, 2)}
+def _aliases(dataset: str) -> set[str]:
+    """Lower-case names of a dataset: its last folder, and its last two (`DIV2K/valid`)."""
+    components = PurePath(dataset.lower()).parts
+    return {"/".join(components[-count:]) for count in (1, 2)}

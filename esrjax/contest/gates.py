@@ -1,4 +1,4 @@
-"""How far a mean PSNR is from the floor of a contest, before and after rounding."""
+"""Comparison of a mean PSNR with the threshold of a challenge, before and after rounding."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,56 +8,71 @@ from esrjax.contest.rules import Rules
 
 Split = Literal["valid", "test"]
 SPLITS: tuple[Split, ...] = ("valid", "test")
-Verdict = Literal["passes", "passes by rounding alone", "waived", "misses", "not judged"]
+ThresholdOutcome = Literal["passes", "passes only after rounding", "waived", "fails", "not checked"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
-    """One floor and what came before it: a mean PSNR in dB over so many pictures.
+class ThresholdCheck:
+    """A mean PSNR and the threshold that it must reach.
 
-    asked: how many pictures the floor speaks of. waived: why the team is ranked whatever its PSNR.
+    Attributes:
+        split: Split of the challenge over which the mean was taken.
+        psnr: Mean PSNR, dB.
+        num_images: Number of images behind the mean.
+        required_images: Number of images of the challenge's own split.
+        threshold: PSNR to reach, dB.
+        decimals: Decimals to which the challenge rounds the PSNR before it compares.
+        waiver: Why the team is ranked even below the threshold, or None.
     """
 
     split: Split
     psnr: float
-    pictures: int
-    asked: int
-    floor: float
+    num_images: int
+    required_images: int
+    threshold: float
     decimals: int
-    waived: str | None = None
+    waiver: str | None = None
 
     @property
-    def rounded_mdb(self) -> float:
-        """From the floor to the PSNR as the contest rounds it, 0.001 dB; below 0 it misses."""
-        return 1000 * round(round(self.psnr, self.decimals) - self.floor, self.decimals)
+    def rounded_margin_mdb(self) -> float:
+        """Rounded PSNR minus threshold, in 0.001 dB; negative if the check fails."""
+        return 1000 * round(round(self.psnr, self.decimals) - self.threshold, self.decimals)
 
     @property
-    def unrounded_mdb(self) -> float:
-        """From the floor to the PSNR as it is, 0.001 dB."""
-        return 1000 * (self.psnr - self.floor)
+    def unrounded_margin_mdb(self) -> float:
+        """PSNR minus threshold, in 0.001 dB."""
+        return 1000 * (self.psnr - self.threshold)
 
     @property
-    def verdict(self) -> Verdict:
-        """What the contest makes of it; nothing, where the set is not the contest's own."""
-        if self.pictures != self.asked:
-            return "not judged"
-        if self.rounded_mdb < 0:
-            return "waived" if self.waived else "misses"
-        return "passes" if self.unrounded_mdb >= 0 else "passes by rounding alone"
+    def outcome(self) -> ThresholdOutcome:
+        """Outcome under the rules; "not checked" if the images are not the whole split."""
+        if self.num_images != self.required_images:
+            return "not checked"
+        if self.rounded_margin_mdb < 0:
+            return "waived" if self.waiver else "fails"
+        return "passes" if self.unrounded_margin_mdb >= 0 else "passes only after rounding"
 
 
-def gates(means: Mapping[Split, tuple[float, int]], rules: Rules, team: str) -> tuple[Gate, ...]:
-    """One for each set; means: the PSNR and the number of pictures."""
-    said = rules.floors
+def threshold_checks(
+    means: Mapping[Split, tuple[float, int]], rules: Rules, team: str
+) -> tuple[ThresholdCheck, ...]:
+    """Return the threshold check of each split.
+
+    Args:
+        means: Split -> mean PSNR in dB, and the number of images behind it.
+        rules: Rules with the thresholds.
+        team: Team of the entry, which may have a waiver.
+    """
+    thresholds = rules.psnr_thresholds
     return tuple(
-        Gate(
+        ThresholdCheck(
             split=split,
             psnr=psnr,
-            pictures=pictures,
-            asked=said.pictures,
-            floor=said.valid if split == "valid" else said.test,
-            decimals=said.decimals,
-            waived=rules.waiver(team),
+            num_images=num_images,
+            required_images=thresholds.num_images,
+            threshold=thresholds.valid if split == "valid" else thresholds.test,
+            decimals=thresholds.decimals,
+            waiver=rules.waiver_reason(team),
         )
-        for split, (psnr, pictures) in means.items()
+        for split, (psnr, num_images) in means.items()
     )

@@ -1,9 +1,9 @@
-"""Runtime over the pictures of a set as the organisers' program measures it.
+"""Protocol timing: runtime over the images of a dataset as the organisers' program measures it.
 
-What the program does: every picture once, in order, one forward pass with nothing before it but
-what a team's constructor or loader ran, from the call until the device is done; no repetition, no
-outlier left out, and the first picture in the mean. What JAX adds: a program for every size of
-picture. These are compiled before the loop, outside the clock, and never called there.
+The program runs every image once, in order: one forward pass, timed from the call until the device
+is done. There is no repetition, no outlier is dropped, and the first image counts in the mean; it
+has no warm-up but what a team's constructor or loader ran. JAX adds one thing, a compilation for
+each image size. These are compiled before the loop, outside the timing, and not called there.
 """
 
 from collections.abc import Sequence
@@ -14,53 +14,69 @@ import numpy as np
 from jax import Array
 
 from esrjax.contest import clock
-from esrjax.contest.clock import Program, forward
-from esrjax.contest.record import Harness
+from esrjax.contest.clock import CompiledForward, forward_fn
+from esrjax.contest.record import ProtocolTiming
 from esrjax.contest.rules import Rules
-from esrjax.model import Model, require_side
+from esrjax.data.datasets import Pair, Progress
+from esrjax.model import Model, check_min_side
 from esrjax.network import ops
-from esrjax.pictures.pairs import Pair, Progress
 
 
-def run(model: Model, pairs: Sequence[Pair], rules: Rules, progress: Progress = iter) -> Harness:
-    """Each picture once; for a cold start as in the contest, the first work of its process."""
-    programs = _programs(model, pairs)
-    passes = rules.warm_up(model.method.team)
-    if rules.program and passes:
-        _warm_up(model, rules.program.side, passes)
-    times = {pair.name: _timed(programs, _lr(model, pair)) for pair in progress(pairs)}
-    return Harness(
-        each=times,
-        warm_up=passes,
-        shapes=len(programs),
-        compile_s=sum(program.compile_s for program in programs.values()),
-        peak_mib=clock.peak_mib(),
-        program_mib=max((program.mib or 0 for program in programs.values()), default=0) or None,
-        device=clock.device(),
-        body=ops.body.value,
+def time_by_protocol(
+    model: Model, pairs: Sequence[Pair], rules: Rules, progress: Progress = iter
+) -> ProtocolTiming:
+    """Time each image once, as the organisers' program does.
+
+    For a cold start as in the challenge this must be the first work of its process.
+
+    Args:
+        model: Model to time.
+        pairs: LR/HR pairs of the dataset, in order; only the LR images are used.
+        rules: Rules with the warm-up passes of the model's team.
+        progress: Wraps the pairs, for example in a progress bar.
+
+    Raises:
+        ImageTooSmall: An LR image is smaller than the method accepts; nothing has run by then.
+    """
+    compiled = _compile_shapes(model, pairs)
+    passes = rules.num_warmup_passes(model.method.team)
+    if rules.timing and passes:
+        _warm_up(model, rules.timing.lr_side, passes)
+    times = {pair.name: _time_image_ms(compiled, _load_lr(model, pair)) for pair in progress(pairs)}
+    return ProtocolTiming(
+        ms_per_image=times,
+        warmup_passes=passes,
+        num_shapes=len(compiled),
+        compile_s=sum(forward.compile_s for forward in compiled.values()),
+        peak_mib=clock.peak_memory_mib(),
+        executable_mib=max((f.executable_mib or 0 for f in compiled.values()), default=0) or None,
+        device=clock.device_name(),
+        implementation=ops.implementation.value,
     )
 
 
-def _programs(model: Model, pairs: Sequence[Pair]) -> dict[tuple[int, ...], Program]:
-    shapes = dict.fromkeys(_lr(model, pair).shape for pair in pairs)
-    return {shape: clock.compiled(forward(model.net), jnp.zeros(shape)) for shape in shapes}
+def _compile_shapes(model: Model, pairs: Sequence[Pair]) -> dict[tuple[int, ...], CompiledForward]:
+    shapes = dict.fromkeys(_load_lr(model, pair).shape for pair in pairs)
+    return {
+        shape: clock.compile_forward(forward_fn(model.net), jnp.zeros(shape)) for shape in shapes
+    }
 
 
 def _warm_up(model: Model, side: int, passes: int) -> None:
     lr = jnp.zeros((1, side, side, 3))
-    program = clock.compiled(forward(model.net), lr)
+    compiled = clock.compile_forward(forward_fn(model.net), lr)
     for _ in range(passes):
-        clock.run_ms(program, lr)
+        clock.time_forward_ms(compiled, lr)
 
 
-def _timed(programs: dict[tuple[int, ...], Program], lr: Array) -> float:
-    """The picture is on the device before the clock starts."""
-    return clock.run_ms(programs[lr.shape], jax.block_until_ready(lr))
+def _time_image_ms(compiled: dict[tuple[int, ...], CompiledForward], lr: Array) -> float:
+    """Runtime of one pass; the image is on the device before the timing starts."""
+    return clock.time_forward_ms(compiled[lr.shape], jax.block_until_ready(lr))
 
 
-def _lr(model: Model, pair: Pair) -> Array:
-    """`(1, h, w, 3)`, white at the method's range."""
+def _load_lr(model: Model, pair: Pair) -> Array:
+    """LR image (1, h, w, 3), float32, with values in [0, data_range]."""
     pixels = pair.load()[0]
-    require_side(model.name, model.method.min_side, pixels.shape[:2])
-    white = np.float32(255 / model.method.data_range)
-    return jax.device_put(pixels[None].astype(np.float32) / white)
+    check_min_side(model.name, model.method.min_side, pixels.shape[:2])
+    scale = np.float32(255 / model.method.data_range)
+    return jax.device_put(pixels[None].astype(np.float32) / scale)

@@ -1,194 +1,239 @@
-"""Rows and rules in, a ranking out: a pure function."""
+"""Scores and ranks of rows under the rules of a challenge, as pure functions."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from esrjax.contest.peers import baseline, baseline_ms, is_baseline, require_peers
+from esrjax.contest.peers import baseline_runtime_ms, check_comparable, find_baseline, is_baseline
 from esrjax.contest.rows import Row
 from esrjax.contest.rules import Baseline, Rules
 
 Track = Literal["runtime", "params", "flops", "main"]
-Base = Literal["own", "published"]
+BaselineSource = Literal["measured", "published"]
 Figures = Literal["exact", "printed"]
 TRACKS: tuple[Track, ...] = ("runtime", "params", "flops", "main")
 
-# ranked: has ranks. unjudged: no PSNR that the floors speak of. missed: under a floor.
-# baseline: the organisers' own entry.
-Standing = Literal["ranked", "unjudged", "missed", "baseline"]
-STANDINGS: tuple[Standing, ...] = ("ranked", "unjudged", "missed", "baseline")
+# ranked: has ranks. no_psnr: no PSNR on the challenge's own splits to compare with the thresholds.
+# below_threshold: below a PSNR threshold. baseline: the organisers' own entry.
+Status = Literal["ranked", "no_psnr", "below_threshold", "baseline"]
+STATUSES: tuple[Status, ...] = ("ranked", "no_psnr", "below_threshold", "baseline")
 
-_LARGEST = math.log(math.nextafter(math.inf, 0))
+_LOG_MAX_FLOAT = math.log(math.nextafter(math.inf, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One method in a ranking: its figures, the logarithms of its scores, its ranks if ranked.
+class RankedEntry:
+    """One method in a ranking.
 
-    missed: the sets on which it is under the floor. waived: why it is ranked all the same.
+    Attributes:
+        row: Its figures.
+        status: Whether it is ranked, and if not, why.
+        below_threshold: Splits on which its PSNR is below the threshold.
+        waiver: Why it is ranked in spite of that, or None.
+        log_scores: Track -> logarithm of its score; the score itself overflows a float for a method
+            with 355 times the baseline's runtime.
+        ranks: Track -> rank, None if it is not ranked.
     """
 
     row: Row
-    standing: Standing
-    missed: frozenset[str]
-    waived: str | None
-    logs: Mapping[Track, float]  # a float holds no score of a method 355 times the baseline
+    status: Status
+    below_threshold: frozenset[str]
+    waiver: str | None
+    log_scores: Mapping[Track, float]
     ranks: Mapping[Track, int] | None = None
 
     def score(self, track: Track) -> float:
-        """The score, infinite where a float cannot hold it."""
-        return math.exp(self.logs[track]) if self.logs[track] < _LARGEST else math.inf
+        """Return the score in a track; infinity if it overflows a float."""
+        return (
+            math.exp(self.log_scores[track])
+            if self.log_scores[track] < _LOG_MAX_FLOAT
+            else math.inf
+        )
 
-    def place(self, track: Track) -> int | None:
-        """The rank, None of a line that has none."""
+    def rank(self, track: Track) -> int | None:
+        """Return the rank in a track, or None if the entry is not ranked."""
         return self.ranks[track] if self.ranks else None
 
-    def entry(self) -> dict[str, Any]:
-        """The line for JSON, without the figures of single pictures.
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry for JSON, without per-image figures and provenance.
 
-        An infinite score and the rank of an unranked method are null.
+        An infinite score and the ranks of an unranked method are None.
         """
         scores = {track: self.score(track) for track in TRACKS}
         finite = {f"score_{k}": v if math.isfinite(v) else None for k, v in scores.items()}
-        ranks = {f"rank_{track}": self.place(track) for track in TRACKS}
-        ranked = {"ranked": self.standing == "ranked", "standing": self.standing}
+        ranks = {f"rank_{track}": self.rank(track) for track in TRACKS}
+        status = {"ranked": self.status == "ranked", "status": self.status}
         figures = asdict(replace(self.row, series={}, provenance={}))
         del figures["series"], figures["provenance"]
-        return {"team": self.row.team, **finite, **ranks, **ranked, **figures}
+        return {"team": self.row.team, **finite, **ranks, **status, **figures}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Every row that was given, by standing and then by main score.
+    """All entries, ordered by status and then by main score.
 
-    reference: the figures that the scores are relative to. floors: whether a PSNR was asked for.
-    figures: whether scores are made of what was measured, or of what the contest prints of it.
+    Attributes:
+        rules: Rules of the challenge.
+        reference: Figures that the scores are relative to: a row, or the published baseline.
+        entries: The entries in order.
+        apply_thresholds: Whether entries must reach the PSNR thresholds.
+        figures: Whether scores are computed from exact figures, or from figures rounded as printed
+            in the published table.
     """
 
     rules: Rules
     reference: Row | Baseline
-    lines: tuple[Line, ...]
-    floors: bool = True
+    entries: tuple[RankedEntry, ...]
+    apply_thresholds: bool = True
     figures: Figures = "exact"
 
     @property
-    def base(self) -> Base:
-        """Whose baseline the scores are relative to."""
-        return "published" if isinstance(self.reference, Baseline) else "own"
+    def baseline_source(self) -> BaselineSource:
+        """Whether scores are relative to a measured or to the published baseline."""
+        return "published" if isinstance(self.reference, Baseline) else "measured"
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of all lines, in their order."""
-        return tuple(line.row for line in self.lines)
+        """The rows of all entries, in their order."""
+        return tuple(entry.row for entry in self.entries)
 
-    def of(self, standing: Standing) -> tuple[Line, ...]:
-        """The lines of one standing, in order."""
-        return tuple(line for line in self.lines if line.standing == standing)
+    def with_status(self, status: Status) -> tuple[RankedEntry, ...]:
+        """Return the entries of one status, in order."""
+        return tuple(entry for entry in self.entries if entry.status == status)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The exceptions that were made, and the figures that are not what they seem."""
-        said = [
-            f"{line.row.team}: {text}."
-            for line in self.lines
-            for text in (line.waived, *self.rules.noted(line.row.team, line.row.flops_g))
+        """Remarks on waivers and on published figures that need an explanation."""
+        notes = [
+            f"{entry.row.team}: {text}."
+            for entry in self.entries
+            for text in (entry.waiver, *self.rules.notes_for(entry.row.team, entry.row.flops_g))
             if text
         ]
-        return tuple(said)
+        return tuple(notes)
 
 
 def rank(
     rows: Iterable[Row],
     rules: Rules,
     *,
-    base: Base = "own",
+    baseline_source: BaselineSource = "measured",
     figures: Figures = "exact",
-    floors: bool = True,
+    apply_thresholds: bool = True,
 ) -> Ranking:
-    """Scores every row and ranks those that qualify.
+    """Score all rows, and rank those that qualify.
 
-    base: relative to the baseline among the rows, or to its published figures.
-    figures: as measured, or first rounded as the contest prints them.
-    floors: whether rows must reach the PSNR of the rules; else all but the baseline are ranked.
+    Args:
+        rows: Figures of the methods, the baseline among them.
+        rules: Rules of the challenge.
+        baseline_source: Scores are relative to the baseline's row, or to its published figures.
+        figures: Score exact figures, or figures rounded as printed in the published table.
+        apply_thresholds: Rank only methods that reach the PSNR thresholds; otherwise all but the
+            baseline are ranked.
+
+    Raises:
+        BaselineError: The rows have no usable baseline, or several.
+        MixedRows: The rows were not measured alike.
     """
-    given = [_printed(row, rules) if figures == "printed" else row for row in rows]
-    reference = rules.baseline if base == "published" else baseline(given, rules)
-    require_peers(given, reference)
-    lines = [_line(row, reference, rules, floors) for row in given]
-    field = [line.logs for line in lines if line.standing == "ranked"]
-    placed = [_place(line, field) if line.standing == "ranked" else line for line in lines]
-    ordered = tuple(sorted(placed, key=_order))
-    return Ranking(rules=rules, reference=reference, lines=ordered, floors=floors, figures=figures)
+    rows = [_rounded(row, rules) if figures == "printed" else row for row in rows]
+    reference = rules.baseline if baseline_source == "published" else find_baseline(rows, rules)
+    check_comparable(rows, reference)
+    unranked = [_score_row(row, reference, rules, apply_thresholds) for row in rows]
+    field = [entry.log_scores for entry in unranked if entry.status == "ranked"]
+    entries = [_with_ranks(e, field) if e.status == "ranked" else e for e in unranked]
+    ordered = tuple(sorted(entries, key=_sort_key))
+    return Ranking(
+        rules=rules,
+        reference=reference,
+        entries=ordered,
+        apply_thresholds=apply_thresholds,
+        figures=figures,
+    )
 
 
-def again(
+def rerank(
     ranking: Ranking,
     *,
     rows: Iterable[Row] | None = None,
     rules: Rules | None = None,
-    base: Base | None = None,
+    baseline_source: BaselineSource | None = None,
     figures: Figures | None = None,
 ) -> Ranking:
-    """The ranking with something changed and all else as it was."""
+    """Rank again with something changed; every argument that is None stays as in `ranking`."""
     return rank(
         ranking.rows if rows is None else rows,
         rules or ranking.rules,
-        base=base or ranking.base,
+        baseline_source=baseline_source or ranking.baseline_source,
         figures=figures or ranking.figures,
-        floors=ranking.floors,
+        apply_thresholds=ranking.apply_thresholds,
     )
 
 
-def _line(row: Row, reference: Row | Baseline, rules: Rules, floors: bool) -> Line:
-    missed = _missed(row, rules) if floors else frozenset[str]()
-    waived = rules.waiver(row.team) if missed else None
-    judged = not floors or (row.psnr_valid is not None and row.psnr_test is not None)
+def _score_row(
+    row: Row, reference: Row | Baseline, rules: Rules, apply_thresholds: bool
+) -> RankedEntry:
+    """Entry with status and scores, still without ranks."""
+    below = _below_threshold(row, rules) if apply_thresholds else frozenset[str]()
+    waiver = rules.waiver_reason(row.team) if below else None
+    has_psnr = not apply_thresholds or (row.psnr_valid is not None and row.psnr_test is not None)
     if is_baseline(row, rules):
-        standing = "baseline"
-    elif missed and not waived:
-        standing = "missed"
+        status = "baseline"
+    elif below and not waiver:
+        status = "below_threshold"
     else:
-        standing = "ranked" if judged else "unjudged"
-    logs = _logs(row, reference, rules)
-    return Line(row=row, standing=standing, missed=missed, waived=waived, logs=logs)
-
-
-def _missed(row: Row, rules: Rules) -> frozenset[str]:
-    """The sets on which a rounded PSNR is under its floor."""
-    floors = rules.floors
-    asked = (("valid", row.psnr_valid, floors.valid), ("test", row.psnr_test, floors.test))
-    return frozenset(
-        name
-        for name, psnr, floor in asked
-        if psnr is not None and round(psnr, floors.decimals) < floor
+        status = "ranked" if has_psnr else "no_psnr"
+    log_scores = _log_scores(row, reference, rules)
+    return RankedEntry(
+        row=row, status=status, below_threshold=below, waiver=waiver, log_scores=log_scores
     )
 
 
-def _logs(row: Row, reference: Row | Baseline, rules: Rules) -> dict[Track, float]:
-    """Equations 1 and 2 of the report, as logarithms."""
+def _below_threshold(row: Row, rules: Rules) -> frozenset[str]:
+    """Splits on which the rounded PSNR is below its threshold."""
+    thresholds = rules.psnr_thresholds
+    checks = (
+        ("valid", row.psnr_valid, thresholds.valid),
+        ("test", row.psnr_test, thresholds.test),
+    )
+    return frozenset(
+        split
+        for split, psnr, threshold in checks
+        if psnr is not None and round(psnr, thresholds.decimals) < threshold
+    )
+
+
+def _log_scores(row: Row, reference: Row | Baseline, rules: Rules) -> dict[Track, float]:
+    """Equations 1 and 2 of the challenge report, as logarithms."""
     factor, weights = rules.score.factor, rules.score.weights
     logs: dict[Track, float] = {
-        "runtime": factor * row.runtime_ms / baseline_ms(row, reference),
+        "runtime": factor * row.runtime_ms / baseline_runtime_ms(row, reference),
         "params": factor * row.params_m / reference.params_m,
         "flops": factor * row.flops_g / reference.flops_g,
     }
-    top = max(logs.values())
-    parts = (getattr(weights, track) * math.exp(log - top) for track, log in logs.items())
-    return {**logs, "main": top + math.log(sum(parts))}
+    # Log-sum-exp: with the largest term factored out, no term overflows.
+    largest = max(logs.values())
+    terms = (getattr(weights, track) * math.exp(log - largest) for track, log in logs.items())
+    return {**logs, "main": largest + math.log(sum(terms))}
 
 
-def _place(line: Line, field: Sequence[Mapping[Track, float]]) -> Line:
-    """Ranks from 1; equal scores share the better one and the next is skipped."""
-    better = {t: sum(other[t] < line.logs[t] for other in field) for t in TRACKS}
-    return replace(line, ranks={track: 1 + count for track, count in better.items()})
+def _with_ranks(entry: RankedEntry, field: Sequence[Mapping[Track, float]]) -> RankedEntry:
+    """Ranks count from 1; equal scores share the better rank, and the next one is skipped."""
+    num_better = {t: sum(other[t] < entry.log_scores[t] for other in field) for t in TRACKS}
+    return replace(entry, ranks={track: 1 + count for track, count in num_better.items()})
 
 
-def _order(line: Line) -> tuple[int, float, str, str]:
-    return STANDINGS.index(line.standing), line.logs["main"], line.row.team, line.row.method
+def _sort_key(entry: RankedEntry) -> tuple[int, float, str, str]:
+    return (
+        STATUSES.index(entry.status),
+        entry.log_scores["main"],
+        entry.row.team,
+        entry.row.method,
+    )
 
 
-def _printed(row: Row, rules: Rules) -> Row:
+def _rounded(row: Row, rules: Rules) -> Row:
+    """The row with its figures rounded as in the published table."""
     decimals = rules.score.decimals
     return replace(
         row,

@@ -1,4 +1,4 @@
-"""What was measured of one method: a `Result`, kept as a JSON file."""
+"""Result files: quality, cost and runtime of one method as JSON."""
 
 import os
 from collections.abc import Mapping
@@ -10,163 +10,207 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from esrjax.errors import UserError
-from esrjax.schema import STRICT, Count, Positive, listing, mistakes
+from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
 
 
-class ResultError(UserError):
-    """A file that does not say a result."""
+class InvalidResult(UserError):
+    """Raised when a result file is not JSON, or a field is missing, unknown or of a wrong type."""
 
 
 class UnwritableResults(UserError):
-    """A folder that results cannot be put into."""
+    """Raised when results cannot be written into a folder."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Quality:
-    """Means over a set of pictures: psnr in dB, ssim where it was asked for.
+class DatasetMetrics:
+    """Quality of a method on one dataset.
 
-    each: name of a picture -> its PSNR, in the order of the set.
+    Attributes:
+        psnr: Mean PSNR over the images, dB.
+        ssim: Mean SSIM over the images, if it was computed.
+        num_images: Number of images.
+        psnr_per_image: Image name -> PSNR in dB, in the order of the dataset.
     """
 
-    psnr: Positive
+    psnr: PositiveFloat
     ssim: float | None = None
-    pictures: Count
-    each: Mapping[str, float] | None = None
+    num_images: NonNegativeInt
+    psnr_per_image: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Timing:
-    """Runtime of one forward pass on LR pictures of `shape`, on one machine.
+    """Runtime of one forward pass on LR images of one shape, on one machine.
 
-    low_ms, high_ms: 95 % bootstrap interval of the median. runs: timed runs behind it.
-    compile_s: tracing, lowering and compiling. first_ms: the first call of the compiled program.
-    program_mib: arguments, outputs and temporaries of the compiled program, as the compiler plans
-    them. peak_mib: the most the device's allocator has held since the process began, where it
-    tells. precision: of matrix products, as JAX was set. driver: of the GPU. body: which bodies of
-    operations were asked for.
+    Attributes:
+        median_ms: Median over the timed runs, ms.
+        low_ms: Lower end of the 95 % bootstrap interval of the median, ms.
+        high_ms: Upper end of that interval, ms.
+        num_runs: Number of timed runs.
+        compile_s: Seconds for tracing, lowering and compiling.
+        first_ms: Runtime of the first call of the compiled executable, ms; not among the runs.
+        executable_mib: Memory of arguments, outputs and temporaries as the compiler plans it, MiB.
+        peak_mib: Peak of the device's allocator since the process began, MiB, if it is reported.
+        shape: Shape of the LR image, (1, h, w, 3).
+        dtype: Dtype of the LR image.
+        precision: JAX's default matmul precision.
+        device: Name of the GPU, or model and cores of the CPU.
+        driver: Version of the GPU's driver.
+        implementation: Requested implementation of ops (`auto`, `reference` or `kernel`).
     """
 
-    median_ms: Positive
-    low_ms: Positive
-    high_ms: Positive
-    runs: Count
+    median_ms: PositiveFloat
+    low_ms: PositiveFloat
+    high_ms: PositiveFloat
+    num_runs: NonNegativeInt
     compile_s: float
-    first_ms: Positive
-    program_mib: float | None = None
+    first_ms: PositiveFloat
+    executable_mib: float | None = None
     peak_mib: float | None = None
     shape: tuple[int, ...]
     dtype: str
     precision: str
     device: str
     driver: str | None = None
-    body: str | None = None
+    implementation: str | None = None
 
     @property
     def conditions(self) -> str:
-        """What two runtimes must share beside the device to be compared."""
+        """What two runtimes on one device must have in common to be comparable."""
         return f"{self.dtype}{list(self.shape)}, {self.precision} precision"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Companion:
-    """The baseline, timed in turn with a method in one process; its weights do not matter."""
+class BaselineTiming:
+    """Runtime and cost of the baseline, timed interleaved with a method in one process.
+
+    The network is untrained, as weights change neither runtime nor cost.
+
+    Attributes:
+        method: Name of the baseline's method.
+        team: Name of its team.
+        params: Number of parameters.
+        macs: Multiply-adds at 1x256x256x3, as the organisers count them.
+        runtime: Runtime at 1x256x256x3.
+    """
 
     method: str
     team: str
-    params: Count
-    macs: Count
+    params: NonNegativeInt
+    macs: NonNegativeInt
     runtime: Timing
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Harness:
-    """Runtime over the pictures of a set as the organisers' program measures it.
+class ProtocolTiming:
+    """Runtime over the images of a dataset as the organisers' program measures it.
 
-    each: name of a picture -> ms of its one forward pass, in the order of the set; the first has
-    no warm-up but the passes before the loop (warm_up). shapes: LR sizes among the pictures, each
-    compiled before it was timed. compile_s: all of that together. peak_mib: the most the device's
-    allocator has held since the process began, where it tells. program_mib: the most that the
-    program of one of the shapes needs, as the compiler plans it.
+    Attributes:
+        ms_per_image: Image name -> ms of its one forward pass, in the order of the dataset. The
+            first image has no warm-up of its own, only the passes before the loop.
+        warmup_passes: Number of forward passes before the loop.
+        num_shapes: Number of different LR sizes, each of which was compiled before the loop.
+        compile_s: Seconds for compiling all of them.
+        peak_mib: Peak of the device's allocator since the process began, MiB, if it is reported.
+        executable_mib: Largest planned memory among the compiled sizes, MiB.
+        device: Name of the GPU, or model and cores of the CPU.
+        implementation: Requested implementation of ops.
     """
 
-    each: Mapping[str, Positive]
-    warm_up: Count
-    shapes: Count
+    ms_per_image: Mapping[str, PositiveFloat]
+    warmup_passes: NonNegativeInt
+    num_shapes: NonNegativeInt
     compile_s: float
     peak_mib: float | None = None
-    program_mib: float | None = None
+    executable_mib: float | None = None
     device: str
-    body: str | None = None
+    implementation: str | None = None
 
     @property
     def mean_ms(self) -> float:
-        """The organisers' figure: the mean with the first picture in it."""
-        return fmean(self.each.values())
+        """Mean over all images, the first included: the organisers' figure."""
+        return fmean(self.ms_per_image.values())
 
     @property
     def first_ms(self) -> float:
-        """The first picture alone, which carries the start-up cost."""
-        return next(iter(self.each.values()))
+        """Runtime of the first image, which includes the start-up cost."""
+        return next(iter(self.ms_per_image.values()))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Result:
-    """Everything we measured of one method with one set of weights; one JSON file.
+    """Everything measured of one method with one checkpoint; the content of a result file.
 
-    spec: the metric specification. quality: name of a set -> means; `valid` and `test` are the
-    contest's own. macs: multiply-adds as the organisers count them, activations: elements that
-    convolutions give, both at 1x256x256x3. baseline: the contest's, timed in turn with this one.
-    harness: name of a set -> runtime as the organisers measure it. created: ISO 8601.
+    Attributes:
+        method: Name of the method.
+        team: Name of its team.
+        weights_sha256: Hash of the checkpoint, if it was loaded from a file.
+        spec: Metric specification of PSNR and SSIM.
+        quality: Dataset name -> metrics; `valid` and `test` are the splits of the challenge.
+        params: Number of parameters.
+        macs: Multiply-adds at 1x256x256x3, as the organisers count them.
+        activations: Output elements of the convolutions at 1x256x256x3.
+        convs: Number of convolutions.
+        runtime: Runtime at 1x256x256x3.
+        baseline: The challenge's baseline, timed interleaved with this method.
+        protocol_timing: Dataset name -> runtime as the organisers' program measures it.
+        versions: Package -> version.
+        commit: Git commit of esrjax, if it is known.
+        created: Date and time, ISO 8601.
     """
 
     method: str
     team: str
     weights_sha256: str | None = None
     spec: str
-    quality: Mapping[str, Quality]
-    params: Count
-    macs: Count
-    activations: Count
-    convs: Count
+    quality: Mapping[str, DatasetMetrics]
+    params: NonNegativeInt
+    macs: NonNegativeInt
+    activations: NonNegativeInt
+    convs: NonNegativeInt
     runtime: Timing
-    baseline: Companion | None = None
-    harness: Mapping[str, Harness] = field(default_factory=dict[str, Harness])
+    baseline: BaselineTiming | None = None
+    protocol_timing: Mapping[str, ProtocolTiming] = field(default_factory=dict[str, ProtocolTiming])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     commit: str | None = None
     created: str
 
 
-FILE = TypeAdapter(Result)  # what a result file holds
+RESULT_ADAPTER = TypeAdapter(Result)  # validates and serializes result files
 
 
-def require_folder(folder: Path) -> None:
-    """Raise `UnwritableResults` unless results can be put into `folder`, which may be new."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+def check_writable_folder(folder: Path) -> None:
+    """Raise `UnwritableResults` unless results can be written into `folder`, which may be new."""
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise UnwritableResults(
-            f"the results cannot be written into '{folder}'",
-            rule="results go into a folder, new or not, that can be written into",
-            place=str(there),
+            f"Cannot write results into '{folder}'",
+            rule="results are written into a new or existing folder with write permission",
+            location=str(parent),
             remedy="name another folder with -o",
         )
 
 
-def save(result: Result, path: Path) -> None:
-    """Writes one result file, whole or not at all."""
+def save_result(result: Result, path: Path) -> None:
+    """Write a result file atomically, and create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(FILE.dump_json(result, indent=2) + b"\n")
-    os.replace(beside, path)
+    tmp_path = path.with_name(f".{path.name}.new")
+    tmp_path.write_bytes(RESULT_ADAPTER.dump_json(result, indent=2) + b"\n")
+    os.replace(tmp_path, path)
 
 
-def load(path: Path) -> Result:
-    """Reads one result file."""
+def load_result(path: Path) -> Result:
+    """Read a result file.
+
+    Raises:
+        InvalidResult: The file does not match `Result`.
+    """
     try:
-        return FILE.validate_json(path.read_bytes())
+        return RESULT_ADAPTER.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ResultError(
-            f"the result has {listing(mistakes(error))}",
+        raise InvalidResult(
+            f"Invalid result file: {bullet_list(format_errors(error))}",
             rule="every field of esrjax.contest.record.Result with its type, and no other",
-            place=str(path),
+            location=str(path),
             remedy="measure it again with this version of esrjax, or move it out of the folder",
         ) from None

@@ -1,4 +1,4 @@
-"""The figures of one method, as a ranking takes them."""
+"""Rows of a ranking: the figures of one method, and where each figure comes from."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -7,61 +7,77 @@ from statistics import fmean
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from esrjax.contest.record import Harness, Quality, Result
+from esrjax.contest.record import DatasetMetrics, ProtocolTiming, Result
 from esrjax.contest.rules import Rules
 from esrjax.method import Method
-from esrjax.schema import NotNegative, Positive
+from esrjax.schema import NonNegativeFloat, PositiveFloat
 
-READ = ConfigDict(extra="ignore", allow_inf_nan=False)  # sources say more than rows need
+# Sources have more columns and keys than a row needs.
+IGNORE_EXTRA = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
-@dataclass(frozen=True, kw_only=True, config=READ)
-class Series:
-    """Figures of the pictures of a set, one by one in its order; each empty where unknown.
+@dataclass(frozen=True, kw_only=True, config=IGNORE_EXTRA)
+class ImageSeries:
+    """Per-image figures of one dataset, in its order; an empty tuple where they are unknown.
 
-    cold: whether the first runtime began a run of the program.
+    Attributes:
+        psnr: PSNR of each image, dB.
+        runtime_ms: Runtime of each image, ms.
+        image_names: Name of each image.
+        cold_start: Whether the first runtime was the first of its process, start-up cost included.
     """
 
     psnr: tuple[float, ...] = ()
     runtime_ms: tuple[float, ...] = ()
-    pictures: tuple[str, ...] = ()
-    cold: bool = False
+    image_names: tuple[str, ...] = ()
+    cold_start: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, config=READ)
+@dataclass(frozen=True, kw_only=True, config=IGNORE_EXTRA)
 class Row:
-    """The figures of one method. PSNR in dB, runtime in ms, params in 10⁶, flops in 10⁹.
+    """The figures of one method.
 
-    psnr_valid, psnr_test: on the contest's own sets under its own metric, or None.
-    psnr_elsewhere: any other set, with its number of pictures -> PSNR.
-    runtime_ms: the one that is scored. baseline_ms: the baseline's, where it was timed in turn with
-    this method. harness_ms: set -> mean over its pictures, timed as the organisers do.
-    device, conditions, spec: where it was timed, how, and under which metric the PSNR was
-    measured; None where the source does not say.
-    series: set -> the figures of its pictures. provenance: field -> where the figure comes from.
+    Attributes:
+        team: Name of the team.
+        method: Name of the method.
+        psnr_valid: PSNR on the challenge's validation split with its metric, dB.
+        psnr_test: PSNR on the challenge's test split with its metric, dB.
+        psnr_other: Any other dataset, with its number of images -> PSNR, dB.
+        runtime_valid_ms: Mean runtime on the validation split, ms.
+        runtime_test_ms: Mean runtime on the test split, ms.
+        runtime_ms: The runtime that is scored, ms.
+        baseline_ms: Runtime of the baseline where it was timed interleaved with this method, ms.
+        protocol_ms: Dataset -> mean runtime over its images, timed as the organisers do, ms.
+        params_m: Parameters, 10⁶.
+        flops_g: FLOPs, 10⁹ multiply-adds.
+        device: Device of the runtime; None if the source does not tell.
+        conditions: Shape, dtype and precision of the timed pass; None if the source does not tell.
+        spec: Metric specification of the PSNR; None if the source does not tell.
+        series: Dataset -> per-image figures.
+        provenance: Field -> where its figure comes from.
     """
 
     team: str
     method: str
-    psnr_valid: Positive | None = None
-    psnr_test: Positive | None = None
-    psnr_elsewhere: Mapping[str, float] = field(default_factory=dict[str, float])
-    runtime_valid_ms: Positive | None = None
-    runtime_test_ms: Positive | None = None
-    runtime_ms: Positive
-    baseline_ms: Positive | None = None
-    harness_ms: Mapping[str, float] = field(default_factory=dict[str, float])
-    params_m: NotNegative
-    flops_g: NotNegative
+    psnr_valid: PositiveFloat | None = None
+    psnr_test: PositiveFloat | None = None
+    psnr_other: Mapping[str, float] = field(default_factory=dict[str, float])
+    runtime_valid_ms: PositiveFloat | None = None
+    runtime_test_ms: PositiveFloat | None = None
+    runtime_ms: PositiveFloat
+    baseline_ms: PositiveFloat | None = None
+    protocol_ms: Mapping[str, float] = field(default_factory=dict[str, float])
+    params_m: NonNegativeFloat
+    flops_g: NonNegativeFloat
     device: str | None = None
     conditions: str | None = None
     spec: str | None = None
-    series: Mapping[str, Series] = field(default_factory=dict[str, Series])
+    series: Mapping[str, ImageSeries] = field(default_factory=dict[str, ImageSeries])
     provenance: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
 
-def published(methods: Mapping[str, Method]) -> tuple[Row, ...]:
-    """The rows of the published table, from what the methods report of themselves."""
+def published_rows(methods: Mapping[str, Method]) -> tuple[Row, ...]:
+    """Return the rows of the published table, from the `reported` figures of methods."""
     return tuple(
         Row(
             team=method.team,
@@ -81,108 +97,117 @@ def published(methods: Mapping[str, Method]) -> tuple[Row, ...]:
 _FIGURES = ("psnr_valid", "psnr_test", "runtime_ms", "params_m", "flops_g")
 
 
-def measured(
-    result: Result, rules: Rules, origin: str = "measured", *, harness: bool = False
+def row_of_result(
+    result: Result, rules: Rules, origin: str = "measured", *, protocol_timing: bool = False
 ) -> Row:
-    """The row of one of our results; floors apply only to the contest's sets, whole.
+    """Return the row of one result.
 
-    harness: score the mean over pictures, each timed once, instead of the median of one size.
+    Args:
+        result: Content of a result file.
+        rules: Rules of the challenge; PSNR counts as that of a split only if it was computed over
+            all of its images, with the metric of the thresholds.
+        origin: Where the result comes from, for the provenance; the name of its file.
+        protocol_timing: Score the mean over images, each timed once, instead of the median runtime
+            at one image size.
     """
-    official = _official(result, rules)
-    elsewhere = {
-        f"{name} ({quality.pictures})": quality.psnr
+    official = _official_psnr(result, rules)
+    others = {
+        f"{name} ({quality.num_images})": quality.psnr
         for name, quality in result.quality.items()
         if name not in official
     }
-    means = {name: run.mean_ms for name, run in result.harness.items()}
-    median = result.baseline and result.baseline.runtime.median_ms
+    means = {name: timing.mean_ms for name, timing in result.protocol_timing.items()}
+    baseline_ms = result.baseline and result.baseline.runtime.median_ms
     return Row(
         team=result.team,
         method=result.method,
         psnr_valid=official.get("valid"),
         psnr_test=official.get("test"),
-        psnr_elsewhere=elsewhere,
-        runtime_ms=fmean(means.values()) if harness else result.runtime.median_ms,
-        baseline_ms=None if harness else median,
-        harness_ms=means,
+        psnr_other=others,
+        runtime_ms=fmean(means.values()) if protocol_timing else result.runtime.median_ms,
+        baseline_ms=None if protocol_timing else baseline_ms,
+        protocol_ms=means,
         params_m=result.params / 1e6,
         flops_g=result.macs / 1e9,
         device=result.runtime.device,
-        conditions=_over(means) if harness else result.runtime.conditions,
+        conditions=_protocol_conditions(means) if protocol_timing else result.runtime.conditions,
         spec=result.spec,
         series=_series(result),
-        provenance=_provenance(result, origin, harness),
+        provenance=_provenance(result, origin, protocol_timing),
     )
 
 
-def _official(result: Result, rules: Rules) -> dict[str, float]:
-    """The PSNR on those of the contest's sets that floors speak of: whole, under its metric."""
-    floors = rules.floors
+def _official_psnr(result: Result, rules: Rules) -> dict[str, float]:
+    """PSNR on the challenge's own splits: over all images, with the metric of the thresholds."""
+    thresholds = rules.psnr_thresholds
     return {
         name: quality.psnr
         for name, quality in result.quality.items()
         if name in ("valid", "test")
-        and (quality.pictures, result.spec) == (floors.pictures, floors.spec)
+        and (quality.num_images, result.spec) == (thresholds.num_images, thresholds.spec)
     }
 
 
-def companion(result: Result) -> Row | None:
-    """The row of the baseline that a result was timed in turn with; its PSNR is not known."""
-    held = result.baseline
-    return held and Row(
-        team=held.team,
-        method=held.method,
-        runtime_ms=held.runtime.median_ms,
-        params_m=held.params / 1e6,
-        flops_g=held.macs / 1e9,
-        device=held.runtime.device,
-        conditions=held.runtime.conditions,
+def row_of_baseline_timing(result: Result) -> Row | None:
+    """Return the row of the baseline that a result was timed with; its PSNR is unknown."""
+    baseline = result.baseline
+    return baseline and Row(
+        team=baseline.team,
+        method=baseline.method,
+        runtime_ms=baseline.runtime.median_ms,
+        params_m=baseline.params / 1e6,
+        flops_g=baseline.macs / 1e9,
+        device=baseline.runtime.device,
+        conditions=baseline.runtime.conditions,
         spec=result.spec,
-        provenance=dict.fromkeys(_FIGURES, f"measured in turn with {result.method}, untrained"),
+        provenance=dict.fromkeys(_FIGURES, f"measured interleaved with {result.method}, untrained"),
     )
 
 
-def _over(means: Mapping[str, float]) -> str:
-    return f"as the organisers time, each picture of {', '.join(sorted(means))} once"
+def _protocol_conditions(means: Mapping[str, float]) -> str:
+    return f"the organisers' protocol, each image of {', '.join(sorted(means))} once"
 
 
-def _series(result: Result) -> dict[str, Series]:
-    """Sets of which single pictures are known, by the result or by its run of the harness."""
-    every = {
-        name: _listed(quality, result.harness.get(name)) for name, quality in result.quality.items()
+def _series(result: Result) -> dict[str, ImageSeries]:
+    """Per-image figures of the datasets that have some: PSNR, runtime by protocol, or both."""
+    series = {
+        name: _image_series(quality, result.protocol_timing.get(name))
+        for name, quality in result.quality.items()
     }
-    return {name: series for name, series in every.items() if series.pictures}
+    return {name: figures for name, figures in series.items() if figures.image_names}
 
 
-def _listed(quality: Quality, run: Harness | None) -> Series:
-    held, times = quality.each or {}, run.each if run else {}
-    pictures = tuple(held or times)
-    psnr, runtime_ms = _along(held, pictures), _along(times, pictures)
-    return Series(psnr=psnr, runtime_ms=runtime_ms, pictures=pictures, cold=bool(runtime_ms))
+def _image_series(quality: DatasetMetrics, timing: ProtocolTiming | None) -> ImageSeries:
+    psnr_by_name, ms_by_name = quality.psnr_per_image or {}, timing.ms_per_image if timing else {}
+    names = tuple(psnr_by_name or ms_by_name)
+    psnr, runtime_ms = _in_order(psnr_by_name, names), _in_order(ms_by_name, names)
+    return ImageSeries(
+        psnr=psnr, runtime_ms=runtime_ms, image_names=names, cold_start=bool(runtime_ms)
+    )
 
 
-def _along(held: Mapping[str, float], pictures: tuple[str, ...]) -> tuple[float, ...]:
-    """The figures in that order, or none where one is missing."""
-    return tuple(held[name] for name in pictures) if held.keys() >= set(pictures) else ()
+def _in_order(values: Mapping[str, float], names: tuple[str, ...]) -> tuple[float, ...]:
+    """The values in the order of `names`; none if one is missing."""
+    return tuple(values[name] for name in names) if values.keys() >= set(names) else ()
 
 
-def _provenance(result: Result, origin: str, by_harness: bool) -> dict[str, str]:
-    """Field -> file, way of measuring, place, time, versions, weights."""
+def _provenance(result: Result, origin: str, protocol_timing: bool) -> dict[str, str]:
+    """Field -> file, way of measuring, device, date, versions and hash of the weights."""
     weights = f"weights sha256 {(result.weights_sha256 or 'unknown')[:16]}"
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    time, made = result.runtime, f"{result.created}, {versions}, {weights}"
-    counted = f"{origin}: counted from the network as built, {made}"
-    scored = f"{origin}: mean over the pictures of a set by the metric {result.spec!r}, {made}"
-    timed = (
-        f"{origin}: median of {time.runs} runs, {time.conditions}, on {time.device}"
-        f"{f', driver {time.driver}' if time.driver else ''}"
-        f"{f', body {time.body}' if time.body else ''}, {made}"
+    timing, source = result.runtime, f"{result.created}, {versions}, {weights}"
+    cost = f"{origin}: counted from the network as built, {source}"
+    quality = f"{origin}: mean over the images of a dataset by the metric {result.spec!r}, {source}"
+    median = (
+        f"{origin}: median of {timing.num_runs} runs, {timing.conditions}, on {timing.device}"
+        f"{f', driver {timing.driver}' if timing.driver else ''}"
+        f"{f', implementation {timing.implementation}' if timing.implementation else ''}, {source}"
     )
-    harness = f"{origin}: mean over the pictures of a set, each run once in order, {made}"
+    protocol = f"{origin}: mean over the images of a dataset, each run once in order, {source}"
     return {
-        **dict.fromkeys(("psnr_valid", "psnr_test", "psnr_elsewhere"), scored),
-        "runtime_ms": harness if by_harness else timed,
-        "baseline_ms": timed,
-        "harness_ms": harness,
-        **dict.fromkeys(("params_m", "flops_g"), counted),
+        **dict.fromkeys(("psnr_valid", "psnr_test", "psnr_other"), quality),
+        "runtime_ms": protocol if protocol_timing else median,
+        "baseline_ms": median,
+        "protocol_ms": protocol,
+        **dict.fromkeys(("params_m", "flops_g"), cost),
     }

@@ -1,4 +1,4 @@
-"""The rules of a contest: what qualifies, what is scored, against which baseline."""
+"""Rules of a challenge: thresholds, score, baseline and data policy, and their loader."""
 
 import json
 import tomllib
@@ -12,36 +12,42 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from esrjax.errors import UserError
-from esrjax.schema import STRICT, Count, Positive, listing, mistakes
+from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
 
-Run = Annotated[str, Field(pattern=r"^\d+-\d+$")]  # consecutive names of pictures
+# Consecutive image names, first and last: `0801-0900`.
+NameRange = Annotated[str, Field(pattern=r"^\d+-\d+$")]
 
 
 class UnknownRules(UserError):
-    """Neither shipped rules nor a file."""
+    """Raised when a name is neither that of shipped rules nor a file."""
 
 
-class RulesError(UserError):
-    """A file that does not say rules."""
+class InvalidRules(UserError):
+    """Raised when a rules file is not TOML, or a field is missing, unknown or of a wrong type."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Floors:
-    """Mean PSNR in dB that a method must reach on both sets, once rounded to `decimals`.
+class PsnrThresholds:
+    """Mean PSNR that a method must reach on both splits to be ranked.
 
-    pictures: how many a set has. spec: the metric specification that the floors speak of.
+    Attributes:
+        valid: Threshold on the validation split, dB.
+        test: Threshold on the test split, dB.
+        decimals: Decimals to which a mean PSNR is rounded before it is compared.
+        num_images: Number of images in either split; a mean over fewer is not compared.
+        spec: Metric specification that the PSNR must be computed with, such as `ntire`.
     """
 
-    valid: Positive
-    test: Positive
-    decimals: Count
-    pictures: Count
+    valid: PositiveFloat
+    test: PositiveFloat
+    decimals: NonNegativeInt
+    num_images: NonNegativeInt
     spec: str
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Waiver:
-    """A team that is ranked whatever its PSNR."""
+    """A team that is ranked even below a PSNR threshold, and why."""
 
     team: str
     reason: str
@@ -49,161 +55,209 @@ class Waiver:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Note:
-    """What a reader must know of a published figure of a team, and the figure it should be."""
+    """A remark on a published figure of a team.
+
+    Attributes:
+        team: Team that the figure belongs to.
+        flops_g: The published figure, 10⁹ multiply-adds; the note is shown with rows that have it.
+        corrected_flops_g: The figure it should be, 10⁹ multiply-adds, if it is known.
+        text: The remark itself.
+    """
 
     team: str
-    flops_g: Positive
-    instead_g: Positive | None = None
+    flops_g: PositiveFloat
+    corrected_flops_g: PositiveFloat | None = None
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Weights:
-    """What each score adds to the main score."""
+class ScoreWeights:
+    """Weights of the three scores in the main score."""
 
-    runtime: Positive
-    flops: Positive
-    params: Positive
+    runtime: PositiveFloat
+    flops: PositiveFloat
+    params: PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Decimals:
-    """How the contest prints milliseconds, millions of parameters and 10⁹ multiply-adds."""
+    """Decimals of published runtimes (ms), parameters (10⁶) and FLOPs (10⁹ multiply-adds)."""
 
-    runtime: Count
-    params: Count
-    flops: Count
+    runtime: NonNegativeInt
+    params: NonNegativeInt
+    flops: NonNegativeInt
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Score:
-    """`exp(factor · value / value of the baseline)` for each figure, and their weighted sum."""
+class ScoreFormula:
+    """`exp(factor · value / baseline value)` of each figure, and their weighted sum."""
 
-    factor: Positive
-    weights: Weights
+    factor: PositiveFloat
+    weights: ScoreWeights
     decimals: Decimals
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Baseline:
-    """The organisers' own entry and its published figures; they belong to `device`."""
+    """The organisers' own entry with its published figures.
+
+    Attributes:
+        team: Name of the baseline's team in the published table.
+        method: Name of its method in esrjax.
+        runtime_ms: Published runtime, ms.
+        params_m: Published parameters, 10⁶.
+        flops_g: Published FLOPs, 10⁹ multiply-adds.
+        device: GPU on which `runtime_ms` was measured.
+    """
 
     team: str
     method: str
-    runtime_ms: Positive
-    params_m: Positive
-    flops_g: Positive
+    runtime_ms: PositiveFloat
+    params_m: PositiveFloat
+    flops_g: PositiveFloat
     device: str
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Forbidden:
-    """Sets that no network may be trained on, as globs that ignore case, and why."""
+class ForbiddenDatasets:
+    """Case-insensitive glob patterns of datasets that no network may be trained on, and why."""
 
-    sets: tuple[str, ...]
+    datasets: tuple[str, ...]
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Fairness:
-    """What networks may be trained on. own: the contest's sets. extra: may others be used."""
+class DataPolicy:
+    """Which datasets a network may be trained on.
 
-    own: tuple[str, ...]
-    extra: bool
-    forbidden: tuple[Forbidden, ...]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Program:
-    """How the organisers' program times. warm_up: team -> passes before its loop.
-
-    side: of the square LR picture of those passes, pixels.
+    Attributes:
+        challenge_datasets: Datasets that the challenge provides.
+        extra_data_allowed: Whether other datasets may be used too.
+        forbidden: Datasets that may not be used in any case.
     """
 
-    side: Count
-    warm_up: Mapping[str, Count]
+    challenge_datasets: tuple[str, ...]
+    extra_data_allowed: bool
+    forbidden: tuple[ForbiddenDatasets, ...]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Published:
-    """What the printed runtimes are: means of `runs` print-outs with so many `decimals` each."""
+class TimingProtocol:
+    """Warm-up of the organisers' test program, before its timed loop over the images.
 
-    runs: Count
-    decimals: Count
+    Attributes:
+        lr_side: Side of the square LR image of the warm-up passes, pixels.
+        warmup_passes: Team -> number of warm-up passes; none of teams that are not listed.
+    """
+
+    lr_side: NonNegativeInt
+    warmup_passes: Mapping[str, NonNegativeInt]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PublishedRuntimes:
+    """Published runtimes are means over `runs` runs, each of them rounded to `decimals`."""
+
+    runs: NonNegativeInt
+    decimals: NonNegativeInt
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Rules:
-    """How a contest filters, scores and ranks. teams: number of a model -> team.
+    """Rules by which a challenge filters, scores and ranks its entries.
 
-    order: `valid`, `test` -> the runs of pictures (`0801-0900`) in the organisers' lists.
+    Attributes:
+        name: Name of the challenge.
+        ties: Entries of one score share the better rank, and the next rank is skipped.
+        psnr_thresholds: PSNR that an entry must reach to be ranked.
+        score: Formula of the scores.
+        baseline: Entry that scores are relative to.
+        waivers: Teams that are ranked even below a threshold.
+        notes: Remarks on published figures.
+        data_policy: What may be trained on; None where the challenge has no such rule.
+        timing: Warm-up of the organisers' test program; None if it has none.
+        published_runtimes: How published runtimes were averaged and rounded, if it is known.
+        teams: Model number in the organisers' results.json -> team.
+        image_order: Split (`valid`, `test`) -> ranges of image names in the organisers' order.
     """
 
     name: str
     ties: Literal["shared, next skipped"]
-    floors: Floors
-    score: Score
+    psnr_thresholds: PsnrThresholds
+    score: ScoreFormula
     baseline: Baseline
-    waived: tuple[Waiver, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
     notes: tuple[Note, ...] = ()
-    fairness: Fairness | None = None
-    program: Program | None = None
-    published: Published | None = None
+    data_policy: DataPolicy | None = None
+    timing: TimingProtocol | None = None
+    published_runtimes: PublishedRuntimes | None = None
     teams: Mapping[str, str]
-    order: Mapping[str, tuple[Run, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    image_order: Mapping[str, tuple[NameRange, ...]] = field(
+        default_factory=dict[str, tuple[str, ...]]
+    )
 
-    def warm_up(self, team: str) -> int:
-        """How many passes the organisers' program let a team make before its loop."""
-        return self.program.warm_up.get(team, 0) if self.program else 0
+    def num_warmup_passes(self, team: str) -> int:
+        """Return the number of passes that the organisers' program runs before a team's loop."""
+        return self.timing.warmup_passes.get(team, 0) if self.timing else 0
 
-    def pictures(self, name: str) -> tuple[str, ...]:
-        """The names of the pictures of a set in the organisers' order; none where unknown."""
-        return tuple(name for run in self.order.get(name, ()) for name in _names(run))
+    def image_names(self, split: str) -> tuple[str, ...]:
+        """Return the image names of a split in the organisers' order; empty if unknown."""
+        return tuple(
+            name for names in self.image_order.get(split, ()) for name in _expand_range(names)
+        )
 
-    def waiver(self, team: str) -> str | None:
-        """Why a team is ranked whatever its PSNR, or None."""
-        return next((each.reason for each in self.waived if each.team == team), None)
+    def waiver_reason(self, team: str) -> str | None:
+        """Return why a team is ranked even below a threshold, or None if it is not."""
+        return next((waiver.reason for waiver in self.waivers if waiver.team == team), None)
 
-    def noted(self, team: str, flops_g: float) -> tuple[str, ...]:
-        """What is to be said of a team that has this figure, exact or as printed."""
+    def notes_for(self, team: str, flops_g: float) -> tuple[str, ...]:
+        """Return the remarks on a team's FLOPs (10⁹), matched at the published precision."""
         decimals = self.score.decimals.flops
         return tuple(
-            each.text
-            for each in self.notes
-            if each.team == team and round(each.flops_g, decimals) == round(flops_g, decimals)
+            note.text
+            for note in self.notes
+            if note.team == team and round(note.flops_g, decimals) == round(flops_g, decimals)
         )
 
 
-def _names(run: str) -> Iterator[str]:
+def _expand_range(names: str) -> Iterator[str]:
     """`0801-0803` -> 0801, 0802, 0803."""
-    first, _, last = run.partition("-")
+    first, _, last = names.partition("-")
     return (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
 
 
-def load(source: str | Path) -> Rules:
-    """Rules that esrjax ships, by name (`ntire2026`), or those of a TOML file."""
+def load_rules(source: str | Path) -> Rules:
+    """Load the rules of a challenge.
+
+    Args:
+        source: Name of shipped rules (`ntire2026`) or path of a TOML file.
+
+    Raises:
+        UnknownRules: `source` is neither.
+        InvalidRules: The file is not TOML, or does not match `Rules`.
+    """
     shipped = resources.files("esrjax_configs") / f"{source}.toml"
     file = shipped if shipped.is_file() else Path(source)
     if not file.is_file():
         raise UnknownRules(
-            f"no rules called {str(source)!r}",
-            rule="a name that esrjax ships, such as ntire2026, or a TOML file",
+            f"Unknown rules {str(source)!r}",
+            rule="the name of shipped rules, such as ntire2026, or the path of a TOML file",
             remedy="check the name or the path",
         )
-    return _parse(file.read_text("utf-8"), place=file.name)
+    return _parse(file.read_text("utf-8"), location=file.name)
 
 
-def _parse(text: str, *, place: str) -> Rules:
+def _parse(text: str, *, location: str) -> Rules:
     try:
-        # by way of JSON, in which strict pydantic takes a list for a tuple
+        # Through JSON: strict pydantic accepts a list for a tuple only when it parses JSON.
         return TypeAdapter(Rules).validate_json(json.dumps(tomllib.loads(text), default=str))
     except tomllib.TOMLDecodeError as error:
-        found = [f"is not TOML: {error}"]
+        messages = [f"is not TOML: {error}"]
     except ValidationError as error:
-        found = mistakes(error)
-    raise RulesError(
-        f"the rules have {listing(found)}",
+        messages = format_errors(error)
+    raise InvalidRules(
+        f"Invalid challenge rules: {bullet_list(messages)}",
         rule="every field of esrjax.contest.rules.Rules with its type, and no other",
-        place=place,
-        remedy="mend what is listed; ntire2026.toml is a complete example",
+        location=location,
+        remedy="correct the listed fields; ntire2026.toml is a complete example",
     )

@@ -1,4 +1,4 @@
-"""What a ranking becomes when something is otherwise."""
+"""Scenarios: how the ranks change under other figures or other readings of the rules."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from esrjax.contest.peers import is_baseline
-from esrjax.contest.rank import TRACKS, Ranking, Track, again
-from esrjax.contest.rows import Row, Series
+from esrjax.contest.rank import TRACKS, Ranking, Track, rerank
+from esrjax.contest.rows import ImageSeries, Row
 from esrjax.contest.rules import Note, Rules
 
-UNROUNDED = 12  # decimals that round nothing
+UNROUNDED = 12  # decimals that leave a PSNR as it is
 
 
 @dataclass(frozen=True, kw_only=True)
-class Move:
-    """A rank that is no longer what it was; None of a method that is not ranked."""
+class RankChange:
+    """A rank of a method before and after a change; None where the method is not ranked."""
 
     team: str
     method: str
@@ -26,97 +26,108 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """Something that is otherwise, and every rank that it changes."""
+    """A change of figures or rules, and every rank that it changes."""
 
     name: str
-    moves: tuple[Move, ...]
+    rank_changes: tuple[RankChange, ...]
 
 
-def scenarios(ranking: Ranking) -> tuple[Scenario, ...]:
-    """Everything that the rules and the rows let one ask."""
+def all_scenarios(ranking: Ranking) -> tuple[Scenario, ...]:
+    """Return every scenario that the rules and rows of a ranking allow."""
     return tuple(
-        Scenario(name=name, moves=moves(ranking, other)) for name, other in _others(ranking)
+        Scenario(name=name, rank_changes=rank_changes(ranking, other))
+        for name, other in _alternatives(ranking)
     )
 
 
-def moves(before: Ranking, after: Ranking) -> tuple[Move, ...]:
-    """The ranks that differ, best first; a row is the same by its team and method."""
-    lines = {(line.row.team, line.row.method): line for line in after.lines}
-    pairs = [(line, lines[line.row.team, line.row.method]) for line in before.lines]
+def rank_changes(before: Ranking, after: Ranking) -> tuple[RankChange, ...]:
+    """Return the ranks that differ, main track first; entries are matched by team and method."""
+    entries = {(entry.row.team, entry.row.method): entry for entry in after.entries}
+    pairs = [(entry, entries[entry.row.team, entry.row.method]) for entry in before.entries]
     return tuple(
-        Move(team=one.row.team, method=one.row.method, track=track, before=old, after=new)
+        RankChange(team=one.row.team, method=one.row.method, track=track, before=old, after=new)
         for track in reversed(TRACKS)
         for one, other in pairs
-        if (old := one.place(track)) != (new := other.place(track))
+        if (old := one.rank(track)) != (new := other.rank(track))
     )
 
 
-def _others(ranking: Ranking) -> Iterator[tuple[str, Ranking]]:
+def _alternatives(ranking: Ranking) -> Iterator[tuple[str, Ranking]]:
+    """Name and ranking of each scenario."""
     rules, rows = ranking.rules, ranking.rows
-    if any(over_pictures(row) for row in rows):
-        yield "without the first picture (cold start)", again(ranking, rows=map(warm, rows))
+    if any(is_mean_over_images(row) for row in rows):
+        yield (
+            "without the first image (cold start)",
+            rerank(ranking, rows=map(without_cold_start, rows)),
+        )
     for note in rules.notes:
-        for other in exchanged(rows, note):
-            said = f"with {other.flops_g:.2f} G FLOPs of {note.team}"
-            yield said, again(ranking, rows=swapped(rows, other))
-    for line in ranking.of("ranked"):
-        if line.waived:
-            yield f"without {line.row.team}, {line.waived}", again(ranking, rules=_strict(rules))
-    if ranking.floors:
-        floors = replace(rules.floors, decimals=UNROUNDED)
-        said = "with floors asked of the PSNR as measured, not rounded"
-        yield said, again(ranking, rules=replace(rules, floors=floors))
+        for row in alternate_rows(rows, note):
+            name = f"with {row.flops_g:.2f} G FLOPs for {note.team}"
+            yield name, rerank(ranking, rows=replace_row(rows, row))
+    for entry in ranking.with_status("ranked"):
+        if entry.waiver:
+            yield (
+                f"without the waiver of {entry.row.team}: {entry.waiver}",
+                rerank(ranking, rules=_without_waivers(rules)),
+            )
+    if ranking.apply_thresholds:
+        thresholds = replace(rules.psnr_thresholds, decimals=UNROUNDED)
+        name = "with thresholds applied to the unrounded PSNR"
+        yield name, rerank(ranking, rules=replace(rules, psnr_thresholds=thresholds))
     if ranking.figures == "exact":
-        yield "with figures rounded as the contest prints them", again(ranking, figures="printed")
-    if ranking.base == "own" and _at_home(rows, rules):
-        yield "relative to the published baseline", again(ranking, base="published")
+        yield "with figures rounded as in the published table", rerank(ranking, figures="printed")
+    if ranking.baseline_source == "measured" and _on_official_device(rows, rules):
+        yield "relative to the published baseline", rerank(ranking, baseline_source="published")
 
 
-def over_pictures(row: Row) -> bool:
-    """Whether the scored runtime is the mean over sets of the mean over their pictures."""
-    held = _means(row)
-    return bool(held) and math.isclose(fmean(held), row.runtime_ms, rel_tol=1e-6)
+def is_mean_over_images(row: Row) -> bool:
+    """Return whether the scored runtime is the mean over datasets of their means over images."""
+    means = _means(row)
+    return bool(means) and math.isclose(fmean(means), row.runtime_ms, rel_tol=1e-6)
 
 
-def warm(row: Row) -> Row:
-    """The row with every first picture that began a run left out of the runtime."""
-    if not over_pictures(row):
+def without_cold_start(row: Row) -> Row:
+    """Return the row with its runtime over all images but the first one of a process.
+
+    A row whose runtime is not a mean over images stays as it is.
+    """
+    if not is_mean_over_images(row):
         return row
-    means = [fmean(each.runtime_ms[each.cold :] or each.runtime_ms) for each in _timed(row)]
+    means = [fmean(s.runtime_ms[s.cold_start :] or s.runtime_ms) for s in _timed_series(row)]
     return replace(row, runtime_ms=fmean(means))
 
 
 def _means(row: Row) -> list[float]:
-    return [fmean(each.runtime_ms) for each in _timed(row)]
+    return [fmean(series.runtime_ms) for series in _timed_series(row)]
 
 
-def _timed(row: Row) -> list[Series]:
-    return [each for each in row.series.values() if each.runtime_ms]
+def _timed_series(row: Row) -> list[ImageSeries]:
+    return [series for series in row.series.values() if series.runtime_ms]
 
 
-def swapped(rows: Sequence[Row], other: Row) -> tuple[Row, ...]:
-    """The rows, with another in the place of the one of this team and method."""
-    name = (other.team, other.method)
-    return tuple(other if (row.team, row.method) == name else row for row in rows)
+def replace_row(rows: Sequence[Row], new: Row) -> tuple[Row, ...]:
+    """Return the rows with that of the same team and method replaced by `new`."""
+    name = (new.team, new.method)
+    return tuple(new if (row.team, row.method) == name else row for row in rows)
 
 
-def exchanged(rows: Sequence[Row], note: Note) -> Iterator[Row]:
-    """Rows that have one of a note's two figures, with the other."""
-    if note.instead_g is None:
+def alternate_rows(rows: Sequence[Row], note: Note) -> Iterator[Row]:
+    """Yield the rows that have one of a note's two FLOPs figures, with the other figure."""
+    if note.corrected_flops_g is None:
         return
-    pair = (note.flops_g, note.instead_g)
+    pair = (note.flops_g, note.corrected_flops_g)
     for row in rows:
         for figure, other in (pair, pair[::-1]):
             if row.team == note.team and abs(row.flops_g - figure) < abs(row.flops_g - other):
                 yield replace(row, flops_g=other)
 
 
-def _strict(rules: Rules) -> Rules:
-    return replace(rules, waived=())
+def _without_waivers(rules: Rules) -> Rules:
+    return replace(rules, waivers=())
 
 
-def _at_home(rows: Sequence[Row], rules: Rules) -> bool:
-    """Whether the published baseline was timed where these rows were, as far as they say."""
+def _on_official_device(rows: Sequence[Row], rules: Rules) -> bool:
+    """Whether the rows were timed on the published baseline's device, as far as they tell."""
     return all(row.device in (None, rules.baseline.device) for row in rows) and any(
         is_baseline(row, rules) for row in rows
     )

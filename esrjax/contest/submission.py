@@ -1,4 +1,4 @@
-"""What a contest is handed of a method: everything measured, and its entry in results.json."""
+"""Submissions: measurements of a model, and its entry in the organisers' results.json."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,29 +8,29 @@ from statistics import fmean
 from esrjax.contest import evaluate, harness
 from esrjax.contest.gates import SPLITS, Split
 from esrjax.contest.harness import Progress
-from esrjax.contest.record import Harness, Result
+from esrjax.contest.record import ProtocolTiming, Result
 from esrjax.contest.rules import Rules
+from esrjax.data.datasets import Pair
 from esrjax.errors import UserError
+from esrjax.evaluation.metrics import get_spec
+from esrjax.evaluation.score import Scores, as_scorable, score
 from esrjax.model import Model
-from esrjax.pictures.score import Scores, score, seen
-from esrjax.pictures.sets import Pair
-from esrjax.pictures.specs import named
 
 
-class WrongNumber(UserError):
-    """A number that a contest gives to another team, or none at all."""
+class InvalidModelNumber(UserError):
+    """Raised when a team's model number is unknown, or belongs to another team."""
 
 
-class NoMemory(UserError):
-    """A device that does not tell how much memory was used."""
+class UnknownMemory(UserError):
+    """Raised when neither the device nor the compiler reports the memory of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """What the organisers' program writes of a model into results.json, in its order.
+class ResultsEntry:
+    """An entry of the organisers' results.json, with their keys in their order.
 
-    Lists: one figure a picture. Runtimes in ms, PSNR in dB, memory in MiB, activations and
-    parameters in 10⁶, flops in 10⁹ multiply-adds.
+    Lists have one figure per image. Runtimes are in ms, PSNR in dB, memory in MiB, activations and
+    parameters in 10⁶, FLOPs in 10⁹ multiply-adds.
     """
 
     valid_runtime: tuple[float, ...]
@@ -49,62 +49,98 @@ class Entry:
     num_parameters: float
 
 
-def number(rules: Rules, team: str, asked: int | None) -> int:
-    """The number of the model: the one asked for, else the one that the contest gave the team."""
-    known = next((int(key) for key, name in rules.teams.items() if name == team), None)
-    if asked is None and known is None:
-        raise WrongNumber(
-            f"{rules.name} knows no team {team!r}",
-            rule="a submission is called by the number of its model",
-            remedy="give the number that the organisers gave you with --id",
-        )
-    chosen = known if asked is None else asked
-    owner = rules.teams.get(f"{chosen:02d}", team)
-    if chosen is None or owner != team:
-        raise WrongNumber(
-            f"--id {chosen} belongs to {owner}",
-            rule=f"results are assigned to teams by number; this method is by {team}",
-            remedy="give the number that the organisers gave you",
-        )
-    return chosen
+def model_number(rules: Rules, team: str, requested: int | None) -> int:
+    """Return the model number of a submission.
 
+    Args:
+        rules: Rules with the numbers that the organisers assigned.
+        team: Team of the method.
+        requested: Number that the user asks for; None for the assigned one.
 
-def scores(
-    model: Model, sets: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
-) -> dict[Split, Scores]:
-    """Both sets under the metric that the floors speak of."""
-    spec = named(rules.floors.spec)
-    return {split: score(seen(model, spec), pairs, spec, progress) for split, pairs in sets.items()}
-
-
-def measure(
-    model: Model, sets: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
-) -> Result:
-    """As the organisers' program: each picture timed once, before all else; then quality, cost.
-
-    The runtime at one size is taken in turn with the baseline's.
+    Raises:
+        InvalidModelNumber: No number is assigned to the team or requested, or the requested one
+            belongs to another team.
     """
-    runs = {split: harness.run(model, pairs, rules, progress) for split, pairs in sets.items()}
-    found = scores(model, sets, rules, progress)
-    timings, beside = evaluate.timed([model], evaluate.companion(rules))
-    each = [
-        evaluate.result(model, held, split, timings[model.name]) for split, held in found.items()
+    assigned = next((int(key) for key, name in rules.teams.items() if name == team), None)
+    if requested is None and assigned is None:
+        raise InvalidModelNumber(
+            f"No model number for team {team!r} in {rules.name}",
+            rule="a submission is identified by its model number",
+            remedy="give the number that the organisers assigned to you with --id",
+        )
+    number = assigned if requested is None else requested
+    owner = rules.teams.get(f"{number:02d}", team)
+    if number is None or owner != team:
+        raise InvalidModelNumber(
+            f"--id {number} belongs to {owner}",
+            rule=f"results are assigned to teams by number; this method is by {team}",
+            remedy="give the number that the organisers assigned to you",
+        )
+    return number
+
+
+def score_splits(
+    model: Model, pairs: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
+) -> dict[Split, Scores]:
+    """Return the scores on each split, with the metric of the thresholds.
+
+    Args:
+        model: Model to score.
+        pairs: Split -> LR/HR pairs.
+        rules: Rules with the metric specification.
+        progress: Wraps the pairs, for example in a progress bar.
+    """
+    spec = get_spec(rules.psnr_thresholds.spec)
+    return {
+        split: score(as_scorable(model, spec), split_pairs, spec, progress)
+        for split, split_pairs in pairs.items()
+    }
+
+
+def measure_submission(
+    model: Model, pairs: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
+) -> Result:
+    """Measure everything that a submission reports.
+
+    The runtime over images is measured first, before any other work of the process, as the
+    organisers' program does; then come PSNR, and runtime at one image size interleaved with the
+    baseline.
+
+    Args:
+        model: Model to measure.
+        pairs: Split -> LR/HR pairs.
+        rules: Rules of the challenge.
+        progress: Wraps the pairs, for example in a progress bar.
+    """
+    protocol = {
+        split: harness.time_by_protocol(model, split_pairs, rules, progress)
+        for split, split_pairs in pairs.items()
+    }
+    scores = score_splits(model, pairs, rules, progress)
+    timings, baseline = evaluate.time_models([model], evaluate.baseline_name(rules))
+    results = [
+        evaluate.make_result(model, split_scores, split, timings[model.name])
+        for split, split_scores in scores.items()
     ]
-    quality = {split: held for one in each for split, held in one.quality.items()}
-    return replace(each[0], quality=quality, harness=runs, baseline=beside)
+    quality = {split: metrics for result in results for split, metrics in result.quality.items()}
+    return replace(results[0], quality=quality, protocol_timing=protocol, baseline=baseline)
 
 
-def entry(result: Result) -> Entry:
-    """The organisers' figures of a result that has both sets, with their harness."""
-    valid, test = (result.harness[split] for split in SPLITS)
-    valid_psnr, test_psnr = (_decibels(result, split) for split in SPLITS)
-    return Entry(
-        valid_runtime=tuple(valid.each.values()),
+def results_entry(result: Result) -> ResultsEntry:
+    """Return the organisers' figures of a result with quality and protocol timing of both splits.
+
+    Raises:
+        UnknownMemory: The memory of a split is unknown.
+    """
+    valid, test = (result.protocol_timing[split] for split in SPLITS)
+    valid_psnr, test_psnr = (_psnr_per_image(result, split) for split in SPLITS)
+    return ResultsEntry(
+        valid_runtime=tuple(valid.ms_per_image.values()),
         valid_psnr=valid_psnr,
         valid_memory=memory_mib(valid),
         valid_ave_runtime=valid.mean_ms,
         valid_ave_psnr=fmean(valid_psnr),
-        test_runtime=tuple(test.each.values()),
+        test_runtime=tuple(test.ms_per_image.values()),
         test_psnr=test_psnr,
         test_memory=memory_mib(test),
         test_ave_runtime=test.mean_ms,
@@ -116,22 +152,26 @@ def entry(result: Result) -> Entry:
     )
 
 
-def memory_mib(run: Harness) -> float:
-    """The allocator's peak where the device tells it, else what the compiler plans, MiB."""
-    told = run.peak_mib if run.peak_mib is not None else run.program_mib
-    if told is None:
-        raise NoMemory(
-            f"{run.device} tells neither its allocator's peak nor the compiler's plan",
-            rule="results.json holds the memory of every model",
+def memory_mib(timing: ProtocolTiming) -> float:
+    """Return the memory of a run, MiB: the allocator's peak if reported, else the compiler's plan.
+
+    Raises:
+        UnknownMemory: Neither is reported.
+    """
+    memory = timing.peak_mib if timing.peak_mib is not None else timing.executable_mib
+    if memory is None:
+        raise UnknownMemory(
+            f"{timing.device} reports neither the allocator's peak nor the compiler's memory plan",
+            rule="results.json contains the memory of every model",
             remedy="measure on another device",
         )
-    return told
+    return memory
 
 
-def results_json(key: str, made: Entry) -> str:
-    """The organisers' results.json with this one entry, `key` being `23_NAME`."""
-    return json.dumps({key: asdict(made)}, allow_nan=False) + "\n"
+def results_json(key: str, entry: ResultsEntry) -> str:
+    """Return the organisers' results.json with one entry; its key is like `23_NAME`."""
+    return json.dumps({key: asdict(entry)}, allow_nan=False) + "\n"
 
 
-def _decibels(result: Result, split: Split) -> tuple[float, ...]:
-    return tuple((result.quality[split].each or {}).values())
+def _psnr_per_image(result: Result, split: Split) -> tuple[float, ...]:
+    return tuple((result.quality[split].psnr_per_image or {}).values())

@@ -1,4 +1,4 @@
-"""Figures of methods that are otherwise: `METHOD:runtime=-0.5`."""
+"""What-if changes of figures, such as `METHOD:runtime=-0.5`, and their effect on the ranks."""
 
 import difflib
 import re
@@ -11,11 +11,11 @@ from esrjax.contest.peers import is_baseline
 from esrjax.contest.rank import Ranking
 from esrjax.contest.rows import Row
 from esrjax.contest.rules import Rules
-from esrjax.contest.scenarios import Scenario, moves, swapped
+from esrjax.contest.scenarios import Scenario, rank_changes, replace_row
 from esrjax.errors import UserError
-from esrjax.schema import listing, mistakes
+from esrjax.schema import bullet_list, format_errors
 
-# word -> unit, fields of Row
+# Name of a figure -> its unit, and the fields of Row that it stands for.
 FIGURES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "runtime": ("ms", ("runtime_ms",)),
     "params": ("M", ("params_m",)),
@@ -27,94 +27,116 @@ FIGURES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _CHANGE = re.compile(r"(?P<method>.+):(?P<figure>\w+)=(?P<value>[+-]?\d+(\.\d*)?([eE][+-]?\d+)?)")
 
 
-class BadChange(UserError):
-    """A change that says nothing, or that no row can take."""
+class InvalidChange(UserError):
+    """Raised when a change is malformed, names no row, or gives a figure that is not possible."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A figure of a method, or of a team, that is `value`, or by `value` more where `added`."""
+    """A change of one figure.
+
+    Attributes:
+        method: Method or team whose figure changes.
+        figure: One of `FIGURES`.
+        value: New value, or the difference to the old one, in the unit of the figure.
+        is_relative: Whether `value` is a difference.
+    """
 
     method: str
     figure: str
     value: float
-    added: bool
+    is_relative: bool
 
     def __str__(self) -> str:
-        value = f"{self.value:+g}" if self.added else f"= {self.value:g}"
+        value = f"{self.value:+g}" if self.is_relative else f"= {self.value:g}"
         return f"{self.method} {self.figure} {value} {FIGURES[self.figure][0]}"
 
 
-def parse(texts: Iterable[str]) -> tuple[Change, ...]:
-    """A number with a sign is added to what the row has, one without replaces it."""
-    found = [(text, _CHANGE.fullmatch(text)) for text in texts]
-    wrong = [text for text, match in found if not match or match["figure"] not in FIGURES]
-    if wrong:
-        raise BadChange(
-            f"a change says nothing: {', '.join(map(repr, wrong))}",
+def parse_changes(texts: Iterable[str]) -> tuple[Change, ...]:
+    """Parse changes.
+
+    Args:
+        texts: `METHOD:FIGURE=NUMBER`; a number with a sign is added to the figure, one without a
+            sign replaces it.
+
+    Raises:
+        InvalidChange: A text has another form, or the figure is unknown.
+    """
+    parsed = [(text, _CHANGE.fullmatch(text)) for text in texts]
+    invalid = [text for text, match in parsed if not match or match["figure"] not in FIGURES]
+    if invalid:
+        raise InvalidChange(
+            f"Invalid change: {', '.join(map(repr, invalid))}",
             rule=f"it is METHOD:FIGURE=NUMBER, with FIGURE one of {', '.join(FIGURES)}",
-            remedy="write METHOD:runtime=-0.5 for 0.5 ms less, METHOD:params=0.2 for 0.2 M in all",
+            remedy="write METHOD:runtime=-0.5 to subtract 0.5 ms, METHOD:params=0.2 to set 0.2 M",
         )
     return tuple(
         Change(
             method=match["method"],
             figure=match["figure"],
             value=float(match["value"]),
-            added=match["value"][0] in "+-",
+            is_relative=match["value"][0] in "+-",
         )
-        for _, match in found
+        for _, match in parsed
         if match
     )
 
 
-def changed(rows: Sequence[Row], changes: Iterable[Change], rules: Rules) -> tuple[Row, ...]:
-    """The rows with the changes made, one after the other."""
+def apply_changes(rows: Sequence[Row], changes: Iterable[Change], rules: Rules) -> tuple[Row, ...]:
+    """Return the rows with all changes applied, in order.
+
+    A change of the baseline's runtime also changes the runtimes of the baseline that were measured
+    interleaved with other methods.
+
+    Raises:
+        InvalidChange: A change names no row, or gives a figure that is not possible.
+    """
     for change in changes:
-        row = _find(rows, change.method)
+        row = _find_row(rows, change.method)
         fields = FIGURES[change.figure][1]
-        rows = swapped(rows, _with(row, change, fields))
+        rows = replace_row(rows, _apply(row, change, fields))
         if is_baseline(row, rules) and "runtime_ms" in fields:
-            beside = [_with(each, change, ("baseline_ms",)) for each in rows if each.baseline_ms]
-            for each in beside:
-                rows = swapped(rows, each)
+            updated = [_apply(row, change, ("baseline_ms",)) for row in rows if row.baseline_ms]
+            for row in updated:
+                rows = replace_row(rows, row)
     return tuple(rows)
 
 
-def scenario(changes: Sequence[Change], before: Ranking, after: Ranking) -> Scenario:
-    """What the changes did to the ranks."""
+def what_if_scenario(changes: Sequence[Change], before: Ranking, after: Ranking) -> Scenario:
+    """Return the effect of changes on the ranks as a scenario."""
     name = f"What if {', '.join(map(str, changes))}"
-    return Scenario(name=name, moves=moves(before, after))
+    return Scenario(name=name, rank_changes=rank_changes(before, after))
 
 
-def _find(rows: Sequence[Row], name: str) -> Row:
-    """The one row whose method, or else whose team, is called that, whatever the case."""
+def _find_row(rows: Sequence[Row], name: str) -> Row:
+    """The one row with this method, or else with this team; the case does not matter."""
     for names in ([row.method for row in rows], [row.team for row in rows]):
-        found = [row for row, held in zip(rows, names, strict=True) if held.lower() == name.lower()]
-        if len(found) == 1:
-            return found[0]
-    known = {held.lower(): held for row in rows for held in (row.team, row.method)}
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    raise BadChange(
-        f"no one row is that of {name!r}",
+        matches = [row for row, n in zip(rows, names, strict=True) if n.lower() == name.lower()]
+        if len(matches) == 1:
+            return matches[0]
+    known = {n.lower(): n for row in rows for n in (row.team, row.method)}
+    similar = difflib.get_close_matches(name.lower(), known, n=1)
+    raise InvalidChange(
+        f"Unknown or ambiguous method {name!r}",
         rule=f"a method or a team of the ranking: {', '.join(row.method for row in rows)}",
-        remedy=f"did you mean {known[near[0]]!r}?" if near else "name one of these",
+        remedy=f"did you mean {known[similar[0]]!r}?" if similar else "name one of these",
     )
 
 
-def _with(row: Row, change: Change, fields: Sequence[str]) -> Row:
-    held = {name: getattr(row, name) for name in fields}
-    if change.added and None in held.values():
-        raise _impossible(change, [f"{name} is not known" for name in fields])
-    new = {name: change.value + (held[name] if change.added else 0) for name in fields}
+def _apply(row: Row, change: Change, fields: Sequence[str]) -> Row:
+    old = {name: getattr(row, name) for name in fields}
+    if change.is_relative and None in old.values():
+        raise _impossible(change, [f"{name} is unknown" for name in fields])
+    new = {name: change.value + (old[name] if change.is_relative else 0) for name in fields}
     try:
         return replace(row, **new)
     except ValidationError as error:
-        raise _impossible(change, mistakes(error)) from None
+        raise _impossible(change, format_errors(error)) from None
 
 
-def _impossible(change: Change, found: list[str]) -> BadChange:
-    return BadChange(
-        f"the row cannot take {str(change)!r}: {listing(found)}",
-        rule="a runtime or a PSNR is above 0, params and FLOPs are not below it",
-        remedy="change it by less, or say the value itself, without a sign",
+def _impossible(change: Change, problems: list[str]) -> InvalidChange:
+    return InvalidChange(
+        f"Cannot apply {str(change)!r}: {bullet_list(problems)}",
+        rule="runtime and PSNR are positive, params and FLOPs are not negative",
+        remedy="change it by less, or give the value itself, without a sign",
     )

@@ -1,30 +1,30 @@
-"""A method with weights: what users call on pictures."""
+"""Models: methods and ensembles with weights, called on images."""
 
-from esrjax.model.fusion import Fusion
-from esrjax.model.limits import BadWindows, PictureTooSmall, require_side, require_windows
+from esrjax.model.fusion import EnsembleModel
+from esrjax.model.limits import BadWindows, ImageTooSmall, check_min_side, check_windows
 from esrjax.model.model import Model
 from esrjax.model.opening import (
     BadEnsemble,
-    Files,
+    CheckpointPaths,
     NoWeights,
+    check_ensemble,
+    member_hparams,
     open_method,
     open_model,
-    require_ensemble,
-    sizes_of,
 )
 
 __all__ = [
     "BadEnsemble",
     "BadWindows",
-    "Files",
-    "Fusion",
+    "CheckpointPaths",
+    "EnsembleModel",
+    "ImageTooSmall",
     "Model",
     "NoWeights",
-    "PictureTooSmall",
+    "check_ensemble",
+    "check_min_side",
+    "check_windows",
+    "member_hparams",
     "open_method",
     "open_model",
-    "require_ensemble",
-    "require_side",
-    "require_windows",
-    "sizes_of",
 ]

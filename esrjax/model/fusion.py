@@ -1,18 +1,24 @@
-"""Several networks with their weights, whose pictures are fused."""
+"""The model of an ensemble: several networks with weights whose outputs are blended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from esrjax.data.image_io import Pixels
+from esrjax.evaluation import upscale
+from esrjax.evaluation.upscale import Upscaler
 from esrjax.method import Ensemble
 from esrjax.model.model import Model
-from esrjax.pictures import upscale
-from esrjax.pictures.files import Pixels
-from esrjax.pictures.upscale import Upscaler
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fusion:
-    """An ensemble whose members have their weights; called on pictures like a `Model`."""
+class EnsembleModel:
+    """An ensemble with the weights of its members, called on images like a `Model`.
+
+    Attributes:
+        name: Of the ensemble in the registry.
+        ensemble: How its members are run and blended.
+        members: Name of a method -> its model.
+    """
 
     name: str
     ensemble: Ensemble
@@ -20,47 +26,55 @@ class Fusion:
 
     @property
     def scale(self) -> int:
-        """How many times larger the picture becomes."""
+        """HR size / LR size."""
         return self.ensemble.scale
 
-    def __call__(self, picture: Pixels) -> Pixels:
-        """`(h, w, 3)` bytes -> `(s·h, s·w, 3)` bytes."""
-        return upscale.to_8_bits(self.upscaler())(picture)
+    def __call__(self, lr: Pixels) -> Pixels:
+        """Upscale an image: (h, w, 3) uint8 -> (scale·h, scale·w, 3) uint8."""
+        return upscale.uint8_upscaler(self.upscaler())(lr)
 
     def upscaler(
         self,
-        tile: upscale.Size | None = None,
+        tile_size: upscale.ImageSize | None = None,
         *,
         self_ensemble: bool = False,
         windows: upscale.Windows | None = None,
     ) -> Upscaler:
-        """Pictures to floats: what the members make of them, fused.
+        """Return a function from LR images to SR images as floats in [0, 1].
 
-        self_ensemble, windows: of every member, those of its own apart.
+        Args:
+            tile_size: (h, w) of tiles, LR pixels, for members that support exact tiling.
+            self_ensemble: Run every member with the x8 self-ensemble; members that the ensemble
+                runs so do in any case.
+            windows: For members without windows of their own, as in `Model.upscaler`.
         """
-        runs = self.upscalers(tile, self_ensemble=self_ensemble, windows=windows)
-        return upscale.fused(list(runs.values()), self.blend)
+        upscalers = self.member_upscalers(tile_size, self_ensemble=self_ensemble, windows=windows)
+        return upscale.blend_upscalers(list(upscalers.values()), self.blend)
 
-    def upscalers(
+    def member_upscalers(
         self,
-        tile: upscale.Size | None = None,
+        tile_size: upscale.ImageSize | None = None,
         *,
         self_ensemble: bool = False,
         windows: upscale.Windows | None = None,
     ) -> dict[str, Upscaler]:
-        """Every member, run as the ensemble runs it."""
+        """Return the upscaler of every member, by name; arguments as in `upscaler`."""
         return {
             name: self.members[name].upscaler(
-                tile,
-                self_ensemble=self_ensemble or how.self_ensemble,
-                windows=how.windows or windows,
-                mirrored=how.mirrored,
+                tile_size,
+                self_ensemble=self_ensemble or member.self_ensemble,
+                windows=member.windows or windows,
+                pad_multiple=member.pad_multiple,
             )
-            for name, how in self.ensemble.members.items()
+            for name, member in self.ensemble.members.items()
         }
 
     @property
-    def blend(self) -> upscale.Blend:
-        """The members' pictures, in their order, to one."""
+    def blend(self) -> upscale.BlendFn:
+        """The function that blends the outputs of the members, given in their order."""
         weights = [member.weight for member in self.ensemble.members.values()]
-        return upscale.adaptive if self.ensemble.fusion == "adaptive" else upscale.weighted(weights)
+        return (
+            upscale.adaptive_blend
+            if self.ensemble.fusion == "adaptive"
+            else upscale.weighted_blend(weights)
+        )

@@ -1,1 +1,1 @@
-"""What networks are made of, and how they change form."""
+"""Building blocks of networks: ops, layers, kernels, reparameterisation, cost, state dicts."""

@@ -1,6 +1,6 @@
-"""Files of named tensors: PyTorch's `.pth`, and `.safetensors` with a manifest.
+"""Checkpoint files: PyTorch's `.pth`, and `.safetensors` with metadata.
 
-Both hold tensors under PyTorch's names and in PyTorch's layout.
+Both store a state dict: tensors under PyTorch's names and in PyTorch's layout.
 """
 
 import hashlib
@@ -20,68 +20,95 @@ from numpy.typing import NDArray
 from esrjax.errors import UserError
 from esrjax.method import Form, Method
 
-Tensors = dict[str, NDArray[Any]]
+StateDict = dict[str, NDArray[Any]]  # tensors by PyTorch's names, in PyTorch's layout
 
-ROOTS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
-_MANIFEST = "esrjax"
+# Keys under which training code stores a state dict in a `.pth`, by preference: BasicSR writes
+# `params_ema` and `params`, others `state_dict` or `model`.
+STATE_DICT_KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
+_METADATA_KEY = "esrjax"  # in the header of a `.safetensors`; its value is JSON
 
 
 class UnreadableCheckpoint(UserError):
-    """A file that holds no tensors, or that would run code."""
+    """Raised when a file contains no state dict, or would run code if it were loaded."""
 
 
 class UnwritableCheckpoint(UserError):
-    """A place where no file can be written."""
+    """Raised when a checkpoint cannot be written to the given path."""
 
 
 class MissingExtra(UserError):
-    """An optional dependency that is not installed."""
+    """Raised when an optional dependency is needed that is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a file says of its tensors.
+class CheckpointMetadata:
+    """Metadata of a `.safetensors` that esrjax wrote.
 
-    source_sha256: of the file they were converted from. certificate: of their parity with PyTorch
-    (`esrjax.bridge.certificate`), where there is one.
+    Attributes:
+        method: Registered name of the method that the tensors belong to.
+        form: Form of the network: "train" with its branches, or "deploy", fused.
+        hparams: Arguments of `Method.network`; the others have their defaults.
+        data_range: Images at the network's input and output have values in [0, data_range].
+        scale: Upscaling factor.
+        license: License of the weights.
+        source_sha256: SHA-256 of the file that the tensors were converted from, if any.
+        esrjax: Version of esrjax that wrote the file.
+        note: Free text, for instance the recipe and the data of a training.
+        parity_report: Report of the comparison with PyTorch (`esrjax.bridge.certificate`), if any.
     """
 
     method: str
     form: Form
-    sizes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
     data_range: float = 1.0
     scale: int = 4
     license: str = ""
     source_sha256: str = ""
     esrjax: str = ""
     note: str = ""
-    certificate: Mapping[str, Any] | None = None
+    parity_report: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Named tensors from a file. manifest: None in a file that is not ours."""
+    """A state dict that was read from a file.
+
+    Attributes:
+        path: The file.
+        sha256: SHA-256 of the file, in hex.
+        state_dict: Tensors by PyTorch's names, in PyTorch's layout.
+        metadata: What esrjax wrote of the tensors; None in a file of another program.
+    """
 
     path: Path
     sha256: str
-    tensors: Tensors
-    manifest: Manifest | None = None
+    state_dict: StateDict
+    metadata: CheckpointMetadata | None = None
 
 
-def describe(
-    name: str,
+def make_metadata(
+    method_name: str,
     method: Method,
     form: Form,
-    sizes: Mapping[str, Any],
+    hparams: Mapping[str, Any],
     *,
     source_sha256: str = "",
     note: str = "",
-) -> Manifest:
-    """The manifest of weights of `method`."""
-    return Manifest(
-        method=name,
+) -> CheckpointMetadata:
+    """Return the metadata for weights of `method`, with the installed version of esrjax.
+
+    Args:
+        method_name: Registered name of the method.
+        method: The method; data range, scale and license are taken from it.
+        form: Form of the network that the weights belong to.
+        hparams: Arguments of `Method.network` that the weights need.
+        source_sha256: SHA-256 of the file that the weights were converted from.
+        note: Free text.
+    """
+    return CheckpointMetadata(
+        method=method_name,
         form=form,
-        sizes=dict(sizes),
+        hparams=dict(hparams),
         data_range=method.data_range,
         scale=method.scale,
         license=method.license,
@@ -91,123 +118,174 @@ def describe(
     )
 
 
-def read(path: str | Path) -> Checkpoint:
-    """The tensors of a `.pth`, a `.safetensors` or a run directory's deployed network."""
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a `.pth`, a `.safetensors` or the deployed network of a run directory.
+
+    A `.pth` is read with `weights_only=True`: no code of the file is run.
+
+    Args:
+        path: The file, or the directory of a training run.
+
+    Raises:
+        UnreadableCheckpoint: The file does not exist, contains no state dict or would run code.
+        MissingExtra: The file is a `.pth` and PyTorch is not installed.
+    """
     path = Path(path)
     try:
         path = path / "deploy.safetensors" if path.is_dir() else path
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error), "check the path") from error
     if path.suffix == ".safetensors":
-        tensors, manifest = _read_safetensors(path)
+        state_dict, metadata = _read_safetensors(path)
     else:
-        tensors, manifest = _read_torch(path), None
-    return Checkpoint(path=path, sha256=digest, tensors=tensors, manifest=manifest)
+        state_dict, metadata = _read_torch(path), None
+    return Checkpoint(path=path, sha256=sha256, state_dict=state_dict, metadata=metadata)
 
 
-def write_safetensors(path: str | Path, tensors: Tensors, manifest: Manifest) -> None:
-    """Write `tensors` with their manifest, all or nothing."""
+def write_safetensors(
+    path: str | Path, state_dict: StateDict, metadata: CheckpointMetadata
+) -> None:
+    """Write a state dict and its metadata atomically: the whole file or none.
+
+    Args:
+        path: The file; missing folders are created.
+        state_dict: Tensors by PyTorch's names, in PyTorch's layout.
+        metadata: Written as JSON into the header of the file; fields that are None are left out.
+
+    Raises:
+        UnwritableCheckpoint: The path cannot be written to.
+    """
     from safetensors.numpy import save
 
-    said = {key: value for key, value in asdict(manifest).items() if value is not None}
-    metadata = {_MANIFEST: json.dumps(said, sort_keys=True)}
-    # Not np.ascontiguousarray, which makes vectors of scalars.
-    contiguous = {key: np.asarray(value, order="C") for key, value in tensors.items()}
-    _replace(Path(path), lambda file: file.write_bytes(save(contiguous, metadata)))
+    fields = {key: value for key, value in asdict(metadata).items() if value is not None}
+    header = {_METADATA_KEY: json.dumps(fields, sort_keys=True)}
+    # Not np.ascontiguousarray, which turns scalars into vectors.
+    contiguous = {key: np.asarray(value, order="C") for key, value in state_dict.items()}
+    _write_atomically(Path(path), lambda file: file.write_bytes(save(contiguous, header)))
 
 
-def write_torch(path: str | Path, tensors: Tensors, roots: Sequence[str] = ()) -> None:
-    """Write `tensors` as a PyTorch state dict, under each of the keys `roots` if there are any."""
-    torch = pytorch("writing a .pth file")
-    state = {key: torch.from_numpy(np.array(value, order="C")) for key, value in tensors.items()}
-    _replace(Path(path), lambda file: torch.save({root: state for root in roots} or state, file))
+def write_torch(path: str | Path, state_dict: StateDict, keys: Sequence[str] = ()) -> None:
+    """Write a state dict as `torch.save` does, atomically.
+
+    Args:
+        path: The file; missing folders are created.
+        state_dict: Tensors by PyTorch's names, in PyTorch's layout.
+        keys: Keys under each of which the file stores the state dict, for instance `params_ema`;
+            without any, the file is the state dict itself.
+
+    Raises:
+        UnwritableCheckpoint: The path cannot be written to.
+        MissingExtra: PyTorch is not installed.
+    """
+    torch = import_torch("writing a .pth file")
+    # Copies: a tensor shares the memory of its array, and arrays that come from JAX are read-only.
+    tensors = {
+        key: torch.from_numpy(np.array(value, order="C")) for key, value in state_dict.items()
+    }
+    _write_atomically(
+        Path(path), lambda file: torch.save({key: tensors for key in keys} or tensors, file)
+    )
 
 
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _read_safetensors(path: Path) -> tuple[Tensors, Manifest | None]:
+def _read_safetensors(path: Path) -> tuple[StateDict, CheckpointMetadata | None]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 # not a dict
-            said = (file.metadata() or {}).get(_MANIFEST)
+            state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 # not a dict
+            text = (file.metadata() or {}).get(_METADATA_KEY)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error), "copy or download the file again") from error
     try:
-        return tensors, None if said is None else Manifest(**json.loads(said))
+        return state_dict, None if text is None else CheckpointMetadata(**json.loads(text))
     except (ValueError, TypeError) as error:
-        why = f"its manifest is not one that this version writes: {error}"
-        raise _unreadable(path, why, "convert it again, or update esrjax") from error
+        reason = f"its metadata is not of this version of esrjax: {error}"
+        raise _unreadable(path, reason, "convert it again, or update esrjax") from error
 
 
-def _read_torch(path: Path) -> Tensors:
-    torch = pytorch("reading a .pth file")
+def _read_torch(path: Path) -> StateDict:
+    torch = import_torch("reading a .pth file")
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise _would_run_code(path, error) from error
-        raise _unreadable(path, _why(error), "give a file written by torch.save") from error
-    return _named_tensors(path, held, torch)
+            raise _unsafe_checkpoint(path, error) from error
+        raise _unreadable(
+            path, _torch_error_text(error), "give a file written by torch.save"
+        ) from error
+    return _extract_state_dict(path, loaded, torch)
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # whose text advises to run it
-        return "it is not what torch.save writes"
+def _torch_error_text(error: Exception) -> str:
+    # PyTorch's own text advises to load the file with weights_only=False, which runs its code.
+    if isinstance(error, pickle.UnpicklingError):
+        return "torch.save did not write it, or it is incomplete"
     return f"PyTorch raised {type(error).__name__}: {error}".strip().split("\n", 1)[0]
 
 
-def _named_tensors(path: Path, held: Any, torch: Any) -> Tensors:
-    """The state dict in what was saved: itself, or under one of `ROOTS`."""
-    for root in ROOTS:
-        if isinstance(held, dict) and isinstance(held.get(root), dict):
-            held = held[root]
-    if not isinstance(held, dict) or not any(torch.is_tensor(v) for v in held.values()):
-        raise _unreadable(path, f"it holds a {type(held).__name__}", "save net.state_dict()")
+def _extract_state_dict(path: Path, loaded: Any, torch: Any) -> StateDict:
+    """Return the state dict in a loaded object: the object itself, or under `STATE_DICT_KEYS`.
+
+    Nested keys are followed in the order of `STATE_DICT_KEYS`, so `params_ema` precedes `params`.
+    """
+    for key in STATE_DICT_KEYS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not any(torch.is_tensor(v) for v in loaded.values()):
+        raise _unreadable(path, f"it contains a {type(loaded).__name__}", "save net.state_dict()")
     return {
-        str(key).removeprefix("module."): _array(value, torch)
-        for key, value in held.items()
+        str(key).removeprefix("module."): _to_numpy(value, torch)  # of DistributedDataParallel
+        for key, value in loaded.items()
         if torch.is_tensor(value)
     }
 
 
-def _array(tensor: Any, torch: Any) -> NDArray[Any]:
-    """The numbers of a tensor, trainable or not; bfloat16, which numpy lacks, as float32."""
+def _to_numpy(tensor: Any, torch: Any) -> NDArray[Any]:
+    """Return a tensor as an array; bfloat16, which numpy lacks, as float32."""
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 
-def pytorch(what: str) -> Any:
-    """The module `torch`, or `MissingExtra`: `what` needs it."""
+def import_torch(purpose: str) -> Any:
+    """Return the module `torch`.
+
+    Args:
+        purpose: What needs it, the subject of the error's sentence: "reading a .pth file".
+
+    Raises:
+        MissingExtra: PyTorch is not installed.
+    """
     try:
         import torch
     except ImportError as error:
         raise MissingExtra(
-            f"{what} needs PyTorch",
+            f"{purpose} needs PyTorch",
             rule="PyTorch is an optional dependency",
             remedy='pip install "esrjax[torch]"',
         ) from error
     return torch
 
 
-def _would_run_code(path: Path, error: Exception) -> UnreadableCheckpoint:
-    wanted = next(line for line in str(error).splitlines() if "GLOBAL" in line)
+def _unsafe_checkpoint(path: Path, error: Exception) -> UnreadableCheckpoint:
+    # PyTorch's message names the class or function that it refused, on a line with "GLOBAL".
+    global_line = next(line for line in str(error).splitlines() if "GLOBAL" in line)
     return UnreadableCheckpoint(
-        "this checkpoint would run code when loaded, so it was not loaded",
+        "This checkpoint would run code when loaded, so it was not loaded",
         rule="only tensors and plain containers are read (torch.load with weights_only=True): "
-        + wanted.strip()[:200],
-        place=str(path),
-        remedy="if you trust it, load it yourself and save net.state_dict() alone",
+        + global_line.strip()[:200],
+        location=str(path),
+        remedy="if you trust its source, load it in PyTorch and save net.state_dict() alone",
     )
 
 
-def _unreadable(path: Path, why: str, remedy: str) -> UnreadableCheckpoint:
+def _unreadable(path: Path, reason: str, remedy: str) -> UnreadableCheckpoint:
     return UnreadableCheckpoint(
-        f"cannot read the checkpoint: {why}",
-        rule="a checkpoint is a .pth, a .safetensors or a run directory",
-        place=str(path),
+        f"Cannot read the checkpoint: {reason}",
+        rule="a checkpoint is a .pth file, a .safetensors file or a run directory",
+        location=str(path),
         remedy=remedy,
     )
 
@@ -215,22 +293,22 @@ def _unreadable(path: Path, why: str, remedy: str) -> UnreadableCheckpoint:
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside `path`, then put it in place: a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write to a temporary file in the same folder, then rename: no reader sees half a file."""
+    tmp_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
-            raise OSError("it is not a file")  # replacing /dev/null would break the machine
+            raise OSError("it is not a file")  # os.replace would replace even /dev/null
         try:
-            write(beside)
-            os.replace(beside, path)
+            write(tmp_path)
+            os.replace(tmp_path, path)
         finally:
-            beside.unlink(missing_ok=True)
+            tmp_path.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         raise UnwritableCheckpoint(
-            f"cannot write the checkpoint: {getattr(error, 'strerror', None) or error}",
-            rule="the folder must exist or be creatable, be writable and have room",
-            place=str(path),
+            f"Cannot write the checkpoint: {getattr(error, 'strerror', None) or error}",
+            rule="the folder must exist or be creatable, be writable and have enough free space",
+            location=str(path),
             remedy="choose another output with -o",
         ) from error

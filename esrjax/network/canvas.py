@@ -1,4 +1,4 @@
-"""Pictures smaller than the array they lie in: one program for every size up to its own."""
+"""Masking of invalid pixels: one compiled network for images of every size up to its own."""
 
 import itertools
 from collections.abc import Generator
@@ -10,43 +10,49 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-_picture: ContextVar[Array | None] = ContextVar("picture", default=None)
-# jit does not see the mask, but it sees this: what was traced under one mask serves no other.
-_visit = cast("Any", jax.make_user_context(0))
-_visits = itertools.count(1)
+_valid_mask: ContextVar[Array | None] = ContextVar("valid_mask", default=None)
+# The mask is no argument of the functions that read it, so it is in no key of a jit cache: a trace
+# made under one mask would be reused under another. A JAX user context is part of every such key,
+# and a new number for each region keeps their traces apart.
+_region_id = cast("Any", jax.make_user_context(0))
+_region_ids = itertools.count(1)
 
 
 @contextmanager
-def picture(mask: Array) -> Generator[None]:
-    """Within, only the pixels where `mask (h, w)` is 1 exist; the others act as zero padding.
+def valid_region(mask: Array) -> Generator[None]:
+    """Context in which only some pixels exist; the others act as zero padding.
 
-    One compiled program then serves pictures of every size up to its own, exactly. Enter it inside
-    the function that is compiled, with the mask among its arguments.
+    One compiled network then serves images of every size up to its own, exactly. Enter the context
+    inside the function that is compiled, with the mask among that function's arguments: a mask from
+    outside would be a constant of the trace, for one size only.
+
+    Args:
+        mask: `(h, w)`, 1 where a pixel exists and 0 elsewhere.
     """
-    token = _picture.set(mask)
+    token = _valid_mask.set(mask)
     try:
-        with _visit(next(_visits)):
+        with _region_id(next(_region_ids)):
             yield
     finally:
-        _picture.reset(token)
+        _valid_mask.reset(token)
 
 
-def mask() -> Array | None:
-    """The mask `(h, w)` that is in force, or None where every pixel exists."""
-    return _picture.get()
+def valid_mask() -> Array | None:
+    """Return the mask `(h, w)` of the current context, or None where every pixel exists."""
+    return _valid_mask.get()
 
 
-def zero_outside(x: Array) -> Array:
-    """`x (N, h, w, C)` with the pixels that do not exist set to zero."""
-    return zeroed(x, mask())
+def mask_invalid(x: Array) -> Array:
+    """Return `x (N, h, w, C)` with the pixels that do not exist in this context set to zero."""
+    return apply_mask(x, valid_mask())
 
 
-def zeroed(x: Array, mask: Array | None) -> Array:
-    """`x (N, h, w, C)` with zero where `mask (h, w)` is 0; without a mask as it is."""
-    # Not a product: what does not exist may be infinite.
+def apply_mask(x: Array, mask: Array | None) -> Array:
+    """Return `x (N, h, w, C)` with zeros where `mask (h, w)` is 0; unchanged without a mask."""
+    # Not `x * mask`: a pixel that does not exist may be infinite or NaN.
     return x if mask is None else jnp.where(mask[None, :, :, None].astype(bool), x, 0)
 
 
-def zero_pad(x: Array, ring: int) -> Array:
-    """`(N, h, w, C) -> (N, h + 2·ring, w + 2·ring, C)`."""
-    return jnp.pad(zero_outside(x), ((0, 0), (ring, ring), (ring, ring), (0, 0)))
+def zero_pad(x: Array, pad: int) -> Array:
+    """Pad with zeros: `(N, h, w, C) -> (N, h + 2·pad, w + 2·pad, C)`; masks invalid pixels."""
+    return jnp.pad(mask_invalid(x), ((0, 0), (pad, pad), (pad, pad), (0, 0)))

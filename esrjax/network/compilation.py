@@ -1,44 +1,68 @@
-"""What XLA is told when it compiles a network."""
+"""Compiler options of networks, and `jax.jit` with them."""
 
 import functools
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 import jax
 from jax.extend.core import get_opaque_trace_state
 
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
+P = ParamSpec("P")
+R = TypeVar("R")
 
-QUICK = {"xla_backend_optimization_level": 0}  # pictures are tiny: nearly all time is compilation
-# By itself XLA's CPU gives dense convolutions and products to YNNPACK, which runs on one core.
-ALL_CORES = {"xla_cpu_experimental_ynn_fusion_type": ""}
-ALONE = get_opaque_trace_state()  # where nothing is traced
+# For checks over tiny images, whose time is nearly all compilation.
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+# By default XLA's CPU backend gives dense convolutions and matmuls to YNNPACK, which runs on one
+# core; without it they use all cores.
+DISABLE_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 @functools.cache
-def flags() -> Mapping[str, Any]:
-    """The compiler options that networks are fast with on the default platform."""
+def compiler_options() -> Mapping[str, Any]:
+    """Return the compiler options under which networks are fast on the default platform.
+
+    Empty on other platforms than the CPU, and where this version of XLA lacks the option.
+    """
     if jax.default_backend() != "cpu":
         return {}
     try:
-        jax.jit(lambda: 0, compiler_options=dict(ALL_CORES)).lower().compile()
-    except jax.errors.JaxRuntimeError:  # a version of XLA that does not know it
+        jax.jit(lambda: 0, compiler_options=dict(DISABLE_YNNPACK)).lower().compile()
+    except jax.errors.JaxRuntimeError:  # this version of XLA has no such option
         return {}
-    return ALL_CORES
+    return DISABLE_YNNPACK
 
 
-def jit(function: Callable[Given, Result], **options: Any) -> Callable[Given, Result]:
-    """`jax.jit` with `flags`; within another compilation or a gradient it is a part of that."""
-    part = jax.jit(function, **options)
+def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
+    """Return `jax.jit(function)` with `compiler_options`.
 
-    @functools.cache
-    def whole() -> Callable[Given, Result]:
-        return jax.jit(function, compiler_options=dict(flags()), **options)
+    JAX refuses compiler options of a function that is called while another one is traced (an outer
+    jit, a gradient); there the plain `jax.jit(function)` is called, a part of that computation.
+
+    Args:
+        function: The function to compile.
+        **options: Keyword arguments of `jax.jit`.
+    """
+    nested_jit = jax.jit(function, **options)
+
+    @functools.cache  # at the first call, since compiler_options() starts a backend
+    def top_level_jit() -> Callable[P, R]:
+        return jax.jit(function, compiler_options=dict(compiler_options()), **options)
 
     @functools.wraps(function)
-    def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        compiled = whole() if get_opaque_trace_state() == ALONE else part
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        compiled = top_level_jit() if get_opaque_trace_state() == _no_trace_state() else nested_jit
         return compiled(*args, **kwargs)
 
     return call
+
+
+@functools.cache
+def _no_trace_state() -> Any:
+    """Return JAX's trace state outside of every trace.
+
+    Trace state is local to a thread, so that of a new thread is clean. The state of this thread, or
+    at import, may be that of a trace: this module may be imported by a function that JAX traces.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(get_opaque_trace_state).result()

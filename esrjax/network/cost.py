@@ -1,8 +1,9 @@
-"""What a network costs: parameters, multiply-adds, activations, convolutions.
+"""Cost of a network: parameters, multiply-adds (MACs), activations, convolutions.
 
 `params`, `macs`, `activations` and `convs` follow the organisers' counters (fvcore for MACs, hooks
-on Conv2d modules for activations and convolutions: NTIRE 2026 report, section 3); the `honest`
-figures also hold what those miss. Element-wise work is free in both.
+on Conv2d modules for activations and convolutions: NTIRE 2026 report, section 3). `macs_full` also
+counts the ops that those counters miss; `params_full` leaves out the parameters on which the output
+does not depend. Element-wise operations cost nothing in either.
 """
 
 import math
@@ -17,113 +18,143 @@ from flax import nnx
 
 from esrjax.errors import UserError
 from esrjax.network import ops
-from esrjax.network.taps import watched
-from esrjax.network.work import Work, work
+from esrjax.network.taps import with_hooks
+from esrjax.network.work import OpCost, count_ops
 
-Side = int | tuple[int, int]  # of the LR picture, pixels; where they differ, (h, w)
+ImageSize = int | tuple[int, int]  # of the LR image, pixels: the side of a square, or (h, w)
 
 
-class IdleGlob(UserError):
-    """A glob of `uncounted` or `counted` matches no part of the network that works."""
+class UnmatchedPattern(UserError):
+    """Raised when a pattern of `Method.cost_excluded` matches no op of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """params_honest: those that the output depends on. macs_honest: with what the counter misses.
+    """Cost of a network for one image.
 
-    work: every counted piece, in the order of the network.
+    Attributes:
+        params: Number of elements of all parameters.
+        params_full: Number of elements of those parameters that the output depends on.
+        macs: Multiply-adds as the organisers' counter gives them.
+        macs_full: Multiply-adds of all ops that the output depends on.
+        activations: Elements that the convolutions write.
+        convs: Number of convolutions that run.
+        ops: Cost of every counted op, in the order in which they run.
     """
 
     params: int
-    params_honest: int
+    params_full: int
     macs: int
-    macs_honest: int
+    macs_full: int
     activations: int
     convs: int
-    work: tuple[Work, ...]
+    ops: tuple[OpCost, ...]
 
 
-class Declared(Protocol):
-    """What a method says of its counts, as `esrjax.method.Method` does."""
-
-    @property
-    def uncounted(self) -> Mapping[str, str]: ...
+class CostPatterns(Protocol):
+    """Corrections of a method to the count, those of `esrjax.method.Method`."""
 
     @property
-    def counted(self) -> Mapping[str, str]: ...
+    def cost_excluded(self) -> Mapping[str, str]: ...
+
+    @property
+    def cost_included(self) -> Mapping[str, str]: ...
 
 
-def cost_of(method: Declared, net: nnx.Module, *, side: Side = 256) -> Cost:
-    """The cost of a network of `method`, by what the method says of its counts."""
-    return cost(net, side=side, uncounted=method.uncounted, counted=method.counted)
+def cost_of(method: CostPatterns, net: nnx.Module, *, image_size: ImageSize = 256) -> Cost:
+    """Return the cost of a network of `method`, with that method's corrections to the count.
+
+    Args:
+        method: Its `cost_excluded` and `cost_included` are used.
+        net: As of `cost`.
+        image_size: As of `cost`.
+    """
+    return cost(
+        net, image_size=image_size, excluded=method.cost_excluded, included=method.cost_included
+    )
 
 
 def cost(
     net: nnx.Module,
     *,
-    side: Side = 256,
-    uncounted: Mapping[str, str] | None = None,
-    counted: Mapping[str, str] | None = None,
+    image_size: ImageSize = 256,
+    excluded: Mapping[str, str] | None = None,
+    included: Mapping[str, str] | None = None,
 ) -> Cost:
-    """The cost of `net` on one LR picture; an abstract network will do.
+    """Return the cost of `net` for one LR image, by tracing it; nothing is computed.
 
-    uncounted, counted: as in `esrjax.method.Method`; a glob of `counted` may match nothing, for
-    a network of other sizes may lack that part.
+    Args:
+        net: A network; an abstract one (`nnx.eval_shape`) will do.
+        image_size: Size of the LR image in pixels: the side of a square, or (h, w).
+        excluded: Glob patterns of module paths that the organisers' counter misses, each with its
+            reason.
+        included: Patterns of those that it counts though the output does not depend on them, each
+            with its reason. Unlike those of `excluded` they may match nothing, because a network
+            of other hyperparameters may lack that module.
+
+    Raises:
+        UnmatchedPattern: A pattern of `excluded` matches no op.
+        UncountedOp: The network contains an op of unknown cost.
     """
-    trace, sizes = _trace(net, side)
-    pieces, needed = work(trace)
-    for glob in uncounted or {}:
-        _require_match(glob, pieces)
-    honest = [piece for piece in pieces if piece.needed]
-    drawn_in = [piece for piece in pieces if piece.needed or _matches(piece, counted or {})]
-    seen = [piece for piece in drawn_in if not _matches(piece, uncounted or {})]
+    trace, param_counts = _trace(net, image_size)
+    op_costs, needed = count_ops(trace)
+    for pattern in excluded or {}:
+        _check_match(pattern, op_costs)
+    needed_ops = [op for op in op_costs if op.is_needed]
+    reached_ops = [op for op in op_costs if op.is_needed or _matches(op, included or {})]
+    counted_ops = [op for op in reached_ops if not _matches(op, excluded or {})]
     return Cost(
-        params=sum(sizes),
-        params_honest=sum(size for size, used in zip(sizes, needed, strict=False) if used),
-        macs=sum(piece.official for piece in seen),
-        macs_honest=sum(piece.macs for piece in honest),
-        activations=sum(piece.activations for piece in pieces),
-        convs=sum(piece.convs for piece in pieces),
-        work=pieces,
+        params=sum(param_counts),
+        # The trace has further inputs than parameters, last: hence not strict.
+        params_full=sum(count for count, used in zip(param_counts, needed, strict=False) if used),
+        macs=sum(op.macs for op in counted_ops),
+        macs_full=sum(op.macs_full for op in needed_ops),
+        activations=sum(op.activations for op in op_costs),
+        convs=sum(op.convs for op in op_costs),
+        ops=op_costs,
     )
 
 
-def departures(counted: Cost, reported: Mapping[str, float]) -> list[str]:
-    """`params is 3, reported 4`, for every figure that was reported and is not the counted one."""
+def mismatches(actual: Cost, reported: Mapping[str, float]) -> list[str]:
+    """Return a line such as `params is 3, reported 4` for every reported figure that differs."""
     return [
-        f"{figure} is {getattr(counted, figure)}, reported {reported[figure]}"
+        f"{figure} is {getattr(actual, figure)}, reported {reported[figure]}"
         for figure in ("params", "macs", "activations", "convs")
-        if figure in reported and reported[figure] != getattr(counted, figure)
+        if figure in reported and reported[figure] != getattr(actual, figure)
     ]
 
 
-def _trace(net: nnx.Module, side: Side) -> tuple[Any, list[int]]:
-    """The trace of `net` under reference bodies; its first inputs, of these sizes, are weights."""
-    graph, params, rest = nnx.split(net, nnx.Param, ...)
+def _trace(net: nnx.Module, image_size: ImageSize) -> tuple[Any, list[int]]:
+    """Return the jaxpr of `net`, whose first inputs are the parameters, and their element counts.
 
-    def forward(params: Any, rest: Any, picture: jax.Array) -> jax.Array:
-        with ops.body("reference"):
-            return watched(nnx.merge(graph, params, rest), lambda path, output: None)(picture)
+    The reference implementations are traced: a kernel's work cannot be counted.
+    """
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+
+    def forward(params: Any, rest: Any, lr: jax.Array) -> jax.Array:
+        # Hooks that do nothing, for their named scopes: by these an op is assigned to its module.
+        with ops.implementation("reference"):
+            return with_hooks(nnx.merge(graphdef, params, rest), lambda path, output: None)(lr)
 
     params, rest = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, rest)
     )
     dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
-    size = (side, side) if isinstance(side, int) else side
-    picture = jax.ShapeDtypeStruct((1, *size, 3), dtype)
-    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
-    return jax.make_jaxpr(forward)(params, rest, picture).jaxpr, sizes
+    height_width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    lr = jax.ShapeDtypeStruct((1, *height_width, 3), dtype)
+    param_counts = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+    return jax.make_jaxpr(forward)(params, rest, lr).jaxpr, param_counts
 
 
-def _matches(piece: Work, globs: Mapping[str, str]) -> bool:
-    return any(fnmatchcase(piece.path, glob) for glob in globs)
+def _matches(op: OpCost, patterns: Mapping[str, str]) -> bool:
+    return any(fnmatchcase(op.path, pattern) for pattern in patterns)
 
 
-def _require_match(glob: str, pieces: tuple[Work, ...]) -> None:
-    if not any(fnmatchcase(piece.path, glob) for piece in pieces):
-        raise IdleGlob(
-            f"the glob {glob!r} matches nothing",
-            rule="every glob of Method.uncounted names parts that do counted work",
-            place=", ".join(sorted({piece.path for piece in pieces})[:12]),
-            remedy="correct the glob, or drop it",
+def _check_match(pattern: str, op_costs: tuple[OpCost, ...]) -> None:
+    if not any(fnmatchcase(op.path, pattern) for op in op_costs):
+        raise UnmatchedPattern(
+            f"Pattern {pattern!r} matches no module",
+            rule="every glob pattern of Method.cost_excluded matches a module with counted ops",
+            location=", ".join(sorted({op.path for op in op_costs})[:12]),
+            remedy="correct the pattern, or remove it",
         )

@@ -1,6 +1,13 @@
-"""Extents of pictures that a program may learn only when it runs: arithmetic for both kinds.
+"""Arithmetic on image dimensions that are ints or symbolic.
 
-An extent is an int, or `jax.export`'s symbol of one, so that one program serves every size.
+`jax.export` traces a network once for all image sizes: height and width are then symbolic
+dimensions, whose values are known only when the exported function runs. A network that computes
+with its dimensions (positions, ratios, divisions) uses these functions, which work for both.
+
+Two things do not work for a symbolic dimension: a Python `if` on it (`h > 8` raises
+`InconclusiveDimensionOperation` while tracing, as it is true for some sizes only), and a NumPy
+function of it. Code that decides by a size first asks `is_static`, and has another branch that is
+right for every size.
 """
 
 from typing import Any
@@ -8,24 +15,28 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-Extent = Any  # an int, or a symbolic dimension, which jax does not publish as a type
+Dim = Any  # an int, or a symbolic dimension, for which JAX has no public type
 
 
-def known(extent: Extent) -> bool:
-    """Whether the extent is a number already."""
-    return isinstance(extent, int)
+def is_static(dim: Dim) -> bool:
+    """Return whether the dimension is an int, so that Python may decide by its value."""
+    return isinstance(dim, int)
 
 
-def positions(extent: Extent) -> Array:
-    """`0, 1, … extent − 1`, int32."""
-    return jnp.arange(extent, dtype=jnp.int32)
+def arange(stop: Dim) -> Array:
+    """Return `0, 1, … stop − 1`, int32."""
+    return jnp.arange(stop, dtype=jnp.int32)
 
 
-def whole(extent: Extent) -> Array:
-    """The extent as a number to calculate with, int32."""
-    return jnp.asarray(extent, jnp.int32)
+def dim_as_array(dim: Dim) -> Array:
+    """Return the dimension as an int32 scalar to compute with.
+
+    A symbolic dimension then becomes a value of the exported graph, derived from the shape of its
+    input.
+    """
+    return jnp.asarray(dim, jnp.int32)
 
 
-def divided(x: Array, y: Extent | Array) -> Array:
-    """`⌊x / y⌋` of what is not negative; `//` would look at the signs."""
-    return lax.div(x, whole(y))
+def floor_div(x: Array, y: Dim | Array) -> Array:
+    """Return `⌊x / y⌋` of non-negative integers; `//` would lower to code that looks at signs."""
+    return lax.div(x, dim_as_array(y))

@@ -1,4 +1,4 @@
-"""Kernels: faster bodies of operations, from whoever is installed."""
+"""Kernels: faster implementations of ops, which installed packages register as entry points."""
 
 import functools
 from collections.abc import Callable
@@ -8,77 +8,93 @@ from importlib import metadata
 import jax
 from jax import Array
 
-from esrjax.door import claimants, claims, distribution, loaded
+from esrjax.door import (
+    describe_providers,
+    distribution_name,
+    entry_points_by_name,
+    load_entry_point,
+)
 from esrjax.errors import UserError
 
-KERNELS = "esrjax.kernels"
+KERNEL_GROUP = "esrjax.kernels"  # the group of entry points; a name is that of an op
 
 
 class AmbiguousKernel(UserError):
-    """Two installed packages bring a kernel for one operation."""
+    """Raised when two installed packages register a kernel for one op."""
 
 
 class BrokenKernel(UserError):
-    """The package that brings a kernel cannot give it."""
+    """Raised when the kernel that a package registers cannot be imported."""
 
 
-def _fits(*args: Array) -> str | None:
+def _always_supported(*args: Array) -> str | None:
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A faster body for one operation on one platform.
+    """A faster implementation of one op on one platform.
 
-    call: takes the operation's arguments. why_not: None where the kernel serves these arguments on
-    this device, else the reason. unproved: None where it was found faster on this device, else the
-    reason for which "auto" leaves it alone though it serves. differentiable: it brings its own
-    gradient; otherwise the reference's is used.
+    Attributes:
+        call: Takes the arguments of the op and returns its output.
+        platform: "cuda", "tpu" or "cpu".
+        unsupported_reason: Takes the arguments of the op (arrays or abstract ones); returns None
+            if the kernel can run them on this device, else the reason.
+        disabled_reason: Returns None if the kernel was measured to be faster than the reference on
+            this device, else the reason why "auto" does not use it though it could run.
+        differentiable: Whether `call` has a gradient of its own; otherwise the gradient of the
+            reference is used.
     """
 
     call: Callable[..., Array]
     platform: str = "cuda"
-    why_not: Callable[..., str | None] = _fits
-    unproved: Callable[[], str | None] = _fits
+    unsupported_reason: Callable[..., str | None] = _always_supported
+    disabled_reason: Callable[[], str | None] = _always_supported
     differentiable: bool = False
 
-    def misplaced(self) -> str | None:
-        """None on the kernel's platform, else what is here."""
-        here = platform()
-        return None if here == self.platform else f"it needs {self.platform}, this is {here}"
+    def wrong_platform_reason(self) -> str | None:
+        """Return None on the kernel's platform, else a text that names both."""
+        current = platform()
+        return None if current == self.platform else f"requires {self.platform}, this is {current}"
 
 
 def platform() -> str:
-    """What programs run on by default, as kernels name it."""
-    here = jax.default_backend()
-    return "cuda" if here == "gpu" else here
+    """Return the default platform, by the name that kernels use: "cuda", not "gpu"."""
+    backend = jax.default_backend()
+    return "cuda" if backend == "gpu" else backend
 
 
 @functools.cache
-def kernel(name: str) -> Kernel | None:
-    """The installed kernel of the operation `name`, if any."""
-    match claims(KERNELS).get(name, ()):
+def find_kernel(name: str) -> Kernel | None:
+    """Return the installed kernel of the op `name`, or None.
+
+    Raises:
+        AmbiguousKernel: Two packages register one.
+        BrokenKernel: It cannot be imported, or is no `Kernel`.
+    """
+    match entry_points_by_name(KERNEL_GROUP).get(name, ()):
         case ():
             return None
         case (entry,):
-            return loaded(entry, Kernel, _broken)
-        case found:
-            raise _ambiguous(name, found)
+            return load_entry_point(entry, Kernel, _broken)
+        case entries:
+            raise _ambiguous(name, entries)
 
 
-def _ambiguous(name: str, found: tuple[metadata.EntryPoint, ...]) -> AmbiguousKernel:
+def _ambiguous(name: str, entries: tuple[metadata.EntryPoint, ...]) -> AmbiguousKernel:
     return AmbiguousKernel(
-        f"the operation {name!r} has more than one kernel",
-        rule="an operation has one kernel at most",
-        place=claimants(found),
-        remedy='uninstall one of them, or use body "reference"; other operations are not affected',
+        f"Op {name!r} has more than one kernel",
+        rule="an op has one kernel at most",
+        location=describe_providers(entries),
+        remedy="uninstall one of them; other ops are not affected, and implementation "
+        '"reference" uses no kernel',
     )
 
 
-def _broken(entry: metadata.EntryPoint, what: str) -> BrokenKernel:
+def _broken(entry: metadata.EntryPoint, reason: str) -> BrokenKernel:
     return BrokenKernel(
-        f"the kernel of {entry.name!r} cannot be loaded: {what}",
-        rule="its entry point must name an esrjax.network.ops.Kernel",
-        place=f"{entry.value}, of {distribution(entry)}",
-        remedy='mend or uninstall that package, or use body "reference"',
+        f"The kernel of op {entry.name!r} cannot be loaded: {reason}",
+        rule="its entry point must refer to an esrjax.network.ops.Kernel",
+        location=f"{entry.value}, of {distribution_name(entry)}",
+        remedy='repair or uninstall that package, or use implementation "reference"',
     )

@@ -1,4 +1,7 @@
-"""The layers of networks, with PyTorch's names, shapes of kernels and initialisation."""
+"""Layers of networks, with PyTorch's parameter names, defaults and initialisation.
+
+Images are `(N, h, w, C)`; kernels are `(kh, kw, in / groups, out)`.
+"""
 
 import math
 from typing import Any
@@ -8,51 +11,92 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from esrjax.network.canvas import zero_outside
+from esrjax.network.canvas import mask_invalid
 from esrjax.network.words import conv2d, group_norm, layer_norm, linear, pixel_shuffle
 
 
-def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
-    """PyTorch's default for weights and biases of convolutions and linears: ±1/√fan_in."""
+def uniform_init(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
+    """Return values drawn from U(−1/√fan_in, 1/√fan_in), in float32.
+
+    PyTorch's default for weights and biases of `Conv2d` and `Linear`.
+
+    Args:
+        rngs: A key is taken from its stream `params`.
+        shape: Shape of the result.
+        fan_in: Number of inputs of one output.
+    """
     bound = 1 / math.sqrt(fan_in)
-    return _cut(jax.random.uniform(_key(rngs), _length(shape), jnp.float32, -bound, bound), shape)
+    return _slice_to(
+        jax.random.uniform(_next_key(rngs), _bucketed_length(shape), jnp.float32, -bound, bound),
+        shape,
+    )
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], deviation: float) -> Array:
-    """Normal around 0; PyTorch's truncated one is cut off at 100 deviations, which is nowhere."""
-    return _cut(deviation * jax.random.normal(_key(rngs), _length(shape)), shape)
+def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> Array:
+    """Return values drawn from N(0, stddev²), in float32.
+
+    In place of PyTorch's `trunc_normal_` as networks call it (`std=0.02`, cut off at ±2, which is
+    100 standard deviations): the truncation never takes effect.
+
+    Args:
+        rngs: A key is taken from its stream `params`.
+        shape: Shape of the result.
+        stddev: Standard deviation.
+    """
+    return _slice_to(stddev * jax.random.normal(_next_key(rngs), _bucketed_length(shape)), shape)
 
 
-def _key(rngs: nnx.Rngs) -> Array:
-    """A fresh key, known even while tracing: flax would search the whole trace for each new one."""
+def _next_key(rngs: nnx.Rngs) -> Array:
+    """Return a new key, a constant even while tracing: flax searches the whole trace otherwise."""
     with jax.ensure_compile_time_eval():
         return rngs.params()
 
 
-def _length(shape: tuple[int, ...]) -> tuple[int]:
-    """At least as many numbers: one of few lengths, for each compiles a program of its own."""
+def _bucketed_length(shape: tuple[int, ...]) -> tuple[int]:
+    """Return the element count rounded up to a power of two: every length is compiled anew."""
     return (1 << max(12, (math.prod(shape) - 1).bit_length()),)
 
 
-def _cut(drawn: Array, shape: tuple[int, ...]) -> Array:
-    return lax.slice(drawn, (0,), (math.prod(shape),)).reshape(shape)
+def _slice_to(samples: Array, shape: tuple[int, ...]) -> Array:
+    return lax.slice(samples, (0,), (math.prod(shape),)).reshape(shape)
 
 
-def parameter(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[Array]:
-    """A trainable leaf; `torch_axes` transposes it into PyTorch's layout."""
-    # Not weakly typed, as `jnp.full(c, 0.1)` is: the first steps of a training would each make some
-    # of its state strong, and the next be compiled again.
+def param(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[Array]:
+    """Return a trainable parameter.
+
+    Args:
+        value: Initial value.
+        torch_axes: Axes by which `value.transpose(torch_axes)` has PyTorch's layout; None where the
+            layouts agree.
+    """
+    # `jnp.full(c, 0.1)` is weakly typed. The first training steps would make some of the state
+    # strongly typed, and every change of a type compiles the step again.
     return nnx.Param(jnp.asarray(value, value.dtype), torch_axes=torch_axes)
 
 
 class Conv2d(nnx.Module):
-    """A zero-padded convolution of `kernel`, a side or `(kh, kw)`; its size stays the same."""
+    """2-D convolution with zero padding: `(N, h, w, in) -> (N, h', w', out)`.
+
+    Within `canvas.valid_region`, pixels that do not exist act as zeros.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel_size: Side of the kernel, or `(kh, kw)`.
+        rngs: Source of the initial weights.
+        padding: Zeros on every side, or `(vertical, horizontal)`. The default keeps the size of the
+            image (of an odd kernel, at stride 1); PyTorch's default is 0.
+        stride: Of both axes.
+        dilation: Of both axes.
+        groups: Number of groups of channels.
+        bias: Whether a bias is added.
+    """
 
     def __init__(
         self,
-        wide: int,
-        out: int,
-        kernel: int | tuple[int, int] = 3,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
         *,
         rngs: nnx.Rngs,
         padding: int | tuple[int, int] | None = None,
@@ -61,24 +105,27 @@ class Conv2d(nnx.Module):
         groups: int = 1,
         bias: bool = True,
     ):
-        kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel
+        kh, kw = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         if padding is None:
             padding = (dilation * (kh - 1) // 2, dilation * (kw - 1) // 2)
         self.padding = (padding, padding) if isinstance(padding, int) else padding
         self.stride, self.dilation, self.groups = stride, dilation, groups
-        fan_in = wide // groups * kh * kw
-        kernel_shape = (kh, kw, wide // groups, out)
-        self.weight = parameter(uniform(rngs, kernel_shape, fan_in), torch_axes=(3, 2, 0, 1))
-        self.bias: Any = parameter(uniform(rngs, (out,), fan_in)) if bias else None
+        fan_in = in_channels // groups * kh * kw
+        kernel_shape = (kh, kw, in_channels // groups, out_channels)
+        self.weight = param(uniform_init(rngs, kernel_shape, fan_in), torch_axes=(3, 2, 0, 1))
+        self.bias: Any = param(uniform_init(rngs, (out_channels,), fan_in)) if bias else None
 
-    def kernel(self) -> Array:
-        """What it convolves with, `(kh, kw, in / groups, out)`."""
+    def effective_weight(self) -> Array:
+        """Return the kernel that the layer convolves with, `(kh, kw, in / groups, out)`.
+
+        Subclasses that store it in another form override this (`lora.LoRAConv2d`).
+        """
         return self.weight[...]
 
     def __call__(self, x: Array) -> Array:
         return conv2d(
-            zero_outside(x) if any(self.padding) else x,
-            self.kernel(),
+            mask_invalid(x) if any(self.padding) else x,
+            self.effective_weight(),
             None if self.bias is None else self.bias[...],
             padding=self.padding,
             stride=self.stride,
@@ -88,22 +135,36 @@ class Conv2d(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """`(..., in) -> (..., out)`."""
+    """Affine map of the last axis: `(..., in) -> (..., out)`.
 
-    def __init__(self, wide: int, out: int, *, rngs: nnx.Rngs, bias: bool = True):
-        self.weight = parameter(uniform(rngs, (wide, out), wide), torch_axes=(1, 0))
-        self.bias: Any = parameter(uniform(rngs, (out,), wide)) if bias else None
+    Args:
+        in_features: Length of the last axis of the input.
+        out_features: Length of the last axis of the output.
+        rngs: Source of the initial weights.
+        bias: Whether a bias is added.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs, bias: bool = True):
+        self.weight = param(
+            uniform_init(rngs, (in_features, out_features), in_features), torch_axes=(1, 0)
+        )
+        self.bias: Any = param(uniform_init(rngs, (out_features,), in_features)) if bias else None
 
     def __call__(self, x: Array) -> Array:
         return linear(x, self.weight[...], None if self.bias is None else self.bias[...])
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the channels of every pixel or token: `(..., C) -> (..., C)`."""
+    """Layer normalisation over the channels of every pixel or token: `(..., C) -> (..., C)`.
 
-    def __init__(self, wide: int, *, eps: float = 1e-5):
-        self.weight = parameter(jnp.ones(wide))
-        self.bias = parameter(jnp.zeros(wide))
+    Args:
+        num_channels: Length of the last axis.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5):
+        self.weight = param(jnp.ones(num_channels))
+        self.bias = param(jnp.zeros(num_channels))
         self.eps = eps
 
     def __call__(self, x: Array) -> Array:
@@ -111,40 +172,56 @@ class LayerNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Normalises groups of channels over the whole picture: `(N, h, w, C) -> (N, h, w, C)`."""
+    """Normalisation of groups of channels over the whole image: `(N, h, w, C) -> (N, h, w, C)`.
 
-    def __init__(self, groups: int, wide: int, *, eps: float = 1e-5):
-        self.weight = parameter(jnp.ones(wide))
-        self.bias = parameter(jnp.zeros(wide))
-        self.groups, self.eps = groups, eps
+    Args:
+        num_groups: Number of groups of channels.
+        num_channels: Number of channels.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, *, eps: float = 1e-5):
+        self.weight = param(jnp.ones(num_channels))
+        self.bias = param(jnp.zeros(num_channels))
+        self.num_groups, self.eps = num_groups, eps
 
     def __call__(self, x: Array) -> Array:
-        return group_norm(x, self.weight[...], self.bias[...], groups=self.groups, eps=self.eps)
+        return group_norm(
+            x, self.weight[...], self.bias[...], num_groups=self.num_groups, eps=self.eps
+        )
 
 
 class PReLU(nnx.Module):
-    """`max(x, 0)` and a learned share of `min(x, 0)`: one for all channels, or one for each."""
+    """`max(x, 0) + a · min(x, 0)` with a learned `a`.
 
-    def __init__(self, channels: int = 1):
-        self.weight = parameter(jnp.full(channels, 0.25))
+    Args:
+        num_parameters: 1 for one `a` of all channels, or the number of channels.
+    """
+
+    def __init__(self, num_parameters: int = 1):
+        self.weight = param(jnp.full(num_parameters, 0.25))
 
     def __call__(self, x: Array) -> Array:
-        share = self.weight[...].reshape((1,) * (x.ndim - 1) + (-1,))
-        return jnp.where(x > 0, x, share * x)
+        negative_slope = self.weight[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        return jnp.where(x > 0, x, negative_slope * x)
 
 
 class PixelShuffle(nnx.Module):
-    """`(N, h, w, C·r²) -> (N, h·r, w·r, C)`."""
+    """`(N, h, w, C·r²) -> (N, h·r, w·r, C)`, in PyTorch's order of channels.
 
-    def __init__(self, r: int):
-        self.r = r
+    Args:
+        upscale_factor: The factor `r`.
+    """
+
+    def __init__(self, upscale_factor: int):
+        self.upscale_factor = upscale_factor
 
     def __call__(self, x: Array) -> Array:
-        return pixel_shuffle(x, self.r)
+        return pixel_shuffle(x, self.upscale_factor)
 
 
 class Sequential(nnx.List[Any]):
-    """Layers applied in turn; their names are their positions, as in PyTorch."""
+    """Layers applied one after the other, named by their positions as in PyTorch."""
 
     def __call__(self, x: Array) -> Array:
         for layer in self:

@@ -1,4 +1,4 @@
-"""Low-rank adapters on convolutions: little is trained, and nothing of it is left when deployed."""
+"""Low-rank adapters (LoRA) on convolutions, which merge into the kernels for deployment."""
 
 from __future__ import annotations
 
@@ -11,49 +11,60 @@ from flax import nnx
 from jax import Array
 
 from esrjax.errors import UserError
-from esrjax.network.layers import Conv2d, parameter, uniform
-from esrjax.network.reparam import Reparam, deploy, put
+from esrjax.network.layers import Conv2d, param, uniform_init
+from esrjax.network.reparam import Reparam, deploy, set_submodule
 from esrjax.network.words import matmul
 
 Net = TypeVar("Net", bound=nnx.Module)
 
 
-class NothingToAdapt(UserError):
-    """A glob that matches no convolution."""
+class UnmatchedLoRATarget(UserError):
+    """Raised when a pattern of target modules matches no convolution."""
 
 
 class LoRAConv2d(Conv2d, Reparam):
-    """A convolution whose kernel `W` is moved by `alpha / rank · B A`; one kernel when deployed.
+    """A convolution with the kernel `W + alpha / rank · B A`; a plain `Conv2d` in the deploy form.
 
-    `B (out / groups·kh, rank·kw)` is zero at first, `A (rank·kw, in·kw)` is not; the numbers of
-    their product, row by row, are those of a kernel in PyTorch's layout. `W` and the bias, which
-    keep their names, are meant to be frozen.
+    `B (out / groups·kh, rank·kw)` is zero at first, `A (rank·kw, in·kw)` is not. The elements of
+    their product, row by row, are those of a kernel in PyTorch's layout, `(out, in / groups, kh,
+    kw)`. `W` and the bias keep their names, and are meant to be frozen.
+
     Source: LoRA (arXiv:2106.09685) in its form for convolutions; DSCLoRA (arXiv:2504.11271).
+
+    Args:
+        conv: The convolution; its parameters are shared, not copied.
+        rank: Rank of the update.
+        alpha: Scale of the update, over `rank`.
+        rngs: Source of the initial `A`.
     """
 
     def __init__(self, conv: Conv2d, *, rank: int, alpha: float, rngs: nnx.Rngs):
         self.weight, self.bias = conv.weight, conv.bias
         self.padding, self.stride = conv.padding, conv.stride
         self.dilation, self.groups = conv.dilation, conv.groups
-        kh, kw, wide, out = conv.weight.shape
-        columns = wide * conv.groups * kw
+        kh, kw, group_in, out_channels = conv.weight.shape
+        num_columns = group_in * conv.groups * kw
         dtype = conv.weight.dtype
-        a = uniform(rngs, (rank * kw, columns), columns)
-        self.lora_A = parameter(a.astype(dtype))
-        self.lora_B = parameter(jnp.zeros((out // conv.groups * kh, rank * kw), dtype))
+        a = uniform_init(rngs, (rank * kw, num_columns), num_columns)
+        self.lora_A = param(a.astype(dtype))
+        self.lora_B = param(jnp.zeros((out_channels // conv.groups * kh, rank * kw), dtype))
         self.scale = alpha / rank
 
-    def kernel(self) -> Array:
-        kh, kw, wide, out = self.weight.shape
-        moved = matmul(self.lora_B[...], self.lora_A[...]).reshape(out, wide, kh, kw)
-        return self.weight[...] + self.scale * moved.transpose(2, 3, 1, 0)
+    def effective_weight(self) -> Array:
+        """Return `W + alpha / rank · B A`, `(kh, kw, in / groups, out)`."""
+        kh, kw, group_in, out_channels = self.weight.shape
+        # A plain reshape, as loralib's, although rows of the product are not rows of kernels:
+        # factors trained elsewhere fit this order of elements only.
+        delta_w = matmul(self.lora_B[...], self.lora_A[...]).reshape(out_channels, group_in, kh, kw)
+        return self.weight[...] + self.scale * delta_w.transpose(2, 3, 1, 0)
 
     def fuse(self) -> Conv2d:
-        kh, kw, wide, out = self.weight.shape
+        """Return a plain convolution with `effective_weight` as its kernel."""
+        kh, kw, group_in, out_channels = self.weight.shape
         merged = nnx.eval_shape(
             lambda: Conv2d(
-                wide * self.groups,
-                out,
+                group_in * self.groups,
+                out_channels,
                 (kh, kw),
                 padding=self.padding,
                 stride=self.stride,
@@ -63,48 +74,61 @@ class LoRAConv2d(Conv2d, Reparam):
                 rngs=nnx.Rngs(0),
             )
         )
-        merged.weight.set_value(self.kernel())
+        merged.weight.set_value(self.effective_weight())
         if self.bias is not None:
             merged.bias.set_value(self.bias[...])
         return merged
 
 
-def adapt(net: Net, where: Sequence[str], *, rank: int, alpha: float, rngs: nnx.Rngs) -> Net:
-    """A copy of `net` with adapters on the convolutions whose paths match a glob of `where`."""
+def add_lora(
+    net: Net, target_modules: Sequence[str], *, rank: int, alpha: float, rngs: nnx.Rngs
+) -> Net:
+    """Return a copy of `net` with adapters on some of its convolutions.
+
+    Args:
+        net: A network.
+        target_modules: Glob patterns of the paths of convolutions.
+        rank: As of `LoRAConv2d`.
+        alpha: As of `LoRAConv2d`.
+        rngs: Source of the initial values.
+
+    Raises:
+        UnmatchedLoRATarget: A pattern matches no convolution.
+    """
     adapted = nnx.clone(net)
-    plain = {
-        ".".join(map(str, path)): part
-        for path, part in nnx.iter_modules(adapted)
-        if type(part) is Conv2d
+    convs = {
+        ".".join(map(str, path)): module
+        for path, module in nnx.iter_modules(adapted)
+        if type(module) is Conv2d  # not a subclass, which may compute its kernel
     }
-    for glob in where:
-        if not any(fnmatchcase(path, glob) for path in plain):
-            raise _nothing(glob, plain)
-    for path, conv in plain.items():
-        if any(fnmatchcase(path, glob) for glob in where):
-            node, name = _holder(adapted, path)
-            put(node, name, LoRAConv2d(conv, rank=rank, alpha=alpha, rngs=rngs))
+    for pattern in target_modules:
+        if not any(fnmatchcase(path, pattern) for path in convs):
+            raise _unmatched(pattern, convs)
+    for path, conv in convs.items():
+        if any(fnmatchcase(path, pattern) for pattern in target_modules):
+            parent, name = _parent_of(adapted, path)
+            set_submodule(parent, name, LoRAConv2d(conv, rank=rank, alpha=alpha, rngs=rngs))
     return adapted
 
 
-def merge(net: Net) -> Net:
-    """A copy of `net` with its adapters merged into the kernels that they move."""
+def merge_lora(net: Net) -> Net:
+    """Return a copy of `net` with its adapters merged into the kernels of their convolutions."""
     return deploy(net, LoRAConv2d)
 
 
-def _holder(net: nnx.Module, path: str) -> tuple[nnx.Module, str]:
-    """The module or list that holds the part at `path`, and the part's name in it."""
-    *way, name = path.split(".")
+def _parent_of(net: nnx.Module, path: str) -> tuple[nnx.Module, str]:
+    """Return the module or list that contains the submodule at `path`, and its name in it."""
+    *parents, name = path.split(".")
     node: Any = net
-    for step in way:
-        node = node[int(step)] if isinstance(node, nnx.List) else getattr(node, step)
+    for component in parents:
+        node = node[int(component)] if isinstance(node, nnx.List) else getattr(node, component)
     return node, name
 
 
-def _nothing(glob: str, plain: dict[str, Conv2d]) -> NothingToAdapt:
-    return NothingToAdapt(
-        f"the glob {glob!r} matches no convolution",
-        rule="adapters go on plain convolutions, named by their paths",
-        place=", ".join(sorted(plain)[:12]),
-        remedy="correct the glob, or drop it",
+def _unmatched(pattern: str, convs: dict[str, Conv2d]) -> UnmatchedLoRATarget:
+    return UnmatchedLoRATarget(
+        f"Pattern {pattern!r} matches no convolution",
+        rule="a target module is a glob pattern of the paths of Conv2d modules",
+        location=", ".join(sorted(convs)[:12]),
+        remedy="correct the pattern, or remove it",
     )

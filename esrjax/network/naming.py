@@ -1,12 +1,12 @@
-"""PyTorch's names of tensors and modules <-> Flax paths, by templates that read both ways.
+"""Mapping of PyTorch's state-dict keys to Flax paths and back, by templates.
 
-Parts of a network are named as PyTorch named them, so most names are equal. Where they are not, a
-template pairs the torch key with the Flax path:
+Submodules have the names of the official PyTorch code, so that most keys are equal to their paths.
+Where they are not, a template pairs the torch key with the Flax path:
 
     "block_{i}.c{j}_r.eval_conv.{leaf}": "block_{i}.c{j}.{leaf}"
 
-`{i}`, `{j}`, `{k}`, `{n}` stand for numbers, any other name in braces for one part between dots.
-The first template that fits is used.
+`{i}`, `{j}`, `{k}`, `{n}` match numbers, any other name in braces one component between dots. The
+first template that matches is used.
 """
 
 import re
@@ -14,44 +14,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _FIELD = re.compile(r"\{(\w+)\}")
-_NUMBERS = frozenset("ijkn")
-_LEAF = re.compile(r"\.\{leaf\}$")
+_INDEX_FIELDS = frozenset("ijkn")  # match numbers only
+_LEAF_SUFFIX = re.compile(r"\.\{leaf\}$")
 
 
 @dataclass(frozen=True)
-class Naming:
-    """The names of one method: `to_torch` and `to_flax` undo each other."""
+class KeyMap:
+    """State-dict keys of one method; `to_torch` and `to_flax` are inverse to each other.
+
+    Attributes:
+        templates: Torch key -> Flax path, for those that differ.
+    """
 
     templates: Mapping[str, str]
 
     def to_flax(self, key: str) -> str:
-        """The path of a tensor or module that PyTorch calls `key`."""
+        """Return the Flax path of a tensor or module with the torch key `key`."""
         return _translate(key, list(self.templates.items()))
 
     def to_torch(self, path: str) -> str:
-        """The torch key of the leaf or module at `path`."""
+        """Return the torch key of the parameter or module at a Flax path."""
         return _translate(path, [(flax, torch) for torch, flax in self.templates.items()])
 
 
 def _translate(name: str, templates: list[tuple[str, str]]) -> str:
     for source, target in templates:
-        for ending in ("", _LEAF):
-            fields = re.fullmatch(_pattern(_cut(source, ending)), name)
+        for suffix in ("", _LEAF_SUFFIX):  # as a tensor's key, then as that of its module
+            fields = re.fullmatch(_template_regex(_without_leaf(source, suffix)), name)
             if fields:
-                return _cut(target, ending).format(**fields.groupdict())
+                return _without_leaf(target, suffix).format(**fields.groupdict())
     return name
 
 
-def _cut(template: str, ending: str | re.Pattern[str]) -> str:
-    """The template of the module that owns the leaf, if it names a leaf."""
-    return _LEAF.sub("", template) if ending else template
+def _without_leaf(template: str, suffix: str | re.Pattern[str]) -> str:
+    """Return the template of the module that a leaf belongs to; unchanged without a suffix."""
+    return _LEAF_SUFFIX.sub("", template) if suffix else template
 
 
-def _pattern(template: str) -> str:
-    parts = _FIELD.split(template)
+def _template_regex(template: str) -> str:
+    # Text and names of fields alternate: fields are at odd indices.
+    segments = _FIELD.split(template)
     return "".join(
-        (rf"(?P<{part}>\d+)" if part in _NUMBERS else rf"(?P<{part}>[^.]+)")
+        (rf"(?P<{segment}>\d+)" if segment in _INDEX_FIELDS else rf"(?P<{segment}>[^.]+)")
         if index % 2
-        else re.escape(part)
-        for index, part in enumerate(parts)
+        else re.escape(segment)
+        for index, segment in enumerate(segments)
     )

@@ -1,6 +1,7 @@
-"""Operations: a reference body that is the meaning, and perhaps a faster one from elsewhere.
+"""Ops with more than one implementation: a reference in jax.numpy, and kernels of other packages.
 
-A network calls an operation and never chooses its body. `with ops.body("reference"):` does.
+The reference defines the op. A network calls an op and never chooses its implementation; the
+context manager `ops.implementation("reference")` does.
 """
 
 import functools
@@ -11,97 +12,143 @@ import jax
 from jax import Array, lax
 
 from esrjax.errors import UserError
-from esrjax.network.canvas import zeroed
-from esrjax.network.kernel import KERNELS as KERNELS
+from esrjax.network.canvas import apply_mask
+from esrjax.network.kernel import KERNEL_GROUP as KERNEL_GROUP
 from esrjax.network.kernel import Kernel as Kernel
-from esrjax.network.kernel import kernel as kernel
-from esrjax.network.recurrence import recurrence
-from esrjax.network.words import PREFIX, attend, conv2d, matmul, single, word
+from esrjax.network.kernel import find_kernel as find_kernel
+from esrjax.network.recurrence import chunked_scan
+from esrjax.network.words import (
+    OP_PREFIX,
+    at_least_f32,
+    attention_from_logits,
+    conv2d,
+    counted_op,
+    matmul,
+)
 
-# "auto": a kernel where one fits and is proved faster. "reference": never a kernel. "kernel": a
-# kernel or an error. A user context, so that it is part of every jit cache key.
-body = cast("Any", jax.make_user_context("auto"))
-BODIES = ("auto", "reference", "kernel")
+# "auto": a kernel where one supports the arguments and was measured to be faster on this device.
+# "reference": never a kernel. "kernel": a kernel, or `NoKernel`. The choice is made while tracing.
+# A JAX user context is part of every jit cache key, so that a trace made under one choice is not
+# reused under another.
+implementation = cast("Any", jax.make_user_context("auto"))
+IMPLEMENTATIONS = ("auto", "reference", "kernel")
 
 
 class NoKernel(UserError):
-    """`body("kernel")` was asked for where no kernel can serve."""
+    """Raised when no kernel can run an op under `implementation("kernel")`."""
 
 
 def op(reference: Callable[..., Array]) -> Callable[..., Array]:
-    """An operation on arrays with the given reference body; kernels find it by its name."""
+    """Make an op of its reference implementation; a kernel is registered under the function's name.
+
+    `lax.platform_dependent` keeps the reference for other platforms than the kernel's, so that one
+    trace can be lowered for each of them.
+
+    Args:
+        reference: A function of arrays that returns one array.
+    """
     name = reference.__name__
 
     @functools.wraps(reference)
     def call(*args: Array) -> Array:
-        chosen = _chosen(name, args)
-        if chosen is None:
+        kernel = _select_kernel(name, args)
+        if kernel is None:
             return reference(*args)
-        fast = with_gradient(chosen.call, None if chosen.differentiable else reference)
-        return lax.platform_dependent(*args, default=reference, **{chosen.platform: fast})
+        kernel_fn = with_reference_vjp(kernel.call, None if kernel.differentiable else reference)
+        return lax.platform_dependent(*args, default=reference, **{kernel.platform: kernel_fn})
 
-    return word()(call)
+    return counted_op()(call)
 
 
-def with_gradient(
-    fast: Callable[..., Array], reference: Callable[..., Array] | None
+def with_reference_vjp(
+    kernel_fn: Callable[..., Array], reference: Callable[..., Array] | None
 ) -> Callable[..., Array]:
-    """`fast` with the gradient of `reference`, or with its own where there is none."""
+    """Return `kernel_fn` with the gradient of a reference.
+
+    The backward pass recomputes the reference from the inputs. As with every `custom_vjp`, there is
+    no forward mode (`jax.jvp`).
+
+    Args:
+        kernel_fn: The implementation of the forward pass.
+        reference: A function of the same arguments and values; None if `kernel_fn` has a gradient
+            of its own, which is then returned as it is.
+    """
     if reference is None:
-        return fast
-    call = jax.custom_vjp(fast)
+        return kernel_fn
+    call = jax.custom_vjp(kernel_fn)
     call.defvjp(
-        lambda *args: (fast(*args), args),
+        lambda *args: (kernel_fn(*args), args),
         lambda args, cotangent: jax.vjp(reference, *args)[1](cotangent),
     )
     return call
 
 
-def whole(
-    operation: Callable[..., Array], operands: tuple[Array, ...], parts: Callable[[], Array]
+def fused_or(
+    fused_op: Callable[..., Array], operands: tuple[Array, ...], fallback: Callable[[], Array]
 ) -> Array:
-    """`operation(*operands)` where a kernel serves it; else `parts()`, which gives the same.
+    """Return `fused_op(*operands)` where a kernel runs it, else `fallback()`, of the same values.
 
-    For an operation that is a block of layers: those can be watched, counted by their paths and
-    adapted, the inside of an operation can not.
+    For an op that is a whole block of layers. Called one by one, the layers have outputs to hook,
+    paths to count by and kernels to adapt; inside an op they have none of these. So the op is used
+    only where a kernel makes it faster.
+
+    Args:
+        fused_op: An op of this module, or of another that `op` made.
+        operands: Its arguments.
+        fallback: Runs the layers of the block.
     """
-    chosen = _chosen(operation.__name__.removeprefix(PREFIX), operands)
-    return parts() if chosen is None else operation(*operands)
+    kernel = _select_kernel(fused_op.__name__.removeprefix(OP_PREFIX), operands)
+    return fallback() if kernel is None else fused_op(*operands)
 
 
-def _chosen(name: str, args: tuple[Array, ...]) -> Kernel | None:
-    if body.value not in BODIES:
-        raise ValueError(f"the body is one of {', '.join(BODIES)}; not {body.value!r}")
-    if body.value == "reference":
+def _select_kernel(name: str, args: tuple[Array, ...]) -> Kernel | None:
+    """Return the kernel that the current implementation uses for an op, None for the reference.
+
+    Under "auto" the platform is not checked: on any other than the kernel's,
+    `lax.platform_dependent` in `op` runs the reference.
+    """
+    if implementation.value not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"Unknown implementation {implementation.value!r}: use {', '.join(IMPLEMENTATIONS)}"
+        )
+    if implementation.value == "reference":
         return None
-    candidate = kernel(name)
-    if body.value == "kernel":
-        reason = _why_no(candidate, args) or (candidate and candidate.misplaced())
+    kernel = find_kernel(name)
+    if implementation.value == "kernel":
+        reason = _unsupported_reason(kernel, args) or (kernel and kernel.wrong_platform_reason())
         if reason is not None:
             raise _no_kernel(name, reason)
-        return candidate
+        return kernel
     return (
-        candidate if candidate and not (candidate.unproved() or _why_no(candidate, args)) else None
+        kernel
+        if kernel and not (kernel.disabled_reason() or _unsupported_reason(kernel, args))
+        else None
     )
 
 
-def _why_no(candidate: Kernel | None, args: tuple[Array, ...]) -> str | None:
-    return "none is installed" if candidate is None else candidate.why_not(*args)
+def _unsupported_reason(kernel: Kernel | None, args: tuple[Array, ...]) -> str | None:
+    return "none is installed" if kernel is None else kernel.unsupported_reason(*args)
 
 
 def _no_kernel(name: str, reason: str) -> NoKernel:
     return NoKernel(
-        f"no kernel can serve the operation {name!r}: {reason}",
-        rule='body "kernel" means a kernel or an error',
-        remedy='use body "auto", which falls back to the reference',
+        f"No kernel can run op {name!r}: {reason}",
+        rule='implementation "kernel" needs a kernel for every op that is called',
+        remedy='use implementation "auto", which falls back to the reference',
     )
 
 
 @op
 def gated_residual(x: Array, f: Array, w: Array, b: Array) -> Array:
-    """`(x + f) · (W f + b)` per pixel: `x, f (N, h, w, C)`, `w (1, 1, C, C)`, `b (C,)`.
+    """Return `(x + f) · (W f + b)` for every pixel, with a 1x1 convolution `W`.
 
     Source: SPANV2's span attention, NTIRE 2026 report, Eq. 7.
+
+    Args:
+        x: Input of the block, `(N, h, w, C)`.
+        f: Features of the block, `(N, h, w, C)`.
+        w: Kernel `(1, 1, C, C)`.
+        b: Bias `(C,)`.
     """
     return (x + f) * conv2d(f, w, b)
 
@@ -117,10 +164,15 @@ def spab(
     b3: Array,
     mask: Array | None = None,
 ) -> Array:
-    """`(r + u)·(sigmoid(r) − ½)`, with `r` three 3x3 convolutions deep and SiLUs between them.
+    """Return `(r + u) · (sigmoid(r) − ½)`, with `r` three 3x3 convolutions of `u`, SiLUs between.
 
-    `u (N, h, w, C)`, `w1, w2, w3 (3, 3, C, C)`, `b1, b2, b3 (C,)`; pixels where `mask (h, w)` is 0
-    act as zero padding. Source: SPAN (arXiv:2311.12770), Eq. 3 to 5, as the released code has them.
+    Source: SPAN (arXiv:2311.12770), Eq. 3 to 5, as the released code has them.
+
+    Args:
+        u: Input of the block, `(N, h, w, C)`.
+        w1, w2, w3: Kernels `(3, 3, C, C)`.
+        b1, b2, b3: Biases `(C,)`.
+        mask: `(h, w)`; pixels where it is 0 act as zero padding.
     """
     a = jax.nn.silu(_conv3x3(u, w1, b1, mask))
     r = _conv3x3(jax.nn.silu(_conv3x3(a, w2, b2, mask)), w3, b3, mask)
@@ -131,10 +183,16 @@ def spab(
 def gated_spab(
     u: Array, w1: Array, w2: Array, w3: Array, w: Array, b: Array, mask: Array | None = None
 ) -> Array:
-    """`(u + f) · (W f + b)`, with `f` three 3x3 convolutions deep and ReLUs between them.
+    """Return `(u + f) · (W f + b)`, with `f` three 3x3 convolutions of `u`, ReLUs between.
 
-    `u (N, h, w, C)`, `w1, w2, w3 (3, 3, C, C)`, `w (1, 1, C, C)`, `b (C,)`; pixels where
-    `mask (h, w)` is 0 act as zero padding. Source: SPANV2, NTIRE 2026 report, Eq. 3 to 7.
+    Source: SPANV2, NTIRE 2026 report, Eq. 3 to 7.
+
+    Args:
+        u: Input of the block, `(N, h, w, C)`.
+        w1, w2, w3: Kernels `(3, 3, C, C)`; these convolutions have no bias.
+        w: Kernel `(1, 1, C, C)`.
+        b: Bias `(C,)`.
+        mask: `(h, w)`; pixels where it is 0 act as zero padding.
     """
     a = jax.nn.relu(_conv3x3(u, w1, None, mask))
     f = _conv3x3(jax.nn.relu(_conv3x3(a, w2, None, mask)), w3, None, mask)
@@ -142,28 +200,44 @@ def gated_spab(
 
 
 def _conv3x3(x: Array, w: Array, b: Array | None, mask: Array | None) -> Array:
-    return conv2d(zeroed(x, mask), w, b, padding=(1, 1))
+    return conv2d(apply_mask(x, mask), w, b, padding=(1, 1))
 
 
 @op
 def window_attention(q: Array, k: Array, v: Array, bias: Array, mask: Array | None = None) -> Array:
-    """`softmax(q kᵀ/√d + bias + mask) v` in every window, by every head: as `q`.
+    """Return `softmax(q kᵀ/√d + bias + mask) v` of every window and head, shaped as `q`.
 
-    `q (N, windows, heads, L, d)`, `k, v (N, windows, heads, K, d)`, `bias (heads, L, K)`,
-    `mask (windows, L, K)` or none. Source: Swin Transformer (arXiv:2103.14030), Eq. 4.
+    Logits and softmax are in float32 at least. Source: Swin Transformer (arXiv:2103.14030), Eq. 4.
+
+    Args:
+        q: Queries `(N, windows, heads, L, d)`.
+        k: Keys `(N, windows, heads, K, d)`.
+        v: Values `(N, windows, heads, K, d)`.
+        bias: Relative position bias `(heads, L, K)`.
+        mask: `(windows, L, K)`, added to the logits; None for none.
     """
-    logits = single(matmul(q * q.shape[-1] ** -0.5, k.mT)) + single(bias)[None, None]
-    logits = logits if mask is None else logits + single(mask)[None, :, None]
-    return attend(logits, v)
+    logits = at_least_f32(matmul(q * q.shape[-1] ** -0.5, k.mT)) + at_least_f32(bias)[None, None]
+    logits = logits if mask is None else logits + at_least_f32(mask)[None, :, None]
+    return attention_from_logits(logits, v)
 
 
 @op
 def selective_scan(x: Array, delta: Array, a: Array, b: Array, c: Array, d: Array) -> Array:
-    """`y_t = s_t c_t + d·x_t` with `s_t = exp(delta_t a)·s_{t−1} + (delta_t·x_t) b_tᵀ`, `s_0 = 0`.
+    """Return `y` of a selective state-space model, `(N, L, D)`.
 
-    `x, delta, y (N, L, D)`, `a (D, S)`, `b, c (N, L, S)`, `d (D,)`. `delta` is not negative, `a`
-    not positive. Source: Mamba (arXiv:2312.00752), Algorithm 2, `b` discretised as its code does.
+        y_t = s_t c_t + d·x_t,  s_t = exp(delta_t a)·s_{t−1} + (delta_t·x_t) b_tᵀ,  s_0 = 0
+
+    States are in float32 at least. Source: Mamba (arXiv:2312.00752), Algorithm 2, with `b`
+    discretised as in its code (`delta·b`).
+
+    Args:
+        x: Tokens `(N, L, D)`.
+        delta: Step sizes `(N, L, D)`, not negative.
+        a: Rates of decay `(D, S)`, not positive.
+        b: Input projections `(N, L, S)`.
+        c: Output projections `(N, L, S)`.
+        d: Skip connection `(D,)`.
     """
     dtype = x.dtype
-    x, delta, a, b, c, d = map(single, (x, delta, a, b, c, d))
-    return (recurrence(delta * x, delta, a, b, c) + d[None, None] * x).astype(dtype)
+    x, delta, a, b, c, d = map(at_least_f32, (x, delta, a, b, c, d))
+    return (chunked_scan(delta * x, delta, a, b, c) + d[None, None] * x).astype(dtype)

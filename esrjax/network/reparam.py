@@ -1,4 +1,7 @@
-"""Train form -> deploy form, exactly: blocks that can become one layer say which."""
+"""Structural reparameterisation: blocks with branches in the train form, one layer when deployed.
+
+Source: RepVGG (arXiv:2101.03697). The deploy form computes the same function exactly.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +18,46 @@ Net = TypeVar("Net", bound=nnx.Module)
 
 
 class Reparam(nnx.Module):
-    """A block whose branches can be written as one layer."""
+    """A block whose branches fuse into one layer."""
 
     def fuse(self) -> nnx.Module:
-        """The one layer, with `fuse()(x) = self(x)` for every x."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it fuses to")
+        """Return the fused layer, with `fuse()(x) = self(x)` for every x."""
+        raise NotImplementedError(f"{type(self).__name__} must implement fuse()")
 
 
-def deploy(net: Net, kind: type[Reparam] = Reparam) -> Net:
-    """A copy of `net` in which every `Reparam` is the layer it fuses to; `net` is left alone.
+def deploy(net: Net, block_type: type[Reparam] = Reparam) -> Net:
+    """Return a copy of `net` in which every `Reparam` is replaced by the layer it fuses to.
 
-    kind: fuse only blocks of this kind.
+    A fused layer that is again a `Reparam`, or contains one, is fused as well; `net` does not
+    change.
+
+    Args:
+        net: A network in the train form.
+        block_type: Fuse blocks of this class only.
     """
-    if isinstance(net, kind):
-        return deploy(net.fuse(), kind)  # pyright: ignore[reportReturnType] # a network that is itself one block
-    thin = nnx.clone(net)
-    _fuse_below(thin, kind)
-    return thin
+    if isinstance(net, block_type):
+        return deploy(net.fuse(), block_type)  # pyright: ignore[reportReturnType] # a network that is itself one block
+    deployed = nnx.clone(net)
+    _fuse_children(deployed, block_type)
+    return deployed
 
 
-def _fuse_below(node: nnx.Module, kind: type[Reparam]) -> None:
+def _fuse_children(node: nnx.Module, block_type: type[Reparam]) -> None:
     for name, child in nnx.iter_children(node):
-        if isinstance(child, kind):
-            put(node, name, deploy(child, kind))
+        if isinstance(child, block_type):
+            set_submodule(node, name, deploy(child, block_type))
         elif isinstance(child, nnx.Pytree):
-            _fuse_below(child, kind)  # pyright: ignore[reportArgumentType] # lists of modules have children too
+            _fuse_children(child, block_type)  # pyright: ignore[reportArgumentType] # lists of modules have children too
 
 
-def put(node: nnx.Module, name: Any, child: nnx.Module) -> None:
-    """Make `child` the part `name` of `node`, which may be a list."""
+def set_submodule(node: nnx.Module, name: Any, child: nnx.Module) -> None:
+    """Set the submodule of a module or of a list of modules.
+
+    Args:
+        node: The parent.
+        name: Name of an attribute, or position in the list.
+        child: The new submodule.
+    """
     if isinstance(node, nnx.List):
         node[int(name)] = child
     else:
@@ -51,33 +65,45 @@ def put(node: nnx.Module, name: Any, child: nnx.Module) -> None:
 
 
 class Affine(NamedTuple):
-    """A stride-1 convolution as numbers: `w (kh, kw, in, out)`, `b (out,)`.
+    """A dense convolution of stride 1 as a linear map, for the algebra of fusing.
 
-    The input is zero-padded once, before the first factor; composition is then exact at the
-    border too.
+    The input of the whole chain is zero-padded once, before its first convolution; only then is the
+    composition of two convolutions one convolution at the border too.
+
+    Attributes:
+        w: Kernel `(kh, kw, in, out)`.
+        b: Bias `(out,)`.
     """
 
     w: Array
     b: Array
 
     @classmethod
-    def of(cls, conv: Conv2d) -> Affine:
-        """The numbers of a layer; grouped kernels become block-diagonal, dilated ones get holes."""
+    def from_conv(cls, conv: Conv2d) -> Affine:
+        """Return the map of a layer; a grouped kernel becomes block-diagonal, a dilated one sparse.
+
+        Raises:
+            ValueError: The stride is not 1.
+        """
         if conv.stride != 1:
-            raise ValueError(f"a convolution of stride {conv.stride} is not an Affine")
-        w = conv.kernel()
+            raise ValueError(f"a convolution of stride {conv.stride} cannot be fused")
+        w = conv.effective_weight()
         w = w if conv.groups == 1 else block_diagonal(w, conv.groups)
-        w = w if conv.dilation == 1 else _holed(w, conv.dilation)
+        w = w if conv.dilation == 1 else _dilate_kernel(w, conv.dilation)
         b = jnp.zeros(w.shape[-1], w.dtype) if conv.bias is None else conv.bias[...]
         return cls(w, b)
 
     @classmethod
     def identity(cls, channels: int, dtype: jnp.dtype | type = jnp.float32) -> Affine:
-        """`x -> x`."""
+        """Return the map `x -> x`, a 1x1 kernel."""
         return cls(jnp.eye(channels, dtype=dtype)[None, None], jnp.zeros(channels, dtype))
 
     def then(self, after: Affine) -> Affine:
-        """`x -> after(self(x))`: `(kh + kh' - 1, kw + kw' - 1, in, out')`."""
+        """Return `x -> after(self(x))`, with a kernel `(kh + kh' - 1, kw + kw' - 1, in, out')`.
+
+        The kernels are convolved with each other ("full" padding): the inputs of `self` are the
+        batch, its kernel the image, and `after` is flipped, for XLA correlates.
+        """
         kh, kw = after.w.shape[0] - 1, after.w.shape[1] - 1
         padded = jnp.pad(self.w, ((kh, kh), (kw, kw), (0, 0), (0, 0)))
         w = lax.conv_general_dilated(
@@ -92,45 +118,58 @@ class Affine(NamedTuple):
         return Affine(w, b)
 
     def __add__(self, other: Affine) -> Affine:  # pyright: ignore[reportIncompatibleMethodOverride] # sum of maps
-        """`x -> self(x) + other(x)`, kernels centred on each other."""
+        """Return `x -> self(x) + other(x)`, with the kernels centred on each other."""
         kh = max(self.w.shape[0], other.w.shape[0])
         kw = max(self.w.shape[1], other.w.shape[1])
-        return Affine(_widened(self.w, kh, kw) + _widened(other.w, kh, kw), self.b + other.b)
+        return Affine(_pad_kernel(self.w, kh, kw) + _pad_kernel(other.w, kh, kw), self.b + other.b)
 
-    def scaled(self, scale: Array, shift: Array | None = None) -> Affine:
-        """`x -> scale · self(x) + shift`, per output channel, as BatchNorm does: `(out,)` each."""
+    def scale_output(self, scale: Array, shift: Array | None = None) -> Affine:
+        """Return `x -> scale · self(x) + shift`, with `(out,)` factors and shifts, as BatchNorm."""
         b = self.b * scale
         return Affine(self.w * scale[None, None, None, :], b if shift is None else b + shift)
 
-    def conv(self, groups: int = 1, bias: bool = True) -> Conv2d:
-        """The layer; with `groups` the kernel's blocks off the diagonal are taken to be zero.
+    def to_conv(self, groups: int = 1, bias: bool = True) -> Conv2d:
+        """Return the map as a layer.
 
-        Without `bias`, `b` is taken to be zero too.
+        Args:
+            groups: Groups of the layer; the kernel's blocks off the diagonal must be zero, which is
+                not checked.
+            bias: Whether the layer has a bias; without one `b` must be zero, which is not checked.
         """
-        kh, kw, wide, out = self.w.shape
-        layer = nnx.eval_shape(
-            lambda: Conv2d(wide, out, (kh, kw), groups=groups, bias=bias, rngs=nnx.Rngs(0))
+        kh, kw, in_channels, out_channels = self.w.shape
+        layer = nnx.eval_shape(  # abstract: no initial values are drawn, all are set below
+            lambda: Conv2d(
+                in_channels, out_channels, (kh, kw), groups=groups, bias=bias, rngs=nnx.Rngs(0)
+            )
         )
-        layer.weight.set_value(self.w if groups == 1 else _diagonal_blocks(self.w, groups))
+        layer.weight.set_value(self.w if groups == 1 else _grouped_kernel(self.w, groups))
         if bias:
             layer.bias.set_value(self.b)
         return layer
 
 
-def _holed(w: Array, dilation: int) -> Array:
-    kh, kw, wide, out = w.shape
-    holed = jnp.zeros((dilation * (kh - 1) + 1, dilation * (kw - 1) + 1, wide, out), w.dtype)
-    return holed.at[::dilation, ::dilation].set(w)
+def _dilate_kernel(w: Array, dilation: int) -> Array:
+    """Return the kernel with `dilation - 1` zeros between its taps."""
+    kh, kw, in_channels, out_channels = w.shape
+    dilated = jnp.zeros(
+        (dilation * (kh - 1) + 1, dilation * (kw - 1) + 1, in_channels, out_channels), w.dtype
+    )
+    return dilated.at[::dilation, ::dilation].set(w)
 
 
-def _widened(w: Array, kh: int, kw: int) -> Array:
-    h, wide = kh - w.shape[0], kw - w.shape[1]
-    if h % 2 or wide % 2:
+def _pad_kernel(w: Array, kh: int, kw: int) -> Array:
+    """Pad a kernel with zeros on all sides to `(kh, kw, in, out)`; its centre stays the centre."""
+    extra_h, extra_w = kh - w.shape[0], kw - w.shape[1]
+    if extra_h % 2 or extra_w % 2:
         raise ValueError(f"kernels {w.shape[:2]} and {(kh, kw)} have no common centre")
-    return jnp.pad(w, ((h // 2,) * 2, (wide // 2,) * 2, (0, 0), (0, 0)))
+    return jnp.pad(w, ((extra_h // 2,) * 2, (extra_w // 2,) * 2, (0, 0), (0, 0)))
 
 
-def _diagonal_blocks(w: Array, groups: int) -> Array:
-    kh, kw, wide, out = w.shape
-    blocks = w.reshape(kh, kw, groups, wide // groups, groups, out // groups)
-    return jnp.einsum("hwgigo->hwigo", blocks).reshape(kh, kw, wide // groups, out)
+def _grouped_kernel(w: Array, groups: int) -> Array:
+    """Return the diagonal blocks of a dense kernel, `(kh, kw, in / groups, out)`; others are lost.
+
+    The inverse of `block_diagonal`.
+    """
+    kh, kw, in_channels, out_channels = w.shape
+    blocks = w.reshape(kh, kw, groups, in_channels // groups, groups, out_channels // groups)
+    return jnp.einsum("hwgigo->hwigo", blocks).reshape(kh, kw, in_channels // groups, out_channels)

@@ -1,7 +1,8 @@
-"""Words that change the size of an image: pools, resizes and mirrors, with PyTorch's bins.
+"""Ops that change the size of an image: pooling, resizing, reflection padding, as in PyTorch.
 
-Images are `(N, h, w, C)`. Pools keep no zeros outside; resizes and adaptive pools are made for the
-size of the whole picture, so a network that uses them is `whole_picture`.
+Images are `(N, h, w, C)`; sizes may be symbolic (`esrjax.network.extent`). These ops ignore
+`canvas.valid_region`. Resizing and adaptive pooling depend on the size of the whole image, so that
+the method of a network that uses them sets `needs_full_image`.
 """
 
 import functools
@@ -12,119 +13,170 @@ import numpy as np
 from jax import Array, lax
 from jax.core import max_dim
 
-from esrjax.network.extent import Extent, divided, known, positions, whole
-from esrjax.network.words import picture_mean, plain, word
+from esrjax.network.extent import Dim, arange, dim_as_array, floor_div, is_static
+from esrjax.network.words import counted_op, native_lowering, spatial_mean
 
-Size = tuple[Extent, ...]  # (h, w)
+OutputSize = tuple[Dim, ...]  # (h, w)
 
 
-def max_pool(x: Array, window: int, stride: int) -> Array:
-    """The largest value of every whole square window, without padding."""
-    if plain.value:
-        return _native_max_pool(x, window, stride)
+def max_pool(x: Array, kernel_size: int, stride: int) -> Array:
+    """Return the maximum of every square window that lies inside the image.
+
+    Written as maxima of strided slices, for XLA's CPU backend runs `reduce-window` in scalar code.
+
+    Args:
+        x: `(N, h, w, C)`.
+        kernel_size: Side of the window.
+        stride: Of both axes.
+    """
+    if native_lowering.value:
+        return _lax_max_pool(x, kernel_size, stride)
     for axis in (1, 2):
-        count = (x.shape[axis] - window) // stride + 1
-        shifted = (_strided(x, axis, start, stride, count) for start in range(window))
-        x = functools.reduce(jnp.maximum, shifted)
+        num_windows = (x.shape[axis] - kernel_size) // stride + 1
+        slices = (
+            _strided_slice(x, axis, start, stride, num_windows) for start in range(kernel_size)
+        )
+        x = functools.reduce(jnp.maximum, slices)
     return x
 
 
-def _native_max_pool(x: Array, window: int, stride: int) -> Array:
-    size, steps = (1, window, window, 1), (1, stride, stride, 1)
-    return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, size, steps, "VALID")
+def _lax_max_pool(x: Array, kernel_size: int, stride: int) -> Array:
+    window_dimensions, window_strides = (1, kernel_size, kernel_size, 1), (1, stride, stride, 1)
+    return lax.reduce_window(
+        x, np.array(-np.inf, x.dtype), lax.max, window_dimensions, window_strides, "VALID"
+    )
 
 
-def _strided(x: Array, axis: int, start: int, stride: int, count: int) -> Array:
-    where = [slice(None)] * x.ndim
-    where[axis] = slice(start, start + stride * (count - 1) + 1, stride)
-    return x[tuple(where)]
+def _strided_slice(x: Array, axis: int, start: int, stride: int, count: int) -> Array:
+    index = [slice(None)] * x.ndim
+    index[axis] = slice(start, start + stride * (count - 1) + 1, stride)
+    return x[tuple(index)]
 
 
-@word(static=("ring",))
-def mirror(x: Array, *, ring: int) -> Array:
-    """With `ring` more pixels on every side, the picture mirrored; its edge is not repeated."""
-    return jnp.pad(x, ((0, 0), (ring, ring), (ring, ring), (0, 0)), mode="reflect")
+@counted_op(static=("pad",))
+def reflect_pad(x: Array, *, pad: int) -> Array:
+    """Pad by reflection, which does not repeat the edge (PyTorch's `ReflectionPad2d`).
+
+    Args:
+        x: `(N, h, w, C)`, larger than `pad` in height and width.
+        pad: Pixels on every side.
+    """
+    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
 
 
-@word()
-def average_pool(x: Array) -> Array:
-    """The mean of every channel over the picture: `(N, h, w, C) -> (N, 1, 1, C)`."""
-    return picture_mean(x)
+@counted_op()
+def global_avg_pool(x: Array) -> Array:
+    """Return the mean of every channel over the image: `(N, h, w, C) -> (N, 1, 1, C)`."""
+    return spatial_mean(x)
 
 
-def adaptive_max_pool(x: Array, shrink: int) -> Array:
-    """The largest value of every bin, of which an axis has `⌊old / shrink⌋`, but at least one.
+def adaptive_max_pool(x: Array, factor: int) -> Array:
+    """Return the maximum of every bin, as PyTorch's `adaptive_max_pool2d` for `size // factor`.
 
-    Bins overlap where the sizes do not divide.
+    Args:
+        x: `(N, h, w, C)`.
+        factor: An axis of length `n` has `⌊n / factor⌋` bins, but at least one. Bins overlap where
+            their number does not divide the length.
     """
     for axis in (1, 2):
-        old = x.shape[axis]
-        count = max_dim(1, old // shrink)
-        if known(old) and old % count == 0:
-            bins = x.reshape(*x.shape[:axis], count, old // count, *x.shape[axis + 1 :])
+        length = x.shape[axis]
+        num_bins = max_dim(1, length // factor)
+        if is_static(length) and length % num_bins == 0:
+            bins = x.reshape(*x.shape[:axis], num_bins, length // num_bins, *x.shape[axis + 1 :])
         else:
-            bins = jnp.take(x, _bins(old, count, 2 * shrink - 1), axis, mode="clip")
-        x = _largest(bins, axis + 1)
+            bins = jnp.take(x, _bin_indices(length, num_bins, 2 * factor - 1), axis, mode="clip")
+        x = _max_first_grad(bins, axis + 1)
     return x
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _largest(x: Array, axis: int) -> Array:
-    """`x.max(axis)`, whose gradient goes to the first of the largest.
+def _max_first_grad(x: Array, axis: int) -> Array:
+    """Return `x.max(axis)`, whose gradient goes to the first of the largest, as PyTorch's.
 
-    jax's own goes to all that equal the maximum, of which there is none, and 0/0, where XLA
-    computes `x` twice and rounds it differently.
+    JAX's own gradient goes to all elements that equal the maximum. In a jitted network XLA may
+    compute `x` a second time with other roundings; then no element equals it, and the gradient,
+    divided by their number, is 0/0.
     """
     return x.max(axis)
 
 
-@_largest.defjvp
-def _largest_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+@_max_first_grad.defjvp
+def _max_first_grad_jvp(
+    axis: int, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
-    where = jnp.argmax(x, axis, keepdims=True)
-    return x.max(axis), jnp.take_along_axis(tangent, where, axis, mode="clip").squeeze(axis)
+    first = jnp.argmax(x, axis, keepdims=True)
+    return x.max(axis), jnp.take_along_axis(tangent, first, axis, mode="clip").squeeze(axis)
 
 
-def _bins(length: Extent, count: Extent, widest: int) -> Array:
-    """`(count, widest)`: the positions in every bin; the last fills up narrower ones."""
-    bins, length = positions(count), whole(length)
-    first = divided(bins * length, count)
-    last = divided((bins + 1) * length + whole(count) - 1, count) - 1
-    return jnp.minimum(first[:, None] + positions(widest)[None], last[:, None])
+def _bin_indices(length: Dim, num_bins: Dim, max_width: int) -> Array:
+    """Return the positions in every bin, `(num_bins, max_width)`.
+
+    PyTorch's bins: bin i goes from ⌊i·n / bins⌋ to ⌈(i + 1)·n / bins⌉. A narrower bin repeats its
+    last position, by which a maximum does not change.
+    """
+    bins, length = arange(num_bins), dim_as_array(length)
+    first = floor_div(bins * length, num_bins)
+    last = floor_div((bins + 1) * length + dim_as_array(num_bins) - 1, num_bins) - 1
+    return jnp.minimum(first[:, None] + arange(max_width)[None], last[:, None])
 
 
-@word(static=("size",))
-def nearest(x: Array, *, size: Size) -> Array:
-    """Every pixel from the nearest corner: `⌊p·(old / new)⌋`, the ratio in float32."""
-    for axis, new in zip((1, 2), size, strict=True):
-        old = x.shape[axis]
-        if known(new) and new % old == 0:
-            x = jnp.repeat(x, new // old, axis)
+@counted_op(static=("size",))
+def resize_nearest(x: Array, *, size: OutputSize) -> Array:
+    """Resize by nearest neighbour: output `p` is input `⌊p · (old / new)⌋`, as in PyTorch.
+
+    The ratio is rounded to float32 first, as in PyTorch; exact ratios would differ in a few pixels.
+
+    Args:
+        x: `(N, h, w, C)`.
+        size: Output size `(h, w)`.
+    """
+    for axis, new_len in zip((1, 2), size, strict=True):
+        old_len = x.shape[axis]
+        if is_static(new_len) and new_len % old_len == 0:
+            x = jnp.repeat(x, new_len // old_len, axis)
         else:
-            ratio = whole(old).astype(jnp.float32) / whole(new).astype(jnp.float32)
-            source = (positions(new).astype(jnp.float32) * ratio).astype(jnp.int32)
-            x = jnp.take(x, jnp.minimum(source, whole(old) - 1), axis, mode="clip")
+            ratio = dim_as_array(old_len).astype(jnp.float32) / dim_as_array(new_len).astype(
+                jnp.float32
+            )
+            source = (arange(new_len).astype(jnp.float32) * ratio).astype(jnp.int32)
+            x = jnp.take(x, jnp.minimum(source, dim_as_array(old_len) - 1), axis, mode="clip")
     return x
 
 
-@word(static=("size",))
-def bilinear(x: Array, *, size: Size) -> Array:
-    """Between the two nearest pixel centres of either axis; the edge is repeated."""
-    for axis, new in zip((1, 2), size, strict=True):
-        old, parts = whole(x.shape[axis]), whole(2 * new)
-        source = jnp.maximum((2 * positions(new) + 1) * old - whole(new), 0)  # parts of a pixel
-        low = divided(source, parts)
-        share = (source - low * parts).astype(x.dtype) / parts.astype(x.dtype)
-        ends = (jnp.minimum(at, old - 1) for at in (low, low + 1))
-        near, far = (jnp.take(x, end, axis, mode="clip") for end in ends)
-        x = near + share.reshape([1] * axis + [-1] + [1] * (3 - axis)) * (far - near)
+@counted_op(static=("size",))
+def resize_bilinear(x: Array, *, size: OutputSize) -> Array:
+    """Resize bilinearly (`align_corners=False`, no antialiasing); the edge is repeated.
+
+    Positions are integers over a common denominator, so that they are exact for every size.
+
+    Args:
+        x: `(N, h, w, C)`.
+        size: Output size `(h, w)`.
+    """
+    for axis, new_len in zip((1, 2), size, strict=True):
+        old_len, denominator = dim_as_array(x.shape[axis]), dim_as_array(2 * new_len)
+        # Position in the input, (p + ½)·old/new − ½, as a numerator over `denominator`.
+        source = jnp.maximum((2 * arange(new_len) + 1) * old_len - dim_as_array(new_len), 0)
+        low = floor_div(source, denominator)
+        weight = (source - low * denominator).astype(x.dtype) / denominator.astype(x.dtype)
+        indices = (jnp.minimum(position, old_len - 1) for position in (low, low + 1))
+        low_values, high_values = (jnp.take(x, index, axis, mode="clip") for index in indices)
+        x = low_values + weight.reshape([1] * axis + [-1] + [1] * (3 - axis)) * (
+            high_values - low_values
+        )
     return x
 
 
-def resize_bicubic(x: Array, size: Size) -> Array:
-    """Cubic convolution with a = -3/4 around pixel centres, no antialiasing; the edge is repeated.
+def resize_bicubic(x: Array, size: OutputSize) -> Array:
+    """Resize bicubically as PyTorch: a = −3/4, no antialiasing; the edge is repeated.
 
-    What the multi-scale networks are trained on: HR at the sizes of their heads.
+    Multi-scale networks are trained with HR images that are resized like this to the sizes of their
+    heads' outputs.
+
+    Args:
+        x: `(N, h, w, C)`.
+        size: Output size `(h, w)`.
     """
     shape = (x.shape[0], *size, x.shape[-1])
     return jax.image.resize(x, shape, "bicubic-pytorch", antialias=False)

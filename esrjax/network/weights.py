@@ -1,4 +1,4 @@
-"""Named tensors <-> networks: both sides exact, all or nothing."""
+"""State dicts of networks: export, strict loading, and functions over all weights."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -10,131 +10,166 @@ import numpy as np
 from flax import nnx
 
 from esrjax.errors import UserError
-from esrjax.network.archive import Tensors
-from esrjax.network.naming import Naming
+from esrjax.network.archive import StateDict
+from esrjax.network.naming import KeyMap
 
 Net = TypeVar("Net", bound=nnx.Module)
-WEIGHTS = (nnx.Param, nnx.BatchStat)
-SHOWN = 10
+WEIGHT_TYPES = (nnx.Param, nnx.BatchStat)  # what a PyTorch state dict contains
+MAX_LISTED = 10  # keys of each sort in an error
 
 
 class WeightsMismatch(UserError):
-    """The tensors of a checkpoint are not those of the network. count: of tensors that differ."""
+    """Raised when the tensors of a checkpoint do not match the parameters of the network.
 
-    count: int = 0
-
-
-def tensors(net: nnx.Module, naming: Naming) -> Tensors:
-    """The weights of `net` under PyTorch's names and in PyTorch's layout."""
-    return {naming.to_torch(path): _to_torch(leaf) for path, leaf in leaves(net)}
-
-
-def load(
-    net: Net,
-    held: Mapping[str, np.ndarray[Any, Any]],
-    naming: Naming,
-    unused: Mapping[str, str] | None = None,
-    place: str | None = None,
-) -> Net:
-    """A copy of `net`, abstract or not, with the weights `held` in PyTorch's names and layout.
-
-    unused: globs of keys that have no place in the network. place: the file, for the error.
+    Attributes:
+        num_mismatches: Number of tensors and parameters that do not match.
     """
-    filled = nnx.clone(net)
-    kept = [key for key in held if not _matches(key, unused or {})]
-    given = {naming.to_flax(key): key for key in kept}
-    wanted = dict(leaves(filled))
-    problems = _problems(wanted, given, held, naming)
-    for key in kept:
-        if given[naming.to_flax(key)] != key:
-            problems.append(f"of one place: {key} and {given[naming.to_flax(key)]}")
+
+    num_mismatches: int = 0
+
+
+def to_state_dict(net: nnx.Module, key_map: KeyMap) -> StateDict:
+    """Return the weights of `net` under PyTorch's names and in PyTorch's layout.
+
+    Args:
+        net: A network with values.
+        key_map: The state-dict keys of its method.
+    """
+    return {key_map.to_torch(path): _to_torch(variable) for path, variable in named_parameters(net)}
+
+
+def load_state_dict(
+    net: Net,
+    state_dict: Mapping[str, np.ndarray[Any, Any]],
+    key_map: KeyMap,
+    unused_keys: Mapping[str, str] | None = None,
+    location: str | None = None,
+) -> Net:
+    """Return a copy of `net` with the weights of a state dict; strict, all or nothing.
+
+    Args:
+        net: A network; an abstract one will do. Its dtypes are kept.
+        state_dict: Tensors by PyTorch's names, in PyTorch's layout.
+        key_map: The state-dict keys of the network's method.
+        unused_keys: Glob patterns of keys that are ignored, each with its reason.
+        location: The file, for the error.
+
+    Raises:
+        WeightsMismatch: A tensor or a parameter is left over, shapes differ, or two keys map to one
+            parameter.
+    """
+    loaded = nnx.clone(net)
+    used_keys = [key for key in state_dict if not _matches(key, unused_keys or {})]
+    key_of_path = {key_map.to_flax(key): key for key in used_keys}
+    variables = dict(named_parameters(loaded))
+    problems = _problems(variables, key_of_path, state_dict, key_map)
+    for key in used_keys:
+        if key_of_path[key_map.to_flax(key)] != key:
+            problems.append(f"duplicate key: {key} and {key_of_path[key_map.to_flax(key)]}")
     if problems:
-        raise _mismatch(problems, len(set(wanted) | set(given)), place)
-    for path, leaf in wanted.items():
-        leaf.set_value(_from_torch(leaf, held[given[path]]))
-    return filled
+        raise _mismatch(problems, len(set(variables) | set(key_of_path)), location)
+    for path, variable in variables.items():
+        variable.set_value(_from_torch(variable, state_dict[key_of_path[path]]))
+    return loaded
 
 
-def leaves(net: nnx.Module) -> Iterator[tuple[str, nnx.Variable[Any]]]:
-    """Every weight of `net` by its path, `block_1.c1.weight`."""
-    for path, node in nnx.iter_graph(net):
-        if isinstance(node, WEIGHTS):
-            yield ".".join(map(str, path)), node
+def named_parameters(net: nnx.Module) -> Iterator[tuple[str, nnx.Variable[Any]]]:
+    """Yield every weight of `net` with its path, `block_1.c1.weight`.
+
+    As in a PyTorch state dict, these are the parameters and the statistics of BatchNorm.
+    """
+    for path, variable in nnx.iter_graph(net):
+        if isinstance(variable, WEIGHT_TYPES):
+            yield ".".join(map(str, path)), variable
 
 
 def cast(net: Net, dtype: Any) -> Net:
-    """A copy of `net` with its weights in `dtype`."""
+    """Return a copy of `net` with its weights in `dtype`."""
     copy = nnx.clone(net)
-    for _, leaf in leaves(copy):
-        leaf.set_value(leaf.get_value().astype(dtype))
+    for _, variable in named_parameters(copy):
+        variable.set_value(variable.get_value().astype(dtype))
     return copy
 
 
-def scattered(net: Net, amount: float = 0.05, *, seed: int = 1) -> Net:
-    """A copy with every weight moved at random, away from the 0 and 1 that hide mistakes."""
+def perturb_weights(net: Net, stddev: float = 0.05, *, seed: int = 1) -> Net:
+    """Return a copy of `net` with noise added to every weight, for tests.
+
+    Biases of 0 and scales of 1, as networks are initialised, would hide mistakes.
+
+    Args:
+        net: A network with values.
+        stddev: Standard deviation of the noise.
+        seed: Of the noise.
+    """
     copy = nnx.clone(net)
-    draw = np.random.default_rng(seed)
-    for _, leaf in leaves(copy):
-        value = np.asarray(leaf.get_value())  # in numpy, which compiles nothing
-        moved = value + amount * draw.standard_normal(value.shape)
-        leaf.set_value(jnp.asarray(moved.astype(value.dtype)))
+    rng = np.random.default_rng(seed)
+    for _, variable in named_parameters(copy):
+        value = np.asarray(variable.get_value())  # NumPy: JAX would compile for every shape
+        noisy_value = value + stddev * rng.standard_normal(value.shape)
+        variable.set_value(jnp.asarray(noisy_value.astype(value.dtype)))
     return copy
 
 
-def _to_torch(leaf: nnx.Variable[Any]) -> np.ndarray[Any, Any]:
-    axes = leaf.get_metadata().get("torch_axes")
-    value = np.asarray(leaf.get_value())
+def _to_torch(variable: nnx.Variable[Any]) -> np.ndarray[Any, Any]:
+    """Return the value in PyTorch's layout, by the `torch_axes` that `layers.param` stored."""
+    axes = variable.get_metadata().get("torch_axes")
+    value = np.asarray(variable.get_value())
     return value if axes is None else value.transpose(axes)
 
 
-def _from_torch(leaf: nnx.Variable[Any], value: np.ndarray[Any, Any]) -> Any:
-    axes = leaf.get_metadata().get("torch_axes")
-    back = value if axes is None else value.transpose(np.argsort(axes))
-    return jnp.asarray(back, leaf.get_value().dtype)
+def _from_torch(variable: nnx.Variable[Any], value: np.ndarray[Any, Any]) -> Any:
+    """Undo `_to_torch` (argsort inverts a permutation), in the variable's dtype."""
+    axes = variable.get_metadata().get("torch_axes")
+    flax_value = value if axes is None else value.transpose(np.argsort(axes))
+    return jnp.asarray(flax_value, variable.get_value().dtype)
 
 
-def _torch_shape(leaf: nnx.Variable[Any]) -> tuple[int, ...]:
-    axes, shape = leaf.get_metadata().get("torch_axes"), leaf.get_value().shape
+def _torch_shape(variable: nnx.Variable[Any]) -> tuple[int, ...]:
+    axes, shape = variable.get_metadata().get("torch_axes"), variable.get_value().shape
     return tuple(shape) if axes is None else tuple(shape[axis] for axis in axes)
 
 
 def _problems(
-    wanted: Mapping[str, nnx.Variable[Any]],
-    given: Mapping[str, str],
-    held: Mapping[str, np.ndarray[Any, Any]],
-    naming: Naming,
+    variables: Mapping[str, nnx.Variable[Any]],
+    key_of_path: Mapping[str, str],
+    state_dict: Mapping[str, np.ndarray[Any, Any]],
+    key_map: KeyMap,
 ) -> list[str]:
-    """One line for each tensor that is missing, misshapen or has no place."""
-    strange = [key for path, key in given.items() if path not in wanted]
+    """Return one line for each missing key, unexpected key and shape mismatch."""
+    unknown_keys = [key for path, key in key_of_path.items() if path not in variables]
     lines: list[str] = []
-    for path, leaf in wanted.items():
-        key = naming.to_torch(path)
-        if path not in given:
-            near = difflib.get_close_matches(key, strange, n=1, cutoff=0.85)
-            hint = f" (is it {near[0]}?)" if near else ""
-            lines.append(f"not in the checkpoint: {key} {_torch_shape(leaf)}{hint}")
-        elif held[given[path]].shape != _torch_shape(leaf):
-            found = held[given[path]].shape
-            lines.append(f"misshapen: {key} is {found}, the network has {_torch_shape(leaf)}")
-    return lines + [f"not in the network: {key} {held[key].shape}" for key in strange]
+    for path, variable in variables.items():
+        key = key_map.to_torch(path)
+        if path not in key_of_path:
+            close = difflib.get_close_matches(key, unknown_keys, n=1, cutoff=0.85)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            lines.append(f"missing key: {key} {_torch_shape(variable)}{hint}")
+        elif state_dict[key_of_path[path]].shape != _torch_shape(variable):
+            shape = state_dict[key_of_path[path]].shape
+            lines.append(
+                f"shape mismatch: {key} is {shape}, the network has {_torch_shape(variable)}"
+            )
+    return lines + [f"unexpected key: {key} {state_dict[key].shape}" for key in unknown_keys]
 
 
-def _mismatch(problems: list[str], total: int, place: str | None) -> WeightsMismatch:
-    shown = [
+def _mismatch(problems: list[str], num_tensors: int, location: str | None) -> WeightsMismatch:
+    listed = [
         line
-        for kind in ("not in the c", "misshapen", "not in the n", "of one place")
-        for line in [line for line in problems if line.startswith(kind)][:SHOWN]
+        for prefix in ("missing", "shape", "unexpected", "duplicate")
+        for line in [line for line in problems if line.startswith(prefix)][:MAX_LISTED]
     ]
-    more = f"\n    and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+    rest = f"\n    and {len(problems) - len(listed)} more" if len(problems) > len(listed) else ""
     error = WeightsMismatch(
-        f"{len(problems)} of {total} tensors do not match:\n    " + "\n    ".join(shown) + more,
-        rule="every tensor has its place in the network, and every place its tensor",
-        place=place,
-        remedy="check the method and its sizes (--size key=value); nothing was loaded",
+        f"{len(problems)} of {num_tensors} tensors do not match:\n    "
+        + "\n    ".join(listed)
+        + rest,
+        rule="the checkpoint has one tensor for each parameter, of the same name and shape",
+        location=location,
+        remedy="check the method and its hyperparameters (--hparam KEY=VALUE); nothing was loaded",
     )
-    error.count = len(problems)
+    error.num_mismatches = len(problems)
     return error
 
 
-def _matches(key: str, globs: Mapping[str, str]) -> bool:
-    return any(fnmatchcase(key, glob) for glob in globs)
+def _matches(key: str, patterns: Mapping[str, str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)

@@ -1,7 +1,7 @@
-"""The words of networks: functions that trace under their own names.
+"""Functional ops of networks, as PyTorch's `torch.nn.functional`.
 
-`esrjax.network.cost` counts them by name, whatever they are lowered to. Images are
-`(N, h, w, C)`; kernels are `(kh, kw, in / groups, out)`.
+Most are traced under their own names (`counted_op`), by which `esrjax.network.work` counts them
+whatever they are lowered to. Images are `(N, h, w, C)`; kernels are `(kh, kw, in / groups, out)`.
 """
 
 import functools
@@ -15,28 +15,37 @@ from jax import Array, lax
 
 from esrjax.network import convolution, reduction
 
-PREFIX = "word_"
-# True: a word is lowered to the one operation that it says, and not to what a platform is fastest
-# at; for compilers that choose for themselves. A user context, so part of every jit cache key.
-plain = cast("Any", jax.make_user_context(False))
+OP_PREFIX = "op_"  # of the traced names of counted ops
+# True: an op is lowered to the one XLA op of its name and not to the form that is fastest on a
+# platform, for exports and other compilers, which have fast forms of their own. A JAX user context,
+# so that it is part of every jit cache key.
+native_lowering = cast("Any", jax.make_user_context(False))
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def word(*, static: tuple[str, ...] = ()) -> Callable[[Function], Function]:
-    """Make a word of a function; `static` names its arguments that are not arrays."""
+def counted_op(*, static: tuple[str, ...] = ()) -> Callable[[Function], Function]:
+    """Return a decorator that makes an op of a function: a jitted function with a traced name.
 
-    def name(function: Function) -> Function:
+    In a trace, the call is one `jit` equation with the name `OP_PREFIX + function.__name__`. If
+    `esrjax.network.work.MAC_RULES` has a rule of that name, the op is counted by that rule, else
+    what is inside; a function and its rule must therefore be renamed together.
+
+    Args:
+        static: Names of those arguments that are not arrays.
+    """
+
+    def wrap(function: Function) -> Function:
         @functools.wraps(function)
         def named(*args: Any, **kwargs: Any) -> Any:
             return function(*args, **kwargs)
 
-        named.__name__ = named.__qualname__ = PREFIX + function.__name__
+        named.__name__ = named.__qualname__ = OP_PREFIX + function.__name__
         return jax.jit(named, static_argnames=static)  # pyright: ignore[reportReturnType] # jit keeps the signature
 
-    return name
+    return wrap
 
 
-@word(static=("padding", "stride", "dilation", "groups"))
+@counted_op(static=("padding", "stride", "dilation", "groups"))
 def conv2d(
     x: Array,
     w: Array,
@@ -47,126 +56,179 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Array:
-    """Cross-correlation of `x (N, h, w, in)` with `w (kh, kw, in / groups, out)`, plus `b`."""
-    convolve = convolution.native if plain.value else convolution.fast
-    y = convolve(x, w, padding=padding, stride=stride, dilation=dilation, groups=groups)
+    """Return the 2-D convolution (cross-correlation) of images, plus a bias.
+
+    How it is lowered is decided in `esrjax.network.convolution`.
+
+    Args:
+        x: Images `(N, h, w, in)`.
+        w: Kernel `(kh, kw, in / groups, out)`.
+        b: Bias `(out,)`.
+        padding: Zeros above and below, and to the left and right.
+        stride: Of both axes.
+        dilation: Of both axes.
+        groups: Number of groups of channels.
+    """
+    lowering = convolution.lax_conv2d if native_lowering.value else convolution.platform_conv2d
+    y = lowering(x, w, padding=padding, stride=stride, dilation=dilation, groups=groups)
     return y if b is None else y + b[None, None, None, :]
 
 
-@word(static=("padding", "groups"))
+@counted_op(static=("padding", "groups"))
 def conv1d(
     x: Array, w: Array, b: Array | None = None, *, padding: int = 0, groups: int = 1
 ) -> Array:
-    """Cross-correlation of tokens `x (N, L, in)` with `w (k, in / groups, out)`, plus `b`."""
+    """Return the 1-D convolution (cross-correlation) of tokens, plus a bias.
+
+    Args:
+        x: Tokens `(N, L, in)`.
+        w: Kernel `(k, in / groups, out)`.
+        b: Bias `(out,)`.
+        padding: Zeros at each end.
+        groups: Number of groups of channels.
+    """
     return conv2d(x[:, None], w[None], b, padding=(0, padding), groups=groups)[:, 0]
 
 
-@word()
+@counted_op()
 def linear(x: Array, w: Array, b: Array | None = None) -> Array:
-    """`x (..., in)` times `w (in, out)`, plus `b (out,)`."""
+    """Return `x (..., in) @ w (in, out) + b (out,)`; note that `w` is PyTorch's transposed."""
     y = x @ w
     return y if b is None else y + b.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-@word()
+@counted_op()
 def matmul(x: Array, y: Array) -> Array:
-    """Batched product `(..., n, k), (..., k, m) -> (..., n, m)`."""
+    """Return the batched matmul `(..., n, k), (..., k, m) -> (..., n, m)`."""
     return x @ y
 
 
-@word(static=("equation",))
+@counted_op(static=("equation",))
 def einsum(equation: str, x: Array, y: Array) -> Array:
-    """The product that the equation says; where the original speaks `matmul`, so should ours."""
+    """Return `jnp.einsum(equation, x, y)`.
+
+    Use it where the official code has an einsum and `matmul` where that has a matmul: fvcore counts
+    the two differently (`esrjax.network.work.FVCORE_RULES`).
+    """
     return jnp.einsum(equation, x, y)
 
 
-@word(static=("eps",))
-def layer_norm(x: Array, scale: Array, shift: Array, eps: float = 1e-5) -> Array:
-    """`x (..., C)` with zero mean and unit variance over its channels, scaled and shifted."""
-    wide, scale, shift = map(single, (x, scale, shift))
-    mean = total(wide) / x.shape[-1]
-    variance = total(jnp.square(wide - mean)) / x.shape[-1]
-    lead = (1,) * (x.ndim - 1) + (-1,)
-    y = (wide - mean) * lax.rsqrt(variance + eps) * scale.reshape(lead) + shift.reshape(lead)
+@counted_op(static=("eps",))
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
+    """Return the layer normalisation of `x (..., C)` over its channels, in float32 at least.
+
+    Args:
+        x: `(..., C)`.
+        weight: Scale `(C,)`.
+        bias: Shift `(C,)`.
+        eps: Added to the variance.
+    """
+    x32, weight, bias = map(at_least_f32, (x, weight, bias))
+    mean = sum_last_axis(x32) / x.shape[-1]
+    variance = sum_last_axis(jnp.square(x32 - mean)) / x.shape[-1]
+    broadcast_shape = (1,) * (x.ndim - 1) + (-1,)
+    y = (x32 - mean) * lax.rsqrt(variance + eps) * weight.reshape(broadcast_shape) + bias.reshape(
+        broadcast_shape
+    )
     return y.astype(x.dtype)
 
 
-@word(static=("groups", "eps"))
+@counted_op(static=("num_groups", "eps"))
 def group_norm(
-    x: Array, scale: Array, shift: Array, *, groups: int = 1, eps: float = 1e-5
+    x: Array, weight: Array, bias: Array, *, num_groups: int = 1, eps: float = 1e-5
 ) -> Array:
-    """`x (N, h, w, C)`, every group of channels with zero mean, unit variance over the picture."""
-    scale, shift = single(scale), single(shift)
-    grouped = single(x).reshape(*x.shape[:-1], groups, -1)
-    mean = total(picture_mean(grouped)) / grouped.shape[-1]
-    variance = total(picture_mean(jnp.square(grouped - mean))) / grouped.shape[-1]
+    """Return the normalisation of groups of channels over whole images, in float32 at least.
+
+    Args:
+        x: `(N, h, w, C)`.
+        weight: Scale `(C,)`.
+        bias: Shift `(C,)`.
+        num_groups: Number of groups.
+        eps: Added to the variance.
+    """
+    weight, bias = at_least_f32(weight), at_least_f32(bias)
+    grouped = at_least_f32(x).reshape(*x.shape[:-1], num_groups, -1)
+    mean = sum_last_axis(spatial_mean(grouped)) / grouped.shape[-1]
+    variance = sum_last_axis(spatial_mean(jnp.square(grouped - mean))) / grouped.shape[-1]
     y = ((grouped - mean) * lax.rsqrt(variance + eps)).reshape(x.shape)
-    return (y * scale[None, None, None, :] + shift[None, None, None, :]).astype(x.dtype)
+    return (y * weight[None, None, None, :] + bias[None, None, None, :]).astype(x.dtype)
 
 
 def normalize(x: Array, axis: int = -1) -> Array:
-    """`x` divided by its 2-norm along `axis`, or by 1e-12 where that is larger."""
-    wide = single(x)
-    square = jnp.square(wide)
-    square = total(square) if axis == -1 else square.sum(axis, keepdims=True)
-    return (wide * lax.rsqrt(jnp.maximum(square, 1e-24))).astype(x.dtype)
+    """Return `x / max(‖x‖₂, 1e-12)` with the norm along `axis`, as PyTorch's `normalize`."""
+    x32 = at_least_f32(x)
+    squares = jnp.square(x32)
+    squares = sum_last_axis(squares) if axis == -1 else squares.sum(axis, keepdims=True)
+    return (x32 * lax.rsqrt(jnp.maximum(squares, 1e-24))).astype(x.dtype)  # 1e-12, squared
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
-    """The shares of `x` along `axis`, their exponentials and sum in float32 at least."""
-    wide = single(x)
-    fast = axis == -1 and not plain.value
-    return (reduction.softmax(wide) if fast else jax.nn.softmax(wide, axis)).astype(x.dtype)
+    """Return the softmax of `x` along `axis`, computed in float32 at least."""
+    x32 = at_least_f32(x)
+    use_reduction = axis == -1 and not native_lowering.value
+    return (reduction.softmax(x32) if use_reduction else jax.nn.softmax(x32, axis)).astype(x.dtype)
 
 
-def attend(logits: Array, v: Array) -> Array:
-    """`softmax(logits) v`: `(..., L, K), (..., K, d) -> (..., L, d)`."""
-    if plain.value:
-        return _by_shares(logits, v)
-    return lax.platform_dependent(logits, v, cpu=_divided_after, default=_by_shares)
+def attention_from_logits(logits: Array, v: Array) -> Array:
+    """Return `softmax(logits) v`: `(..., L, K), (..., K, d) -> (..., L, d)`.
+
+    On a CPU the matmul comes before the division by the softmax's sum: then `L·d` elements are
+    divided and not `L·K`, and the normalised `(L, K)` array is never written.
+    """
+    if native_lowering.value:
+        return _softmax_then_matmul(logits, v)
+    return lax.platform_dependent(
+        logits, v, cpu=_matmul_then_normalize, default=_softmax_then_matmul
+    )
 
 
-def _by_shares(logits: Array, v: Array) -> Array:
-    return matmul(jax.nn.softmax(single(logits)).astype(v.dtype), v)
+def _softmax_then_matmul(logits: Array, v: Array) -> Array:
+    return matmul(jax.nn.softmax(at_least_f32(logits)).astype(v.dtype), v)
 
 
-def _divided_after(logits: Array, v: Array) -> Array:
-    e, sums = reduction.rising(single(logits))
-    return (single(matmul(e.astype(v.dtype), v)) / sums).astype(v.dtype)
+def _matmul_then_normalize(logits: Array, v: Array) -> Array:
+    exps, sums = reduction.exp_sub_max(at_least_f32(logits))
+    return (at_least_f32(matmul(exps.astype(v.dtype), v)) / sums).astype(v.dtype)
 
 
-def total(x: Array) -> Array:
-    """The sum along the last axis: `(..., n) -> (..., 1)`."""
-    return x.sum(-1, keepdims=True) if plain.value else reduction.total(x)
+def sum_last_axis(x: Array) -> Array:
+    """Return the sum along the last axis: `(..., n) -> (..., 1)`."""
+    return x.sum(-1, keepdims=True) if native_lowering.value else reduction.sum_last_axis(x)
 
 
-def picture_mean(x: Array) -> Array:
-    """Over the pixels: `(N, h, w, ...) -> (N, 1, 1, ...)`."""
-    return x.mean((1, 2), keepdims=True) if plain.value else reduction.picture_mean(x)
+def spatial_mean(x: Array) -> Array:
+    """Return the mean over pixels: `(N, h, w, ...) -> (N, 1, 1, ...)`."""
+    return x.mean((1, 2), keepdims=True) if native_lowering.value else reduction.spatial_mean(x)
 
 
-def picture_variance(x: Array) -> Array:
-    """Over the pixels, unbiased: `(N, h, w, ...) -> (N, 1, 1, ...)`."""
-    if plain.value:
+def spatial_var(x: Array) -> Array:
+    """Return the unbiased variance over pixels (as PyTorch): `(N, h, w, ...) -> (N, 1, 1, ...)`."""
+    if native_lowering.value:
         return x.var((1, 2), keepdims=True, ddof=1)
-    pixels = x.shape[1] * x.shape[2]
-    spread = picture_mean(jnp.square(x - picture_mean(x)))
-    return spread * (pixels / (pixels - 1))
+    num_pixels = x.shape[1] * x.shape[2]
+    biased_var = spatial_mean(jnp.square(x - spatial_mean(x)))
+    return biased_var * (num_pixels / (num_pixels - 1))
 
 
-def single(x: Array) -> Array:
-    """`x` in float32 where it is narrower: in what statistics, exponentials and states are made."""
+def at_least_f32(x: Array) -> Array:
+    """Return `x` in float32 if its dtype is narrower, for statistics, exponentials and states."""
     return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
 
 
 def gelu(x: Array) -> Array:
-    """`x·Φ(x)`, by erf as in PyTorch; `jax.nn.gelu` goes by erfc, slower to compile."""
+    """Return `x · Φ(x)`, by erf as PyTorch; `jax.nn.gelu` uses erfc, which compiles more slowly."""
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
-@word(static=("r",))
-def pixel_shuffle(x: Array, r: int) -> Array:
-    """`(N, h, w, C·r²) -> (N, h·r, w·r, C)` in PyTorch's order: C slowest, then row, column."""
+@counted_op(static=("upscale_factor",))
+def pixel_shuffle(x: Array, upscale_factor: int) -> Array:
+    """Rearrange `(N, h, w, C·r²)` into `(N, h·r, w·r, C)`, with `r = upscale_factor`.
+
+    Input channels are in PyTorch's order: the output channel varies slowest, then row and column.
+    """
     n, h, w, c = x.shape
-    x = x.reshape(n, h, w, c // r**2, r, r).transpose(0, 1, 4, 2, 5, 3)
-    return x.reshape(n, h * r, w * r, c // r**2)
+    # (n, h, w, C, r, r), the last two for row and column in a block -> (n, h, r, w, r, C)
+    x = x.reshape(n, h, w, c // upscale_factor**2, upscale_factor, upscale_factor).transpose(
+        0, 1, 4, 2, 5, 3
+    )
+    return x.reshape(n, h * upscale_factor, w * upscale_factor, c // upscale_factor**2)

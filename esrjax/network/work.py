@@ -1,6 +1,7 @@
-"""The work in a trace: words by name, and what lies outside them.
+"""Multiply-adds (MACs) of the ops in a jaxpr: counted ops by name, other primitives by rule.
 
-Work that is neither counted nor declared free is an error, so nothing can be lost in silence.
+A primitive without a rule that is not declared free of cost is an error, so that nothing is missed
+in silence.
 """
 
 import math
@@ -10,213 +11,252 @@ from dataclasses import dataclass
 from typing import Any
 
 from esrjax.errors import UserError
-from esrjax.network.reduction import SUM
-from esrjax.network.words import PREFIX
+from esrjax.network.reduction import SUM_OP
+from esrjax.network.words import OP_PREFIX
 
-# jax's own types of traces are not public; an equation has primitive, params, invars, outvars.
+# JAX has no public types for these. An equation has primitive, params, invars and outvars.
 Jaxpr = Any
 Equation = Any
 
 
-class UncountedWork(UserError):
-    """The trace holds work that is neither counted nor declared free."""
+class UncountedOp(UserError):
+    """Raised when a trace contains a primitive that has no rule and is not free of cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """One piece of counted work.
+class OpCost:
+    """Cost of one counted op.
 
-    path: the part of the network that does it. macs: multiply-adds. official: the same as the
-    organisers' counter gives them. activations: elements that a convolution writes. needed: the
-    output depends on it.
+    Attributes:
+        path: Path of the module that runs the op; empty outside of all submodules.
+        op: Name of the op, or of the primitive.
+        macs_full: Multiply-adds.
+        macs: Multiply-adds as the organisers' counter (fvcore) gives them.
+        activations: Elements that it writes, if it is a 2-D convolution, else 0.
+        convs: How many 2-D convolutions it is.
+        is_needed: Whether the output of the network depends on it.
     """
 
     path: str
-    word: str
+    op: str
+    macs_full: int
     macs: int
-    official: int
     activations: int = 0
     convs: int = 0
-    needed: bool = True
+    is_needed: bool = True
 
 
-def work(jaxpr: Jaxpr) -> tuple[tuple[Work, ...], list[bool]]:
-    """All counted work of a trace in order, and which of its inputs the output depends on."""
-    found: list[Work] = []
-    needed = _walk(jaxpr, [True] * len(jaxpr.outvars), "", 1, found)
-    return tuple(reversed(found)), needed
+def count_ops(jaxpr: Jaxpr) -> tuple[tuple[OpCost, ...], list[bool]]:
+    """Return the cost of every counted op in a trace.
+
+    Args:
+        jaxpr: A jaxpr whose every output is needed.
+
+    Returns:
+        The ops in the order in which they run, and for each input of the jaxpr whether an output
+        depends on it.
+
+    Raises:
+        UncountedOp: The trace contains an op of unknown cost.
+    """
+    ops: list[OpCost] = []
+    needed = _walk(jaxpr, [True] * len(jaxpr.outvars), "", 1, ops)
+    return tuple(reversed(ops)), needed
 
 
-def _walk(jaxpr: Jaxpr, wanted: list[bool], path: str, times: int, found: list[Work]) -> list[bool]:
-    """From the outputs back, so that work nobody needs is known as such."""
-    needed = {v for v, want in zip(jaxpr.outvars, wanted, strict=True) if want and _variable(v)}
+def _walk(
+    jaxpr: Jaxpr, outputs_needed: list[bool], path: str, repeats: int, ops: list[OpCost]
+) -> list[bool]:
+    """Append the ops of a jaxpr in reverse order; return which of its inputs are needed.
+
+    Walking back from the outputs shows which ops they depend on.
+    """
+    needed = {
+        v
+        for v, is_needed in zip(jaxpr.outvars, outputs_needed, strict=True)
+        if is_needed and _is_variable(v)
+    }
     for equation in reversed(jaxpr.eqns):
         outputs = [v in needed for v in equation.outvars]
-        place = _part(equation) or path
-        inputs = _visit(equation, outputs, place, times, found)
+        module_path = _module_path(equation) or path
+        inputs = _visit_equation(equation, outputs, module_path, repeats, ops)
         needed |= {
-            v for v, used in zip(equation.invars, inputs, strict=True) if used and _variable(v)
+            v
+            for v, is_needed in zip(equation.invars, inputs, strict=True)
+            if is_needed and _is_variable(v)
         }
     return [v in needed for v in jaxpr.invars]
 
 
-def _variable(value: Any) -> bool:
-    return not hasattr(value, "val")
+def _is_variable(value: Any) -> bool:
+    return not hasattr(value, "val")  # literals have it
 
 
-def _part(equation: Equation) -> str:
-    """The innermost part that the equation stands in, by its path (`network.taps.SCOPE`)."""
+def _module_path(equation: Equation) -> str:
+    """Return the path of the innermost module of an equation (`esrjax.network.taps.with_hooks`)."""
     return (re.findall("<([^<>]*)>", str(equation.source_info.name_stack)) or [""])[-1]
 
 
-def _visit(
-    equation: Equation, wanted: list[bool], path: str, times: int, found: list[Work]
+def _visit_equation(
+    equation: Equation, outputs_needed: list[bool], path: str, repeats: int, ops: list[OpCost]
 ) -> list[bool]:
-    name, inner = _name(equation), _inner(equation)
-    if name in COUNTED:
-        found.append(_piece(name, equation, path, times, any(wanted)))
-    elif name in CALLS:
-        return _walk(inner[0], wanted, path, times, found)
+    name, inner_jaxprs = _op_name(equation), _inner_jaxprs(equation)
+    if name in MAC_RULES:
+        ops.append(_op_cost(name, equation, path, repeats, any(outputs_needed)))
+    elif name in CALL_PRIMITIVES:
+        return _walk(inner_jaxprs[0], outputs_needed, path, repeats, ops)
     elif name in ("scan", "cond"):
-        found.extend(_repeated(equation, inner, any(wanted), path, times))
-    elif name not in FREE:
-        unknown = name == "while"
-        raise _uncounted("while, whose number of turns is unknown," if unknown else name, path)
-    return [any(wanted)] * len(equation.invars)
+        ops.extend(_loop_or_branch_ops(equation, inner_jaxprs, any(outputs_needed), path, repeats))
+    elif name not in ZERO_COST:  # a while loop has no known number of iterations
+        is_while = name == "while"
+        raise _uncounted_op(
+            "while, whose number of iterations is unknown," if is_while else name, path
+        )
+    return [any(outputs_needed)] * len(equation.invars)
 
 
-def _name(equation: Equation) -> str:
-    """The word that the equation speaks, or its primitive."""
+def _op_name(equation: Equation) -> str:
+    """Return the name of a counted op, or of the equation's primitive."""
     name = str(equation.params.get("name"))
-    if name == SUM:
+    if name == SUM_OP:
         return "reduce_sum"
-    spoken = name.startswith(PREFIX) and name.removeprefix(PREFIX) in COUNTED
-    return name.removeprefix(PREFIX) if spoken else equation.primitive.name
+    is_counted_op = name.startswith(OP_PREFIX) and name.removeprefix(OP_PREFIX) in MAC_RULES
+    return name.removeprefix(OP_PREFIX) if is_counted_op else equation.primitive.name
 
 
-def _inner(equation: Equation) -> list[Jaxpr]:
-    """The jaxprs that the equation runs; of a function with its own gradient, only its value."""
+def _inner_jaxprs(equation: Equation) -> list[Jaxpr]:
+    """Return the jaxprs that the equation runs; of a custom_vjp the forward pass only."""
     keys = ("call_jaxpr", "jaxpr", "branches")
-    held: Any = next((equation.params[key] for key in keys if key in equation.params), ())
-    every: tuple[Jaxpr, ...] = held if isinstance(held, tuple) else (held,)
-    return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in every]
+    value: Any = next((equation.params[key] for key in keys if key in equation.params), ())
+    jaxprs: tuple[Jaxpr, ...] = value if isinstance(value, tuple) else (value,)
+    return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in jaxprs]
 
 
-def _repeated(
-    equation: Equation, inner: list[Jaxpr], wanted: bool, path: str, times: int
-) -> list[Work]:
-    """The work of a scan times its length, or of the costliest branch of a cond."""
-    times *= equation.params.get("length", 1)
-    branches: list[list[Work]] = [[] for _ in inner]
-    for jaxpr, found in zip(inner, branches, strict=True):
-        _walk(jaxpr, [wanted] * len(jaxpr.outvars), path, times, found)
-    return max(branches, key=lambda found: sum(piece.macs for piece in found))
+def _loop_or_branch_ops(
+    equation: Equation, inner_jaxprs: list[Jaxpr], is_needed: bool, path: str, repeats: int
+) -> list[OpCost]:
+    """Return the ops of a scan, times its length, or of the costliest branch of a cond.
+
+    `lax.platform_dependent` is a cond in a trace, one branch for each platform.
+    """
+    repeats *= equation.params.get("length", 1)
+    branches: list[list[OpCost]] = [[] for _ in inner_jaxprs]
+    for jaxpr, ops in zip(inner_jaxprs, branches, strict=True):
+        _walk(jaxpr, [is_needed] * len(jaxpr.outvars), path, repeats, ops)
+    return max(branches, key=lambda ops: sum(op.macs_full for op in ops))
 
 
-def _piece(name: str, equation: Equation, path: str, times: int, needed: bool) -> Work:
-    conv, macs = name in CONVOLUTIONS, COUNTED[name](equation)
-    return Work(
+def _op_cost(name: str, equation: Equation, path: str, repeats: int, is_needed: bool) -> OpCost:
+    is_conv, macs = name in CONVOLUTIONS, MAC_RULES[name](equation)
+    return OpCost(
         path=path,
-        word=name,
-        macs=macs * times,
-        official=MISCOUNTED.get(name, int)(macs) * times,
-        activations=_elements(equation.outvars[0]) * times if conv else 0,
-        convs=times if conv else 0,
-        needed=needed,
+        op=name,
+        macs_full=macs * repeats,
+        macs=FVCORE_RULES.get(name, int)(macs) * repeats,
+        activations=_num_elements(equation.outvars[0]) * repeats if is_conv else 0,
+        convs=repeats if is_conv else 0,
+        is_needed=is_needed,
     )
 
 
-def _uncounted(what: str, path: str) -> UncountedWork:
-    return UncountedWork(
-        f"{what} is neither counted nor declared free",
-        rule="work is counted by word (esrjax.network.words, esrjax.network.ops), or is "
+def _uncounted_op(name: str, path: str) -> UncountedOp:
+    return UncountedOp(
+        f"{name} is neither counted nor free of cost",
+        rule="an op is one of esrjax.network.words or esrjax.network.ops, or is "
         "element-wise, or moves data",
-        place=path or "the network itself",
-        remedy="write it in those words, or file the primitive under COUNTED or FREE in "
+        location=path or "the network itself",
+        remedy="use those ops, or add the primitive to MAC_RULES or ZERO_COST in "
         "esrjax/network/work.py",
     )
 
 
-# --- what is counted, and how: one multiply-add is one MAC -------------------------------------
+# --- rules: one multiply-add is one MAC --------------------------------------------------------
 
 
-def _elements(variable: Any) -> int:
+def _num_elements(variable: Any) -> int:
     return math.prod(variable.aval.shape)
 
 
-def _convolution(equation: Equation) -> int:
-    """Output positions times elements of the kernel; works for every number of groups."""
+def _conv_macs(equation: Equation) -> int:
+    """Return output positions times elements of the kernel, right for every number of groups."""
+    # A counted op has no layout among its parameters: its kernel is (..., out). The primitive has.
     kernel, layout = equation.invars[1], equation.params.get("dimension_numbers")
     channels = kernel.aval.shape[-1 if layout is None else layout.rhs_spec[0]]
-    return _elements(equation.outvars[0]) // channels * _elements(kernel)
+    return _num_elements(equation.outvars[0]) // channels * _num_elements(kernel)
 
 
-def _product(equation: Equation) -> int:
-    return _elements(equation.outvars[0]) * equation.invars[0].aval.shape[-1]
+def _matmul_macs(equation: Equation) -> int:
+    return _num_elements(equation.outvars[0]) * equation.invars[0].aval.shape[-1]
 
 
-def _dot_general(equation: Equation) -> int:
+def _dot_general_macs(equation: Equation) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
-    return _elements(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted)
+    return _num_elements(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted)
 
 
-def _einsum(equation: Equation) -> int:
-    return sum(piece.macs for piece in work(*_inner(equation))[0])
+def _einsum_macs(equation: Equation) -> int:
+    return sum(op.macs_full for op in count_ops(*_inner_jaxprs(equation))[0])
 
 
-def _as_printed(macs: int) -> int:
-    """fvcore reads an einsum's operations off numpy's description, which has four digits."""
+def _fvcore_einsum_macs(macs: int) -> int:
+    """Return fvcore's count of an einsum.
+
+    fvcore reads it off the text of `np.einsum_path`, which has four significant digits and counts a
+    multiply-add as two operations.
+    """
     return int(float(f"{2 * macs:.3e}") / 2)
 
 
-def _selective_scan(equation: Equation) -> int:
-    """Decay, input and output of every state."""
+def _selective_scan_macs(equation: Equation) -> int:
+    """Return 3 for each state and token: decay, input and output."""
     x, states = equation.invars[0], equation.invars[2].aval.shape[-1]
-    return 3 * _elements(x) * states
+    return 3 * _num_elements(x) * states
 
 
-def _norm(equation: Equation) -> int:
-    return 5 * _elements(equation.outvars[0])
+def _norm_macs(equation: Equation) -> int:
+    """Return 5 for each element, as fvcore counts an affine normalisation."""
+    return 5 * _num_elements(equation.outvars[0])
 
 
-def _once_per_input(equation: Equation) -> int:
-    return _elements(equation.invars[0])
+def _one_per_input(equation: Equation) -> int:
+    return _num_elements(equation.invars[0])
 
 
 def _four_per_output(equation: Equation) -> int:
-    return 4 * _elements(equation.outvars[0])
+    return 4 * _num_elements(equation.outvars[0])
 
 
-COUNTED: Mapping[str, Callable[[Equation], int]] = {
-    "conv2d": _convolution,
-    "conv1d": _convolution,
-    "linear": _product,
-    "matmul": _product,
-    "einsum": _einsum,
-    "selective_scan": _selective_scan,
-    "layer_norm": _norm,
-    "group_norm": _norm,
-    "average_pool": _once_per_input,
-    "nearest": lambda equation: _elements(equation.outvars[0]),
-    "bilinear": _four_per_output,
-    "conv_general_dilated": _convolution,
-    "dot_general": _dot_general,
+MAC_RULES: Mapping[str, Callable[[Equation], int]] = {
+    "conv2d": _conv_macs,
+    "conv1d": _conv_macs,
+    "linear": _matmul_macs,
+    "matmul": _matmul_macs,
+    "einsum": _einsum_macs,
+    "selective_scan": _selective_scan_macs,
+    "layer_norm": _norm_macs,
+    "group_norm": _norm_macs,
+    "global_avg_pool": _one_per_input,
+    "resize_nearest": lambda equation: _num_elements(equation.outvars[0]),
+    "resize_bilinear": _four_per_output,
+    "conv_general_dilated": _conv_macs,
+    "dot_general": _dot_general_macs,
 }
 CONVOLUTIONS = ("conv2d", "conv_general_dilated")
 
-# What the organisers' counter makes of our figure, where that differs.
-MISCOUNTED: Mapping[str, Callable[[int], int]] = {
-    "einsum": _as_printed,
-    "selective_scan": lambda macs: 0,  # an operator of its own, which fvcore does not see into
+# MACs of an op -> what the organisers' counter gives for it, where that differs.
+FVCORE_RULES: Mapping[str, Callable[[int], int]] = {
+    "einsum": _fvcore_einsum_macs,
+    "selective_scan": lambda macs: 0,  # a CUDA op of its own, for which fvcore has no rule
 }
 
 # Primitives that run one function once, on all of their inputs.
-CALLS = frozenset(
+CALL_PRIMITIVES = frozenset(
     "checkpoint closed_call custom_jvp_call custom_vjp_call jit pjit remat remat2".split()
 )
 
-FREE = frozenset(
+# Element-wise primitives, reductions, and those that move data: free, as in fvcore.
+ZERO_COST = frozenset(
     """abs acos acosh add add_any and argmax argmin asin asinh atan atan2 atanh
     bitcast_convert_type broadcast_in_dim broadcast_to cbrt ceil clamp complex concatenate conj
     convert_element_type copy copy_p cos cosh cumlogsumexp cummax cummin cumprod cumsum

@@ -1,7 +1,13 @@
-"""What plugins and kernels must satisfy; third parties ask it in tests of three lines."""
+"""Conformance checks for plugins and kernels, for use in the tests of any package."""
 
 from esrjax.testing.kernels import check_kernel
-from esrjax.testing.methods import QUICK, MissingChex, check_method, verdicts
-from esrjax.testing.verdict import Verdict
+from esrjax.testing.methods import FAST_COMPILE, CheckResult, MissingChex, check_method, run_checks
 
-__all__ = ["QUICK", "MissingChex", "Verdict", "check_kernel", "check_method", "verdicts"]
+__all__ = [
+    "FAST_COMPILE",
+    "CheckResult",
+    "MissingChex",
+    "check_kernel",
+    "check_method",
+    "run_checks",
+]

@@ -1,10 +1,10 @@
-"""What every kernel must satisfy."""
+"""Conformance checks that every kernel must pass, and the operands that they run on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,195 +14,347 @@ from jax import Array
 from esrjax.errors import UserError
 from esrjax.network import ops
 from esrjax.network.kernel import Kernel
-from esrjax.network.words import PREFIX
-from esrjax.testing.operands import SMALL, numbers
-from esrjax.testing.verdict import judged, require
+from esrjax.network.words import OP_PREFIX
+from esrjax.testing.methods import assert_all_pass, run_check
+
+Distribution = Literal["any", "small", "positive", "negative", "mask", "valid_region"]
+OperandSpec = tuple[tuple[int, ...], Distribution]  # shape, and how values are drawn
+Dims = tuple[Any, ...]  # arguments of one of the functions below
+
+
+def spab(n: int, h: int, w: int, channels: int, masked: bool = False) -> list[OperandSpec]:
+    """`u, w1, b1, w2, b2, w3, b3`, with `masked` also `mask`."""
+    conv: list[OperandSpec] = [((3, 3, channels, channels), "small"), ((channels,), "any")]
+    u: OperandSpec = ((n, h, w, channels), "any")
+    return [u, *conv, *conv, *conv, *_mask(h, w, masked)]
+
+
+def gated_spab(n: int, h: int, w: int, channels: int, masked: bool = False) -> list[OperandSpec]:
+    """`u, w1, w2, w3, w, b`, with `masked` also `mask`."""
+    conv: OperandSpec = ((3, 3, channels, channels), "small")
+    gate: list[OperandSpec] = [((1, 1, channels, channels), "small"), ((channels,), "any")]
+    u: OperandSpec = ((n, h, w, channels), "any")
+    return [u, conv, conv, conv, *gate, *_mask(h, w, masked)]
+
+
+def _mask(h: int, w: int, masked: bool) -> list[OperandSpec]:
+    return [((h, w), "valid_region")] if masked else []
+
+
+def gated_residual(n: int, h: int, w: int, channels: int) -> list[OperandSpec]:
+    """`x, f, w, b`."""
+    x: OperandSpec = ((n, h, w, channels), "any")
+    return [x, x, ((1, 1, channels, channels), "any"), ((channels,), "any")]
+
+
+def window_attention(
+    n: int, windows: int, heads: int, queries: int, keys: int, depth: int, masked: bool
+) -> list[OperandSpec]:
+    """`q, k, v, bias`, with `masked` also `mask`."""
+    batch_dims = (n, windows, heads)
+    q: OperandSpec = ((*batch_dims, queries, depth), "any")
+    k: OperandSpec = ((*batch_dims, keys, depth), "any")
+    mask: list[OperandSpec] = [((windows, queries, keys), "mask")] if masked else []
+    return [q, k, k, ((heads, queries, keys), "any"), *mask]
+
+
+def selective_scan(n: int, tokens: int, channels: int, states: int) -> list[OperandSpec]:
+    """`x, delta, a, b, c, d`, with delta >= 0 and a <= 0, so that the recurrence is stable."""
+    per_channel, per_state = (n, tokens, channels), (n, tokens, states)
+    return [
+        (per_channel, "any"), (per_channel, "positive"), ((channels, states), "negative"),
+        (per_state, "any"), (per_state, "any"), ((channels,), "any"),
+    ]  # fmt: skip
+
+
+OPERAND_SPECS: Mapping[str, Callable[..., list[OperandSpec]]] = {
+    "spab": spab,
+    "gated_spab": gated_spab,
+    "gated_residual": gated_residual,
+    "window_attention": window_attention,
+    "selective_scan": selective_scan,
+}
+
+# For tests, the smallest first: odd sides, few rows, sizes that fill no tile, batches, masks.
+SMALL_DIMS: Mapping[str, tuple[Dims, ...]] = {
+    "spab": ((1, 2, 3, 4), (1, 17, 6, 4), (1, 3, 131, 28, True)),
+    "gated_spab": ((1, 2, 3, 4), (1, 11, 6, 48), (2, 19, 70, 5, True)),
+    "gated_residual": (
+        (1, 2, 2, 4), (1, 2, 3, 5), (2, 5, 7, 16), (1, 13, 11, 28), (2, 3, 3, 48), (1, 3, 5, 52),
+    ),
+    "window_attention": (
+        (1, 2, 2, 4, 6, 3, True), (2, 2, 3, 9, 11, 5, False), (1, 4, 2, 64, 64, 10, True),
+        (1, 2, 1, 150, 20, 30, True),
+    ),
+    "selective_scan": ((1, 5, 3, 2), (2, 11, 40, 16), (1, 8, 130, 3)),
+}  # fmt: skip
+
+# Those of published networks, at 256x256 LR where the size of the image matters.
+NETWORK_DIMS: Mapping[str, tuple[Dims, ...]] = {
+    "spab": ((1, 256, 256, 28), (1, 256, 256, 32), (1, 256, 256, 48)),  # SPAN, SPANF, SPAN of 2024
+    "gated_spab": ((1, 256, 256, 32),),  # SPANV2
+    "gated_residual": tuple((1, 256, 256, channels) for channels in (16, 28, 32, 48, 52)),
+    "window_attention": (
+        (1, 64, 6, 64, 64, 10, True),  # SwinIR, lightweight
+        (1, 64, 6, 64, 64, 30, True),  # SwinIR
+        (1, 16, 6, 256, 256, 30, True),  # HAT
+        (1, 16, 6, 256, 576, 30, False),  # HAT, overlapping cross-attention
+    ),
+    "selective_scan": ((1, 4096, 360, 16), (1, 65536, 96, 8)),
+}
+
+_SAMPLERS: Mapping[Distribution, Callable[[np.random.Generator, tuple[int, ...]], Any]] = {
+    "any": lambda rng, shape: rng.standard_normal(shape),
+    # 1 / sqrt(fan-in), so that outputs have unit variance
+    "small": lambda rng, shape: rng.standard_normal(shape) / np.prod(shape[:-1]) ** 0.5,
+    "positive": lambda rng, shape: rng.random(shape),
+    "negative": lambda rng, shape: -3 * rng.random(shape),
+    # -100 is what shifted-window attention adds to logits across windows
+    "mask": lambda rng, shape: np.where(rng.random(shape) < 0.3, -100.0, 0.0),
+    # 1 on the image, 0 on the last row and column, which are padding
+    "valid_region": lambda rng, shape: np.pad(np.ones([side - 1 for side in shape]), (0, 1)),
+}
+
+
+def operand_shapes(name: str, dims: Dims, dtype: Any) -> list[jax.ShapeDtypeStruct]:
+    """Return the shapes of the operands of operation `name`, for tracing without values."""
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape, _ in OPERAND_SPECS[name](*dims)]
+
+
+def operand_arrays(name: str, dims: Dims, dtype: Any) -> list[Array]:
+    """Return random operands of operation `name` as JAX arrays."""
+    return [jnp.asarray(operand, dtype) for operand in random_operands(name, dims)]
+
+
+def random_operands(name: str, dims: Dims) -> list[Any]:
+    """Return random operands of operation `name` as float64 NumPy arrays, with a fixed seed."""
+    rng = np.random.default_rng(0)
+    return [
+        _SAMPLERS[distribution](rng, shape) for shape, distribution in OPERAND_SPECS[name](*dims)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Conformance checks that every kernel must pass.
+# --------------------------------------------------------------------------------------------------
+
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-CLOSE = {"float32": 1e-5, "bfloat16": 2e-2}  # of the largest number
-Operands = Sequence[Any]
+RTOL = {"float32": 1e-5, "bfloat16": 2e-2}  # relative to the largest value of the reference
+OperandList = Sequence[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bench:
-    """What every law works on. call: how the kernel runs here; None where it cannot."""
+class _KernelFixture:
+    """What every check receives; `call` is None where the kernel cannot run on this machine."""
 
     kernel: Kernel
     operation: Callable[..., Array]
-    samples: Sequence[Operands]
+    samples: Sequence[OperandList]
     call: Callable[..., Array] | None
-    close: Mapping[str, float]
+    rtol: Mapping[str, float]
 
     def reference(self, *operands: Any) -> Array:
-        """What the operation means."""
-        with ops.body("reference"):
+        """Return the result of the operation's reference implementation."""
+        with ops.implementation("reference"):
             return self.operation(*operands)
 
-    def served(self) -> list[Operands]:
-        """Samples in every type that the kernel is to be close in, as far as it serves them."""
-        given = [_cast(sample, name) for sample in self.samples for name in self.close]
-        return [operands for operands in given if self.kernel.why_not(*operands) is None]
+    def supported_samples(self) -> list[OperandList]:
+        """Return the samples in every dtype that has a tolerance, where the kernel accepts them."""
+        samples = [_cast(sample, dtype) for sample in self.samples for dtype in self.rtol]
+        return [
+            operands for operands in samples if self.kernel.unsupported_reason(*operands) is None
+        ]
 
-    def apart(self, found: Any, wanted: Any, dtype: Any, slack: float = 1) -> float | None:
-        """How much of the largest number they differ by, if that is more than the type may."""
-        found, wanted = (np.asarray(each, np.float64) for each in (found, wanted))
-        gap = float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-30))
-        allowed = slack * self.close.get(dtype.name, max(self.close.values()))
-        return None if gap <= allowed else gap
+    def excess_error(
+        self, result: Any, reference: Any, dtype: Any, slack: float = 1
+    ) -> float | None:
+        """Return the relative error if it exceeds the tolerance of the dtype, else None."""
+        result, reference = (np.asarray(array, np.float64) for array in (result, reference))
+        error = float(np.abs(result - reference).max() / max(np.abs(reference).max(), 1e-30))
+        tolerance = slack * self.rtol.get(dtype.name, max(self.rtol.values()))
+        return None if error <= tolerance else error
 
-    def wrong(self, operands: Operands) -> str | None:
-        """How the kernel's numbers are not the reference's, if so."""
+    def value_error(self, operands: OperandList) -> str | None:
+        """Return how the kernel's result differs from the reference's in float64, else None."""
         assert self.call is not None
-        found = self.call(*operands)
-        wanted = jax.eval_shape(self.reference, *operands)
-        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
-            return f"gives {_said(found)}, the reference {_said(wanted)}"
+        result = self.call(*operands)
+        expected = jax.eval_shape(self.reference, *operands)
+        if (result.shape, result.dtype) != (expected.shape, expected.dtype):
+            return f"returns {_format(result)}, the reference {_format(expected)}"
         with jax.enable_x64(True):
-            gap = self.apart(found, self.reference(*_cast(operands, "float64")), found.dtype)
-        return None if gap is None else f"is {gap:.1e} of the largest number away"
+            reference = self.reference(*_cast(operands, "float64"))
+            error = self.excess_error(result, reference, result.dtype)
+        return None if error is None else f"has a relative error of {error:.1e}"
 
 
 class NoSamples(UserError):
-    """Nobody says what an operation may be given."""
+    """Raised when there are no sample operands for an operation."""
 
 
 def check_kernel(
     kernel: Kernel,
     operation: str | Callable[..., Array],
     *,
-    samples: Sequence[Operands] | None = None,
+    samples: Sequence[OperandList] | None = None,
     call: Callable[..., Array] | None = None,
-    close: Mapping[str, float] = CLOSE,
+    rtol: Mapping[str, float] = RTOL,
 ) -> None:
-    """Raise AssertionError, naming every broken law, unless `kernel` keeps them all.
+    """Check that a kernel is a correct implementation of an operation.
 
-    operation: one of `esrjax.network.ops` by name, or your own. samples: what it may be given, the
-    smallest first; needed for an operation of your own. call: how the kernel runs where its
-    platform is not, in an interpreter for instance; without it, laws about numbers are asked on
-    its platform alone. close: share of the largest number that it may be away, by type.
+    Args:
+        kernel: The kernel.
+        operation: The name of one of `esrjax.network.ops`, or an operation of your own.
+        samples: Lists of operands (float64 arrays), the smallest first; required for an operation
+            of your own.
+        call: How the kernel is run on this machine if it is not its platform, for instance in an
+            interpreter. Without it, values and gradients are checked on its platform only.
+        rtol: dtype -> tolerance, relative to the largest value of the reference. Samples are tested
+            in these dtypes.
+
+    Raises:
+        AssertionError: With every check that fails.
+        NoSamples: If `samples` are required.
     """
-    name = operation if isinstance(operation, str) else operation.__name__.removeprefix(PREFIX)
-    if samples is None and name not in SMALL:
-        raise _sampleless(name)
-    bench = _Bench(
+    name = operation if isinstance(operation, str) else operation.__name__.removeprefix(OP_PREFIX)
+    if samples is None and name not in SMALL_DIMS:
+        raise _no_samples(name)
+    fixture = _KernelFixture(
         kernel=kernel,
         operation=getattr(ops, operation) if isinstance(operation, str) else operation,
-        samples=[numbers(name, sizes) for sizes in SMALL[name]] if samples is None else samples,
-        call=call or (None if kernel.misplaced() else kernel.call),
-        close=close,
+        samples=[random_operands(name, dims) for dims in SMALL_DIMS[name]]
+        if samples is None
+        else samples,
+        call=call or (None if kernel.wrong_platform_reason() else kernel.call),
+        rtol=rtol,
     )
-    require("the kernel", [judged(law, bench) for law in LAWS])
+    assert_all_pass("the kernel", [run_check(check, fixture) for check in CHECKS])
 
 
-# --- the laws ----------------------------------------------------------------------------------
+# --- checks: the first line of a docstring names the check --------------------------------------
 
 
-def _names_a_platform(bench: _Bench) -> None:
-    """Its platform is one that JAX makes programs for."""
-    known = ", ".join(PLATFORMS)
-    assert bench.kernel.platform in PLATFORMS, f"{bench.kernel.platform!r} is none of {known}"
+def _platform_is_known(fixture: _KernelFixture) -> None:
+    """Its platform is one that JAX compiles for."""
+    platforms = ", ".join(PLATFORMS)
+    platform = fixture.kernel.platform
+    assert platform in PLATFORMS, f"{platform!r} is none of {platforms}"
 
 
-def _gives_reasons(bench: _Bench) -> None:
-    """`why_not`, by shapes and types alone, and `unproved` give None or a reason in words."""
-    said = [bench.kernel.why_not(*_shapes(each)) for each in _all(bench)]
-    for reason in (*said, bench.kernel.unproved()):
-        assert reason is None or (isinstance(reason, str) and reason), f"gives {reason!r}"
+def _reasons_are_strings(fixture: _KernelFixture) -> None:
+    """`unsupported_reason` (of shapes and dtypes) and `disabled_reason` return None or a reason."""
+    reasons = [
+        fixture.kernel.unsupported_reason(*_shapes(operands)) for operands in _all_operands(fixture)
+    ]
+    for reason in (*reasons, fixture.kernel.disabled_reason()):
+        assert reason is None or (isinstance(reason, str) and reason), f"returns {reason!r}"
 
 
-def _serves_something(bench: _Bench) -> None:
-    """It serves some of the samples."""
-    reasons = {bench.kernel.why_not(*_shapes(each)) for each in _all(bench)}
-    assert bench.served(), f"refuses all: {'; '.join(map(str, reasons))}"
+def _supports_some_samples(fixture: _KernelFixture) -> None:
+    """It supports some of the samples."""
+    reasons = {
+        fixture.kernel.unsupported_reason(*_shapes(operands)) for operands in _all_operands(fixture)
+    }
+    assert fixture.supported_samples(), f"supports none: {'; '.join(map(str, reasons))}"
 
 
-def _becomes_code(bench: _Bench) -> None:
-    """What it does not refuse becomes code for its platform."""
-    for operands in (*bench.served(), *_unrefused_oddities(bench)):
-        traced = jax.jit(bench.kernel.call).trace(*_shapes(operands))
-        traced.lower(lowering_platforms=(bench.kernel.platform,))
+def _lowers_for_its_platform(fixture: _KernelFixture) -> None:
+    """What it supports lowers for its platform."""
+    for operands in (*fixture.supported_samples(), *_supported_unusual_operands(fixture)):
+        traced = jax.jit(fixture.kernel.call).trace(*_shapes(operands))
+        traced.lower(lowering_platforms=(fixture.kernel.platform,))
 
 
-def _gives_the_references_numbers(bench: _Bench) -> None:
-    """What it does not refuse it makes into the reference's numbers, in their shape and type."""
-    if bench.call is None:
+def _values_equal_the_reference(fixture: _KernelFixture) -> None:
+    """Its results equal the reference's in shape, dtype and value."""
+    if fixture.call is None:
         return
-    for operands in (*bench.served(), *_unrefused_oddities(bench)):
-        wrong = bench.wrong(operands)
-        assert wrong is None, f"for {', '.join(map(_said, operands))} it {wrong}"
+    for operands in (*fixture.supported_samples(), *_supported_unusual_operands(fixture)):
+        error = fixture.value_error(operands)
+        assert error is None, f"for {', '.join(map(_format, operands))} it {error}"
 
 
-def _has_the_references_gradient(bench: _Bench) -> None:
-    """Its gradient is the reference's, borrowed or its own, at the first sample that it serves."""
-    operands = next(iter(bench.served()), None)
-    if bench.call is None or operands is None:
+def _gradients_equal_the_reference(fixture: _KernelFixture) -> None:
+    """Its gradients equal the reference's, for the first sample that it supports."""
+    operands = next(iter(fixture.supported_samples()), None)
+    if fixture.call is None or operands is None:
         return
-    real = [n for n, each in enumerate(operands) if jnp.issubdtype(each.dtype, jnp.floating)]
-    fast = ops.with_gradient(bench.call, None if bench.kernel.differentiable else bench.reference)
+    argnums = [
+        n for n, operand in enumerate(operands) if jnp.issubdtype(operand.dtype, jnp.floating)
+    ]
+    # A kernel without a gradient of its own uses the reference's, as `ops` does.
+    vjp_source = None if fixture.kernel.differentiable else fixture.reference
+    kernel_call = ops.with_reference_vjp(fixture.call, vjp_source)
 
-    def slopes(body: Callable[..., Array], given: Operands) -> Sequence[Array]:
-        loss = lambda *given: jnp.sum(jnp.sin(body(*given)))  # noqa: E731
-        return jax.grad(loss, real)(*given)
+    def grads(fn: Callable[..., Array], args: OperandList) -> Sequence[Array]:
+        loss = lambda *args: jnp.sum(jnp.sin(fn(*args)))  # noqa: E731
+        return jax.grad(loss, argnums)(*args)
 
     with jax.default_matmul_precision("highest"):
-        found = slopes(fast, operands)
+        kernel_grads = grads(kernel_call, operands)
     with jax.enable_x64(True):
-        wanted = slopes(bench.reference, _cast(operands, "float64"))
-    for number, ours, theirs in zip(real, found, wanted, strict=True):
-        gap = bench.apart(ours, theirs, ours.dtype, slack=10)
-        assert gap is None, f"by operand {number} it is {gap:.1e} of the largest number away"
+        reference_grads = grads(fixture.reference, _cast(operands, "float64"))
+    for argnum, grad, reference_grad in zip(argnums, kernel_grads, reference_grads, strict=True):
+        error = fixture.excess_error(grad, reference_grad, grad.dtype, slack=10)
+        assert error is None, (
+            f"the gradient of operand {argnum} has a relative error of {error:.1e}"
+        )
 
 
-LAWS = (
-    _names_a_platform,
-    _gives_reasons,
-    _serves_something,
-    _becomes_code,
-    _gives_the_references_numbers,
-    _has_the_references_gradient,
+CHECKS = (
+    _platform_is_known,
+    _reasons_are_strings,
+    _supports_some_samples,
+    _lowers_for_its_platform,
+    _values_equal_the_reference,
+    _gradients_equal_the_reference,
 )
 
 
-# --- what they are made of ---------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------
 
 
-def _sampleless(name: str) -> NoSamples:
+def _no_samples(name: str) -> NoSamples:
     return NoSamples(
-        f"there are no samples of operands for {name!r}",
-        rule=f"samples are known of {', '.join(SMALL)}",
-        remedy="name one of these, or give samples, the smallest first",
+        f"No sample operands for operation {name!r}",
+        rule=f"there are sample operands for {', '.join(SMALL_DIMS)}",
+        remedy="name one of these, or pass samples, the smallest first",
     )
 
 
-def _all(bench: _Bench) -> list[Operands]:
-    plain = [_cast(sample, name) for sample in bench.samples for name in bench.close]
-    return [*plain, *_oddities(bench)]
+def _all_operands(fixture: _KernelFixture) -> list[OperandList]:
+    samples = [_cast(sample, dtype) for sample in fixture.samples for dtype in fixture.rtol]
+    return [*samples, *_unusual_operands(fixture)]
 
 
-def _oddities(bench: _Bench) -> list[Operands]:
-    """What a kernel refuses, or serves all the same: half precision, several types."""
-    first = bench.samples[0]
-    mixed = [*_cast(first[:1], "float32"), *_cast(first[1:], "bfloat16")]
-    return [_cast(first, "float16"), mixed]
+def _unusual_operands(fixture: _KernelFixture) -> list[OperandList]:
+    """Return operands that a kernel may reject but must not get wrong: float16, mixed dtypes."""
+    sample = fixture.samples[0]
+    mixed = [*_cast(sample[:1], "float32"), *_cast(sample[1:], "bfloat16")]
+    return [_cast(sample, "float16"), mixed]
 
 
-def _unrefused_oddities(bench: _Bench) -> list[Operands]:
-    return [each for each in _oddities(bench) if bench.kernel.why_not(*each) is None]
-
-
-def _cast(operands: Operands, dtype: str) -> list[Any]:
-    """Real numbers in another type, others as they are."""
+def _supported_unusual_operands(fixture: _KernelFixture) -> list[OperandList]:
     return [
-        jnp.asarray(np.asarray(each, np.float64), dtype)
-        if jnp.issubdtype(each.dtype, jnp.floating)
-        else jnp.asarray(each)
-        for each in operands
+        operands
+        for operands in _unusual_operands(fixture)
+        if fixture.kernel.unsupported_reason(*operands) is None
     ]
 
 
-def _shapes(operands: Operands) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in operands]
+def _cast(operands: OperandList, dtype: str) -> list[Any]:
+    """Cast floating-point operands, and leave others unchanged."""
+    return [
+        jnp.asarray(np.asarray(operand, np.float64), dtype)
+        if jnp.issubdtype(operand.dtype, jnp.floating)
+        else jnp.asarray(operand)
+        for operand in operands
+    ]
 
 
-def _said(array: Any) -> str:
+def _shapes(operands: OperandList) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
+
+
+def _format(array: Any) -> str:
     return f"{array.dtype.name}{list(array.shape)}"

@@ -1,11 +1,11 @@
-"""What every method must satisfy."""
+"""Conformance checks that every method must pass, and their results."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,229 +15,294 @@ from flax import nnx
 from esrjax.errors import UserError
 from esrjax.method import Method
 from esrjax.network import canvas, words
-from esrjax.network.compilation import QUICK
-from esrjax.network.cost import cost_of, departures
-from esrjax.network.naming import Naming
+from esrjax.network.compilation import FAST_COMPILE
+from esrjax.network.cost import cost_of, mismatches
+from esrjax.network.naming import KeyMap
 from esrjax.network.reparam import Reparam, deploy
 from esrjax.network.taps import heads, taps
-from esrjax.network.weights import cast, leaves, load, scattered, tensors
-from esrjax.testing.verdict import Verdict, judged, require
+from esrjax.network.weights import (
+    cast,
+    load_state_dict,
+    named_parameters,
+    perturb_weights,
+    to_state_dict,
+)
 
-Sizes = Mapping[str, Any]
-EXACT = 1e-9  # of white: what double precision must agree to
-CLOSE = 1e-5  # of white: what float32 must agree to
-
-
-class MissingChex(UserError):
-    """The laws are asserted with chex, which is not installed."""
+Fixture = TypeVar("Fixture")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bench:
-    """What every law works on: the networks in both forms, freshly initialised."""
+class CheckResult:
+    """The result of one check.
+
+    Attributes:
+        check: What is checked, the first line of the check's docstring.
+        error: Why it fails; None if it passes.
+    """
+
+    check: str
+    error: str | None
+
+
+def run_check(check: Callable[[Fixture], None], fixture: Fixture) -> CheckResult:
+    """Call `check(fixture)`; any exception makes it fail, with the exception's first line."""
+    name = (check.__doc__ or "").strip().split("\n")[0].rstrip(".")
+    try:
+        check(fixture)
+    except Exception as error:
+        first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
+        return CheckResult(check=name, error=first_line)
+    return CheckResult(check=name, error=None)
+
+
+def assert_all_pass(subject: str, results: Iterable[CheckResult]) -> None:
+    """Raise AssertionError with all failed checks, if there are any."""
+    failures = [f"{result.check}: {result.error}" for result in results if result.error]
+    assert not failures, f"{subject} fails these checks: " + "; ".join(failures)
+
+
+# --------------------------------------------------------------------------------------------------
+# Conformance checks that every method must pass.
+# --------------------------------------------------------------------------------------------------
+
+
+HParams = Mapping[str, Any]
+FLOAT64_TOLERANCE = 1e-9  # absolute, for values in [0, 1]
+FLOAT32_TOLERANCE = 1e-5  # absolute, for values in [0, 1]
+
+
+class MissingChex(UserError):
+    """Raised when chex, which the checks use, is not installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MethodFixture:
+    """What every check receives: the network in both forms, freshly initialized."""
 
     method: Method
-    sizes: Sizes
-    train: nnx.Module
-    thin: nnx.Module
-    side: int
+    hparams: HParams
+    train_net: nnx.Module
+    deployed_net: nnx.Module
+    side: int  # of test images, LR pixels
 
-    def picture(self, batch: int = 1, dtype: Any = jnp.float32, h: int = 0, w: int = 0) -> Any:
-        """A random LR picture, by default a little wider than high."""
+    def random_lr(self, batch: int = 1, dtype: Any = jnp.float32, h: int = 0, w: int = 0) -> Any:
+        """Return random LR images (batch, h, w, 3), by default 3 pixels wider than high."""
         shape = (batch, h or self.side, w or self.side + 3, 3)
         noise = np.random.default_rng(0).random(shape) * self.method.data_range
         return jnp.asarray(noise, dtype)
 
     def call(self, net: nnx.Module, lr: Any) -> Any:
-        """What `net` makes of `lr`; compiled once for networks of the same parts."""
+        """Return `net(lr)`, compiled once for all networks of the same graph definition."""
         return self._forward(*nnx.split(net), lr)
 
     @functools.cached_property
     def _forward(self) -> Callable[[Any, Any, Any], Any]:
-        def forward(graph: Any, state: Any, lr: Any) -> Any:
-            return nnx.merge(graph, state)(lr)
+        def forward(graphdef: Any, state: Any, lr: Any) -> Any:
+            return nnx.merge(graphdef, state)(lr)
 
-        return jax.jit(forward, static_argnums=0, compiler_options=QUICK)
+        return jax.jit(forward, static_argnums=0, compiler_options=FAST_COMPILE)
 
 
-def check_method(method: Method, **sizes: Any) -> None:
-    """Raise AssertionError, naming every broken law, unless `method` keeps them all.
+def check_method(method: Method, **hparams: Any) -> None:
+    """Check that a method keeps the contract of plugins.
 
-    `sizes` are the network's own, by default `method.tiny()`: small ones make the check fast. Only
-    the reported figures are always those of the default sizes.
+    Args:
+        method: The method.
+        **hparams: Hyperparameters of its network, by default `method.get_test_hparams()`: small
+            ones make the checks fast. The reported figures are always compared with the cost of the
+            default hyperparameters.
+
+    Raises:
+        AssertionError: With every check that fails.
+        MissingChex: If chex is not installed.
     """
-    require("the method", verdicts(method, **sizes))
+    assert_all_pass("the method", run_checks(method, **hparams))
 
 
-def verdicts(method: Method, **sizes: Any) -> tuple[Verdict, ...]:
-    """Every law with its outcome; sizes as in `check_method`."""
-    _require_chex()
-    sizes = sizes or dict(method.tiny())
-    train = method.build(**sizes)
-    train.eval()
-    bench = _Bench(
+def run_checks(method: Method, **hparams: Any) -> tuple[CheckResult, ...]:
+    """Run all checks and return their results; arguments as in `check_method`."""
+    _check_chex_is_installed()
+    hparams = hparams or dict(method.get_test_hparams())
+    train_net = method.build(**hparams)
+    train_net.eval()
+    fixture = _MethodFixture(
         method=method,
-        sizes=sizes,
-        train=train,
-        thin=deploy(train),
+        hparams=hparams,
+        train_net=train_net,
+        deployed_net=deploy(train_net),
         side=max(12, method.min_side),
     )
-    return tuple(judged(law, bench) for law in LAWS)
+    return tuple(run_check(check, fixture) for check in CHECKS)
 
 
-# --- the laws ----------------------------------------------------------------------------------
+# --- checks: the first line of a docstring names the check --------------------------------------
 
 
-def _gives_larger_pictures(bench: _Bench) -> None:
-    """SR is `scale` times LR, float32, finite, in both forms."""
+def _output_is_valid(fixture: _MethodFixture) -> None:
+    """SR is `scale` times as large as LR, float32 and finite, in both forms."""
     import chex
 
-    lr = bench.picture(batch=2)
+    lr = fixture.random_lr(batch=2)
     n, h, w, _ = lr.shape
-    for net in (bench.train, bench.thin):
-        sr = bench.call(net, lr)
-        chex.assert_shape(sr, (n, bench.method.scale * h, bench.method.scale * w, 3))
+    for net in (fixture.train_net, fixture.deployed_net):
+        sr = fixture.call(net, lr)
+        chex.assert_shape(sr, (n, fixture.method.scale * h, fixture.method.scale * w, 3))
         chex.assert_type(sr, jnp.float32)
         chex.assert_tree_all_finite(sr)
 
 
-def _keeps_pictures_apart(bench: _Bench) -> None:
-    """A picture's result does not depend on the others of its batch."""
-    lr = bench.picture(batch=2)
-    other = lr.at[0].set(lr[0, ::-1] / 2)
-    _assert_close(bench, bench.call(bench.thin, other)[1:], bench.call(bench.thin, lr)[1:], CLOSE)
+def _images_of_a_batch_are_independent(fixture: _MethodFixture) -> None:
+    """The output for an image does not depend on the other images of the batch."""
+    lr = fixture.random_lr(batch=2)
+    other_lr = lr.at[0].set(lr[0, ::-1] / 2)
+    net = fixture.deployed_net
+    _assert_close(
+        fixture, fixture.call(net, other_lr)[1:], fixture.call(net, lr)[1:], FLOAT32_TOLERANCE
+    )
 
 
-def _deploys_exactly(bench: _Bench) -> None:
-    """The deploy form equals the train form in double precision, borders included."""
+def _deploy_form_equals_train_form(fixture: _MethodFixture) -> None:
+    """Deploy form equals train form in float64, image borders included."""
     with jax.enable_x64(True):
-        train = scattered(cast(bench.train, jnp.float64))
-        before = tensors(train, Naming({}))
-        thin = deploy(train)
-        assert not any(isinstance(part, Reparam) for _, part in nnx.iter_modules(thin))
-        _assert_same(tensors(deploy(thin), Naming({})), tensors(thin, Naming({})))
-        _assert_same(tensors(train, Naming({})), before)
-        if not any(isinstance(part, Reparam) for _, part in nnx.iter_modules(train)):
-            return  # nothing to fuse: both forms are one
-        lr = bench.picture(dtype=jnp.float64)
-        reference = train(lr)  # pyright: ignore[reportCallIssue] # networks are callable
-        spread = float(jnp.ptp(reference)) / bench.method.data_range
-        _assert_close(bench, thin(lr), reference, EXACT * max(1.0, spread))  # pyright: ignore[reportCallIssue]
+        train_net = perturb_weights(cast(fixture.train_net, jnp.float64))
+        state_dict = to_state_dict(train_net, KeyMap({}))
+        deployed_net = deploy(train_net)
+        assert not any(isinstance(module, Reparam) for _, module in nnx.iter_modules(deployed_net))
+        # Deploying again changes nothing, and deploying does not change the train form.
+        _assert_equal(
+            to_state_dict(deploy(deployed_net), KeyMap({})), to_state_dict(deployed_net, KeyMap({}))
+        )
+        _assert_equal(to_state_dict(train_net, KeyMap({})), state_dict)
+        if not any(isinstance(module, Reparam) for _, module in nnx.iter_modules(train_net)):
+            return  # nothing to fuse: both forms are the same
+        lr = fixture.random_lr(dtype=jnp.float64)
+        reference = train_net(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+        spread = float(jnp.ptp(reference)) / fixture.method.data_range
+        _assert_close(fixture, deployed_net(lr), reference, FLOAT64_TOLERANCE * max(1.0, spread))  # pyright: ignore[reportCallIssue]
 
 
-def _crosses_to_torch_and_back(bench: _Bench) -> None:
-    """Weights under PyTorch's names come back bit for bit, in both forms."""
-    naming = Naming(bench.method.torch_names)
-    for net in (bench.train, bench.thin):
-        paths = [path for path, _ in leaves(net)]
-        keys = [naming.to_torch(path) for path in paths]
-        assert len(set(keys)) == len(keys), "two weights share one torch key"
-        assert [naming.to_flax(key) for key in keys] == paths, "torch_names is not reversible"
-        back = load(net, tensors(net, naming), naming)
-        _assert_same(tensors(back, Naming({})), tensors(net, Naming({})))
+def _state_dict_round_trip_is_exact(fixture: _MethodFixture) -> None:
+    """The round trip to a PyTorch state dict and back is bit-exact, in both forms."""
+    key_map = KeyMap(fixture.method.torch_names)
+    for net in (fixture.train_net, fixture.deployed_net):
+        paths = [path for path, _ in named_parameters(net)]
+        keys = [key_map.to_torch(path) for path in paths]
+        assert len(set(keys)) == len(keys), "two parameters share one PyTorch key"
+        assert [key_map.to_flax(key) for key in keys] == paths, "torch_names is not reversible"
+        restored = load_state_dict(net, to_state_dict(net, key_map), key_map)
+        _assert_equal(to_state_dict(restored, KeyMap({})), to_state_dict(net, KeyMap({})))
 
 
-def _traces_once(bench: _Bench) -> None:
-    """A second picture of the same size does not trace again."""
+def _traces_once_per_size(fixture: _MethodFixture) -> None:
+    """A second image of the same size is not traced again."""
     import chex
 
-    graph, state = nnx.split(bench.thin)
+    graphdef, state = nnx.split(fixture.deployed_net)
 
     def forward(state: Any, lr: Any) -> Any:
-        return nnx.merge(graph, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+        return nnx.merge(graphdef, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
 
-    chex.clear_trace_counter()  # chex knows functions by an address that may have been another's
-    once = jax.jit(chex.assert_max_traces(forward, n=1))
-    for lr in (bench.picture(), bench.picture() / 2):
-        jax.eval_shape(once, state, lr)
+    # chex identifies functions by address, which an earlier, deleted function may have had.
+    chex.clear_trace_counter()
+    jitted = jax.jit(chex.assert_max_traces(forward, n=1))
+    for lr in (fixture.random_lr(), fixture.random_lr() / 2):
+        jax.eval_shape(jitted, state, lr)
 
 
-def _has_gradients(bench: _Bench) -> None:
+def _all_params_have_gradients(fixture: _MethodFixture) -> None:
     """Every trainable parameter has a finite gradient that is not zero everywhere."""
     import chex
 
-    graph, _, rest = nnx.split(bench.train, nnx.Param, ...)
-    lr = bench.picture()
+    graphdef, _, rest = nnx.split(fixture.train_net, nnx.Param, ...)
+    lr = fixture.random_lr()
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
-    def slopes(params: Any) -> Any:
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    def grads(params: Any) -> Any:
         def loss(params: Any) -> Any:
-            sr, parts = taps(nnx.merge(graph, params, rest), lr)
-            pictures = (sr, *heads(parts).values())
-            return sum((jnp.sum(jnp.sin(y)) for y in pictures), jnp.zeros((), sr.dtype))
+            sr, tapped = taps(nnx.merge(graphdef, params, rest), lr)
+            outputs = (sr, *heads(tapped).values())
+            return sum((jnp.sum(jnp.sin(y)) for y in outputs), jnp.zeros((), sr.dtype))
 
         return jax.grad(loss)(params)
 
-    with words.plain(True):  # the smallest program: that lowerings agree is a law of the words
-        draws = [
-            slopes(nnx.state(scattered(bench.train, seed=seed), nnx.Param)) for seed in (1, 2, 3)
+    # The native lowering compiles fastest; that lowerings agree is tested with the functional ops.
+    with words.native_lowering(True):
+        grads_by_seed = [
+            grads(nnx.state(perturb_weights(fixture.train_net, seed=seed), nnx.Param))
+            for seed in (1, 2, 3)
         ]
-    chex.assert_tree_all_finite(draws)
-    still = set.intersection(*map(_silent, draws))  # a ReLU may be silent for one draw
-    assert not still, f"no gradient reaches {', '.join(sorted(still)[:5])}"
+    chex.assert_tree_all_finite(grads_by_seed)
+    # A ReLU may be inactive for one set of weights, hardly for all three.
+    zero_grads = set.intersection(*map(_params_with_zero_grad, grads_by_seed))
+    assert not zero_grads, f"no gradient reaches {', '.join(sorted(zero_grads)[:5])}"
 
 
-def _silent(gradients: Any) -> set[str]:
-    flat = nnx.to_flat_state(gradients)
+def _params_with_zero_grad(grads: Any) -> set[str]:
+    flat = nnx.to_flat_state(grads)
     return {".".join(map(str, path)) for path, leaf in flat if not np.any(np.asarray(leaf[...]))}
 
 
-def _fits_any_canvas(bench: _Bench) -> None:
-    """On a larger masked canvas a picture's result is the same (unless it is whole_picture)."""
-    if bench.method.whole_picture:
+def _masked_padding_changes_nothing(fixture: _MethodFixture) -> None:
+    """Masked padding does not change the output (unless needs_full_image)."""
+    if fixture.method.needs_full_image:
         return
-    lr = bench.picture()
+    lr = fixture.random_lr()
     h, w = lr.shape[1:3]
-    room = [(0, 0), (0, 7), (0, 5), (0, 0)]
-    mask = jnp.pad(jnp.ones((h, w)), room[1:3])
-    with canvas.picture(mask):
-        large = bench.thin(jnp.pad(lr, room))  # pyright: ignore[reportCallIssue] # networks are callable
-    scale = bench.method.scale
-    _assert_close(bench, large[:, : scale * h, : scale * w], bench.call(bench.thin, lr), CLOSE)
+    padding = [(0, 0), (0, 7), (0, 5), (0, 0)]
+    mask = jnp.pad(jnp.ones((h, w)), padding[1:3])
+    with canvas.valid_region(mask):
+        padded_sr = fixture.deployed_net(jnp.pad(lr, padding))  # pyright: ignore[reportCallIssue] # networks are callable
+    scale = fixture.method.scale
+    sr = fixture.call(fixture.deployed_net, lr)
+    _assert_close(fixture, padded_sr[:, : scale * h, : scale * w], sr, FLOAT32_TOLERANCE)
 
 
-def _costs_what_is_reported(bench: _Bench) -> None:
-    """Parameters, MACs, activations and convolutions are those that were reported."""
-    method = bench.method
-    full = nnx.eval_shape(lambda: deploy(method.build())) if bench.sizes else bench.thin
-    counted = cost_of(method, full)
-    wrong = departures(counted, bench.method.reported)
-    assert not wrong, "; ".join(wrong)
+def _cost_equals_reported(fixture: _MethodFixture) -> None:
+    """Parameters, MACs, activations and convolutions equal the reported figures."""
+    method = fixture.method
+    net = (
+        nnx.eval_shape(lambda: deploy(method.build())) if fixture.hparams else fixture.deployed_net
+    )
+    cost = cost_of(method, net)
+    problems = mismatches(cost, fixture.method.reported)
+    assert not problems, "; ".join(problems)
 
 
-LAWS = (
-    _gives_larger_pictures,
-    _keeps_pictures_apart,
-    _deploys_exactly,
-    _crosses_to_torch_and_back,
-    _traces_once,
-    _has_gradients,
-    _fits_any_canvas,
-    _costs_what_is_reported,
+CHECKS = (
+    _output_is_valid,
+    _images_of_a_batch_are_independent,
+    _deploy_form_equals_train_form,
+    _state_dict_round_trip_is_exact,
+    _traces_once_per_size,
+    _all_params_have_gradients,
+    _masked_padding_changes_nothing,
+    _cost_equals_reported,
 )
 
 
-# --- what they are made of ---------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------
 
 
-def _assert_close(bench: _Bench, ours: Any, theirs: Any, tolerance: float) -> None:
+def _assert_close(fixture: _MethodFixture, actual: Any, expected: Any, tolerance: float) -> None:
     import chex
 
-    chex.assert_trees_all_close(ours, theirs, rtol=0, atol=tolerance * bench.method.data_range)
+    chex.assert_trees_all_close(
+        actual, expected, rtol=0, atol=tolerance * fixture.method.data_range
+    )
 
 
-def _assert_same(ours: Any, theirs: Any) -> None:
+def _assert_equal(actual: Any, expected: Any) -> None:
     import chex
 
-    chex.assert_trees_all_equal(ours, theirs)
+    chex.assert_trees_all_equal(actual, expected)
 
 
-def _require_chex() -> None:
+def _check_chex_is_installed() -> None:
     try:
         import chex  # noqa: F401 # pyright: ignore[reportUnusedImport] # only whether it is there
     except ImportError as error:
         raise MissingChex(
-            "checking a method needs chex",
-            rule="the laws are asserted with chex, an optional dependency",
+            "chex is not installed",
+            rule="the checks of a method use chex, an optional dependency",
             remedy='pip install "esrjax[dev]"',
         ) from error

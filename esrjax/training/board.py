@@ -1,4 +1,4 @@
-"""What a training tells, for TensorBoard."""
+"""TensorBoard logging of training reports."""
 
 from __future__ import annotations
 
@@ -7,43 +7,56 @@ from types import TracebackType
 from typing import Any
 
 from esrjax.network.archive import MissingExtra
-from esrjax.training.meter import Report
+from esrjax.training.meter import TrainReport
 
-SHOWN = ("loss", "lr", "psnr", "ssim", "steps_per_s", "images_per_s", "waiting")
+SCALARS = ("loss", "learning_rate", "psnr", "ssim", "steps_per_s", "images_per_s", "data_wait")
 
 
-class Board:
-    """Writes every report into `tensorboard/` of the run's folder, by step over all stages."""
+class TensorBoardLogger:
+    """Context manager that writes reports to `tensorboard/` in the run's folder.
+
+    The step is counted over all stages.
+
+    Args:
+        folder: Folder of the run.
+
+    Raises:
+        MissingExtra: tensorboardX is not installed.
+    """
 
     def __init__(self, folder: Path):
-        self._folder, self._kind = folder / "tensorboard", _writer()
-        self._open: Any = None
+        self._folder, self._writer_class = folder / "tensorboard", _summary_writer_class()
+        self._writer: Any = None
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> TensorBoardLogger:
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        if self._open is not None:
-            self._open.close()
+        if self._writer is not None:
+            self._writer.close()
 
-    def tell(self, report: Report) -> None:
-        """Note one report; what was noted of its step and later, before a kill, is dropped."""
-        if self._open is None:
-            suffix = f".{report.step:09d}"  # two in one second would share a name
-            folder, since = str(self._folder), report.step
-            self._open = self._kind(folder, purge_step=since, filename_suffix=suffix)
-        for name in SHOWN:
+    def log(self, report: TrainReport) -> None:
+        """Write one report.
+
+        The first call after a resume makes TensorBoard drop the events of its step and later, which
+        a killed process had logged beyond its last checkpoint.
+        """
+        if self._writer is None:
+            suffix = f".{report.step:09d}"  # event files of the same second would overwrite
+            folder, purge_step = str(self._folder), report.step
+            self._writer = self._writer_class(folder, purge_step=purge_step, filename_suffix=suffix)
+        for name in SCALARS:
             if (value := getattr(report, name)) is not None:
-                self._open.add_scalar(name, value, report.step)
-        self._open.flush()
+                self._writer.add_scalar(name, value, report.step)
+        self._writer.flush()
 
 
-def _writer() -> Any:
+def _summary_writer_class() -> Any:
     try:
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
     except ImportError as error:

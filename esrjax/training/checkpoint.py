@@ -1,4 +1,4 @@
-"""The state of a training on disk: a checkpoint is there whole or not at all."""
+"""Training checkpoints, written atomically by Orbax."""
 
 from __future__ import annotations
 
@@ -11,88 +11,119 @@ import orbax.checkpoint as ocp
 
 from esrjax.errors import UserError
 
-KEPT = 3  # checkpoints; older ones are deleted
+MAX_TO_KEEP = 3  # older checkpoints are deleted
 
 
-class CheckpointFailed(UserError):
-    """A checkpoint could not be written or read."""
+class CheckpointError(UserError):
+    """Raised when a training checkpoint cannot be written or read."""
 
 
 class _Manager(ocp.CheckpointManager):
-    """Without a view of its own on signals: `esrjax.training.interruption` has one."""
+    """Checkpoint manager without signal handling, which `esrjax.training.interruption` does."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
 
 
-class Checkpoints:
-    """The checkpoints of a run, by its step over all stages; every process has a part in each."""
+class Checkpointer:
+    """The training checkpoints of a run, by step over all stages.
+
+    All processes take part in saving and restoring.
+
+    Args:
+        folder: Folder of the run; the checkpoints are stored in `checkpoints/`.
+
+    Raises:
+        CheckpointError: The folder cannot be created.
+    """
 
     def __init__(self, folder: Path):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is raised, in words
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised as UserError
         self.folder = folder.absolute() / "checkpoints"
         try:
             self._manager = _Manager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=KEPT, cleanup_tmp_directories=True, enable_async_checkpointing=False
+                    max_to_keep=MAX_TO_KEEP,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=False,  # so that `save` itself raises what fails
                 ),
             )
         except OSError as error:
-            raise self._failed("no checkpoint can be kept", error) from error
+            raise self._error("checkpoints cannot be stored", error) from error
 
     def latest(self) -> int | None:
-        """The step of the last whole checkpoint."""
+        """Return the step of the last complete checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
-        """Write the state after `step` steps, and facts such as the recipe's sha256."""
+    def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
+        """Save a checkpoint.
+
+        Args:
+            step: Steps done, over all stages.
+            state: A pytree of arrays.
+            info: JSON values stored next to it.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_named(state)), facts=ocp.args.JsonSave(facts)
+                    state=ocp.args.StandardSave(_flatten(state)), info=ocp.args.JsonSave(info)
                 ),
             )
-        except jax.errors.JaxRuntimeError:
-            raise  # of another process, not of the disk
+        except jax.errors.JaxRuntimeError:  # a RuntimeError too, hence before the next clause
+            raise  # another process failed, not the disk
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._failed(f"the checkpoint of step {step} cannot be written", error) from error
+            raise self._error(f"the checkpoint of step {step} cannot be written", error) from error
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state and facts of that step; `like` has the shapes and shardings of the state."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _named(like))
+    def restore(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the state and the info of a checkpoint.
+
+        Args:
+            step: Steps done, over all stages.
+            template: A pytree with the structure, shapes, dtypes and shardings of the state.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flatten(template))
         try:
-            held = self._manager.restore(
+            restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
                 ),
             )
         except (OSError, ValueError, KeyError) as error:
-            raise self._failed(f"the checkpoint of step {step} cannot be read", error) from error
-        leaves = [held["state"][name] for name in _named(like)]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), held["facts"]
+            raise self._error(f"the checkpoint of step {step} cannot be read", error) from error
+        leaves = [restored["state"][name] for name in _flatten(template)]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves), restored["info"]
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Wait for pending writes, and release the manager."""
         self._manager.close()
 
-    def _failed(self, problem: str, error: Exception) -> CheckpointFailed:
-        known = hasattr(self, "_manager")
-        last = self.latest() if known else None
-        kept = f"the last whole checkpoint is of step {last}" if last else "there is none yet"
-        said = str(error).strip().split("\n")[0][:300]
-        return CheckpointFailed(
-            f"{problem}: {said}",
-            rule="the folder must be writable and have room"
-            + (", and all processes must live" if jax.process_count() > 1 else ""),
-            place=str(self.folder),
-            remedy="make room and use --resume" + (f": {kept}" if known else ""),
+    def _error(self, problem: str, error: Exception) -> CheckpointError:
+        is_open = hasattr(self, "_manager")
+        latest = self.latest() if is_open else None
+        resumable = f"the last complete one is of step {latest}" if latest else "there is none yet"
+        reason = str(error).strip().split("\n")[0][:300]
+        return CheckpointError(
+            f"{problem}: {reason}",
+            rule="the folder must be writable and have free space"
+            + (", and all processes must be alive" if jax.process_count() > 1 else ""),
+            location=str(self.folder),
+            remedy="free disk space and use --resume" + (f": {resumable}" if is_open else ""),
         )
 
 
-def _named(state: Any) -> dict[str, Any]:
-    """The leaves of a state by their paths, in order."""
+def _flatten(state: Any) -> dict[str, Any]:
+    """Return the leaves of a pytree by path, in order.
+
+    A checkpoint of a dict can be read without the classes of the state (optax, nnx, ours).
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -1,4 +1,4 @@
-"""What a student learns from a teacher: its picture, and the features of its parts."""
+"""Distillation losses: between output images, and between intermediate features."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,83 +8,121 @@ from flax import nnx
 from jax import Array, lax
 
 from esrjax.errors import UserError
-from esrjax.network.layers import uniform
+from esrjax.network.layers import uniform_init
 from esrjax.training.losses import Loss, l1, laplacian, mse
-from esrjax.training.recipe import Lesson
+from esrjax.training.recipe import DistillationTerm
 
-PICTURES: Mapping[Lesson, Loss] = {  # (sr, what the teacher made) -> a number
+IMAGE_TERMS: Mapping[DistillationTerm, Loss] = {  # (sr, teacher_sr) -> scalar
     "teacher_l1": l1,
     "teacher_mse": mse,
     "teacher_edges": laplacian,
 }
 
-_TINY = 1e-12  # the square of a feature vector that counts as none
+_EPS = 1e-12  # added to squared norms: zero vectors stay zero
 
-Widths = tuple[int, int]  # channels of a part of the student, and of the teacher's
-
-
-class UnlikeFeatures(UserError):
-    """Features of student and teacher that cannot be compared pixel by pixel."""
+ChannelPair = tuple[int, int]  # channels of the student's and of the teacher's features
 
 
-def affinity(ours: Sequence[Array], theirs: Sequence[Array]) -> Array:
-    """Mean of `|A - A'|` over pairs of features `(N, h, w, C)` and `(N, h, w, C')`.
+class FeatureShapeMismatch(UserError):
+    """Raised when features of student and teacher differ in batch or spatial size."""
 
-    `A (h·w, h·w)` is how alike any two pixels of a picture are: the cosine between their features.
-    The report's Eq. 12 (NTIRE 2026, VARH-AI) leaves the scale of A unsaid; cosines do not depend on
-    the widths of the networks, and are those of FAKD (He et al., ICIP 2020), whose loss it is. `A`
-    is never held whole: its rows are made for one row of pixels at a time, forward and backward.
+
+def affinity(student: Sequence[Array], teacher: Sequence[Array]) -> Array:
+    """Return the mean of `|A - A'|` over pairs of features, A the affinity matrix of an image.
+
+    `A (h·w, h·w)` has the cosine similarity of the features of every two pixels. The report's Eq.
+    12 (NTIRE 2026, VARH-AI) leaves the scale of A unspecified; cosines do not depend on the number
+    of channels, and are those of FAKD (He et al., ICIP 2020), whose loss it is.
+
+    Args:
+        student: Features `(N, h, w, C)` of each tap.
+        teacher: Features `(N, h, w, C')` of each tap.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        FeatureShapeMismatch: Features of a tap differ in N, h or w.
     """
-    _require_alike(ours, theirs)
-    return _mean([_affinity(*pair) for pair in zip(ours, theirs, strict=True)])
+    _check_shapes(student, teacher)
+    return _mean([_affinity(*pair) for pair in zip(student, teacher, strict=True)])
 
 
-def _affinity(ours: Array, theirs: Array) -> Array:
-    a, b = _directions(ours), _directions(theirs)
+def _affinity(student: Array, teacher: Array) -> Array:
+    s, t = _l2_normalize(student), _l2_normalize(teacher)
 
+    # A has (h·w)² entries per image, 1 GiB in float32 for 128x128 pixels. It is computed for one
+    # image row at a time, (N, w, h, w): the similarities of the w pixels of that row to all pixels
+    # of their image. jax.checkpoint recomputes the slice in the backward pass, since lax.map would
+    # save all of them as residuals. All rows have equally many entries, so the mean of their means
+    # is the mean over A.
     @jax.checkpoint
-    def of_row(row: tuple[Array, Array]) -> Array:
-        return jnp.mean(jnp.abs(_cosines(row[0], a) - _cosines(row[1], b)))
+    def row_loss(row: tuple[Array, Array]) -> Array:
+        return jnp.mean(jnp.abs(_cosine_similarity(row[0], s) - _cosine_similarity(row[1], t)))
 
-    return jnp.mean(lax.map(of_row, (a.swapaxes(0, 1), b.swapaxes(0, 1))))
-
-
-def _directions(features: Array) -> Array:
-    """Every pixel's features at length 1; where there are none, the zeros that they are."""
-    return features * lax.rsqrt(jnp.square(features).sum(-1, keepdims=True) + _TINY)
+    return jnp.mean(lax.map(row_loss, (s.swapaxes(0, 1), t.swapaxes(0, 1))))
 
 
-def _cosines(row: Array, all_: Array) -> Array:
-    """`(N, w, C), (N, h, w, C) -> (N, w, h, w)`."""
-    return jnp.einsum("nic,nyxc->niyx", row, all_, precision="highest")
+def _l2_normalize(features: Array) -> Array:
+    """Normalize the features of every pixel to length 1; all-zero features stay zero."""
+    return features * lax.rsqrt(jnp.square(features).sum(-1, keepdims=True) + _EPS)
+
+
+def _cosine_similarity(row: Array, features: Array) -> Array:
+    """Return the products of a row with all pixels, `(N, w, C), (N, h, w, C) -> (N, w, h, w)`.
+
+    They are cosines of normalized features. Precision is "highest" because the default on a GPU may
+    be TF32, whose rounding would be part of `|A - A'|`.
+    """
+    return jnp.einsum("nic,nyxc->niyx", row, features, precision="highest")
 
 
 def features(
-    ours: Sequence[Array], theirs: Sequence[Array], adapters: Sequence[Array | None]
+    student: Sequence[Array], teacher: Sequence[Array], adapters: Sequence[Array | None]
 ) -> Array:
-    """Mean of `(f·K - f')²` over pairs of features, K the pair's adapter, where it has one.
+    """Return the mean of `(f·K - f')²` over pairs of features, K the adapter of the pair.
 
-    Unsaid in the report (NTIRE 2026, MDAP) are the features and how 40 channels meet 28. Ours are
-    the taps of the recipe, and a learned 1x1 kernel on the student's side, as in FitNets (Romero et
-    al., ICLR 2015): on the teacher's it could learn to agree by forgetting what the teacher said.
+    The report (NTIRE 2026, MDAP) leaves unspecified which features are compared and how 40 channels
+    are matched to 28. Ours are the taps of the recipe, and a learned 1x1 kernel on the student's
+    side, as in FitNets (Romero et al., ICLR 2015): on the teacher's side it could minimize the loss
+    by discarding the teacher's information.
+
+    Args:
+        student: Features `(N, h, w, C)` of each tap.
+        teacher: Features `(N, h, w, C')` of each tap.
+        adapters: Kernel `(C, C')` of each tap, None where C = C'.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        FeatureShapeMismatch: Features of a tap differ in N, h or w.
     """
-    _require_alike(ours, theirs)
-    pairs = zip(ours, theirs, adapters, strict=True)
-    return _mean([mse(_adapted(f, kernel), taught) for f, taught, kernel in pairs])
+    _check_shapes(student, teacher)
+    pairs = zip(student, teacher, adapters, strict=True)
+    return _mean([mse(_adapt(s, kernel), t) for s, t, kernel in pairs])
 
 
-def _adapted(features: Array, kernel: Array | None) -> Array:
+def _adapt(features: Array, kernel: Array | None) -> Array:
     if kernel is None:
         return features
     return jnp.einsum("nyxc,cd->nyxd", features, kernel, precision="highest")
 
 
-def adapters(key: Array, widths: Sequence[Widths]) -> tuple[Array | None, ...]:
-    """A kernel `(C, C')` for every pair of widths, as PyTorch starts one; None where they agree."""
+def init_adapters(key: Array, channels: Sequence[ChannelPair]) -> tuple[Array | None, ...]:
+    """Return the initial adapters of `features`.
+
+    Args:
+        key: PRNG key.
+        channels: (C, C') of each tap.
+
+    Returns:
+        A kernel `(C, C')` for each tap, initialized like a PyTorch convolution; None where C = C'.
+    """
     rngs = nnx.Rngs(key)
     return tuple(
-        None if student == teacher else uniform(rngs, (student, teacher), student)
-        for student, teacher in widths
+        None if student == teacher else uniform_init(rngs, (student, teacher), student)
+        for student, teacher in channels
     )
 
 
@@ -92,13 +130,15 @@ def _mean(values: Sequence[Array]) -> Array:
     return jnp.mean(jnp.stack(values))
 
 
-def _require_alike(ours: Sequence[Array], theirs: Sequence[Array]) -> None:
-    pairs = [(tuple(f.shape), tuple(g.shape)) for f, g in zip(ours, theirs, strict=True)]
-    unlike = [f"{f} and {g}" for f, g in pairs if len(f) != 4 or len(g) != 4 or f[:-1] != g[:-1]]
-    if unlike:
-        raise UnlikeFeatures(
-            f"{len(unlike)} of {len(pairs)} taps cannot be compared: {'; '.join(unlike)}",
-            rule="student and teacher have features (N, h, w, C) there, of one size but for C",
-            place="teacher.taps",
-            remedy="tap parts that work at the same size",
+def _check_shapes(student: Sequence[Array], teacher: Sequence[Array]) -> None:
+    shapes = [(tuple(f.shape), tuple(g.shape)) for f, g in zip(student, teacher, strict=True)]
+    mismatches = [
+        f"{f} and {g}" for f, g in shapes if len(f) != 4 or len(g) != 4 or f[:-1] != g[:-1]
+    ]
+    if mismatches:
+        raise FeatureShapeMismatch(
+            f"{len(mismatches)} of {len(shapes)} taps cannot be compared: {'; '.join(mismatches)}",
+            rule="student and teacher features are (N, h, w, C), equal in all but C",
+            location="teacher.taps",
+            remedy="tap submodules that work at the same resolution",
         )

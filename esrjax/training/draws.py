@@ -1,4 +1,4 @@
-"""What the patches of a batch are, drawn from seed and step alone."""
+"""Random choice of the patches of a batch, a function of seed and step alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,87 +12,108 @@ from numpy.typing import NDArray
 
 from esrjax.training.recipe import Data
 
-Numbers = NDArray[np.int32]
-Bits = NDArray[np.bool_]
+Int32Array = NDArray[np.int32]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Draw:
-    """The patches of one batch, to be cut from the LR pictures and, scaled, from the HR ones.
+class PatchBatchSpec:
+    """The patches of one batch: where they are cropped, and how they are augmented.
 
-    shape: (h, w) of an LR patch. picture, top, left: (n,), the last two in LR pixels. turned: the
-    patch is cut as (w, h) and its axes are exchanged; upended, mirrored: then it is flipped.
-    colours: (n, 3), which channel of the picture each channel of the patch is.
+    The order is: crop, transpose, flip, channel order. Transpose and flips together give the 8
+    symmetries of the square.
+
+    Attributes:
+        lr_patch_size: (h, w) of an LR patch; the HR patch is `scale` times as large.
+        image_index: (n,), the training image of each patch.
+        top: (n,), first LR row of each crop.
+        left: (n,), first LR column of each crop.
+        transpose: (n,), whether a crop of (w, h) is taken and its height and width are swapped.
+        vflip: (n,), whether it is flipped top to bottom.
+        hflip: (n,), whether it is flipped left to right.
+        channel_order: (n, 3), the source channel of each channel of the patch.
     """
 
-    shape: tuple[int, int]
-    picture: Numbers
-    top: Numbers
-    left: Numbers
-    turned: Bits
-    upended: Bits
-    mirrored: Bits
-    colours: Numbers
+    lr_patch_size: tuple[int, int]
+    image_index: Int32Array
+    top: Int32Array
+    left: Int32Array
+    transpose: BoolArray
+    vflip: BoolArray
+    hflip: BoolArray
+    channel_order: Int32Array
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Draws:
-    """The draws of one stage, by step.
+class PatchSampler:
+    """Draws the patches of one stage, by step.
 
-    sides: (N, 2), LR sides of every training picture, set after set. counts: how many each set has.
-    share: `(i, n)` asks for the i-th of n equal parts of every batch.
+    Attributes:
+        data: The stage's data.
+        lr_sizes: (N, 2), LR height and width of every training image, dataset after dataset.
+        dataset_lengths: Number of images of each dataset.
+        scale: Upscaling factor.
+        seed: Seed of all draws.
+        shard: `(i, n)`: the i-th of n equal parts of every batch. The whole batch is drawn
+            everywhere, so that it does not depend on the number of processes.
     """
 
     data: Data
-    sides: Numbers
-    counts: Sequence[int]
+    lr_sizes: Int32Array
+    dataset_lengths: Sequence[int]
     scale: int
     seed: int
-    share: tuple[int, int] = (0, 1)
+    shard: tuple[int, int] = (0, 1)
 
     @cached_property
-    def order(self) -> Any:
-        """Which picture each patch comes from: every one once, shuffled, then again.
+    def image_order(self) -> Any:
+        """Endless sequence of image indices: shuffled epochs over all images.
 
-        Sets with shares are each gone through so, and drawn from by their shares.
+        Grain computes the i-th element without those before it, and shuffles every epoch anew.
+        With weights, every dataset has shuffled epochs of its own, and they are mixed by weight.
         """
-        shares = list(self.data.shares.values())
-        if None in shares:
-            return self._shuffled(0, len(self.sides))
-        ends = list(accumulate(self.counts))
-        starts = [end - count for end, count in zip(ends, self.counts, strict=True)]
-        each = [self._shuffled(*span) for span in zip(starts, ends, strict=True)]
-        return grain.MapDataset.mix(each, [share or 0.0 for share in shares])
+        weights = list(self.data.dataset_weights.values())
+        if None in weights:
+            return self._shuffled_indices(0, len(self.lr_sizes))
+        ends = list(accumulate(self.dataset_lengths))
+        starts = [end - count for end, count in zip(ends, self.dataset_lengths, strict=True)]
+        datasets = [self._shuffled_indices(*span) for span in zip(starts, ends, strict=True)]
+        return grain.MapDataset.mix(datasets, [weight or 0.0 for weight in weights])
 
-    def _shuffled(self, start: int, end: int) -> Any:
+    def _shuffled_indices(self, start: int, end: int) -> Any:
         return grain.MapDataset.range(start, end).shuffle(seed=self.seed).repeat()
 
-    def at(self, step: int) -> Draw:
-        """The draw of that step, whatever came before; of it, this share."""
-        draw, n = np.random.default_rng((self.seed, step)), self.data.batch
-        shapes = self.data.shapes_at(step)
-        height, width = (side // self.scale for side in shapes[draw.integers(len(shapes))])
-        picture = np.array([self.order[step * n + i] for i in range(n)], np.int32)
-        hflip, vflip, turned = (
-            draw.integers(2, size=n).astype(bool) & (name in self.data.augment)
+    def sample(self, step: int) -> PatchBatchSpec:
+        """Return this shard of the draw of `step`, from 0; it does not depend on earlier steps."""
+        # The order of the calls of `rng` is fixed: another one gives other patches for every seed,
+        # and a run resumed across that change would not be bit-exact.
+        rng, n = np.random.default_rng((self.seed, step)), self.data.batch_size
+        hr_sizes = self.data.patch_sizes_at(step)
+        height, width = (side // self.scale for side in hr_sizes[rng.integers(len(hr_sizes))])
+        image_index = np.array([self.image_order[step * n + i] for i in range(n)], np.int32)
+        # Drawn even where it is not used, so that `augment` does not change the crops drawn below.
+        hflip, vflip, transpose = (
+            rng.integers(2, size=n).astype(bool) & (name in self.data.augment)
             for name in ("hflip", "vflip", "rot90")
         )
-        sides = np.where(turned[:, None], (width, height), (height, width))
-        corner = draw.integers(1 + self.sides[picture] - sides).astype(np.int32)
-        colours = np.tile(np.arange(3, dtype=np.int32), (n, 1))
+        crop_sizes = np.where(transpose[:, None], (width, height), (height, width))
+        corner = rng.integers(1 + self.lr_sizes[image_index] - crop_sizes).astype(np.int32)
+        channel_order = np.tile(np.arange(3, dtype=np.int32), (n, 1))
         if "rgb" in self.data.augment:
-            mixed = draw.permuted(colours, axis=1)
-            colours = np.where(draw.integers(2, size=(n, 1)), mixed, colours)
-        index, of = self.share
-        part = slice(index * n // of, (index + 1) * n // of)
-        return Draw(
-            shape=(height, width),
-            picture=picture[part],
-            top=corner[part, 0],
-            left=corner[part, 1],
-            turned=turned[part],
-            # a quarter turn to the left exchanges the axes, and the flips with them
-            upended=np.where(turned, ~hflip, vflip)[part],
-            mirrored=np.where(turned, vflip, hflip)[part],
-            colours=colours[part],
+            shuffled = rng.permuted(channel_order, axis=1)
+            channel_order = np.where(rng.integers(2, size=(n, 1)), shuffled, channel_order)
+        index, num_shards = self.shard
+        rows = slice(index * n // num_shards, (index + 1) * n // num_shards)
+        return PatchBatchSpec(
+            lr_patch_size=(height, width),
+            image_index=image_index[rows],
+            top=corner[rows, 0],
+            left=corner[rows, 1],
+            transpose=transpose[rows],
+            # By definition the flips come first, then rot90 (counterclockwise: transpose, then
+            # vflip). Here the transpose comes first, with the crop. Moved past it, hflip and vflip
+            # change places, and the vflip of rot90 inverts what is then the vertical one.
+            vflip=np.where(transpose, ~hflip, vflip)[rows],
+            hflip=np.where(transpose, vflip, hflip)[rows],
+            channel_order=channel_order[rows],
         )

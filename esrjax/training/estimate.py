@@ -1,4 +1,4 @@
-"""What a step would cost, without taking it."""
+"""Estimated cost of a training step, from shapes alone."""
 
 from __future__ import annotations
 
@@ -16,74 +16,91 @@ from jax import Array
 from esrjax.network.cost import cost
 from esrjax.training.objective import Objective
 from esrjax.training.recipe import Stage
-from esrjax.training.state import State
+from esrjax.training.state import TrainState
 from esrjax.training.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Estimate:
-    """A step of a stage whose arrays have shapes and no values."""
+class StepEstimate:
+    """A training step of a stage, evaluated abstractly: arrays have shapes but no values.
+
+    Attributes:
+        net: The network.
+        objective: The loss.
+        state: The abstract training state.
+        scale: Upscaling factor.
+    """
 
     net: nnx.Module
     objective: Objective
-    state: State
+    state: TrainState
     scale: int
 
-    def require(self) -> None:
-        """Raise what the loss of one step would raise."""
-        weights = self._taught and self._taught.state
-        jax.eval_shape(self._loss, self.state.params, self._fixed, weights, *self._pictures)
+    def check_loss(self) -> None:
+        """Trace the loss, so that it raises what it would raise in the first step."""
+        teacher_state = self._teacher and self._teacher.state
+        jax.eval_shape(
+            self._loss, self.state.params, self._frozen_and_rest, teacher_state, *self._micro_batch
+        )
 
     @cached_property
     def macs(self) -> int:
-        """Multiply-adds of a step, the way back counted twice."""
-        h, w = self._patch
-        forward = cost(self.net, side=round(math.sqrt(h * w)) // self.scale).macs_honest
-        return 3 * forward * self._stage.data.batch
+        """Multiply-accumulates of a step; the backward pass counts as two forward passes."""
+        h, w = self._largest_patch
+        forward = cost(self.net, image_size=round(math.sqrt(h * w)) // self.scale).macs_full
+        return 3 * forward * self._stage.data.batch_size
 
     @cached_property
-    def memory(self) -> Mapping[str, float]:
-        """MiB by use: weights and optimiser, and what a pass keeps for its way back.
+    def memory_mib(self) -> Mapping[str, float]:
+        """MiB of weights, gradients and optimizer, and activations saved for the backward pass.
 
-        A compiler may keep less, and needs room of its own.
+        The compiler may save fewer activations, and needs temporary buffers in addition.
         """
-        state, weights = self.state, self._taught and self._taught.state
-        kept = jax.eval_shape(self._way_back, state.params, self._fixed, weights, *self._pictures)
+        state, teacher_state = self.state, self._teacher and self._teacher.state
+        residuals = jax.eval_shape(
+            self._vjp_residuals,
+            state.params,
+            self._frozen_and_rest,
+            teacher_state,
+            *self._micro_batch,
+        )
         return {
-            "weights": _mib((state.params, state.frozen, state.ema, state.best, weights)),
-            "gradient and optimiser": _mib((state.params, state.optimiser)),
-            "kept for the way back": _mib(kept),
+            "weights": _mib((state.params, state.frozen, state.ema, state.best, teacher_state)),
+            "gradients and optimizer": _mib((state.params, state.opt_state)),
+            "saved activations": _mib(residuals),
         }
 
-    def _loss(self, params: Any, fixed: Any, weights: Any, lr: Array, hr: Array) -> Any:
+    def _loss(
+        self, params: Any, frozen_and_rest: Any, teacher_state: Any, lr: Array, hr: Array
+    ) -> Any:
         step = jnp.zeros((), jnp.int32)
-        return self.objective(params, fixed, weights, step, lr, hr)[0]
+        return self.objective(params, frozen_and_rest, teacher_state, step, lr, hr)[0]
 
-    def _way_back(self, params: Any, *rest: Any) -> Any:
-        return jax.vjp(lambda params: self._loss(params, *rest), params)[1]
+    def _vjp_residuals(self, params: Any, *args: Any) -> Any:
+        return jax.vjp(lambda params: self._loss(params, *args), params)[1]
 
     @property
     def _stage(self) -> Stage:
         return self.objective.stage
 
     @property
-    def _taught(self) -> Teacher | None:
+    def _teacher(self) -> Teacher | None:
         return self.objective.teacher
 
     @property
-    def _fixed(self) -> tuple[Any, Any]:
+    def _frozen_and_rest(self) -> tuple[Any, Any]:
         return self.state.frozen, self.state.rest
 
     @property
-    def _patch(self) -> tuple[int, int]:
-        """The largest."""
-        return max(self._stage.data.shapes, key=math.prod)
+    def _largest_patch(self) -> tuple[int, int]:
+        """Size of the largest HR patch, (h, w) in pixels."""
+        return max(self._stage.data.all_patch_sizes, key=math.prod)
 
     @property
-    def _pictures(self) -> list[jax.ShapeDtypeStruct]:
-        """LR and HR of the part of a batch that goes through at once."""
-        (h, w), s = self._patch, self.scale
-        n = self._stage.data.batch // self._stage.accumulate
+    def _micro_batch(self) -> list[jax.ShapeDtypeStruct]:
+        """Abstract LR and HR images of one micro-batch."""
+        (h, w), s = self._largest_patch, self.scale
+        n = self._stage.data.batch_size // self._stage.grad_accum_steps
         sizes = (h // s, w // s), (h, w)
         return [jax.ShapeDtypeStruct((n, *size, 3), jnp.uint8) for size in sizes]
 

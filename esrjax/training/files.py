@@ -1,4 +1,4 @@
-"""Where files of weights that a recipe names are looked for."""
+"""Search path of the checkpoints that a recipe names."""
 
 import os
 from pathlib import Path
@@ -10,21 +10,28 @@ from esrjax.errors import UserError
 _ROOTS = (("ESRJAX_DATA", ""), ("ESRJAX_DATA", "weights"), ("ESRJAX_REFERENCE", "weights"))
 
 
-class WeightsNotFound(UserError):
-    """A name behind which there is no file of weights."""
+class CheckpointNotFound(UserError):
+    """Raised when there is no checkpoint of a name."""
 
 
-def find_weights(name: str) -> Path:
-    """A path as it is, else a file of that name in the folders of weights of this machine."""
-    roots = [Path(os.environ[key]) / inner for key, inner in _ROOTS if os.environ.get(key)]
-    roots += [published.folder()] * (published.folder() not in roots)
+def find_checkpoint(name: str) -> Path:
+    """Return the path of a checkpoint.
+
+    Args:
+        name: A path, or the name of a file in one of this machine's weight folders.
+
+    Raises:
+        CheckpointNotFound: There is no such file; lists the folders.
+    """
+    roots = [Path(os.environ[key]) / subfolder for key, subfolder in _ROOTS if os.environ.get(key)]
+    roots += [published.weights_dir()] * (published.weights_dir() not in roots)
     for path in (Path(name), *(root / name for root in roots)):
         if path.exists():
             return path
-    raise WeightsNotFound(
-        f"there are no weights {name!r}",
-        rule="weights are a path, or a file of $ESRJAX_DATA, $ESRJAX_DATA/weights or "
-        "$ESRJAX_REFERENCE/weights, or one that `esrjax weights get` has brought",
-        place="; ".join(f"looked in {root}" for root in roots) or None,
-        remedy="check the name, or put the file there",
+    raise CheckpointNotFound(
+        f"No such checkpoint: {name!r}",
+        rule="a checkpoint is a path, a file in $ESRJAX_DATA, $ESRJAX_DATA/weights or "
+        "$ESRJAX_REFERENCE/weights, or downloaded by `esrjax weights get`",
+        location="; ".join(f"searched {root}" for root in roots) or None,
+        remedy="check the name, or copy the file to one of these folders",
     )

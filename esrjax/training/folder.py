@@ -1,4 +1,4 @@
-"""The folder of a run: its resolved recipe, its metrics, its weights."""
+"""The folder of a training run: resolved recipe, metrics and weights."""
 
 from __future__ import annotations
 
@@ -11,53 +11,67 @@ from typing import Any
 
 from esrjax.errors import UserError
 from esrjax.training import recipe as recipes
-from esrjax.training.cluster import leads, together
+from esrjax.training.cluster import barrier, is_main_process
 from esrjax.training.recipe import Recipe
 
 
 class RunExists(UserError):
-    """The folder already holds a run."""
+    """Raised when a new run would go into the folder of an existing one."""
 
 
 class NoRun(UserError):
-    """The folder holds no run to go on with."""
+    """Raised when the folder contains no run to resume."""
 
 
-class OtherRecipe(UserError):
-    """The folder holds a run of another recipe."""
+class RecipeMismatch(UserError):
+    """Raised when a run is resumed with another recipe."""
 
 
 class UnwritableRun(UserError):
-    """Nothing can be written into the folder."""
+    """Raised when the folder of a run cannot be written."""
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Where a run keeps what it writes; of several processes the first alone writes."""
+class RunDir:
+    """The folder of a run; with several processes, only the main process writes.
+
+    Attributes:
+        path: The folder.
+    """
 
     path: Path
 
     @classmethod
-    def open(cls, path: Path, recipe: Recipe, *, resume: bool) -> Folder:
-        """A new folder with the resolved recipe in it, or, to resume, one that has the same.
+    def open(cls, path: Path, recipe: Recipe, *, resume: bool) -> RunDir:
+        """Create the folder with the resolved recipe, or open an existing one to resume.
 
-        What moves no weights may have changed since.
+        Args:
+            path: The folder.
+            recipe: The recipe. To resume, its `resume_key` must equal the stored one's, so that the
+                resumed run trains the same weights as an uninterrupted one.
+            resume: Whether to continue an existing run.
+
+        Raises:
+            RunExists: There is a run, and `resume` is false.
+            NoRun: There is none, and `resume` is true.
+            RecipeMismatch: The run has another recipe.
+            UnwritableRun: The folder cannot be written.
         """
-        folder, held = cls(path), read(path)
-        if held is not None and not resume:
-            raise _exists(path)
-        if held is None and resume:
+        folder, stored = cls(path), read_recipe(path)
+        if stored is not None and not resume:
+            raise _run_exists(path)
+        if stored is None and resume:
             raise _no_run(path)
-        if held is not None and held.essence != recipe.essence:
-            raise _other(path, held.essence, recipe.essence)
-        together("the folder")  # nothing is written before all have looked
-        if held != recipe:
+        if stored is not None and stored.resume_key != recipe.resume_key:
+            raise _recipe_mismatch(path, stored.resume_key, recipe.resume_key)
+        barrier("the folder")  # no process writes before all of them have read
+        if stored != recipe:
             folder._write("recipe.json", recipes.to_json(recipe))
         return folder
 
-    def note(self, **metrics: Any) -> None:
-        """Append one line to `metrics.jsonl`."""
-        if not leads():
+    def log_metrics(self, **metrics: Any) -> None:
+        """Append one line of JSON to `metrics.jsonl`."""
+        if not is_main_process():
             return
         try:
             with (self.path / "metrics.jsonl").open("a") as file:
@@ -65,87 +79,87 @@ class Folder:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
-    def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that will be done again."""
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the metrics after `step`, over all stages: a resumed run logs them again."""
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = [line for line in file.read_text().splitlines() if _step(line) <= step]
             self._write("metrics.jsonl", "".join(f"{line}\n" for line in lines))
 
     def _write(self, name: str, text: str) -> None:
-        """All or nothing."""
-        if not leads():
+        """Write a file atomically."""
+        if not is_main_process():
             return
-        beside = self.path / f".{name}.partial"
+        partial = self.path / f".{name}.partial"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            beside.write_text(text)
-            os.replace(beside, self.path / name)
+            partial.write_text(text)
+            os.replace(partial, self.path / name)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
 
-def read(path: Path) -> Recipe | None:
-    """The recipe of the run in a folder, if there is one."""
+def read_recipe(path: Path) -> Recipe | None:
+    """Return the recipe of the run in a folder, None if there is none."""
     file = path / "recipe.json"
     return recipes.load(file) if file.is_file() else None
 
 
 def _step(line: str) -> float:
-    """The step of a line of metrics; a line cut short counts as the future."""
+    """Return the step of a line of metrics; infinity for a line that a kill truncated."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return float("inf")
 
 
-def _exists(path: Path) -> RunExists:
+def _run_exists(path: Path) -> RunExists:
     return RunExists(
-        f"there is already a run in {str(path)!r}",
-        rule="a run has a folder of its own; nothing is overwritten",
-        remedy="go on with it by --resume, or choose another folder with -o",
+        f"the folder already contains a run: {str(path)!r}",
+        rule="every run has its own folder; nothing is overwritten",
+        remedy="continue it with --resume, or choose another folder with -o",
     )
 
 
 def _no_run(path: Path) -> NoRun:
     return NoRun(
-        f"there is no run in {str(path)!r}",
-        rule="to resume, the folder holds the recipe.json of a run",
-        remedy="check the folder, or start anew without --resume",
+        f"No run in {str(path)!r}",
+        rule="a run to resume has a recipe.json in its folder",
+        remedy="check the folder, or start a new run without --resume",
     )
 
 
-def _other(path: Path, held: Recipe, recipe: Recipe) -> OtherRecipe:
-    changed = list(_differences(_plain(held), _plain(recipe)))
-    return OtherRecipe(
-        f"the run is of another recipe: {'; '.join(changed[:5])}",
-        rule="a run goes on with the recipe it began with; only save_every and data.workers, "
-        "memory and feed may change",
-        place=str(path / "recipe.json"),
-        remedy="leave the recipe out and only say --resume -o, or choose another folder",
+def _recipe_mismatch(path: Path, stored: Recipe, recipe: Recipe) -> RecipeMismatch:
+    differences = list(_differences(_as_json(stored), _as_json(recipe)))
+    return RecipeMismatch(
+        f"the run has another recipe: {'; '.join(differences[:5])}",
+        rule="a run is resumed with its own recipe; only save_every, data.num_workers, "
+        "data.cache_gib and data.crop_on may change",
+        location=str(path / "recipe.json"),
+        remedy="omit the recipe and pass only --resume and -o, or choose another folder",
     )
 
 
-def _plain(recipe: Recipe) -> Any:
+def _as_json(recipe: Recipe) -> Any:
     return json.loads(recipes.to_json(recipe))
 
 
-def _differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
-    """`stage.0.steps is 100 there and 200 here`, for every value that differs."""
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        for key in sorted({*ours, *theirs}):
-            yield from _differences(ours.get(key), theirs.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+def _differences(stored: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Yield `stage.0.steps: 100 in the run, 200 now` for every value that differs."""
+    if isinstance(stored, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*stored, *new}):
+            yield from _differences(stored.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(stored, list) and isinstance(new, list) and len(stored) == len(new):
+        for index, pair in enumerate(zip(stored, new, strict=True)):
             yield from _differences(*pair, f"{path}.{index}")
-    elif ours != theirs:
-        yield f"{path} is {ours!r} there and {theirs!r} here"
+    elif stored != new:
+        yield f"{path}: {stored!r} in the run, {new!r} now"
 
 
 def _unwritable(path: Path, error: OSError) -> UnwritableRun:
     return UnwritableRun(
-        f"cannot write into the folder of the run: {error.strerror}",
-        rule="the folder must exist or be creatable, be writable and have room",
-        place=str(path),
-        remedy="make room and go on with --resume, or choose another folder with -o",
+        f"cannot write to the folder of the run: {error.strerror}",
+        rule="the folder can be created, is writable and has free space",
+        location=str(path),
+        remedy="free disk space and continue with --resume, or choose another folder with -o",
     )

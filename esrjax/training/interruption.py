@@ -1,4 +1,4 @@
-"""A training is told to stop, by SIGTERM or Ctrl-C."""
+"""Preemption: a training stops after the current step on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ from jax.experimental import multihost_utils
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Interruption:
-    """Hears the signals while it is entered; a second Ctrl-C interrupts at once.
+class PreemptionHandler:
+    """Context manager that records SIGTERM and SIGINT; a second Ctrl-C interrupts at once.
 
-    Where there are several processes JAX hears SIGTERM, whichever process is sent it, and lets all
-    agree on the step to stop after.
+    With several processes JAX handles SIGTERM instead, whichever process receives it, so that all
+    processes stop after the same step.
     """
 
     def __init__(self) -> None:
-        self._heard, self._before = False, dict[int, Any]()
-        self._times = 0
+        self._stop_requested, self._previous_handlers = False, dict[int, Any]()
+        self._sync_count = 0
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> PreemptionHandler:
         if jax.process_count() == 1:
-            self._before = {each: signal.signal(each, self._hear) for each in _SIGNALS}
+            self._previous_handlers = {
+                signum: signal.signal(signum, self._handle_signal) for signum in _SIGNALS
+            }
         return self
 
-    def __exit__(self, *error: object) -> None:
-        for each, before in self._before.items():
-            signal.signal(each, before)
+    def __exit__(self, *exc_info: object) -> None:
+        for signum, handler in self._previous_handlers.items():
+            signal.signal(signum, handler)
 
-    def asked(self) -> bool:
-        """Whether the training is to stop; to be asked after every step."""
+    def should_stop(self) -> bool:
+        """Return whether the training should stop; call it once after every step."""
         if jax.process_count() == 1:
-            return self._heard
-        self._times += 1  # JAX stops at the largest count that any process has reached, plus one
-        return multihost_utils.reached_preemption_sync_point(self._times)
+            return self._stop_requested
+        # JAX stops all processes at the largest count that one of them has reached, plus one.
+        self._sync_count += 1
+        return multihost_utils.reached_preemption_sync_point(self._sync_count)
 
-    def _hear(self, number: int, _: FrameType | None) -> None:
-        if self._heard and number == signal.SIGINT:
+    def _handle_signal(self, signum: int, _: FrameType | None) -> None:
+        if self._stop_requested and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self._heard = True
+        self._stop_requested = True

@@ -1,4 +1,4 @@
-"""A training: its stages one after the other, each from what was left before."""
+"""Training loop: runs the stages of a recipe sequentially, with checkpoints and resume."""
 
 from __future__ import annotations
 
@@ -12,161 +12,248 @@ import jax
 from esrjax import registry
 from esrjax.errors import UserError
 from esrjax.training import batches
-from esrjax.training.checkpoint import Checkpoints
-from esrjax.training.files import find_weights
-from esrjax.training.folder import Folder
-from esrjax.training.meter import Meter, Report
-from esrjax.training.origin import Held
-from esrjax.training.outcome import Outcomes, named
-from esrjax.training.recipe import Recipe, Run, Stage
-from esrjax.training.rehearsal import rehearse
-from esrjax.training.state import State
+from esrjax.training.checkpoint import Checkpointer
+from esrjax.training.files import find_checkpoint
+from esrjax.training.folder import RunDir
+from esrjax.training.meter import Meter, TrainReport
+from esrjax.training.origin import LoadedModel
+from esrjax.training.outcome import StageArtifacts, latest_run
+from esrjax.training.recipe import Recipe, Stage, StageRun
+from esrjax.training.rehearsal import dry_run
+from esrjax.training.state import TrainState
 from esrjax.training.validation import Validator
-from esrjax.training.work import Work
+from esrjax.training.work import StageTrainer
 
 
 class Diverged(UserError):
-    """The loss or its gradient is no longer a number."""
+    """Raised when the loss or the gradient is not finite."""
 
 
-class Stopped(Exception):
-    """A training that was told to stop and has saved its state after `step` steps."""
+class TrainingStopped(Exception):
+    """Raised when a training has been stopped, after its state was saved.
+
+    Attributes:
+        step: Steps done, over all stages.
+    """
 
     def __init__(self, step: int):
         super().__init__(f"stopped after step {step}")
         self.step = step
 
 
-Tell = Callable[[Report], None]
-Stop = Callable[[], bool]  # whether to stop after this step
+ReportCallback = Callable[[TrainReport], None]
+StopCallback = Callable[[], bool]  # called after every step: whether to stop
 
 
 def run(
-    recipe: Recipe, folder: Path, *, resume: bool = False, tell: Tell = lambda _: None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_report: ReportCallback = lambda _: None,
 ) -> tuple[Path, ...]:
-    """Train as the recipe says; weights, checkpoints and metrics go into `folder`.
+    """Run a recipe.
 
-    Gives the files of the weights, one for each form.
+    A run that was interrupted and resumed is bit-exact: it ends with the same weights as one that
+    was not (on a CPU, with the same number of devices). Batches and augmentation are functions of
+    seed and step, and a checkpoint contains the whole training state.
+
+    Args:
+        recipe: The recipe.
+        folder: Where weights, checkpoints and metrics are written.
+        resume: Whether to continue the run in `folder`.
+        on_report: Called with every report, on all processes.
+
+    Returns:
+        The files of the final weights, one for each form (train, deploy) of the network.
+
+    Raises:
+        UserError: The recipe or the folder is invalid.
+        Diverged: The loss or the gradient is not finite.
     """
-    require(recipe)
-    return carry_out(counted(recipe), folder, resume=resume, tell=tell)
+    check_recipe(recipe)
+    return run_stages(resolve_epochs(recipe), folder, resume=resume, on_report=on_report)
 
 
-def carry_out(
-    recipe: Recipe, folder: Path, *, resume: bool, tell: Tell, stop: Stop = lambda: False
+def run_stages(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    on_report: ReportCallback,
+    should_stop: StopCallback = lambda: False,
 ) -> tuple[Path, ...]:
-    """The same of a recipe that is known to work and counts in steps.
+    """Run a recipe that `check_recipe` accepts and whose length is in steps.
 
-    stop: asked after every step; `Stopped` once it says so.
+    Finished stages are skipped; the unfinished one continues from the last checkpoint.
+
+    Args:
+        recipe: The recipe.
+        folder: Where weights, checkpoints and metrics are written.
+        resume: Whether to continue the run in `folder`.
+        on_report: Called with every report, on all processes.
+        should_stop: Called after every step.
+
+    Returns:
+        The files of the final weights, one for each form (train, deploy) of the network.
+
+    Raises:
+        TrainingStopped: `should_stop` returned true; the state is saved.
+        Diverged: The loss or the gradient is not finite.
     """
-    place, outcomes = Folder.open(folder, recipe, resume=resume), Outcomes(folder, recipe)
-    checkpoints = Checkpoints(folder)
-    place.forget_after(checkpoints.latest() or 0)
+    run_dir, artifacts = RunDir.open(folder, recipe, resume=resume), StageArtifacts(folder, recipe)
+    checkpoints = Checkpointer(folder)
+    # Steps after the last checkpoint run again, with the same values, and are logged again.
+    run_dir.truncate_metrics(checkpoints.latest() or 0)
     runs = recipe.runs
-    for each in runs:
-        if not outcomes.has(each):
-            left = _left(outcomes, runs, each.index)
-            work = Work.prepare(recipe, each, left)
-            outcomes.save(each, fit(work, checkpoints, place, tell, stop))
+    for stage_run in runs:
+        if not artifacts.has_finished(stage_run):
+            load_stage = _stage_loader(artifacts, runs, stage_run.index)
+            trainer = StageTrainer.create(recipe, stage_run, load_stage)
+            artifacts.save(stage_run, fit(trainer, checkpoints, run_dir, on_report, should_stop))
     checkpoints.close()
-    return outcomes.publish(outcomes.load(runs[-1]))
+    return artifacts.export(artifacts.load(runs[-1]))
 
 
-def _left(outcomes: Outcomes, runs: tuple[Run, ...], before: int) -> Callable[[str | None], Held]:
-    return lambda name: outcomes.load(named(runs, before, name))
+def _stage_loader(
+    artifacts: StageArtifacts, runs: tuple[StageRun, ...], run_index: int
+) -> Callable[[str | None], LoadedModel]:
+    return lambda name: artifacts.load(latest_run(runs, run_index, name))
 
 
-def require(recipe: Recipe) -> None:
-    """Raise what is wrong with the recipe, or missing; nothing is started or written yet."""
-    method = registry.plain(recipe.method)
-    method.require(recipe.sizes)
+def check_recipe(recipe: Recipe) -> None:
+    """Check a recipe and everything it refers to; nothing is started or written.
+
+    Raises:
+        UserError: A hyperparameter, dataset, metric spec or checkpoint is unknown or missing, or a
+            stage fails in the dry run.
+    """
+    method = registry.get_method(recipe.method)
+    method.check_hparams(recipe.hparams)
     for stage in recipe.stage:
-        method.require(stage.network)
-        for name in stage.data.shares:
-            batches.find(name, method.scale)
-        if stage.validate is not None:
-            Validator.of(stage.validate, method)
-        for file in stage.files:
-            find_weights(file)
-    rehearse(recipe)
+        method.check_hparams(stage.hparams)
+        for name in stage.data.dataset_weights:
+            batches.find_pairs(name, method.scale)
+        if stage.validation is not None:
+            Validator.create(stage.validation, method)
+        for file in stage.checkpoints:
+            find_checkpoint(file)
+    dry_run(recipe)
 
 
-def counted(recipe: Recipe) -> Recipe:
-    """The recipe with epochs counted as steps: in one epoch every picture is cropped once."""
-    scale = registry.plain(recipe.method).scale
-    return replace(recipe, stage=tuple(_counted(stage, scale) for stage in recipe.stage))
+def resolve_epochs(recipe: Recipe) -> Recipe:
+    """Return the recipe with epochs converted to steps; in an epoch every image is cropped once."""
+    scale = registry.get_method(recipe.method).scale
+    return replace(recipe, stage=tuple(_with_steps(stage, scale) for stage in recipe.stage))
 
 
-def _counted(stage: Stage, scale: int) -> Stage:
+def _with_steps(stage: Stage, scale: int) -> Stage:
     if stage.epochs is None:
         return stage
-    pictures = sum(len(batches.find(name, scale)) for name in stage.data.shares)
-    pictures *= 1 + len(stage.data.shrink)
-    steps = -(-stage.epochs * pictures // stage.data.batch)
+    num_images = sum(len(batches.find_pairs(name, scale)) for name in stage.data.dataset_weights)
+    num_images *= 1 + len(stage.data.hr_downscales)
+    steps = -(-stage.epochs * num_images // stage.data.batch_size)  # rounded up
     return replace(stage, steps=steps, epochs=None)
 
 
-def fit(work: Work, checkpoints: Checkpoints, place: Folder, tell: Tell, stop: Stop) -> Held:
-    """Run one stage, from the last checkpoint if that lies within it; the network it leaves."""
-    state, done = _resumed(work, checkpoints)
+def fit(
+    trainer: StageTrainer,
+    checkpoints: Checkpointer,
+    run_dir: RunDir,
+    on_report: ReportCallback,
+    should_stop: StopCallback,
+) -> LoadedModel:
+    """Train one stage, from the last checkpoint if that belongs to it.
+
+    Args:
+        trainer: The stage.
+        checkpoints: The checkpoints of the run.
+        run_dir: Where metrics are logged.
+        on_report: Called with every report.
+        should_stop: Called after every step.
+
+    Returns:
+        The resulting network.
+
+    Raises:
+        TrainingStopped: `should_stop` returned true; the state is saved.
+        Diverged: The loss or the gradient is not finite.
+    """
+    state, step = _resume(trainer, checkpoints)
     meter = Meter()
-    source = meter.waits(work.batches(done))
-    while not work.ended(state, done):
-        state, loss = work.advance(state, *next(source))
-        done += 1
-        meter.add(loss)
-        if work.reports(done):
-            _require_finite(state, work, checkpoints)
-            report = work.report(state, done, meter.pace())
-            state = state if report.psnr is None else state.judged(report.psnr)
-            place.note(**vars(report))
-            tell(report)
+    # A batch depends on seed and step alone, so a resumed stage opens its data at `step` and gets
+    # the batches that it would have got without the interruption.
+    source = meter.timed(trainer.batches(step))
+    while not trainer.is_done(state, step):
+        state, loss = trainer.train_step(state, *next(source))
+        step += 1
+        meter.add(loss)  # not read yet: the host does not wait for the devices
+        if trainer.should_report(step):
+            _check_finite(state, trainer, checkpoints)
+            report = trainer.report(state, step, meter.throughput())
+            # Before the checkpoint of this step: a resumed run does not repeat the validation.
+            state = state if report.psnr is None else state.with_score(report.psnr)
+            run_dir.log_metrics(**vars(report))
+            on_report(report)
             meter.reset()
-        stopped = stop()
-        if stopped or work.saves(done) or work.ended(state, done):
-            _require_finite(state, work, checkpoints)
-            checkpoints.save(work.first + done, state, {"stage": work.run.name})
-        if stopped:
-            raise Stopped(work.first + done)
-    return work.left(state)
+        stop_now = should_stop()  # once per step: with several processes it counts its calls
+        if stop_now or trainer.should_save(step) or trainer.is_done(state, step):
+            # A checkpoint never contains a state that has diverged.
+            _check_finite(state, trainer, checkpoints)
+            checkpoints.save(trainer.start_step + step, state, {"stage": trainer.run.name})
+        if stop_now:
+            raise TrainingStopped(trainer.start_step + step)
+    return trainer.final_model(state)
 
 
-def _resumed(work: Work, checkpoints: Checkpoints) -> tuple[State, int]:
-    """The state of the last checkpoint, if it is of this stage, and the steps that are done."""
-    at = checkpoints.latest() or 0
-    if at <= work.first:
-        return work.state, 0
-    state, _ = checkpoints.restore(at, work.state)
-    return state, at - work.first
+def _resume(trainer: StageTrainer, checkpoints: Checkpointer) -> tuple[TrainState, int]:
+    """Return the state and the number of steps done in this stage, from the last checkpoint.
+
+    A checkpoint is the whole `TrainState` (parameters, moving average, optimizer, statistics, best
+    validation, step), restored bit by bit; nothing else changes from step to step.
+    """
+    step = checkpoints.latest() or 0
+    # Steps count over all stages: one that is not beyond `start_step` is of an earlier stage, and
+    # `start_step` itself is the end of the stage before.
+    if step <= trainer.start_step:
+        return trainer.state, 0
+    state, _ = checkpoints.restore(step, trainer.state)
+    return state, step - trainer.start_step
 
 
-def seconds_per_step(recipe: Recipe, steps: int = 8) -> float:
-    """What a step of the first stage takes here, measured over a few, compilation apart."""
-    recipe = counted(recipe)
-    work = Work.prepare(recipe, recipe.runs[0], _nothing_left)
-    state, source = work.state, work.batches(0)
+def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
+    """Return the mean seconds of a step of the first stage, after two warm-up steps.
+
+    Args:
+        recipe: The recipe.
+        num_steps: Number of timed steps.
+    """
+    recipe = resolve_epochs(recipe)
+    trainer = StageTrainer.create(recipe, recipe.runs[0], _no_stage)
+    state, source = trainer.state, trainer.batches(0)
     start = time.perf_counter()
-    for done, (lr, hr) in zip(range(-2, steps), source, strict=False):
-        state, loss = work.advance(state, lr, hr)
+    for index, (lr, hr) in zip(range(-2, num_steps), source, strict=False):
+        state, loss = trainer.train_step(state, lr, hr)
         jax.block_until_ready(loss)
-        start = time.perf_counter() if done < 0 else start
-    return (time.perf_counter() - start) / steps
+        start = time.perf_counter() if index < 0 else start  # restarts after each warm-up step
+    return (time.perf_counter() - start) / num_steps
 
 
-def _nothing_left(name: str | None) -> Held:
+def _no_stage(name: str | None) -> LoadedModel:
     raise AssertionError(f"the first stage starts from {name!r}")  # the schema forbids it
 
 
-def _require_finite(state: State, work: Work, checkpoints: Checkpoints) -> None:
-    bad = int(jax.device_get(state.bad))
-    if bad < 0:
+def _check_finite(state: TrainState, trainer: StageTrainer, checkpoints: Checkpointer) -> None:
+    step = int(jax.device_get(state.first_nonfinite_step))
+    if step < 0:
         return
-    last = checkpoints.latest()
+    latest = checkpoints.latest()
     raise Diverged(
-        f"the loss or its gradient is not a number at step {work.first + bad} ({work.run.name})",
-        rule="a training goes on with finite numbers only",
-        place=str(checkpoints.folder),
-        remedy=f"lower the rate or warm it up; the last good checkpoint is of step {last}"
-        if last is not None
-        else "lower the rate or warm it up; there is no checkpoint before that step",
+        f"the loss or its gradient is not finite at step {trainer.start_step + step} "
+        f"({trainer.run.name})",
+        rule="loss and gradient are finite at every step",
+        location=str(checkpoints.folder),
+        remedy=f"lower the learning rate or add a warm-up; the last checkpoint is of step {latest}"
+        if latest is not None
+        else "lower the learning rate or add a warm-up; there is no checkpoint before that step",
     )

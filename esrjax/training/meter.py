@@ -1,4 +1,4 @@
-"""How a training goes: loss, speed, waiting for data."""
+"""Measurement of loss, throughput and time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -11,79 +11,97 @@ import jax
 import numpy as np
 
 Batch = tuple[jax.Array, jax.Array]
-_IDLE = 0.1  # share of the time; less than that is the first batch, and hand-over
+_DATA_BOUND_WAIT = 0.1  # fraction of time; less is the first batch and hand-over
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """Where a training stands. step: over all stages. waiting: share of the time without data.
+class TrainReport:
+    """Progress of a training since the last report; its fields are the keys of `metrics.jsonl`.
 
-    limit: what the speed hangs on, the reading of pictures or the arithmetic.
+    Attributes:
+        stage: Name of the stage run.
+        step: Steps done, over all stages.
+        total_steps: Steps of the recipe.
+        loss: Mean loss since the last report.
+        learning_rate: Learning rate of the last step.
+        steps_per_s: Steps per second.
+        images_per_s: Patches per second.
+        data_wait: Fraction of the time in which the devices had to wait for data.
+        limit: Whether the speed is limited by reading data or by computation.
+        psnr: PSNR of the validation, dB, None if there was none.
+        ssim: SSIM of the validation, None if there was none or the spec has no SSIM.
     """
 
     stage: str
     step: int
-    steps: int
+    total_steps: int
     loss: float
-    lr: float
+    learning_rate: float
     steps_per_s: float
     images_per_s: float
-    waiting: float
+    data_wait: float
     limit: Literal["data", "compute"]
     psnr: float | None = None
     ssim: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
-    """Mean loss, steps a second and share of the time without data, over some steps."""
+class Throughput:
+    """Averages over some steps.
+
+    Attributes:
+        loss: Mean loss.
+        steps_per_s: Steps per second.
+        data_wait: Fraction of the time in which the devices had to wait for data.
+    """
 
     loss: float
     steps_per_s: float
-    waiting: float
+    data_wait: float
 
     @property
     def limit(self) -> Literal["data", "compute"]:
-        """What the speed hangs on; devices that have to do are not kept waiting."""
-        return "data" if self.waiting > _IDLE else "compute"
+        """Whether reading data or computation limits the speed."""
+        return "data" if self.data_wait > _DATA_BOUND_WAIT else "compute"
 
 
 class Meter:
-    """The pace since it was last reset."""
+    """Measures throughput since the last reset."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Begin to measure anew."""
+        """Start a new measurement."""
         self.losses: list[jax.Array] = []
-        self.waited, self.since = 0.0, time.perf_counter()
+        self.wait_s, self.start_time = 0.0, time.perf_counter()
 
-    def waits(self, source: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass on what `source` gives, and note how long the devices had nothing else to do.
+    def timed(self, source: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches of `source`, and measure how long the devices wait for them.
 
-        Steps run on while the next batch is awaited; only if the last one is done by then, the
-        wait counts, and counts whole.
+        Steps are dispatched asynchronously, so the devices may still compute while the host waits
+        for the next batch. The wait counts only if the last step has finished when the batch
+        arrives, and then in full.
         """
         while True:
-            asked = time.perf_counter()
+            start = time.perf_counter()
             batch = next(source, None)
-            idle = not self.losses or self.losses[-1].is_ready()  # pyright: ignore[reportAttributeAccessIssue]
-            self.waited += (time.perf_counter() - asked) * idle
+            is_idle = not self.losses or self.losses[-1].is_ready()  # pyright: ignore[reportAttributeAccessIssue]
+            self.wait_s += (time.perf_counter() - start) * is_idle
             if batch is None:
                 return
             yield batch
 
     def add(self, loss: jax.Array) -> None:
-        """Note the loss of one step; it may still be being computed."""
+        """Record the loss of one step; it may not be computed yet."""
         self.losses.append(loss)
 
-    def pace(self) -> Pace:
-        """The pace so far, once every noted loss is computed."""
+    def throughput(self) -> Throughput:
+        """Return the throughput since the last reset; waits until all losses are computed."""
         losses = jax.device_get(self.losses)
-        spent = time.perf_counter() - self.since
-        return Pace(
+        elapsed = time.perf_counter() - self.start_time
+        return Throughput(
             loss=float(np.mean(losses)),
-            steps_per_s=len(losses) / spent,
-            waiting=self.waited / spent,
+            steps_per_s=len(losses) / elapsed,
+            data_wait=self.wait_s / elapsed,
         )

@@ -1,4 +1,7 @@
-"""MuAdamW: what is a matrix moves by Muon, all else by AdamW (NTIRE 2026 report, VARH-AI)."""
+"""The optimizer MuAdamW: Muon for matrices, AdamW for all other parameters.
+
+Source: NTIRE 2026 report, VARH-AI, Eq. 13-15.
+"""
 
 import math
 from typing import Any, Literal
@@ -7,68 +10,90 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-from esrjax.training.recipe import Optimiser
+from esrjax.training.recipe import Optimizer
 
-Kind = Literal["muon", "adamw"]
+ParamLabel = Literal["muon", "adamw"]
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c of X <- aX + (bA + cA²)X, A = XXᵀ
-ITERATIONS = 5
+NS_COEFFS = (3.4445, -4.7750, 2.0315)  # Newton-Schulz: a, b, c of X <- aX + (bA + cA²)X, A = XXᵀ
+NS_STEPS = 5
 
-_FACTOR = MuonDimensionNumbers(reduction_axis=1, output_axis=0)  # rows are outputs
-_FACTORS = ("lora_A", "lora_B")
+_LORA_DIMENSION_NUMBERS = MuonDimensionNumbers(reduction_axis=1, output_axis=0)  # axes (out, in)
+_LORA_NAMES = ("lora_A", "lora_B")
 
 
-def muadamw(said: Optimiser, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Muon at `rate · muon_lr / lr`, AdamW at `rate`; both shrink by `1 - rate · weight_decay`.
+def muadamw(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Return MuAdamW.
 
-    Source: Eq. 13-15. What the report leaves unsaid is as in `optax.contrib.muon`: the gradient is
-    scaled by its Frobenius norm, the Nesterov average is bias-corrected, and the step is times
-    `√max(1, out / in)`. Tensors of two axes and more that are no matrices are left to AdamW.
+    AdamW has the learning rate `lr_schedule`, Muon that times `muon_learning_rate / learning_rate`.
+    Both decay weights by `1 - η · weight_decay`, η being AdamW's rate (Eq. 15). What the report
+    leaves unspecified is as in `optax.contrib.muon`: the Nesterov momentum is bias-corrected and
+    divided by its Frobenius norm, and the update is scaled by `√max(1, out / in)`.
+
+    Args:
+        cfg: The optimizer of the recipe, "muadamw".
+        lr_schedule: Step -> learning rate of AdamW.
     """
-    assert said.muon_lr is not None  # the schema asks for it
-    ratio = said.muon_lr / said.lr
-    matrices = optax.contrib.muon(
-        lambda step: ratio * rate(step),
-        ns_coeffs=COEFFICIENTS,
-        ns_steps=ITERATIONS,
-        beta=said.momentum,
-        weight_decay=said.weight_decay / ratio,  # Eq. 15 decays by AdamW's rate, not by Muon's
-        muon_weight_dimension_numbers=_dimensions,
+    assert cfg.muon_learning_rate is not None  # the schema requires it
+    ratio = cfg.muon_learning_rate / cfg.learning_rate
+    muon = optax.contrib.muon(
+        lambda step: ratio * lr_schedule(step),
+        ns_coeffs=NS_COEFFS,
+        ns_steps=NS_STEPS,
+        beta=cfg.momentum,
+        weight_decay=cfg.weight_decay / ratio,  # optax multiplies by Muon's rate, Eq. 15 by AdamW's
+        muon_weight_dimension_numbers=_dimension_numbers_tree,
     )
-    # optax's own branch for all else takes Nesterov's momentum, which AdamW has not
-    others = optax.adamw(rate, said.b1, said.b2, said.eps, weight_decay=said.weight_decay)
-    return optax.partition({"muon": matrices, "adamw": others}, kinds)
+    # Not the AdamW branch inside optax.contrib.muon: that one uses Nesterov momentum.
+    adamw = optax.adamw(lr_schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay)
+    return optax.partition({"muon": muon, "adamw": adamw}, param_labels)
 
 
-def kinds(params: Any) -> Any:
-    """Which of the two moves each leaf: a tree like `params` of "muon" and "adamw".
+def param_labels(params: Any) -> Any:
+    """Return the label of each parameter for `optax.partition`: a tree of "muon" and "adamw".
 
-    Matrices are LoRA's factors, linears `(in, out)`, and kernels `(kh, kw, in / groups, out)` read
-    as `(kh·kw·in / groups, out)`, by the names of their leaves. Depthwise kernels are none, nor is
-    a matrix of one row or column; of other grouped kernels, whose groups a leaf does not tell, all
-    groups are one matrix.
+    Muon orthogonalizes the update of a matrix, so it is applied to parameters that act as matrices,
+    selected by name and shape: LoRA factors, linear weights `(in, out)`, and convolution kernels
+    `(kh, kw, in / groups, out)`, read as `(kh·kw·in / groups, out)`.
+
+    AdamW is applied to all others: parameters of one axis (biases, norms, scales), those not named
+    `weight` (temperatures, states of scans, the adapters of `teacher_features`), embedding tables,
+    depthwise kernels (independent filters, not a matrix), and matrices of a single row or column
+    (orthogonalization would only normalize them). The report applies Muon to every tensor with two
+    or more axes. The groups of other grouped convolutions cannot be inferred from a parameter; they
+    are treated as one matrix.
+
+    Args:
+        params: A pytree of parameters, or of their shapes.
     """
 
-    def kind(path: Any, leaf: Any) -> Kind:
-        return "adamw" if _matrix(path, leaf) is None else "muon"
+    def label(path: Any, leaf: Any) -> ParamLabel:
+        return "adamw" if _dimension_numbers(path, leaf) is None else "muon"
 
-    return jax.tree_util.tree_map_with_path(kind, params)
-
-
-def _dimensions(params: Any) -> Any:
-    """How each leaf is read as a matrix; `params` holds nothing but matrices."""
-    return jax.tree_util.tree_map_with_path(_matrix, params)
+    return jax.tree_util.tree_map_with_path(label, params)
 
 
-def _matrix(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
-    """Which axes are columns and rows of the matrix that a leaf is, None where it is none."""
-    words = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")
-    name, holder, shape = words[-1], ".".join(words[-2:-1]), leaf.shape
-    if len(shape) < 2 or 1 in (math.prod(shape[:-1]), shape[-1]):
+def _dimension_numbers_tree(params: Any) -> Any:
+    """Return the dimension numbers of each parameter.
+
+    `params` contains matrices only: `optax.partition` masks the parameters of AdamW out of the tree
+    that it passes to Muon, and masked leaves are not visited.
+    """
+    return jax.tree_util.tree_map_with_path(_dimension_numbers, params)
+
+
+def _dimension_numbers(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
+    """Return the input and output axes of a parameter that is a matrix, None if it is not.
+
+    `path` ends with `.value` where a leaf is inside of an `nnx.Variable`.
+    """
+    names = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")
+    name, module_name, shape = names[-1], ".".join(names[-2:-1]), leaf.shape
+    if len(shape) < 2 or 1 in (math.prod(shape[:-1]), shape[-1]):  # one axis, one row or column
         return None
-    if name in _FACTORS:
-        return _FACTOR
-    depthwise, table = len(shape) > 2 and shape[-2] == 1, holder.startswith("embedding")
-    if name != "weight" or depthwise or table:
+    if name in _LORA_NAMES:
+        return _LORA_DIMENSION_NUMBERS
+    is_depthwise = len(shape) > 2 and shape[-2] == 1  # one input channel per group
+    is_embedding = module_name.startswith("embedding")  # its rows are looked up, not multiplied
+    if name != "weight" or is_depthwise or is_embedding:
         return None
     return MuonDimensionNumbers(tuple(range(len(shape) - 1)), len(shape) - 1)

@@ -1,4 +1,4 @@
-"""The network with which a stage begins: new, left by another stage, or out of a file."""
+"""Initial network of a stage: from scratch, from another stage, or from a checkpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,150 +11,195 @@ from esrjax import registry
 from esrjax.errors import UserError
 from esrjax.method import Form, Method
 from esrjax.network import archive
-from esrjax.network.lora import adapt, merge
-from esrjax.network.prune import shrink
+from esrjax.network.lora import add_lora, merge_lora
+from esrjax.network.prune import prune_channels
 from esrjax.network.reparam import deploy
-from esrjax.network.weights import leaves
-from esrjax.recognition import recognise
-from esrjax.schema import listing
-from esrjax.training.files import find_weights
-from esrjax.training.recipe import LoRA, Recipe, Run, Stage, Start
+from esrjax.network.weights import named_parameters
+from esrjax.recognition import load_network
+from esrjax.schema import bullet_list
+from esrjax.training.files import find_checkpoint
+from esrjax.training.recipe import InitFrom, LoRA, Recipe, Stage, StageRun
 
-Weights = dict[str, nnx.Variable[Any]]
+Variables = dict[str, nnx.Variable[Any]]
 
 
-class BadStart(UserError):
-    """Weights that a stage cannot start from as it says."""
+class InitError(UserError):
+    """Raised when the initial weights do not match the network of a stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """A network with what is known of it. lora: the adapters that are on it, if any are."""
+class LoadedModel:
+    """A network with its metadata.
+
+    Attributes:
+        method: Name of the method.
+        net: The network.
+        form: "train" (with branches) or "deploy" (fused).
+        hparams: Hyperparameters of the network, beyond the method's defaults.
+        lora: Configuration of its adapters, None if it has none.
+    """
 
     method: str
     net: nnx.Module
     form: Form
-    sizes: Mapping[str, Any]
+    hparams: Mapping[str, Any]
     lora: LoRA | None = None
 
-    def merged(self) -> "Held":
-        """Without adapters, which are merged into the kernels."""
-        return self if self.lora is None else replace(self, net=merge(self.net), lora=None)
+    def without_lora(self) -> "LoadedModel":
+        """Return the model with its adapters merged into the kernels."""
+        return self if self.lora is None else replace(self, net=merge_lora(self.net), lora=None)
 
-    def adapted(self, lora: LoRA, seed: int = 0) -> "Held":
-        """With adapters on its convolutions, of which one factor is drawn and the other 0."""
+    def with_lora(self, lora: LoRA, seed: int = 0) -> "LoadedModel":
+        """Return the model with new adapters: one factor is random and the other is 0.
+
+        Args:
+            lora: Configuration of the adapters.
+            seed: Seed of the random factor.
+        """
         rngs = nnx.Rngs(seed)
-        net = adapt(self.net, lora.where, rank=lora.rank, alpha=lora.alpha, rngs=rngs)
+        net = add_lora(self.net, lora.target_modules, rank=lora.rank, alpha=lora.alpha, rngs=rngs)
         return replace(self, net=net, lora=lora)
 
-    def deployed(self) -> "Held":
-        """In deploy form."""
+    def to_deploy_form(self) -> "LoadedModel":
+        """Return the model in deploy form."""
         if self.form == "deploy":
             return self
         return replace(self, net=deploy(self.net), form="deploy", lora=None)
 
 
-Left = Callable[[str | None], Held]  # what the stage of that name, or the one before, has left
+# Returns the result of the stage of that name, or of the stage before if the name is None.
+StageModelLoader = Callable[[str | None], LoadedModel]
 
 
-def begin(recipe: Recipe, run: Run, left: Left) -> Held:
-    """The network that `run` trains, before its first step."""
-    stage, sizes = run.stage, recipe.sizes_at(run)
-    held = source(recipe, run, sizes, left)
+def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> LoadedModel:
+    """Return the network that `run` trains, before its first step.
+
+    Args:
+        recipe: The recipe.
+        run: The stage run.
+        load_stage: Returns the result of an earlier stage.
+
+    Raises:
+        InitError: The initial weights do not match the network.
+    """
+    stage, hparams = run.stage, recipe.hparams_at(run)
+    loaded = load_initial_model(recipe, run, hparams, load_stage)
     if stage.form == "deploy":
-        held = held.deployed()
-    if _changes(recipe, stage, held, sizes):
-        held = _transplanted(recipe, run, held.merged(), sizes)
-    return _adapted(held, stage.lora, recipe.seed + run.index)
+        loaded = loaded.to_deploy_form()
+    if _needs_rebuild(recipe, stage, loaded, hparams):
+        loaded = _rebuild(recipe, run, loaded.without_lora(), hparams)
+    return _apply_lora(loaded, stage.lora, recipe.seed + run.index)
 
 
-def source(recipe: Recipe, run: Run, sizes: Mapping[str, Any], left: Left) -> Held:
-    """What `run` starts from, as it is."""
-    origin = run.stage.origin
-    if origin == "new" or (origin == "previous" and run.index == 0):
-        net = registry.plain(recipe.method).build(seed=recipe.seed + run.index, **sizes)
-        return Held(method=recipe.method, net=net, form="train", sizes=sizes)
-    if isinstance(origin, Start) and origin.file is not None:
-        return opened(origin.method or recipe.method, origin.file, origin.sizes)
-    return left(origin.stage if isinstance(origin, Start) else None)
+def load_initial_model(
+    recipe: Recipe, run: StageRun, hparams: Mapping[str, Any], load_stage: StageModelLoader
+) -> LoadedModel:
+    """Return the model that `run` starts from, before pruning, rebuilding and adapters."""
+    init = run.stage.init_source
+    if init == "scratch" or (init == "previous" and run.index == 0):
+        net = registry.get_method(recipe.method).build(seed=recipe.seed + run.index, **hparams)
+        return LoadedModel(method=recipe.method, net=net, form="train", hparams=hparams)
+    if isinstance(init, InitFrom) and init.checkpoint is not None:
+        return load_model(init.method or recipe.method, init.checkpoint, init.hparams)
+    return load_stage(init.stage if isinstance(init, InitFrom) else None)
 
 
-def opened(name: str, file: str, sizes: Mapping[str, Any]) -> Held:
-    """The network of the method `name` that a file holds, in the form that it fills."""
-    found = recognise(name, registry.plain(name), archive.read(find_weights(file)), sizes)
-    return Held(method=name, net=found.net, form=found.form, sizes=found.sizes)
+def load_model(name: str, checkpoint: str, hparams: Mapping[str, Any]) -> LoadedModel:
+    """Return the network of a checkpoint, in the form whose state dict it is.
+
+    Args:
+        name: Name of the method.
+        checkpoint: Path or name of the checkpoint.
+        hparams: Hyperparameters of the network, beyond the defaults.
+
+    Raises:
+        UserError: There is no such checkpoint, or it does not match the method.
+    """
+    loaded = load_network(
+        name,
+        registry.get_method(name),
+        archive.read_checkpoint(find_checkpoint(checkpoint)),
+        hparams,
+    )
+    return LoadedModel(method=name, net=loaded.net, form=loaded.form, hparams=loaded.hparams)
 
 
-def _changes(recipe: Recipe, stage: Stage, held: Held, sizes: Mapping[str, Any]) -> bool:
-    """Whether the stage trains another network than `held`."""
-    defaults = registry.plain(recipe.method).sizes()
-    same = {**defaults, **sizes} == {**defaults, **held.sizes}
-    return bool(stage.fresh) or held.method != recipe.method or not same
+def _needs_rebuild(
+    recipe: Recipe, stage: Stage, loaded: LoadedModel, hparams: Mapping[str, Any]
+) -> bool:
+    """Return whether the stage trains a network other than `loaded`."""
+    defaults = registry.get_method(recipe.method).default_hparams()
+    same_hparams = {**defaults, **hparams} == {**defaults, **loaded.hparams}
+    return bool(stage.reinit) or loaded.method != recipe.method or not same_hparams
 
 
-def _transplanted(recipe: Recipe, run: Run, held: Held, sizes: Mapping[str, Any]) -> Held:
-    """A network of the stage's sizes with the weights of `held`, as `prune` and `fresh` say."""
-    stage, method = run.stage, registry.plain(recipe.method)
-    target = _built(method, recipe.seed + run.index, held.form, sizes)
-    fresh = _matching(target, stage.fresh)
+def _rebuild(
+    recipe: Recipe, run: StageRun, loaded: LoadedModel, hparams: Mapping[str, Any]
+) -> LoadedModel:
+    """Return the stage's network with the weights of `loaded`, pruned or partly reinitialized."""
+    stage, method = run.stage, registry.get_method(recipe.method)
+    target = _build(method, recipe.seed + run.index, loaded.form, hparams)
+    reinit = _match_globs(target, stage.reinit)
     if stage.prune is not None:
-        filled = shrink(held.net, target, stage.prune.keep)
+        net = prune_channels(loaded.net, target, stage.prune.criterion)
     else:
-        filled = nnx.clone(target)
-        _require_fit(dict(leaves(held.net)), dict(leaves(target)), fresh, run)
-        _copy(held.net, filled, set(dict(leaves(filled))) - fresh)
-    _copy(target, filled, fresh)
-    return Held(method=recipe.method, net=filled, form=held.form, sizes=sizes)
+        net = nnx.clone(target)
+        _check_shapes(
+            dict(named_parameters(loaded.net)), dict(named_parameters(target)), reinit, run
+        )
+        _copy_weights(loaded.net, net, set(dict(named_parameters(net))) - reinit)
+    _copy_weights(target, net, reinit)
+    return LoadedModel(method=recipe.method, net=net, form=loaded.form, hparams=hparams)
 
 
-def _built(method: Method, seed: int, form: Form, sizes: Mapping[str, Any]) -> nnx.Module:
-    net = method.build(seed=seed, **sizes)
+def _build(method: Method, seed: int, form: Form, hparams: Mapping[str, Any]) -> nnx.Module:
+    net = method.build(seed=seed, **hparams)
     return deploy(net) if form == "deploy" else net
 
 
-def _copy(giver: nnx.Module, taker: nnx.Module, paths: set[str]) -> None:
-    given = dict(leaves(giver))
-    for path, leaf in leaves(taker):
+def _copy_weights(src: nnx.Module, dst: nnx.Module, paths: set[str]) -> None:
+    variables = dict(named_parameters(src))
+    for path, leaf in named_parameters(dst):
         if path in paths:
-            leaf.set_value(given[path].get_value())
+            leaf.set_value(variables[path].get_value())
 
 
-def _matching(net: nnx.Module, globs: Sequence[str]) -> set[str]:
-    """The weights that match a glob; each glob must match one."""
-    paths = [path for path, _ in leaves(net)]
-    idle = [glob for glob in globs if not any(fnmatchcase(path, glob) for path in paths)]
-    if idle:
-        raise BadStart(
-            f"fresh: {', '.join(map(repr, idle))} match no weight",
-            rule="fresh names weights of the network by their paths",
-            place=", ".join(paths[:12]),
-            remedy="correct the glob, or drop it",
+def _match_globs(net: nnx.Module, globs: Sequence[str]) -> set[str]:
+    """Return the parameters that match a glob; each glob must match at least one."""
+    paths = [path for path, _ in named_parameters(net)]
+    unmatched = [glob for glob in globs if not any(fnmatchcase(path, glob) for path in paths)]
+    if unmatched:
+        raise InitError(
+            f"reinit: {', '.join(map(repr, unmatched))} match no parameter",
+            rule="reinit contains globs of parameter paths of the network",
+            location=", ".join(paths[:12]),
+            remedy="correct or remove the glob",
         )
     return {path for path in paths if any(fnmatchcase(path, glob) for glob in globs)}
 
 
-def _require_fit(theirs: Weights, ours: Weights, fresh: set[str], run: Run) -> None:
-    """Every weight but the fresh ones is there, in the same shape, and none is left over."""
-    shapes = {path: (leaf.get_value().shape, theirs.get(path)) for path, leaf in ours.items()}
+def _check_shapes(source: Variables, target: Variables, reinit: set[str], run: StageRun) -> None:
+    """Check that source and target have the same parameters and shapes, except for `reinit`."""
+    shapes = {path: (leaf.get_value().shape, source.get(path)) for path, leaf in target.items()}
     problems = [
-        f"{path} is not in the start"
-        if given is None
-        else f"{path} is {tuple(given.get_value().shape)} in the start and {tuple(shape)} here"
-        for path, (shape, given) in shapes.items()
-        if path not in fresh and (given is None or given.get_value().shape != shape)
+        f"{path} is missing"
+        if initial is None
+        else f"{path} has shape {tuple(initial.get_value().shape)}, expected {tuple(shape)}"
+        for path, (shape, initial) in shapes.items()
+        if path not in reinit and (initial is None or initial.get_value().shape != shape)
     ]
-    problems += [f"{path} has no place here" for path in theirs if path not in ours]
+    problems += [f"{path} is unexpected" for path in source if path not in target]
     if problems:
-        raise BadStart(
-            f"the start of {run.name!r} has {listing(problems[:12])}",
-            rule="a stage starts from weights of its own shapes",
-            remedy="narrow them with prune, or name with fresh what is to be initialised anew",
+        raise InitError(
+            f"the initial weights of {run.name!r} have {bullet_list(problems[:12])}",
+            rule="the initial weights of a stage have the parameters and shapes of its network",
+            remedy="reduce their channels with prune, or list parameters to initialize in reinit",
         )
 
 
-def _adapted(held: Held, lora: LoRA | None, seed: int) -> Held:
-    """With the adapters that the stage asks for, and no others."""
-    if held.lora == lora:
-        return held
-    held = held.merged()
-    return held if lora is None else held.adapted(lora, seed)
+def _apply_lora(loaded: LoadedModel, lora: LoRA | None, seed: int) -> LoadedModel:
+    """Return the model with the adapters of the stage, and no others."""
+    if loaded.lora == lora:
+        return loaded
+    loaded = loaded.without_lora()
+    return loaded if lora is None else loaded.with_lora(lora, seed)

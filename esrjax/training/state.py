@@ -1,4 +1,4 @@
-"""What a training step changes, and the step itself."""
+"""Training state and training step."""
 
 from __future__ import annotations
 
@@ -17,200 +17,294 @@ from esrjax.errors import UserError
 from esrjax.training.objective import Objective
 from esrjax.training.recipe import Stage
 
-Graph = nnx.GraphDef[Any]
-Step = Callable[["State", Any, Array, Array], tuple["State", Array]]  # state, taught, lr, hr
+GraphDef = nnx.GraphDef[Any]
+# (state, teacher_state, lr, hr) -> (new state, loss)
+TrainStepFn = Callable[["TrainState", Any, Array, Array], tuple["TrainState", Array]]
 
-_ADAPTERS = ("lora_A", "lora_B")
+_ADAPTERS = ("lora_A", "lora_B")  # parameters of `network.lora.LoRAConv2d`
 
 
-class NothingToFreeze(UserError):
-    """A glob that matches no weight, or leaves none to train."""
+class InvalidFreeze(UserError):
+    """Raised when a glob of `freeze` matches no parameter, or leaves none to train."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Best:
-    """The weights that validated best. psnr: theirs, dB. since: scores that were no better."""
+class BestWeights:
+    """Best validation score so far, and its weights.
+
+    Attributes:
+        weights: Trained network parameters, None unless the stage selects "best".
+        psnr: Their PSNR, dB; -inf before the first validation.
+        evals_since_best: Validations since then without improvement.
+    """
 
     weights: Any
     psnr: Array
-    since: Array
+    evals_since_best: Array
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class State:
-    """params: what is trained, `{"network", "adapters"}`. frozen: weights that do not move.
+class TrainState:
+    """Everything that a training step changes; a checkpoint of it makes resuming bit-exact.
 
-    ema: moving average of the network's, None where none is kept. optimiser: optax's state.
-    rest: what the network changes by itself. best: None where nothing asks for it. step: within the
-    stage. bad: the first step whose loss or gradient was not finite, -1 while there is none.
+    Attributes:
+        params: Trained parameters, `{"network", "adapters"}`; the adapters are the 1x1 kernels of
+            the `teacher_features` term (LoRA factors belong to the network).
+        frozen: Parameters that are not trained.
+        ema: Exponential moving average of `params["network"]`, None if the stage has none.
+        opt_state: State of the optax optimizer.
+        rest: Non-parameter state of the network (batch statistics, RNG counts).
+        best: Best validation, None if the stage needs none.
+        step: Steps done in the stage.
+        first_nonfinite_step: First step whose loss or gradient was not finite, -1 if there is none.
     """
 
     params: Any
     frozen: Any
     ema: Any
-    optimiser: Any
+    opt_state: Any
     rest: Any
-    best: Best | None
+    best: BestWeights | None
     step: Array
-    bad: Array
+    first_nonfinite_step: Array
 
     @property
-    def kept(self) -> Any:
-        """The trained weights to go on with: the average, where there is one."""
+    def eval_params(self) -> Any:
+        """The parameters to evaluate and export: the moving average if there is one."""
         return self.params["network"] if self.ema is None else self.ema
 
-    def judged(self, psnr: float) -> State:
-        """With one more score of the kept weights."""
+    def with_score(self, psnr: float) -> TrainState:
+        """Return the state updated by a validation PSNR, in dB, of `eval_params`."""
         if self.best is None:
             return self
-        score = _as(self.best.psnr, psnr)  # rounded as the best one was
+        score = _scalar_like(self.best.psnr, psnr)  # compare in the same precision
         if score > self.best.psnr:
-            weights = None if self.best.weights is None else jax.tree.map(jnp.copy, self.kept)
-            best = Best(weights=weights, psnr=score, since=_as(self.best.since, 0))
+            # A copy, as in `init_state`: the state is donated, so no buffer may be in it twice.
+            weights = (
+                None if self.best.weights is None else jax.tree.map(jnp.copy, self.eval_params)
+            )
+            best = BestWeights(
+                weights=weights,
+                psnr=score,
+                evals_since_best=_scalar_like(self.best.evals_since_best, 0),
+            )
         else:
-            best = replace(self.best, since=_as(self.best.since, int(self.best.since) + 1))
+            best = replace(
+                self.best,
+                evals_since_best=_scalar_like(
+                    self.best.evals_since_best, int(self.best.evals_since_best) + 1
+                ),
+            )
         return replace(self, best=best)
 
 
-def _as(like: Array, value: float) -> Array:
-    return jax.device_put(jnp.asarray(value, like.dtype), like.sharding)
+def _scalar_like(template: Array, value: float) -> Array:
+    """Return a scalar with the dtype and sharding of `template`.
+
+    A state with any other would make the compiled step compile again, or transfer it implicitly,
+    which `StageTrainer.train_step` forbids.
+    """
+    return jax.device_put(jnp.asarray(value, template.dtype), template.sharding)
 
 
-def begin(
-    net: nnx.Module, stage: Stage, optimiser: optax.GradientTransformation, adapters: Any = ()
-) -> tuple[Graph, State]:
-    """The graph of `net`, and its state before the first step."""
+def init_state(
+    net: nnx.Module, stage: Stage, optimizer: optax.GradientTransformation, adapters: Any = ()
+) -> tuple[GraphDef, TrainState]:
+    """Return the graph definition of a network, and the initial training state.
+
+    Args:
+        net: The network; it is set to training mode.
+        stage: The stage.
+        optimizer: The optax transformation.
+        adapters: Trained kernels of the `teacher_features` term, or ().
+
+    Raises:
+        InvalidFreeze: A glob of `freeze` matches nothing, or nothing is left to train.
+    """
     net.train()
-    _require_trainable(net, stage)
-    graph, moving, frozen, rest = nnx.split(net, _trainable(stage), nnx.Param, ...)
-    params = {"network": moving, "adapters": adapters}
-    asked = stage.keep == "best" or (stage.validate and stage.validate.patience)
-    state = State(
+    _check_trainable(net, stage)
+    graphdef, trainable, frozen, rest = nnx.split(net, _is_trainable_fn(stage), nnx.Param, ...)
+    params = {"network": trainable, "adapters": adapters}
+    needs_best = stage.select == "best" or (stage.validation and stage.validation.patience)
+    # Copies, here and in `_init_best`: the compiled step has the state donated, and XLA refuses to
+    # donate one buffer twice.
+    state = TrainState(
         params=params,
         frozen=frozen,
-        ema=None if stage.ema is None else jax.tree.map(jnp.copy, moving),
-        optimiser=optimiser.init(params),
+        ema=None if stage.ema is None else jax.tree.map(jnp.copy, trainable),
+        opt_state=optimizer.init(params),
         rest=rest,
-        best=_nothing_yet(moving, stage) if asked else None,
+        best=_init_best(trainable, stage) if needs_best else None,
         step=jnp.zeros((), jnp.int32),
-        bad=jnp.full((), -1, jnp.int32),
+        first_nonfinite_step=jnp.full((), -1, jnp.int32),
     )
-    return graph, state
+    return graphdef, state
 
 
-def _nothing_yet(moving: Any, stage: Stage) -> Best:
-    weights = jax.tree.map(jnp.copy, moving) if stage.keep == "best" else None
-    return Best(
+def _init_best(trainable: Any, stage: Stage) -> BestWeights:
+    weights = jax.tree.map(jnp.copy, trainable) if stage.select == "best" else None
+    return BestWeights(
         weights=weights,
         psnr=jnp.full((), -jnp.inf, jnp.float32),
-        since=jnp.zeros((), jnp.int32),
+        evals_since_best=jnp.zeros((), jnp.int32),
     )
 
 
-def network(graph: Graph, state: State, *, best: bool = False) -> nnx.Module:
-    """The network with the weights to go on with, or with those that validated best."""
-    weights = state.best.weights if best and state.best is not None else state.kept
-    return nnx.merge(graph, weights, state.frozen, state.rest)
+def merge_network(graphdef: GraphDef, state: TrainState, *, best: bool = False) -> nnx.Module:
+    """Return the network of a training state, in training mode.
+
+    Args:
+        graphdef: Graph definition of the network.
+        state: The training state.
+        best: Whether to use the weights with the best validation instead of `eval_params`; only for
+            a stage that selects "best".
+    """
+    weights = state.best.weights if best and state.best is not None else state.eval_params
+    return nnx.merge(graphdef, weights, state.frozen, state.rest)
 
 
-def step(
-    objective: Objective, optimiser: optax.GradientTransformation, *, axis: str | None = None
-) -> Step:
-    """One step on 8-bit `lr (n, h, w, 3)` and `hr (n, s·h, s·w, 3)`; to be compiled.
+def make_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, *, axis: str | None = None
+) -> TrainStepFn:
+    """Return the training step, to be compiled.
 
-    axis: the mapped axis of devices over which gradients are averaged, where there is one.
+    It takes state, teacher state, LR (n, h, w, 3) and HR (n, s·h, s·w, 3), both uint8, and returns
+    the new state and the loss.
+
+    Args:
+        objective: The loss.
+        optimizer: The optax transformation.
+        axis: Name of the `pmap` axis over which gradients are averaged, None under `jit`.
     """
     stage = objective.stage
 
-    def advance(state: State, taught: Any, lr: Array, hr: Array) -> tuple[State, Array]:
-        value, rest, gradient = slope(objective, state, taught, lr, hr)
+    def train_step(
+        state: TrainState, teacher_state: Any, lr: Array, hr: Array
+    ) -> tuple[TrainState, Array]:
+        loss, rest, grads = loss_and_grads(objective, state, teacher_state, lr, hr)
         if axis is not None:
-            value, gradient = lax.pmean((value, gradient), axis)
-        updates, moments = optimiser.update(gradient, state.optimiser, state.params)
+            loss, grads = lax.pmean((loss, grads), axis)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
-        after = replace(
+        # Checked on the device and recorded in the state, so that no step waits for the host.
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+        new_state = replace(
             state,
             params=params,
-            ema=_averaged(stage.ema, params["network"], state.ema),
-            optimiser=moments,
+            ema=_update_ema(stage.ema, params["network"], state.ema),
+            opt_state=opt_state,
             rest=rest,
             step=state.step + 1,
-            bad=jnp.where((state.bad < 0) & ~finite, state.step, state.bad),
+            first_nonfinite_step=jnp.where(
+                (state.first_nonfinite_step < 0) & ~is_finite,
+                state.step,
+                state.first_nonfinite_step,
+            ),
         )
-        return after, value
+        return new_state, loss
 
-    return advance
+    return train_step
 
 
-def slope(
-    objective: Objective, state: State, taught: Any, lr: Array, hr: Array
+def loss_and_grads(
+    objective: Objective, state: TrainState, teacher_state: Any, lr: Array, hr: Array
 ) -> tuple[Array, Any, Any]:
-    """Loss, what the network changed by itself, and gradient, over the parts of the batch."""
-    derive = jax.value_and_grad(objective, has_aux=True)
-    parts = objective.stage.accumulate
+    """Return loss, updated non-parameter state and gradients.
 
-    def of(rest: Any, lr: Array, hr: Array) -> tuple[Any, tuple[Array, Any]]:
-        (value, rest), gradient = derive(
-            state.params, (state.frozen, rest), taught, state.step, lr, hr
+    Loss and gradients are means over the micro-batches; the non-parameter state passes through them
+    one after another.
+
+    Args:
+        objective: The loss.
+        state: The training state.
+        teacher_state: Variables of the teacher.
+        lr: LR patches (n, h, w, 3), uint8.
+        hr: HR patches (n, s·h, s·w, 3), uint8.
+    """
+    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+    num_micro_batches = objective.stage.grad_accum_steps
+
+    def micro_batch_grads(rest: Any, lr: Array, hr: Array) -> tuple[Any, tuple[Array, Any]]:
+        (loss, rest), grads = value_and_grad(
+            state.params, (state.frozen, rest), teacher_state, state.step, lr, hr
         )
-        return rest, (value, gradient)
+        return rest, (loss, grads)
 
-    if parts == 1:
-        rest, (value, gradient) = of(state.rest, lr, hr)
-        return value, rest, gradient
-    nothing = jax.tree.map(jnp.zeros_like, state.params)
-    zero = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
+    if num_micro_batches == 1:
+        rest, (loss, grads) = micro_batch_grads(state.rest, lr, hr)
+        return loss, rest, grads
+    zero_grads = jax.tree.map(jnp.zeros_like, state.params)
+    # The objective computes the loss in the dtype of the parameters, and a scan's carry must keep
+    # its dtype.
+    zero_loss = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
 
-    def add(sums: tuple[Any, Any], part: tuple[Array, Array]) -> tuple[Any, None]:
-        rest, new = of(sums[0], *part)
-        return (rest, jax.tree.map(jnp.add, sums[1], new)), None
+    def add(sums: tuple[Any, Any], micro_batch: tuple[Array, Array]) -> tuple[Any, None]:
+        rest, addends = micro_batch_grads(sums[0], *micro_batch)
+        return (rest, jax.tree.map(jnp.add, sums[1], addends)), None
 
-    start = (state.rest, (zero, nothing))
-    (rest, sums), _ = lax.scan(add, start, (_split(lr, parts), _split(hr, parts)))
-    value, gradient = jax.tree.map(lambda leaf: leaf / parts, sums)
-    return value, rest, gradient
+    # Gradient accumulation. A scan, unlike an unrolled loop, compiles the micro-batch once and
+    # cannot keep the activations of two of them in memory. The mean of equal micro-batches is the
+    # gradient of the whole batch.
+    init = (state.rest, (zero_loss, zero_grads))
+    (rest, sums), _ = lax.scan(
+        add, init, (_micro_batches(lr, num_micro_batches), _micro_batches(hr, num_micro_batches))
+    )
+    loss, grads = jax.tree.map(lambda leaf: leaf / num_micro_batches, sums)
+    return loss, rest, grads
 
 
-def _split(pictures: Array, parts: int) -> Array:
-    """`(n, ...) -> (parts, n / parts, ...)`, each part with pictures of every device."""
-    n, *shape = pictures.shape
-    return pictures.reshape(n // parts, parts, *shape).swapaxes(0, 1)
+def _micro_batches(images: Array, num_micro_batches: int) -> Array:
+    """Split a batch, `(n, ...) -> (m, n / m, ...)`, every m-th image into one micro-batch.
+
+    Consecutive images are on one device; with a stride, every device works on each micro-batch.
+    """
+    n, *shape = images.shape
+    return images.reshape(n // num_micro_batches, num_micro_batches, *shape).swapaxes(0, 1)
 
 
-def _averaged(decay: float | None, params: Any, ema: Any) -> Any:
+def _update_ema(decay: float | None, params: Any, ema: Any) -> Any:
+    """Return `decay · ema + (1 - decay) · params`; optax takes the weight of the new values."""
     return None if decay is None else optax.incremental_update(params, ema, 1 - decay)
 
 
-def _trainable(stage: Stage) -> Callable[[tuple[Any, ...], Any], bool]:
-    """Which weights move: the adapters alone where there are any, and nothing that is frozen."""
+def _is_trainable_fn(stage: Stage) -> Callable[[tuple[Any, ...], Any], bool]:
+    """Return a filter of the trained variables: LoRA factors alone if there are any, none frozen.
 
-    def moves(path: tuple[Any, ...], value: Any) -> bool:
+    In a glob of `freeze`, `*` also matches dots: `block_1.*` covers all levels below `block_1`.
+    """
+
+    def is_trainable(path: tuple[Any, ...], value: Any) -> bool:
         name = ".".join(map(str, path))
-        chosen = stage.lora is None or str(path[-1]) in _ADAPTERS
-        frozen = any(fnmatchcase(name, glob) for glob in stage.freeze)
-        return isinstance(value, nnx.Param) and chosen and not frozen
+        is_target = stage.lora is None or str(path[-1]) in _ADAPTERS
+        is_frozen = any(fnmatchcase(name, glob) for glob in stage.freeze)
+        return isinstance(value, nnx.Param) and is_target and not is_frozen
 
-    return moves
+    return is_trainable
 
 
-def _require_trainable(net: nnx.Module, stage: Stage) -> None:
-    """Every glob of `freeze` freezes something, and something is left to train."""
-    moves = _trainable(stage)
-    weights = {
+def _check_trainable(net: nnx.Module, stage: Stage) -> None:
+    """Check that every glob of `freeze` matches a parameter, and that some are left to train."""
+    is_trainable = _is_trainable_fn(stage)
+    params = {
         ".".join(map(str, path)): (path, leaf)
         for path, leaf in nnx.iter_graph(net)
         if isinstance(leaf, nnx.Param)
     }
-    idle = [glob for glob in stage.freeze if not any(fnmatchcase(name, glob) for name in weights)]
-    if not idle and any(moves(path, leaf) for path, leaf in weights.values()):
+    unmatched = [
+        glob for glob in stage.freeze if not any(fnmatchcase(name, glob) for name in params)
+    ]
+    if not unmatched and any(is_trainable(path, leaf) for path, leaf in params.values()):
         return
-    said = f"{', '.join(map(repr, idle))} match no weight" if idle else "nothing is left to train"
-    raise NothingToFreeze(
-        f"freeze of stage {stage.name!r}: {said}",
-        rule="globs of weights by their paths, and not of all",
-        place=", ".join(list(weights)[:12]),
-        remedy="correct the globs, or drop them",
+    problem = (
+        f"{', '.join(map(repr, unmatched))} match no parameter"
+        if unmatched
+        else "no parameter is left to train"
+    )
+    raise InvalidFreeze(
+        f"freeze of stage {stage.name!r}: {problem}",
+        rule="freeze contains globs of parameter paths, and leaves some parameters to train",
+        location=", ".join(list(params)[:12]),
+        remedy="correct or remove the globs",
     )

@@ -1,4 +1,4 @@
-"""A frozen network that a student looks at: its picture, and the outputs of its parts."""
+"""The teacher of a distillation: its output image and the outputs of its submodules."""
 
 from __future__ import annotations
 
@@ -13,81 +13,119 @@ from jax import Array, lax
 from esrjax import registry
 from esrjax.errors import UserError
 from esrjax.network.taps import taps
-from esrjax.training.origin import Held, opened
-from esrjax.training.recipe import Stage
-from esrjax.training.recipe import Teacher as Said
+from esrjax.training.origin import LoadedModel, load_model
+from esrjax.training.recipe import Stage, TeacherConfig
 
-Graph = nnx.GraphDef[Any]
+GraphDef = nnx.GraphDef[Any]
 
 
-class UnknownPart(UserError):
-    """A path at which a network runs no part that gives features."""
+class UnknownTap(UserError):
+    """Raised when a tap is not the path of a submodule that runs and returns features."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Teacher:
-    """The teacher of a stage. state: its weights. parts: paths whose outputs are asked for."""
+    """The frozen teacher network of a stage.
 
-    graph: Graph
+    Attributes:
+        graphdef: Graph definition of the network.
+        state: Its variables.
+        data_range: Largest input value of the network.
+        scale: Upscaling factor.
+        tap_paths: Paths of the submodules whose outputs are returned.
+    """
+
+    graphdef: GraphDef
     state: Any
     data_range: float
     scale: int
-    parts: tuple[str, ...]
+    tap_paths: tuple[str, ...]
 
     @classmethod
-    def of(cls, held: Held, said: Said) -> Teacher:
-        """The network in deploy form, as it behaves outside of training."""
-        method, net = registry.plain(held.method), held.deployed().net
+    def create(cls, model: LoadedModel, cfg: TeacherConfig) -> Teacher:
+        """Return the teacher of a model, in deploy form and evaluation mode."""
+        method, net = registry.get_method(model.method), model.to_deploy_form().net
         net.eval()
-        graph, state = nnx.split(net)
-        parts = tuple(said.taps.values())
+        graphdef, state = nnx.split(net)
+        tap_paths = tuple(cfg.taps.values())
         return cls(
-            graph=graph,
+            graphdef=graphdef,
             state=state,
             data_range=method.data_range,
             scale=method.scale,
-            parts=parts,
+            tap_paths=tap_paths,
         )
 
     def __call__(self, state: Any, lr: Array) -> tuple[Array, list[Array]]:
-        """What it makes of `lr (n, h, w, 3)`, white at 1, and the features of its parts."""
-        net = nnx.merge(self.graph, state)
-        sr, features = look(net, lr * jnp.asarray(self.data_range, lr.dtype), self.parts)
+        """Return the output image and the features of the taps, without gradients.
+
+        Args:
+            state: Variables of the network, as an argument so that they are no constants of the
+                compiled step.
+            lr: (n, h, w, 3), values in [0, 1].
+
+        Returns:
+            SR (n, s·h, s·w, 3), values in [0, 1], and one feature array per tap.
+
+        Raises:
+            UnknownTap: A tap is not the path of a submodule that runs.
+        """
+        net = nnx.merge(self.graphdef, state)
+        sr, features = forward_with_taps(
+            net, lr * jnp.asarray(self.data_range, lr.dtype), self.tap_paths
+        )
         return lax.stop_gradient((sr / self.data_range, features))
 
 
-def look(net: nnx.Module, x: Array, parts: Sequence[str]) -> tuple[Array, list[Array]]:
-    """The output of `net`, and that of its `parts`; `block_6:1` is the second that one returns."""
-    if not parts:
+def forward_with_taps(net: nnx.Module, x: Array, paths: Sequence[str]) -> tuple[Array, list[Array]]:
+    """Return the output of a network, and the outputs of some of its submodules.
+
+    Args:
+        net: The network.
+        x: Its input.
+        paths: Paths of submodules; `block_6:1` is the second output of `block_6`.
+
+    Raises:
+        UnknownTap: A path is not that of a submodule that runs; lists those that do.
+    """
+    if not paths:
         return net(x), []  # pyright: ignore[reportCallIssue] # networks are callable
-    names = {path.partition(":")[0] for path in parts}
-    sr, seen = taps(net, x, names)
-    if not names <= seen.keys():
-        _, seen = taps(net, x)  # to say which there are
-    return sr, [_part(path, seen) for path in parts]
+    module_paths = {path.partition(":")[0] for path in paths}
+    sr, outputs = taps(net, x, module_paths)
+    if not module_paths <= outputs.keys():
+        _, outputs = taps(net, x)  # once more with all of them, for the error
+    return sr, [_tap_output(path, outputs) for path in paths]
 
 
-def _part(path: str, seen: Mapping[str, Any]) -> Array:
-    name, _, number = path.partition(":")
-    output = seen.get(name)
-    if isinstance(output, tuple) and int(number or 0) < len(output):
-        return output[int(number or 0)]
+def _tap_output(path: str, outputs: Mapping[str, Any]) -> Array:
+    module_path, _, index = path.partition(":")
+    output = outputs.get(module_path)
+    if isinstance(output, tuple) and int(index or 0) < len(output):
+        return output[int(index or 0)]
     if output is None or isinstance(output, tuple):
-        raise UnknownPart(
-            f"no part {path!r} runs in the network",
-            rule="a tap is the path of a part, PATH:N for the N-th of several outputs",
-            place=", ".join(list(seen)[:16]),
-            remedy="choose one of these",
+        raise UnknownTap(
+            f"Unknown tap {path!r}",
+            rule="a tap is the path of a submodule that runs, PATH:N for the N-th of its outputs",
+            location=", ".join(list(outputs)[:16]),
+            remedy="choose one of the listed paths",
         )
     return output
 
 
-def teacher(stage: Stage, left: Callable[[str | None], Held]) -> Teacher | None:
-    """The stage's teacher, if it has one. left: what an earlier stage has left."""
-    said = stage.teacher
-    if said is None:
+def load_teacher(stage: Stage, load_stage: Callable[[str | None], LoadedModel]) -> Teacher | None:
+    """Return the teacher of a stage, None if it has none.
+
+    Args:
+        stage: The stage.
+        load_stage: Returns the result of an earlier stage.
+
+    Raises:
+        UserError: The teacher's checkpoint does not exist, or does not match its method.
+    """
+    cfg = stage.teacher
+    if cfg is None:
         return None
-    if said.stage is not None:
-        return Teacher.of(left(said.stage), said)
-    assert said.method is not None and said.weights is not None  # the schema asks for them
-    return Teacher.of(opened(said.method, said.weights, said.sizes), said)
+    if cfg.stage is not None:
+        return Teacher.create(load_stage(cfg.stage), cfg)
+    assert cfg.method is not None and cfg.checkpoint is not None  # the schema requires them
+    return Teacher.create(load_model(cfg.method, cfg.checkpoint, cfg.hparams), cfg)

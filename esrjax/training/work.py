@@ -1,4 +1,4 @@
-"""One stage, ready to run."""
+"""Trainer of one stage."""
 
 from __future__ import annotations
 
@@ -14,161 +14,229 @@ from esrjax import registry
 from esrjax.method import Method
 from esrjax.training import cluster, distillation, feeds, optim, origin
 from esrjax.training import state as states
-from esrjax.training.devices import Devices, here
-from esrjax.training.meter import Pace, Report
+from esrjax.training.devices import DataParallel, local_replica
+from esrjax.training.meter import Throughput, TrainReport
 from esrjax.training.objective import Objective
-from esrjax.training.origin import Held, Left
-from esrjax.training.recipe import Recipe, Run, Stage
-from esrjax.training.state import Graph, State
-from esrjax.training.teacher import Teacher, look, teacher
+from esrjax.training.origin import LoadedModel, StageModelLoader
+from esrjax.training.recipe import Recipe, Stage, StageRun
+from esrjax.training.state import GraphDef, TrainState
+from esrjax.training.teacher import Teacher, forward_with_taps, load_teacher
 from esrjax.training.validation import Validator
 
-LOG_EVERY = 50  # steps between two lines of metrics
+LOG_EVERY = 50  # steps between two reports
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Work:
-    """What a stage needs to run.
+class StageTrainer:
+    """Everything that training a stage needs; steps are counted within the stage.
 
-    held: the network it begins with. first: steps of the stages before. taught: the teacher's
-    weights. rate: by step of the stage.
+    Attributes:
+        recipe: The recipe.
+        run: The stage run.
+        method: The method.
+        model: The initial network.
+        start_step: Steps of the runs before this one.
+        graphdef: Graph definition of the network.
+        state: Initial training state, replicated over the devices.
+        teacher_state: Variables of the teacher, replicated; None without a teacher.
+        step_fn: The compiled training step.
+        lr_schedule: Step -> learning rate.
+        data_parallel: The devices.
+        validator: Scores the network, None if the stage has no validation.
     """
 
     recipe: Recipe
-    run: Run
+    run: StageRun
     method: Method
-    held: Held
-    first: int
-    graph: Graph
-    state: State
-    taught: Any
-    step: states.Step
-    rate: Callable[[int], Any]
-    devices: Devices
+    model: LoadedModel
+    start_step: int
+    graphdef: GraphDef
+    state: TrainState
+    teacher_state: Any
+    step_fn: states.TrainStepFn
+    lr_schedule: Callable[[int], Any]
+    data_parallel: DataParallel
     validator: Validator | None
 
     @classmethod
-    def prepare(cls, recipe: Recipe, run: Run, left: Left) -> Work:
-        """The stage's network, teacher, optimiser and step, on the devices that divide its batch.
+    def create(cls, recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> StageTrainer:
+        """Build network, teacher, optimizer and training step of a stage.
 
-        left: what the stage of that name, or the one before, has left.
+        Args:
+            recipe: The recipe, in steps.
+            run: The stage run.
+            load_stage: Returns the result of an earlier stage.
+
+        Raises:
+            UserError: Initial weights, teacher, schedule or batch size do not fit the stage.
         """
-        stage, method = run.stage, registry.plain(recipe.method)
-        held = origin.begin(recipe, run, left)
-        taught = teacher(stage, left)
-        rate, optimiser = optimiser_of(stage)
-        adapters = adapters_of(held, taught, stage, recipe.seed + run.index)
-        graph, state = states.begin(held.net, stage, optimiser, adapters)
+        stage, method = run.stage, registry.get_method(recipe.method)
+        model = origin.init_stage_model(recipe, run, load_stage)
+        teacher = load_teacher(stage, load_stage)
+        lr_schedule, optimizer = make_stage_optimizer(stage)
+        adapters = make_adapters(model, teacher, stage, recipe.seed + run.index)
+        graphdef, state = states.init_state(model.net, stage, optimizer, adapters)
         objective = Objective(
-            graph=graph, stage=stage, data_range=method.data_range, teacher=taught
+            graphdef=graphdef, stage=stage, data_range=method.data_range, teacher=teacher
         )
-        devices = Devices.dividing(stage.data.batch // stage.accumulate, recipe.parallel)
+        data_parallel = DataParallel.for_batch(
+            stage.data.batch_size // stage.grad_accum_steps, recipe.parallel
+        )
         return cls(
             recipe=recipe,
             run=run,
             method=method,
-            held=held,
-            first=sum(each.stage.steps or 0 for each in recipe.runs[: run.index]),
-            graph=graph,
-            state=devices.everywhere(state),
-            taught=devices.everywhere(taught and taught.state),
-            step=devices.compiled(objective, optimiser),
-            rate=rate,
-            devices=devices,
-            validator=stage.validate and Validator.of(stage.validate, method),
+            model=model,
+            start_step=sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index]),
+            graphdef=graphdef,
+            state=data_parallel.replicate(state),
+            teacher_state=data_parallel.replicate(teacher and teacher.state),
+            step_fn=data_parallel.compile_step(objective, optimizer),
+            lr_schedule=lr_schedule,
+            data_parallel=data_parallel,
+            validator=stage.validation and Validator.create(stage.validation, method),
         )
 
     @property
     def stage(self) -> Stage:
-        """What the recipe says of it."""
+        """The stage of the recipe."""
         return self.run.stage
 
     @property
-    def steps(self) -> int:
-        """How many there are at most."""
-        assert self.stage.steps is not None  # epochs are counted as steps before anything runs
+    def num_steps(self) -> int:
+        """Number of steps, if `patience` does not end the stage earlier."""
+        assert self.stage.steps is not None  # `resolve_epochs` ran before
         return self.stage.steps
 
-    def batches(self, done: int) -> Iterator[tuple[jax.Array, jax.Array]]:
-        """LR and HR of every step after `done`, spread over the devices by pictures."""
-        seed = (self.recipe.seed + 7919 * self.run.index) % 2**31  # no stages share their patches
-        share = jax.process_index(), jax.process_count()
-        feed = feeds.open_feed(self.stage.data, self.method.scale, seed, self.devices, share)
-        return feed.since(done, self.steps)
+    def batches(self, start_step: int) -> Iterator[tuple[jax.Array, jax.Array]]:
+        """Yield LR and HR batches from `start_step` on, sharded over the devices."""
+        # Every run draws other patches: its seed is 7919, a prime, away from that of the run before
+        # it. Grain takes no seeds from 2**32 on.
+        seed = (self.recipe.seed + 7919 * self.run.index) % 2**31
+        shard = jax.process_index(), jax.process_count()
+        pipeline = feeds.open_pipeline(
+            self.stage.data, self.method.scale, seed, self.data_parallel, shard
+        )
+        return pipeline.iter_from(start_step, self.num_steps)
 
-    def advance(self, state: State, lr: jax.Array, hr: jax.Array) -> tuple[State, jax.Array]:
-        """One step, without a word between the host and its devices."""
+    def train_step(
+        self, state: TrainState, lr: jax.Array, hr: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        """Run one training step.
+
+        Args:
+            state: The training state. It may be donated: do not use it after the call.
+            lr: LR batch (n, h, w, 3), uint8, sharded.
+            hr: HR batch (n, s·h, s·w, 3), uint8, sharded.
+
+        Returns:
+            The new state and the loss, which may not be computed yet.
+        """
+        # An implicit transfer (a Python scalar, a NumPy array) would stall every step: raise.
         with jax.transfer_guard("disallow"):
-            return self.step(state, self.taught, lr, hr)
+            return self.step_fn(state, self.teacher_state, lr, hr)
 
-    def validates(self, done: int) -> bool:
-        """Whether the network is scored after `done` steps."""
+    def should_validate(self, step: int) -> bool:
+        """Return whether the network is validated after `step` steps."""
         validator = self.validator
-        return validator is not None and (done % validator.every == 0 or done == self.steps)
+        return validator is not None and (step % validator.every == 0 or step == self.num_steps)
 
-    def reports(self, done: int) -> bool:
-        """Whether there is something to tell after `done` steps."""
-        return done % LOG_EVERY == 0 or done == self.steps or self.validates(done)
+    def should_report(self, step: int) -> bool:
+        """Return whether a report is made after `step` steps."""
+        return step % LOG_EVERY == 0 or step == self.num_steps or self.should_validate(step)
 
-    def saves(self, done: int) -> bool:
-        """Whether the state is kept after `done` steps."""
-        return done % self.stage.save_every == 0 or done == self.steps
+    def should_save(self, step: int) -> bool:
+        """Return whether a checkpoint is saved after `step` steps."""
+        return step % self.stage.save_every == 0 or step == self.num_steps
 
-    def ended(self, state: State, done: int) -> bool:
-        """Whether the stage is over: all its steps are done, or it no longer gets better."""
-        patience = self.stage.validate and self.stage.validate.patience
-        tired = bool(patience and state.best and int(state.best.since) >= patience)
-        return done >= self.steps or tired
+    def is_done(self, state: TrainState, step: int) -> bool:
+        """Return whether all steps are done, or `patience` validations did not improve.
 
-    def report(self, state: State, done: int, pace: Pace) -> Report:
-        """Where the training stands, with the quality of the kept weights where it is asked for."""
-        quality = None
-        if self.validator is not None and self.validates(done):
-            quality = self.validator(states.network(self.graph, here(state)))
-        return Report(
+        With `patience`, a value of the state is read, which waits for the devices.
+        """
+        patience = self.stage.validation and self.stage.validation.patience
+        out_of_patience = bool(
+            patience and state.best and int(state.best.evals_since_best) >= patience
+        )
+        return step >= self.num_steps or out_of_patience
+
+    def report(self, state: TrainState, step: int, throughput: Throughput) -> TrainReport:
+        """Return the report after `step` steps, with a validation if one is due.
+
+        Args:
+            state: The training state.
+            step: Steps done in the stage.
+            throughput: Measured since the last report.
+        """
+        metrics = None
+        if self.validator is not None and self.should_validate(step):
+            metrics = self.validator(states.merge_network(self.graphdef, local_replica(state)))
+        return TrainReport(
             stage=self.run.name,
-            step=self.first + done,
-            steps=self.recipe.steps,
-            loss=pace.loss,
-            lr=float(self.rate(done - 1)),
-            steps_per_s=pace.steps_per_s,
-            images_per_s=pace.steps_per_s * self.stage.data.batch,
-            waiting=pace.waiting,
-            limit=pace.limit,
-            psnr=quality and cluster.agreed(quality.psnr),
-            ssim=quality and quality.ssim,
+            step=self.start_step + step,
+            total_steps=self.recipe.total_steps,
+            loss=throughput.loss,
+            learning_rate=float(self.lr_schedule(step - 1)),  # of the last step; optax's begin at 0
+            steps_per_s=throughput.steps_per_s,
+            images_per_s=throughput.steps_per_s * self.stage.data.batch_size,
+            data_wait=throughput.data_wait,
+            limit=throughput.limit,
+            # One value for all processes: it decides on the best weights and on `patience`, where a
+            # difference in the last digit would let one process stop and the others wait for it.
+            psnr=metrics and cluster.broadcast_from_main(metrics.psnr),
+            ssim=metrics and metrics.ssim,
         )
 
-    def left(self, state: State) -> Held:
-        """The network that the stage leaves."""
-        net = states.network(self.graph, here(state), best=self.stage.keep == "best")
-        return replace(self.held, net=net)
+    def final_model(self, state: TrainState) -> LoadedModel:
+        """Return the result of the stage: the last weights, or those with the best validation."""
+        net = states.merge_network(
+            self.graphdef, local_replica(state), best=self.stage.select == "best"
+        )
+        return replace(self.model, net=net)
 
 
-def optimiser_of(stage: Stage) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """The stage's rate by step, and what makes updates of gradients."""
+def make_stage_optimizer(stage: Stage) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Return the learning-rate schedule of a stage, and its optimizer with gradient clipping.
+
+    Raises:
+        ScheduleTooLong: The schedule is longer than the stage.
+    """
     assert stage.steps is not None
-    rate = optim.schedule(stage.schedule, stage.optimiser.lr, stage.steps)
-    optimiser = optim.optimiser(stage.optimiser, rate)
-    if stage.clip is None:
-        return rate, optimiser
-    return rate, optax.chain(optax.clip_by_global_norm(stage.clip), optimiser)
+    lr_schedule = optim.make_schedule(stage.schedule, stage.optimizer.learning_rate, stage.steps)
+    optimizer = optim.make_optimizer(stage.optimizer, lr_schedule)
+    if stage.grad_clip_norm is None:
+        return lr_schedule, optimizer
+    return lr_schedule, optax.chain(optax.clip_by_global_norm(stage.grad_clip_norm), optimizer)
 
 
-def adapters_of(held: Held, taught: Teacher | None, stage: Stage, seed: int) -> Any:
-    """Learned kernels where features of student and teacher differ in width; else nothing."""
-    if taught is None or stage.teacher is None or "teacher_features" not in stage.loss:
+def make_adapters(model: LoadedModel, teacher: Teacher | None, stage: Stage, seed: int) -> Any:
+    """Return the trained 1x1 kernels of the `teacher_features` term, () without that term.
+
+    Args:
+        model: The student.
+        teacher: The teacher.
+        stage: The stage.
+        seed: Seed of the kernels.
+
+    Raises:
+        UnknownTap: A tap is not the path of a submodule that runs.
+    """
+    if teacher is None or stage.teacher is None or "teacher_features" not in stage.loss:
         return ()
-    ours = _widths(held.net, tuple(stage.teacher.taps), registry.plain(held.method))
-    net = nnx.merge(taught.graph, taught.state)
-    method = registry.plain(stage.teacher.method or held.method)
-    theirs = _widths(net, taught.parts, method)
-    return distillation.adapters(jax.random.key(seed), list(zip(ours, theirs, strict=True)))
+    student_channels = _tap_channels(
+        model.net, tuple(stage.teacher.taps), registry.get_method(model.method)
+    )
+    net = nnx.merge(teacher.graphdef, teacher.state)
+    method = registry.get_method(stage.teacher.method or model.method)
+    teacher_channels = _tap_channels(net, teacher.tap_paths, method)
+    return distillation.init_adapters(
+        jax.random.key(seed), list(zip(student_channels, teacher_channels, strict=True))
+    )
 
 
-def _widths(net: nnx.Module, parts: tuple[str, ...], method: Method) -> list[int]:
-    """How many channels the parts give."""
-    side = max(32, method.min_side)
+def _tap_channels(net: nnx.Module, paths: tuple[str, ...], method: Method) -> list[int]:
+    """Return the number of channels of each tap, from an abstract forward pass."""
+    side = max(32, method.min_side)  # any size that the network accepts
     lr = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
-    _, features = nnx.eval_shape(lambda net, lr: look(net, lr, parts), net, lr)
-    return [each.shape[-1] for each in features]
+    _, features = nnx.eval_shape(lambda net, lr: forward_with_taps(net, lr, paths), net, lr)
+    return [feature.shape[-1] for feature in features]

@@ -1,1 +1,1 @@
-"""Blocks that several papers share."""
+"""Building blocks that several networks share."""

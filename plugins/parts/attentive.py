@@ -1,7 +1,7 @@
-"""The layer of MambaIRv2: attention in windows, then one scan over tokens sorted by kind.
+"""Attentive layers of MambaIRv2: window attention, then one selective scan over sorted tokens.
 
-Source: MambaIRv2 (arXiv:2411.15269), section 3. Features are `(N, h, w, C)`, tokens `(N, L, C)`
-in raster order.
+Source: MambaIRv2 (arXiv:2411.15269), section 3. Features are `(N, h, w, C)`; tokens `(N, L, C)` are
+their pixels in raster order, `L = h·w`. Names are those of the released code.
 """
 
 from typing import Any
@@ -11,41 +11,49 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, parameter, uniform
-from esrjax.network.words import gelu, linear, matmul, single
+from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, param, uniform_init
+from esrjax.network.words import at_least_f32, gelu, linear, matmul
 
-from .chance import keys
+from .chance import image_keys
 from .feed_forward import ConvFFN, GatedMLP
-from .mamba import PromptedScan
+from .mamba import SelectiveScan
 from .window_attention import WindowAttention
-from .windows import relative_positions
+from .windows import relative_position_index
 
 
 class AttentiveLayer(nnx.Module):
-    """Window attention and a scan, each followed by a feed-forward, with weighted skips.
+    """Window attention and an ASSM, each followed by a feed-forward, with learned skip scales.
 
-    side, shift: of the windows, pixels. mix: the kind of feed-forward. What it is called with
-    after the features is passed on to the scan.
+    Maps `t (N, h, w, C)` to the same shape. `context`, the arguments after `t`, is passed on to the
+    ASSM; MambaIRv2 has none. The skip scales (one per channel) start at 1e-4.
+
+    Args:
+        channels: `C`.
+        assm: The attentive state-space module.
+        num_heads: Heads of the window attention.
+        window_size: Side of the windows in pixels.
+        shift_size: Cyclic shift of the windows in pixels.
+        ffn: Class of the two feed-forwards.
     """
 
     def __init__(
         self,
         channels: int,
-        scan: "SortedScan",
+        assm: "ASSM",
         *,
-        heads: int,
-        side: int,
-        shift: int,
-        mix: type[ConvFFN | GatedMLP] = ConvFFN,
+        num_heads: int,
+        window_size: int,
+        shift_size: int,
+        ffn: type[ConvFFN | GatedMLP] = ConvFFN,
         rngs: nnx.Rngs,
     ):
         self.norm1, self.norm2, self.norm3, self.norm4 = (LayerNorm(channels) for _ in range(4))
         self.wqkv = Linear(channels, 3 * channels, rngs=rngs)
-        self.win_mhsa = WindowAttention(channels, heads, side, shift, rngs=rngs)
-        self.assm = scan
-        self.convffn1, self.convffn2 = (mix(channels, scan.inner, rngs=rngs) for _ in "12")
-        self.embeddingA = Embedding(scan.rank, scan.states, rngs=rngs)
-        self.scale1, self.scale2 = (parameter(jnp.full(channels, 1e-4)) for _ in range(2))
+        self.win_mhsa = WindowAttention(channels, num_heads, window_size, shift_size, rngs=rngs)
+        self.assm = assm
+        self.convffn1, self.convffn2 = (ffn(channels, assm.d_inner, rngs=rngs) for _ in "12")
+        self.embeddingA = Embedding(assm.inner_rank, assm.d_state, rngs=rngs)
+        self.scale1, self.scale2 = (param(jnp.full(channels, 1e-4)) for _ in range(2))
 
     def __call__(self, t: Array, *context: Array) -> Array:
         a = self.win_mhsa(self.wqkv(self.norm1(t))) + t
@@ -56,106 +64,129 @@ class AttentiveLayer(nnx.Module):
         return t * self.scale2[...][None, None, None, :] + b
 
 
-class SortedScan(nnx.Module):
-    """Sorts tokens by kind, so that like follows like, and scans them once.
+class ASSM(nnx.Module):
+    """Attentive state-space module: one selective scan over tokens sorted by their routed class.
 
-    What a kind is asked for is its prompt, a row of `embeddingB · basis`. kinds, rank: of the
-    prompts. routed: channels that the router sees. ratio: how much wider the scan is. noise: draw
-    kinds outside of training too.
+    A router assigns each token to one of `num_tokens` classes; sorting brings similar tokens
+    together. The class selects a prompt, a row of the prompt table `embeddingB · embeddingA`, which
+    is added to the scan's readout (in Mamba's notation `C`, not the number of channels). Maps
+    `u (N, h, w, C)` to the same shape, given `basis (inner_rank, d_state)`, the weight of the
+    layer's `embeddingA`. Source: MambaIRv2 (arXiv:2411.15269), section 3.2.
+
+    Args:
+        channels: Channels `C` of the features.
+        d_state: States of each channel of the scan.
+        num_tokens: Number of classes, that is of rows of the prompt table.
+        inner_rank: Rank of the prompt table.
+        router_channels: Channels of the router's input; by default `C`.
+        mlp_ratio: Channels of the scan (`d_inner`) as a multiple of `C`.
+        eval_noise: Sample classes with Gumbel noise in evaluation too, as the released code does.
     """
 
-    prompts_move = False  # with their tokens; in MambaIRv2 they stay, so that others meet them
+    # Whether prompts are sorted with their tokens. MambaIRv2 sorts the tokens only, so position i
+    # of the sorted sequence gets the prompt of the i-th token in raster order. Trained weights
+    # depend on it; DWMamba sorts both.
+    sort_prompts = False
 
     def __init__(
         self,
         channels: int,
         *,
-        states: int,
-        kinds: int,
-        rank: int,
-        routed: int | None = None,
-        ratio: int = 2,
-        noise: bool = False,
+        d_state: int,
+        num_tokens: int,
+        inner_rank: int,
+        router_channels: int | None = None,
+        mlp_ratio: int = 2,
+        eval_noise: bool = False,
         rngs: nnx.Rngs,
     ):
-        inner, routed = ratio * channels, routed or channels
-        hidden = routed // 3
-        self.rank, self.states, self.inner = rank, states, inner
+        d_inner, router_channels = mlp_ratio * channels, router_channels or channels
+        hidden = router_channels // 3
+        self.inner_rank, self.d_state, self.d_inner = inner_rank, d_state, d_inner
         self.route = Sequential(
-            [Linear(routed, hidden, rngs=rngs), gelu, Linear(hidden, kinds, rngs=rngs)]
+            [
+                Linear(router_channels, hidden, rngs=rngs),
+                gelu,
+                Linear(hidden, num_tokens, rngs=rngs),
+            ]
         )
-        self.kind = Kind(noise)
-        self.embeddingB = Embedding(kinds, rank, rngs=rngs)
-        self.in_proj = Sequential([Conv2d(channels, inner, 1, rngs=rngs)])
-        self.CPE = Sequential([Conv2d(inner, inner, groups=inner, rngs=rngs)])
-        self.selectiveScan = PromptedScan(inner, states, rngs=rngs)
-        self.out_norm = LayerNorm(inner)
-        self.out_proj = Linear(inner, channels, rngs=rngs)
+        self.gumbel_routing = GumbelRouting(eval_noise)
+        self.embeddingB = Embedding(num_tokens, inner_rank, rngs=rngs)
+        self.in_proj = Sequential([Conv2d(channels, d_inner, 1, rngs=rngs)])
+        self.CPE = Sequential([Conv2d(d_inner, d_inner, groups=d_inner, rngs=rngs)])
+        self.selectiveScan = SelectiveScan(d_inner, d_state, rngs=rngs)
+        self.out_norm = LayerNorm(d_inner)
+        self.out_proj = Linear(d_inner, channels, rngs=rngs)
 
     def __call__(self, u: Array, basis: Array, *context: Array) -> Array:
-        kinds = self.kind(tokens(self.route(self.seen(u, *context))))
-        prompts = linear(kinds, matmul(self.embeddingB.weight[...], basis))
-        order = jnp.argsort(kinds.argmax(-1), stable=True)
+        classes = self.gumbel_routing(tokens(self.route(self.router_input(u, *context))))
+        prompts = linear(classes, matmul(self.embeddingB.weight[...], basis))
+        order = jnp.argsort(classes.argmax(-1), stable=True)
         z = self.in_proj(u)
-        z = moved(tokens(z * jax.nn.sigmoid(self.gate(z, *context))), order)
-        prompts = moved(prompts, order) if self.prompts_move else prompts
+        z = gather_tokens(tokens(z * jax.nn.sigmoid(self.gate_input(z, *context))), order)
+        prompts = gather_tokens(prompts, order) if self.sort_prompts else prompts
         y = self.out_proj(self.out_norm(self.selectiveScan(z, prompts)))
-        return moved(y, jnp.argsort(order)).reshape(u.shape)
+        return gather_tokens(y, jnp.argsort(order)).reshape(u.shape)
 
-    def seen(self, u: Array, *context: Array) -> Array:
-        """What the router sees: `(N, h, w, routed)`."""
+    def router_input(self, u: Array, *context: Array) -> Array:
+        """Return what the router classifies: `(N, h, w, router_channels)`."""
         return u
 
-    def gate(self, z: Array, *context: Array) -> Array:
-        """What gates the scan's input, before the sigmoid: as `z (N, h, w, 2·C)`."""
+    def gate_input(self, z: Array, *context: Array) -> Array:
+        """Return the gate of `z (N, h, w, d_inner)` before the sigmoid, of the same shape."""
         return self.CPE(z)
 
 
-class Kind(nnx.Module):
-    """The kind of every token, one-hot, from scores: `(N, L, kinds) -> (N, L, kinds)`.
+class GumbelRouting(nnx.Module):
+    """One-hot class of every token from router logits: `(N, L, num_tokens) -> (N, L, num_tokens)`.
 
-    The best score wins, in training after Gumbel noise has moved them; with `noise` always, as in
-    the released code. Its gradient is that of softmax.
+    Classes are the argmax of the logits, in training with Gumbel noise added; with `eval_noise`
+    also in evaluation, as in the released code. The gradient is that of softmax (straight-through).
     """
 
-    def __init__(self, noise: bool):
-        self.noise, self.deterministic = noise, False
+    def __init__(self, eval_noise: bool):
+        self.eval_noise, self.deterministic = eval_noise, False
 
-    def __call__(self, scores: Array) -> Array:
-        still, fine = self.deterministic and not self.noise, single(scores)
-        return best(fine if still else fine + gumbel(fine)).astype(scores.dtype)
+    def __call__(self, logits: Array) -> Array:
+        is_deterministic, logits32 = (
+            self.deterministic and not self.eval_noise,
+            at_least_f32(logits),
+        )
+        return straight_through_argmax(
+            logits32 if is_deterministic else logits32 + gumbel(logits32)
+        ).astype(logits.dtype)
 
 
 @jax.custom_jvp
-def best(scores: Array) -> Array:
-    """1 for the best of the last axis, 0 for all others; with the gradient of softmax."""
-    return jax.nn.one_hot(scores.argmax(-1), scores.shape[-1], dtype=scores.dtype)
+def straight_through_argmax(logits: Array) -> Array:
+    """Return the one-hot argmax of the last axis, with the gradient of softmax."""
+    return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1], dtype=logits.dtype)
 
 
-@best.defjvp
-def _(scores: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return best(*scores), jax.jvp(jax.nn.softmax, scores, tangents)[1]
+@straight_through_argmax.defjvp
+def _(logits: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return straight_through_argmax(*logits), jax.jvp(jax.nn.softmax, logits, tangents)[1]
 
 
-def gumbel(scores: Array) -> Array:
-    """Gumbel noise for `scores (N, L, kinds)`, drawn anew for every picture."""
+def gumbel(logits: Array) -> Array:
+    """Return Gumbel noise of the shape of `logits (N, L, num_tokens)`, with a key per image."""
 
-    def draw(key: Array, scores: Array) -> Array:
-        return jax.random.gumbel(key, scores.shape, scores.dtype)
+    def sample(key: Array, logits: Array) -> Array:
+        return jax.random.gumbel(key, logits.shape, logits.dtype)
 
-    return jax.vmap(draw)(keys(scores), scores)
+    return jax.vmap(sample)(image_keys(logits), logits)
 
 
-def buffers(net: Any) -> dict[str, Any]:
-    """What the official classes of such layers keep beside their weights."""
-    return {"relative_position_index_SA": relative_positions(net.window)}
+def torch_buffers(net: Any) -> dict[str, Any]:
+    """Return the constant buffers that the official class stores in checkpoints."""
+    return {"relative_position_index_SA": relative_position_index(net.window_size)}
 
 
 class Embedding(nnx.Module):
-    """A table, at first uniform in ±1 / rows."""
+    """A table `(num_rows, channels)`, initialized uniformly in ±1 / num_rows."""
 
-    def __init__(self, rows: int, wide: int, *, rngs: nnx.Rngs):
-        self.weight = parameter(uniform(rngs, (rows, wide), rows**2))
+    def __init__(self, num_rows: int, channels: int, *, rngs: nnx.Rngs):
+        self.weight = param(uniform_init(rngs, (num_rows, channels), num_rows**2))
 
 
 def tokens(x: Array) -> Array:
@@ -163,6 +194,6 @@ def tokens(x: Array) -> Array:
     return x.reshape(len(x), -1, x.shape[-1])
 
 
-def moved(tokens: Array, order: Array) -> Array:
-    """Token `order[n, i]` of every picture at place `i`."""
-    return jax.vmap(lambda tokens, order: tokens[order])(tokens, order)
+def gather_tokens(tokens: Array, index: Array) -> Array:
+    """Return `tokens[n, index[n, i]]` at position `i` of image `n`: `(N, L, C)`."""
+    return jax.vmap(lambda tokens, index: tokens[index])(tokens, index)

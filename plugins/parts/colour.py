@@ -1,11 +1,11 @@
-"""The mean colour of DIV2K, which many networks take away first and give back at the end."""
+"""Mean RGB of DIV2K, which many networks subtract first and add back at the end."""
 
 import jax.numpy as jnp
 from jax import Array
 
-MEAN = (0.4488, 0.4371, 0.4040)  # of the RGB channels, data range 1
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # R, G, B in [0, 1]
 
 
-def mean_colour(x: Array) -> Array:
-    """`(1, 1, 1, 3)` in the type of `x`."""
-    return jnp.asarray(MEAN, x.dtype)[None, None, None, :]
+def rgb_mean(x: Array) -> Array:
+    """Return the mean as `(1, 1, 1, 3)` in the dtype of `x`."""
+    return jnp.asarray(RGB_MEAN, x.dtype)[None, None, None, :]

@@ -1,4 +1,4 @@
-"""Feed-forward parts: what follows attention at every pixel."""
+"""Feed-forward blocks of transformers. All map `(N, h, w, C)` to the same shape."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,15 +9,15 @@ from esrjax.network.words import gelu
 
 
 class GatedFeedForward(nnx.Module):
-    """Two maps of `hidden` channels, each smoothed by a depthwise 3x3; the first gates the second.
+    """Gated-Dconv feed-forward: `gelu(a) · b` of two depthwise 3x3 branches of `hidden` channels.
 
-    Source: Restormer (arXiv:2111.09881), its gated feed-forward.
+    Source: GDFN of Restormer (arXiv:2111.09881).
     """
 
     def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
-        both = 2 * hidden
-        self.project_in = Conv2d(channels, both, 1, bias=False, rngs=rngs)
-        self.dwconv = Conv2d(both, both, groups=both, bias=False, rngs=rngs)
+        expanded = 2 * hidden
+        self.project_in = Conv2d(channels, expanded, 1, bias=False, rngs=rngs)
+        self.dwconv = Conv2d(expanded, expanded, groups=expanded, bias=False, rngs=rngs)
         self.project_out = Conv2d(hidden, channels, 1, bias=False, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -26,7 +26,7 @@ class GatedFeedForward(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Linear to `hidden` channels, GELU, and back."""
+    """Linear to `hidden` channels, GELU, linear back."""
 
     def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
         self.fc1 = Linear(channels, hidden, rngs=rngs)
@@ -37,7 +37,7 @@ class MLP(nnx.Module):
 
 
 class ConvFFN(nnx.Module):
-    """Linear to `hidden` channels, a depthwise 5x5 beside a skip, and back."""
+    """Linear to `hidden` channels, a residual depthwise 5x5, linear back."""
 
     def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
         self.fc1 = Linear(channels, hidden, rngs=rngs)
@@ -45,28 +45,31 @@ class ConvFFN(nnx.Module):
         self.fc2 = Linear(hidden, channels, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        e = gelu(self.fc1(x))
-        return self.fc2(e + gelu(self.dwconv(e)))
+        hidden = gelu(self.fc1(x))
+        return self.fc2(hidden + gelu(self.dwconv(hidden)))
 
 
 class GatedMLP(nnx.Module):
-    """Linear to `hidden` channels; half of them gate the rest after a depthwise 5x5; and back."""
+    """Linear to `hidden` channels, a spatial gate that halves them, linear back."""
 
     def __init__(self, channels: int, hidden: int, *, rngs: nnx.Rngs):
         self.fc1 = Linear(channels, hidden, rngs=rngs)
-        self.sg = Gate(hidden // 2, rngs=rngs)
+        self.sg = SpatialGate(hidden // 2, rngs=rngs)
         self.fc2 = Linear(hidden // 2, channels, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.fc2(self.sg(gelu(self.fc1(x))))
 
 
-class Gate(nnx.Module):
-    """Half of the channels times what the other half, normalised, looks like around."""
+class SpatialGate(nnx.Module):
+    """Half of the channels times a depthwise 5x5 of the other, normalized half.
 
-    def __init__(self, half: int, *, rngs: nnx.Rngs):
-        self.norm = LayerNorm(half)
-        self.conv = Conv2d(half, half, 5, groups=half, rngs=rngs)
+    Maps `(N, h, w, 2·channels) -> (N, h, w, channels)`.
+    """
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.norm = LayerNorm(channels)
+        self.conv = Conv2d(channels, channels, 5, groups=channels, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         value, gate = jnp.split(x, 2, -1)

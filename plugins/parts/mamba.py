@@ -1,4 +1,9 @@
-"""Mamba: tokens that are read in turn by a state space which chooses what it keeps."""
+"""Mamba: selective state-space layers over token sequences `(N, L, C)`.
+
+Symbols are those of Mamba (arXiv:2312.00752) and of the released code: `d_inner` channels of the
+scan, `d_state` states per channel, `dt_rank` the rank of the step sizes, `d_conv` the length of the
+causal convolution.
+"""
 
 import math
 
@@ -8,16 +13,21 @@ from flax import nnx
 from jax import Array
 
 from esrjax.network import ops
-from esrjax.network.layers import Linear, parameter, uniform
+from esrjax.network.layers import Linear, param, uniform_init
 from esrjax.network.words import conv1d, einsum
 
 
-class CausalConv(nnx.Module):
-    """Depthwise over tokens `(N, L, C)`; each sees itself and the `taps - 1` before it."""
+class CausalConv1d(nnx.Module):
+    """Causal depthwise convolution over tokens `(N, L, C)`.
 
-    def __init__(self, wide: int, taps: int, *, rngs: nnx.Rngs):
-        self.weight = parameter(uniform(rngs, (taps, 1, wide), taps), torch_axes=(2, 1, 0))
-        self.bias = parameter(uniform(rngs, (wide,), taps))
+    Output `t` depends on inputs `t − kernel_size + 1` to `t`.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, *, rngs: nnx.Rngs):
+        self.weight = param(
+            uniform_init(rngs, (kernel_size, 1, channels), kernel_size), torch_axes=(2, 1, 0)
+        )
+        self.bias = param(uniform_init(rngs, (channels,), kernel_size))
 
     def __call__(self, x: Array) -> Array:
         w = self.weight[...]
@@ -26,75 +36,85 @@ class CausalConv(nnx.Module):
 
 
 class Mamba(nnx.Module):
-    """Reads tokens `(N, L, C) -> (N, L, C)` in one direction, `states` states a channel.
+    """Mamba layer: `(N, L, C) -> (N, L, C)`, scanned in one direction.
 
-    The steps have rank ⌈C/16⌉. Source: Mamba (arXiv:2312.00752), section 3.4 and Algorithm 2.
+    The step sizes have rank ⌈C / 16⌉. Source: Mamba (arXiv:2312.00752), section 3.4, Algorithm 2.
+
+    Args:
+        channels: `C` (`d_model`).
+        d_state: States per channel of the scan.
+        expand: `d_inner / C`.
+        d_conv: Length of the causal convolution.
     """
 
     def __init__(
         self,
         channels: int,
         *,
-        states: int = 16,
+        d_state: int = 16,
         expand: int = 2,
-        taps: int = 4,
+        d_conv: int = 4,
         rngs: nnx.Rngs,
     ):
-        inner, rank = expand * channels, -(-channels // 16)
-        self.ends = (rank, rank + states)  # of the steps and of the inputs among the projections
-        self.in_proj = Linear(channels, 2 * inner, bias=False, rngs=rngs)
-        self.conv1d = CausalConv(inner, taps, rngs=rngs)
-        self.x_proj = Linear(inner, rank + 2 * states, bias=False, rngs=rngs)
-        self.dt_proj = Linear(rank, inner, rngs=rngs)
-        self.dt_proj.weight[...] = uniform(rngs, (rank, inner), rank)
-        self.dt_proj.bias[...] = small_steps(rngs, inner)
-        self.A_log = parameter(decays(inner, states))
-        self.D = parameter(jnp.ones(inner))
-        self.out_proj = Linear(inner, channels, bias=False, rngs=rngs)
+        d_inner, dt_rank = expand * channels, -(-channels // 16)
+        self.split_points = (dt_rank, dt_rank + d_state)  # of dt, B and C in x_proj's output
+        self.in_proj = Linear(channels, 2 * d_inner, bias=False, rngs=rngs)
+        self.conv1d = CausalConv1d(d_inner, d_conv, rngs=rngs)
+        self.x_proj = Linear(d_inner, dt_rank + 2 * d_state, bias=False, rngs=rngs)
+        self.dt_proj = Linear(dt_rank, d_inner, rngs=rngs)
+        self.dt_proj.weight[...] = uniform_init(rngs, (dt_rank, d_inner), dt_rank)
+        self.dt_proj.bias[...] = dt_bias_init(rngs, d_inner)
+        self.A_log = param(a_log_init(d_inner, d_state))
+        self.D = param(jnp.ones(d_inner))
+        self.out_proj = Linear(d_inner, channels, bias=False, rngs=rngs)
 
     def __call__(self, tokens: Array) -> Array:
         x, gate = jnp.split(self.in_proj(tokens), 2, -1)
         x = jax.nn.silu(self.conv1d(x))
-        step, b, c = jnp.split(self.x_proj(x), self.ends, -1)
-        delta = jax.nn.softplus(self.dt_proj(step))
+        dt, b, c = jnp.split(self.x_proj(x), self.split_points, -1)
+        delta = jax.nn.softplus(self.dt_proj(dt))
         y = ops.selective_scan(x, delta, -jnp.exp(self.A_log[...]), b, c, self.D[...])
         return self.out_proj(y * jax.nn.silu(gate))
 
 
-class PromptedScan(nnx.Module):
-    """The scan alone: `x (N, L, D)`, read out with the help of `prompts (N, L, S)`.
+class SelectiveScan(nnx.Module):
+    """The selective scan of MambaIRv2: `x (N, L, d_inner)` and prompts to `(N, L, d_inner)`.
 
-    Source: MambaIRv2 (arXiv:2411.15269), section 3.2; names and shapes are those of its code.
+    `prompts (N, L, d_state)` are added to the readout `C`. Source: MambaIRv2 (arXiv:2411.15269),
+    section 3.2; parameter names and shapes are those of its code, with a leading axis of one
+    direction.
     """
 
-    def __init__(self, wide: int, states: int, *, rngs: nnx.Rngs):
-        rank = -(-wide // 16)
-        self.ends = (rank, rank + states)
-        self.x_proj_weight = parameter(uniform(rngs, (1, rank + 2 * states, wide), wide))
-        self.dt_projs_weight = parameter(uniform(rngs, (1, wide, rank), rank))
-        self.dt_projs_bias = parameter(small_steps(rngs, wide)[None])
-        self.A_logs = parameter(decays(wide, states))
-        self.Ds = parameter(jnp.ones(wide))
+    def __init__(self, d_inner: int, d_state: int, *, rngs: nnx.Rngs):
+        dt_rank = -(-d_inner // 16)
+        self.split_points = (dt_rank, dt_rank + d_state)
+        self.x_proj_weight = param(uniform_init(rngs, (1, dt_rank + 2 * d_state, d_inner), d_inner))
+        self.dt_projs_weight = param(uniform_init(rngs, (1, d_inner, dt_rank), dt_rank))
+        self.dt_projs_bias = param(dt_bias_init(rngs, d_inner)[None])
+        self.A_logs = param(a_log_init(d_inner, d_state))
+        self.Ds = param(jnp.ones(d_inner))
 
     def __call__(self, x: Array, prompts: Array) -> Array:
         projected = einsum("nlc,oc->nlo", x, self.x_proj_weight[0])
-        step, b, c = jnp.split(projected, self.ends, -1)
-        step = einsum("nlr,cr->nlc", step, self.dt_projs_weight[0])
-        delta = jax.nn.softplus(step + self.dt_projs_bias[...][None])
+        dt, b, c = jnp.split(projected, self.split_points, -1)
+        dt = einsum("nlr,cr->nlc", dt, self.dt_projs_weight[0])
+        delta = jax.nn.softplus(dt + self.dt_projs_bias[...][None])
         a = -jnp.exp(self.A_logs[...])
         return ops.selective_scan(x, delta, a, b, c + prompts, self.Ds[...])
 
 
-# --- how it starts -----------------------------------------------------------------------------
+# --- initialization ----------------------------------------------------------------------------
 
 
-def decays(wide: int, states: int) -> Array:
-    """`ln 1, ln 2, ...` for the states of every channel: `(wide, states)`."""
-    return jnp.tile(jnp.log(jnp.arange(1, states + 1, dtype=jnp.float32)), (wide, 1))
+def a_log_init(d_inner: int, d_state: int) -> Array:
+    """Return `ln 1, ln 2, ..., ln d_state` for every channel: `(d_inner, d_state)` (S4D-real)."""
+    return jnp.tile(jnp.log(jnp.arange(1, d_state + 1, dtype=jnp.float32)), (d_inner, 1))
 
 
-def small_steps(rngs: nnx.Rngs, wide: int) -> Array:
-    """What softplus turns into steps between 1e-3 and 1e-1, uniform in their logarithm."""
-    low, high = math.log(1e-3), math.log(1e-1)
-    steps = jnp.exp((high + low) / 2 + (high - low) / 2 * uniform(rngs, (wide,), 1))
-    return steps + jnp.log(-jnp.expm1(-steps))
+def dt_bias_init(rngs: nnx.Rngs, d_inner: int) -> Array:
+    """Return `(d_inner,)` biases whose softplus is log-uniform in [1e-3, 1e-1]."""
+    log_min, log_max = math.log(1e-3), math.log(1e-1)
+    dt = jnp.exp(
+        (log_max + log_min) / 2 + (log_max - log_min) / 2 * uniform_init(rngs, (d_inner,), 1)
+    )
+    return dt + jnp.log(-jnp.expm1(-dt))  # the inverse of softplus

@@ -1,21 +1,25 @@
-"""The near-pixel branch: the picture on its way to the output, past the network."""
+"""Initializers that make a convolution pass the image through unchanged or upsampled."""
 
 import jax.numpy as jnp
 
 from esrjax.network.layers import Conv2d
 
 
-def nearest(conv: Conv2d) -> Conv2d:
-    """`conv` as nearest-neighbour upsampling before a shuffle: the centre tap 1, all others 0.
+def nearest_upsample_init(conv: Conv2d) -> Conv2d:
+    """Set `conv` to nearest-neighbour upsampling before a pixel shuffle, and return it.
 
-    Of a depthwise convolution that is the identity.
+    The centre tap is 1, all others are 0. `conv` is a grouped 3x3 convolution from `C` to `C·r²`
+    channels in `C` groups; a depthwise one (`r` = 1) becomes the identity.
     """
     conv.weight[...] = jnp.zeros_like(conv.weight[...]).at[1, 1].set(1)
     return conv
 
 
-def passing(conv: Conv2d) -> Conv2d:
-    """`conv`, 1x1, that hands on its first inputs, one for each output, and adds the rest."""
-    out = conv.weight.shape[-1]
-    conv.weight[...] = conv.weight[...].at[0, 0, :out].set(jnp.eye(out))
+def identity_init(conv: Conv2d) -> Conv2d:
+    """Make the 1x1 `conv` pass on its first `out_channels` inputs, and return it.
+
+    The weights of the other inputs are left as they are.
+    """
+    out_channels = conv.weight.shape[-1]
+    conv.weight[...] = conv.weight[...].at[0, 0, :out_channels].set(jnp.eye(out_channels))
     return conv

@@ -1,4 +1,4 @@
-"""Parts in turn: one after the other, or by a scan that is compiled once for all of them."""
+"""Application of a sequence of blocks, unrolled or by one `lax.scan` over stacked weights."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import groupby
@@ -9,51 +9,57 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from .chance import StochasticDepth, remembered
+from .chance import StochasticDepth, save_keys_policy
 
 
-def in_turn(parts: Iterable[nnx.Module], x: Array, *, scan: bool, remat: bool) -> Array:
-    """`x` through all `parts`.
+def apply_blocks(blocks: Iterable[nnx.Module], x: Array, *, scan: bool, remat: bool) -> Array:
+    """Return `x` after all `blocks`.
 
-    scan: those that follow each other and are alike, different in nothing but weights and rates of
-    stochastic depth, by one scan; a part that is looked at is like no other. remat: for a gradient,
-    keep only what lies between parts and make the rest again; XLA's CPU compiler undoes that but
-    in a scan.
+    Args:
+        blocks: Modules that map an array to one of the same shape and dtype.
+        x: The input of the first block.
+        scan: Run consecutive blocks of equal structure (which differ only in their weights and
+            rates of stochastic depth) by one `lax.scan`, which compiles the block once. A block
+            whose output is captured by `taps` has a structure of its own and is not scanned.
+        remat: Save only the inputs of blocks for the backward pass and recompute the rest there.
+            Without `scan`, XLA's CPU compiler undoes this (common subexpression elimination).
     """
-    for _, alike in groupby(parts, key=kind if scan else id):
-        first, *others = alike
-        x = _scanned([first, *others], x, remat) if others else _alone(first, x, remat)
+    for _, run in groupby(blocks, key=structure_key if scan else id):
+        first, *rest = run
+        x = _apply_scanned([first, *rest], x, remat) if rest else _apply(first, x, remat)
     return x
 
 
-def kind(part: nnx.Module) -> Hashable:
-    """Equal for parts that are alike."""
-    twin = nnx.clone(part)
-    for drop in _drops(twin):
-        drop.rate = 0.0
-    graph, state = nnx.split(twin)
+def structure_key(block: nnx.Module) -> Hashable:
+    """Return a key that is equal for blocks of equal structure, whatever their weights."""
+    copy = nnx.clone(block)
+    for drop in _stochastic_depths(copy):
+        drop.drop_prob = 0.0
+    graph, state = nnx.split(copy)
     leaves, tree = jax.tree.flatten(state)
     return graph, tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-def _alone(part: Any, x: Array, remat: bool) -> Array:
-    return nnx.remat(type(part).__call__, policy=remembered)(part, x) if remat else part(x)
+def _apply(block: Any, x: Array, remat: bool) -> Array:
+    return nnx.remat(type(block).__call__, policy=save_keys_policy)(block, x) if remat else block(x)
 
 
-def _scanned(parts: Sequence[nnx.Module], x: Array, remat: bool) -> Array:
-    graph, *_ = nnx.split(parts[0])
-    rates = jnp.asarray([[drop.rate for drop in _drops(part)] for part in parts], x.dtype)
-    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, parts))
+def _apply_scanned(blocks: Sequence[nnx.Module], x: Array, remat: bool) -> Array:
+    graph, *_ = nnx.split(blocks[0])
+    rates = jnp.asarray(
+        [[drop.drop_prob for drop in _stochastic_depths(block)] for block in blocks], x.dtype
+    )
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, blocks))
 
-    def step(x: Array, own: tuple[Any, Array]) -> tuple[Array, None]:
-        part: Any = nnx.merge(graph, own[0])
-        for drop, rate in zip(_drops(part), own[1], strict=True):
-            drop.rate = rate
-        return part(x), None
+    def step(x: Array, params: tuple[Any, Array]) -> tuple[Array, None]:
+        block: Any = nnx.merge(graph, params[0])
+        for drop, rate in zip(_stochastic_depths(block), params[1], strict=True):
+            drop.drop_prob = rate
+        return block(x), None
 
-    step = jax.checkpoint(step, policy=remembered) if remat else step
+    step = jax.checkpoint(step, policy=save_keys_policy) if remat else step
     return lax.scan(step, x, (states, rates))[0]
 
 
-def _drops(part: nnx.Module) -> list[StochasticDepth]:
-    return [inner for _, inner in nnx.iter_modules(part) if isinstance(inner, StochasticDepth)]
+def _stochastic_depths(block: nnx.Module) -> list[StochasticDepth]:
+    return [module for _, module in nnx.iter_modules(block) if isinstance(module, StochasticDepth)]

@@ -1,4 +1,8 @@
-"""Attention maps that outlive the block that made them: windows and grids, made or shared."""
+"""Spatial attention of HAESR, whose attention maps are computed once and shared by later blocks.
+
+Attention is single-headed. Token sets are `(N, sets, L, C)`: the sets are extended local windows or
+dilated grids, each with 64 queries.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,168 +14,206 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
-from esrjax.network.layers import LayerNorm, Linear, Sequential, normal, parameter
+from esrjax.network.layers import LayerNorm, Linear, Sequential, normal_init, param
 from esrjax.network.words import einsum, softmax
 
 from . import windows
 from .feed_forward import GatedFeedForward
 
-SIDE = 8  # of windows and grids, pixels
-RING = 4  # around a window, pixels
+WINDOW_SIZE = 8  # side of windows and of grids, pixels
+OVERLAP = 4  # pixels around a window that may be keys
 EPS = 1e-6  # of the layer norms
 
 
-# --- who sees whom -----------------------------------------------------------------------------
+# --- queries and keys --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Local:
-    """Windows of 8 x 8 pixels, which also see a pattern of the 16 x 16 around them."""
+class LocalWindows:
+    """Extended local windows (SLA): queries are 8x8 pixels, keys a pattern of 16x16 pixels.
+
+    Keys outside the image are zero vectors and are not masked.
+
+    Attributes:
+        pattern: "star", "cross" or "corner": which pixels outside of the window are keys. Those
+            inside always are.
+    """
 
     pattern: str
 
     def queries(self, x: Array) -> Array:
-        return windows.tiles(x, SIDE, SIDE)
+        """Return the queries of `x (N, h, w, C)`: `(N, h·w / 64, 64, C)`."""
+        return windows.window_partition(x, WINDOW_SIZE, WINDOW_SIZE)
 
     def keys(self, x: Array) -> Array:
-        around = windows.surroundings(x, SIDE, RING)
-        return jnp.take(around, PATTERNS[self.pattern], axis=2, mode="clip")
+        """Return the keys of `x (N, h, w, C)`: `(N, h·w / 64, keys, C)`."""
+        neighbourhood = windows.overlapping_windows(x, WINDOW_SIZE, OVERLAP)
+        return jnp.take(neighbourhood, PATTERNS[self.pattern], axis=2, mode="clip")
 
-    def picture(self, tokens: Array, like: Array) -> Array:
-        return windows.from_tiles(tokens, SIDE, SIDE, *like.shape[1:3])
+    def reverse(self, tokens: Array, like: Array) -> Array:
+        """Reassemble the outputs of the queries into the shape of `like`."""
+        return windows.window_reverse(tokens, WINDOW_SIZE, WINDOW_SIZE, *like.shape[1:3])
 
 
 @dataclass(frozen=True)
-class Global:
-    """Grids of 8 x 8 pixels over the whole picture, which also see `rows` x `columns` between.
+class DilatedGrid:
+    """Dilated grids (SGA): queries are 8x8 pixels spread over the image.
 
-    Seven lie halfway between the grid's own, eight on them.
+    The keys are the queries and `rows x columns` pixels halfway between them: 7 along an axis lie
+    halfway between the 8 rows (columns) of the grid, 8 lie on them.
     """
 
     rows: int
     columns: int
 
     def queries(self, x: Array) -> Array:
-        return windows.combs(x, SIDE, SIDE)
+        """Return the queries of `x (N, h, w, C)`: `(N, h·w / 64, 64, C)`."""
+        return windows.grid_partition(x, WINDOW_SIZE, WINDOW_SIZE)
 
     def keys(self, x: Array) -> Array:
-        h, w = (side // SIDE for side in x.shape[1:3])
-        top, left = h // 2 * (SIDE - self.rows), w // 2 * (SIDE - self.columns)
-        between = x[:, top : top + self.rows * h, left : left + self.columns * w]
+        """Return the keys of `x (N, h, w, C)`: `(N, h·w / 64, 64 + rows·columns, C)`."""
+        h, w = (size // WINDOW_SIZE for size in x.shape[1:3])
+        top, left = h // 2 * (WINDOW_SIZE - self.rows), w // 2 * (WINDOW_SIZE - self.columns)
+        extra_pixels = x[:, top : top + self.rows * h, left : left + self.columns * w]
         return jnp.concatenate(
-            [self.queries(x), windows.combs(between, self.rows, self.columns)], axis=2
+            [self.queries(x), windows.grid_partition(extra_pixels, self.rows, self.columns)], axis=2
         )
 
-    def picture(self, tokens: Array, like: Array) -> Array:
-        return windows.from_combs(tokens, SIDE, SIDE, *like.shape[1:3])
+    def reverse(self, tokens: Array, like: Array) -> Array:
+        """Reassemble the outputs of the queries into the shape of `like`."""
+        return windows.grid_reverse(tokens, WINDOW_SIZE, WINDOW_SIZE, *like.shape[1:3])
 
 
-def patterns() -> Mapping[str, NDArray[np.int32]]:
-    """Where in the 16 x 16 around a window its keys lie, row by row; the window always does."""
-    row, column = np.indices((SIDE + 2 * RING,) * 2)
-    inside, ends = np.arange(RING, RING + SIDE), (0, 1, 2, 13, 14, 15)
-    seen = {
+def _patterns() -> Mapping[str, NDArray[np.int32]]:
+    """Return the flat index of each key in the 16x16 neighbourhood, in raster order, by pattern."""
+    row, column = np.indices((WINDOW_SIZE + 2 * OVERLAP,) * 2)
+    center, corners = np.arange(OVERLAP, OVERLAP + WINDOW_SIZE), (0, 1, 2, 13, 14, 15)
+    masks = {
         "star": (row == 8) | (column == 8) | (row == column) | (row == 15 - column),
         "cross": np.isin(row, (7, 8)) | np.isin(column, (7, 8)),
-        "corner": np.isin(row, ends) & np.isin(column, ends),
+        "corner": np.isin(row, corners) & np.isin(column, corners),
     }
-    centre = np.isin(row, inside) & np.isin(column, inside)
-    # Not of 64 bits: jax keeps what it makes of a constant, whatever becomes of its width.
-    return {n: np.flatnonzero(s | centre).astype(np.int32) for n, s in seen.items()}
+    is_center = np.isin(row, center) & np.isin(column, center)
+    # int32, because JAX caches the constant it makes of an array, also across jax_enable_x64
+    return {name: np.flatnonzero(mask | is_center).astype(np.int32) for name, mask in masks.items()}
 
 
-PATTERNS = patterns()
+PATTERNS = _patterns()
 
 
-def buffers(net: nnx.Module) -> dict[str, NDArray[np.int64]]:
-    """The positions of keys and queries, which the official attention keeps in its files."""
-    centre = [
-        16 * row + column for row in range(RING, RING + SIDE) for column in range(RING, RING + SIDE)
-    ]
-    held: dict[str, NDArray[np.int64]] = {}
-    for path, part in nnx.iter_modules(net):
-        if isinstance(cut := getattr(part, "cut", None), Local):
-            place = ".".join([*map(str, path), "ext_unfold"])
-            held[f"{place}.sample_indices"] = PATTERNS[cut.pattern].astype(np.int64)
-            held[f"{place}.center_indices"] = np.array(centre)
-    return held
+def torch_buffers(net: nnx.Module) -> dict[str, NDArray[np.int64]]:
+    """Return the constant index buffers that the official attention stores in checkpoints."""
+    inside = range(OVERLAP, OVERLAP + WINDOW_SIZE)
+    center = [16 * row + column for row in inside for column in inside]
+    tensors: dict[str, NDArray[np.int64]] = {}
+    for path, module in nnx.iter_modules(net):
+        if isinstance(sampling := getattr(module, "sampling", None), LocalWindows):
+            prefix = ".".join([*map(str, path), "ext_unfold"])
+            tensors[f"{prefix}.sample_indices"] = PATTERNS[sampling.pattern].astype(np.int64)
+            tensors[f"{prefix}.center_indices"] = np.array(center)
+    return tensors
 
 
 # --- spatial attention -------------------------------------------------------------------------
 
 
 class Attention(nnx.Module):
-    """Makes its map: `(N, h, w, C) -> (N, h, w, C)` and `(N, sets, 64, keys)`."""
+    """Attention over `sampling`'s token sets that also returns its map.
 
-    def __init__(self, wide: int, cut: Local | Global, *, rngs: nnx.Rngs):
-        self.cut = cut
-        self.to_q = Linear(wide, wide, bias=False, rngs=rngs)
-        self.to_kv = Linear(wide, 2 * wide, bias=False, rngs=rngs)
-        self.to_out = Sequential([Linear(wide, wide, bias=False, rngs=rngs)])
+    Called with `x (N, h, w, C)` and an ignored map; returns the same shape and the attention
+    probabilities `(N, sets, 64, keys)`.
+    """
+
+    def __init__(self, channels: int, sampling: LocalWindows | DilatedGrid, *, rngs: nnx.Rngs):
+        self.sampling = sampling
+        self.to_q = Linear(channels, channels, bias=False, rngs=rngs)
+        self.to_kv = Linear(channels, 2 * channels, bias=False, rngs=rngs)
+        self.to_out = Sequential([Linear(channels, channels, bias=False, rngs=rngs)])
 
     def bias(self) -> Array:
-        """What is added to the logits: `(1, 64, keys)`."""
+        """Return the position bias that is added to the logits: `(1, 64, keys)`."""
         raise NotImplementedError
 
-    def __call__(self, x: Array, given: Array | None) -> tuple[Array, Array]:
-        q = self.to_q(self.cut.queries(x)) * x.shape[-1] ** -0.5
-        k, v = jnp.split(self.to_kv(self.cut.keys(x)), 2, axis=-1)
-        seen = softmax(einsum("nsqc,nskc->nsqk", q, k) + self.bias()[None])
-        y = self.to_out(einsum("nsqk,nskc->nsqc", seen, v))
-        return self.cut.picture(y, like=x), seen
+    def __call__(self, x: Array, attn_map: Array | None) -> tuple[Array, Array]:
+        q = self.to_q(self.sampling.queries(x)) * x.shape[-1] ** -0.5
+        k, v = jnp.split(self.to_kv(self.sampling.keys(x)), 2, axis=-1)
+        attn = softmax(einsum("nsqc,nskc->nsqk", q, k) + self.bias()[None])
+        y = self.to_out(einsum("nsqk,nskc->nsqc", attn, v))
+        return self.sampling.reverse(y, like=x), attn
 
 
 class LocalAttention(Attention):
-    """A bias for every query and key."""
+    """Attention in extended local windows, with a learned bias for every query and key."""
 
-    def __init__(self, wide: int, cut: Local, *, rngs: nnx.Rngs):
-        super().__init__(wide, cut, rngs=rngs)
-        self.rel_pos_bias = parameter(normal(rngs, (1, SIDE**2, len(PATTERNS[cut.pattern])), 0.02))
+    def __init__(self, channels: int, sampling: LocalWindows, *, rngs: nnx.Rngs):
+        super().__init__(channels, sampling, rngs=rngs)
+        self.rel_pos_bias = param(
+            normal_init(rngs, (1, WINDOW_SIZE**2, len(PATTERNS[sampling.pattern])), 0.02)
+        )
 
     def bias(self) -> Array:
         return self.rel_pos_bias[...]
 
 
 class GlobalAttention(Attention):
-    """A bias for every distance on the grid, and one for every query and key between."""
+    """Attention on dilated grids: a relative bias for keys on the grid, a dense one for the
+    others.
+    """
 
-    def __init__(self, wide: int, cut: Global, *, rngs: nnx.Rngs):
-        super().__init__(wide, cut, rngs=rngs)
-        self.grid_bias = parameter(normal(rngs, ((2 * SIDE - 1) ** 2, 1), 1))
-        self.extra_pos_bias = parameter(normal(rngs, (1, SIDE**2, cut.rows * cut.columns), 0.02))
+    def __init__(self, channels: int, sampling: DilatedGrid, *, rngs: nnx.Rngs):
+        super().__init__(channels, sampling, rngs=rngs)
+        self.grid_bias = param(normal_init(rngs, ((2 * WINDOW_SIZE - 1) ** 2, 1), 1))
+        self.extra_pos_bias = param(
+            normal_init(rngs, (1, WINDOW_SIZE**2, sampling.rows * sampling.columns), 0.02)
+        )
 
     def bias(self) -> Array:
-        table, positions = self.grid_bias[..., 0], windows.relative_positions(SIDE)
-        grid = jnp.take(table, positions, mode="clip")
-        return jnp.concatenate([grid[None], self.extra_pos_bias[...]], axis=-1)
+        grid_table, index = self.grid_bias[..., 0], windows.relative_position_index(WINDOW_SIZE)
+        grid_bias = jnp.take(grid_table, index, mode="clip")
+        return jnp.concatenate([grid_bias[None], self.extra_pos_bias[...]], axis=-1)
 
 
 class SharedAttention(nnx.Module):
-    """Applies the map that it is given to its own values."""
+    """Attention that applies a given map `(N, sets, 64, keys)` to its own values."""
 
-    def __init__(self, wide: int, cut: Local | Global, *, rngs: nnx.Rngs):
-        self.cut = cut
-        self.to_v = Linear(wide, wide, bias=False, rngs=rngs)
-        self.to_out = Sequential([Linear(wide, wide, bias=False, rngs=rngs)])
+    def __init__(self, channels: int, sampling: LocalWindows | DilatedGrid, *, rngs: nnx.Rngs):
+        self.sampling = sampling
+        self.to_v = Linear(channels, channels, bias=False, rngs=rngs)
+        self.to_out = Sequential([Linear(channels, channels, bias=False, rngs=rngs)])
 
-    def __call__(self, x: Array, given: Array) -> tuple[Array, Array]:
-        v = self.to_v(self.cut.keys(x))
-        y = self.to_out(einsum("nsqk,nskc->nsqc", given, v))
-        return self.cut.picture(y, like=x), given
+    def __call__(self, x: Array, attn_map: Array) -> tuple[Array, Array]:
+        v = self.to_v(self.sampling.keys(x))
+        y = self.to_out(einsum("nsqk,nskc->nsqc", attn_map, v))
+        return self.sampling.reverse(y, like=x), attn_map
 
 
-class Spatial(nnx.Module):
-    """Attention and feed-forward, each normalised before and added after."""
+class SpatialAttentionLayer(nnx.Module):
+    """Spatial attention and a gated feed-forward, both pre-norm and residual (SLA and SGA).
 
-    def __init__(self, wide: int, cut: Local | Global, shares: bool, *, rngs: nnx.Rngs):
-        own = LocalAttention if isinstance(cut, Local) else GlobalAttention
-        kind: Any = SharedAttention if shares else own
-        self.cnorm = LayerNorm(wide, eps=EPS)
-        self.attn = kind(wide, cut, rngs=rngs)
-        self.cnorm2 = LayerNorm(wide, eps=EPS)
-        self.gfn = GatedFeedForward(wide, wide, rngs=rngs)
+    Called with `x (N, h, w, C)` and the map to share, or None; returns the same shape and its map.
 
-    def __call__(self, x: Array, given: Array | None) -> tuple[Array, Array]:
-        y, seen = self.attn(self.cnorm(x), given)
+    Args:
+        channels: `C`.
+        sampling: Which pixels are queries and keys.
+        is_shared: Apply the given map instead of computing one.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        sampling: LocalWindows | DilatedGrid,
+        is_shared: bool,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        attention = LocalAttention if isinstance(sampling, LocalWindows) else GlobalAttention
+        cls: Any = SharedAttention if is_shared else attention
+        self.cnorm = LayerNorm(channels, eps=EPS)
+        self.attn = cls(channels, sampling, rngs=rngs)
+        self.cnorm2 = LayerNorm(channels, eps=EPS)
+        self.gfn = GatedFeedForward(channels, channels, rngs=rngs)
+
+    def __call__(self, x: Array, attn_map: Array | None) -> tuple[Array, Array]:
+        y, attn = self.attn(self.cnorm(x), attn_map)
         x = x + y
-        return x + self.gfn(self.cnorm2(x)), seen
+        return x + self.gfn(self.cnorm2(x)), attn

@@ -1,4 +1,4 @@
-"""The blocks of SPAN and its descendants."""
+"""Blocks of SPAN and its descendants: Conv3XC, SPAB and SPAN's parameter-free attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esrjax.network.canvas import zero_pad
 from esrjax.network.layers import Conv2d, Sequential
 from esrjax.network.reparam import Affine, Reparam
 
-from .colour import MEAN
+from .colour import RGB_MEAN
 
 TORCH_NAMES = {
     "conv_{i}.eval_conv.{leaf}": "conv_{i}.{leaf}",
@@ -24,34 +24,40 @@ TORCH_NAMES = {
 }
 
 
-def centred(x: Array) -> Array:
-    """`x (N, h, w, 3)` in bytes, with the mean colour at zero."""
-    mean = jnp.asarray(np.asarray(MEAN, np.float32), x.dtype)  # its constants are float32
+def normalize_input(x: Array) -> Array:
+    """Return `255 · (x − mean)` for `x (N, h, w, 3)` in [0, 1], the input of SPAN's
+    convolutions.
+    """
+    mean = jnp.asarray(
+        np.asarray(RGB_MEAN, np.float32), x.dtype
+    )  # rounded to float32 first, as in the official code
     return 255 * (x - mean[None, None, None, :])
 
 
-def attention(r: Array, u: Array) -> Array:
-    """`(r + u)·(sigmoid(r) − ½)`: what was found, squashed to (−½, ½), gates the residual sum.
+def parameter_free_attention(r: Array, u: Array) -> Array:
+    """Return `(r + u) · (sigmoid(r) − ½)`, SPAN's parameter-free attention.
 
-    Source: SPAN (arXiv:2311.12770), Eq. 3 to 5, as the released code has them.
+    `u` is the input of a block and `r` the output of its convolutions, both `(N, h, w, C)`. Source:
+    SPAN (arXiv:2311.12770), Eq. 3 to 5, as in the released code.
     """
     return (r + u) * (jax.nn.sigmoid(r) - 0.5)
 
 
 class Conv3XC(Reparam):
-    """1x1 -> 3x3 -> 1x1 at `gain` times the width, beside a 1x1 skip; one 3x3 when deployed.
+    """1x1 -> 3x3 -> 1x1 with `gain` times as many channels, plus a 1x1 skip; one 3x3 when deployed.
 
-    Source: SPAN (arXiv:2311.12770), section 3. The input is padded before the first factor, so
-    the padding carries its bias and the fusion is exact at the border.
+    Maps `(N, h, w, in_channels)` to `(N, h, w, out_channels)`. Source: SPAN (arXiv:2311.12770),
+    section 3. The input is padded before the first 1x1, so the padded ring carries its bias and the
+    reparameterization is exact at the border.
     """
 
-    def __init__(self, wide: int, out: int, *, gain: int = 2, rngs: nnx.Rngs):
-        self.sk = Conv2d(wide, out, 1, rngs=rngs)
+    def __init__(self, in_channels: int, out_channels: int, *, gain: int = 2, rngs: nnx.Rngs):
+        self.sk = Conv2d(in_channels, out_channels, 1, rngs=rngs)
         self.conv = Sequential(
             [
-                Conv2d(wide, gain * wide, 1, rngs=rngs),
-                Conv2d(gain * wide, gain * out, 3, padding=0, rngs=rngs),
-                Conv2d(gain * out, out, 1, rngs=rngs),
+                Conv2d(in_channels, gain * in_channels, 1, rngs=rngs),
+                Conv2d(gain * in_channels, gain * out_channels, 3, padding=0, rngs=rngs),
+                Conv2d(gain * out_channels, out_channels, 1, rngs=rngs),
             ]
         )
 
@@ -59,12 +65,16 @@ class Conv3XC(Reparam):
         return self.conv(zero_pad(x, 1)) + self.sk(x)
 
     def fuse(self) -> Conv2d:
-        widen, mix, narrow = map(Affine.of, self.conv)
-        return (widen.then(mix).then(narrow) + Affine.of(self.sk)).conv()
+        expand, conv3x3, reduce = map(Affine.from_conv, self.conv)
+        return (expand.then(conv3x3).then(reduce) + Affine.from_conv(self.sk)).to_conv()
 
 
 class SPAB(Reparam):
-    """`u -> (attention(r, u), a)`: `a` the first activation, `r` three convolutions deep."""
+    """Swift parameter-free attention block: `u -> (parameter_free_attention(r, u), activated)`.
+
+    All are `(N, h, w, C)`; `r` is the output of three convolutions with SiLUs between them,
+    `activated` the first of the two activations. Source: SPAN (arXiv:2311.12770), section 3.
+    """
 
     def __init__(self, channels: int, *, gain: int = 2, rngs: nnx.Rngs):
         self.c1 = Conv3XC(channels, channels, gain=gain, rngs=rngs)
@@ -74,30 +84,36 @@ class SPAB(Reparam):
     def __call__(self, u: Array) -> tuple[Array, Array]:
         activated = jax.nn.silu(self.c1(u))
         r = self.c3(jax.nn.silu(self.c2(activated)))
-        return attention(r, u), activated
+        return parameter_free_attention(r, u), activated
 
     def fuse(self) -> MergedSPAB:
         return MergedSPAB(self.c1.fuse(), self.c2.fuse(), self.c3.fuse())
 
 
 class MergedSPAB(nnx.Module):
-    """A SPAB of single convolutions, which is one operation."""
+    """SPAB in deploy form: three 3x3 convolutions, which a kernel may compute as one operation."""
 
     def __init__(self, c1: Conv2d, c2: Conv2d, c3: Conv2d):
         self.c1, self.c2, self.c3 = c1, c2, c3
 
     def __call__(self, u: Array) -> tuple[Array, Array]:
-        activated = jax.nn.silu(self.c1(u))  # where a kernel runs and nobody asks for it, dead code
+        activated = jax.nn.silu(self.c1(u))  # dead code where a kernel runs and nobody uses it
 
-        def parts() -> Array:
-            return attention(self.c3(jax.nn.silu(self.c2(activated))), u)
+        def layers() -> Array:
+            return parameter_free_attention(self.c3(jax.nn.silu(self.c2(activated))), u)
 
-        return ops.whole(ops.spab, (u, *numbers(self.c1, self.c2, self.c3)), parts), activated
+        return ops.fused_or(
+            ops.spab, (u, *conv_params(self.c1, self.c2, self.c3)), layers
+        ), activated
 
 
-def numbers(*convs: Conv2d) -> tuple[Array, ...]:
-    """What an operation of whole blocks is told of their convolutions, and of pixels that exist."""
-    held = [(conv.kernel(), conv.bias) for conv in convs]
-    found = [each for w, b in held for each in ([w] if b is None else [w, b[...]])]
-    mask = canvas.mask()
-    return (*found, *([] if mask is None else [mask]))
+def conv_params(*convs: Conv2d) -> tuple[Array, ...]:
+    """Return the operands of a fused operation: kernel and bias of each convolution, and the mask.
+
+    Biases are left out where a convolution has none; the mask `(h, w)` of valid pixels is left out
+    outside of `valid_region`.
+    """
+    pairs = [(conv.effective_weight(), conv.bias) for conv in convs]
+    params = [param for w, b in pairs for param in ([w] if b is None else [w, b[...]])]
+    mask = canvas.valid_mask()
+    return (*params, *([] if mask is None else [mask]))

@@ -1,4 +1,4 @@
-"""The Haar wavelet: a picture as its half-sized mean and three half-sized differences."""
+"""Haar wavelet transform of images and its inverse."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,9 +7,10 @@ Bands = tuple[Array, Array, Array, Array]
 
 
 def haar(x: Array) -> Bands:
-    """`(N, h, w, C)`, even sides, as LL, HL, LH, HH, each `(N, h / 2, w / 2, C)`; orthonormal.
+    """Return the bands LL, HL, LH, HH of `x (N, h, w, C)`, each `(N, h / 2, w / 2, C)`.
 
-    LL is the mean, HL the difference of right and left, LH of below and above, HH of diagonals.
+    `h` and `w` must be even. LL is the mean, HL the difference right minus left, LH bottom minus
+    top, HH the diagonal difference. The transform is orthonormal.
     """
     n, h, w, c = x.shape
     pairs = x.reshape(n, h // 2, 2, w // 2, 2, c) / 2
@@ -18,7 +19,7 @@ def haar(x: Array) -> Bands:
 
 
 def inverse_haar(ll: Array, hl: Array, lh: Array, hh: Array) -> Array:
-    """The picture of which these are the bands."""
+    """Return the `(N, 2h, 2w, C)` image whose bands, each `(N, h, w, C)`, are given."""
     p, q = ll - hl - lh + hh, ll + hl - lh - hh
     r, s = ll - hl + lh - hh, ll + hl + lh + hh
     n, h, w, c = ll.shape

@@ -1,7 +1,9 @@
-"""Attention in windows: every pixel attends to those of its window, or to some more around it.
+"""Multi-head attention within (shifted, possibly overlapping) windows.
 
-Source: Swin Transformer (arXiv:2103.14030), section 3.2; windows that overlap, HAT
-(arXiv:2205.04437), section 3.2.4. Features are `(N, h, w, C)`, their sides filled by windows.
+Source: Swin Transformer (arXiv:2103.14030), section 3.2; overlapping windows: HAT
+(arXiv:2205.04437), section 3.2.4. Features are `(N, h, w, C)` with `h` and `w` multiples of the
+window size. `L` and `K` are the numbers of queries and keys of a window; they are equal without
+overlap.
 """
 
 import jax.numpy as jnp
@@ -9,66 +11,90 @@ from flax import nnx
 from jax import Array
 
 from esrjax.network import ops
-from esrjax.network.layers import Linear, normal, parameter
+from esrjax.network.layers import Linear, normal_init, param
 
 from . import windows
 
 
 class WindowAttention(nnx.Module):
-    """`qkv (N, h, w, 3·C) -> (N, h, w, C)`: in windows of `side` pixels, rolled by `shift`.
+    """Window attention of given queries, keys and values: `qkv (N, h, w, 3·C) -> (N, h, w, C)`.
 
-    ring: pixels around each window to which it attends too; those beyond the picture are zero.
+    Includes the relative position bias and the output projection, not the projection to `qkv`.
+
+    Args:
+        channels: `C`.
+        num_heads: Attention heads; must divide `C`.
+        window_size: Side of a window in pixels.
+        shift_size: Pixels by which the feature map is shifted cyclically, up and to the left,
+            before it is cut into windows; 0 for no shift.
+        overlap: Pixels by which the window of keys and values extends beyond that of the queries
+            on every side; outside the image they are zero and are not masked, as in HAT.
     """
 
     def __init__(
         self,
         channels: int,
-        heads: int,
-        side: int,
-        shift: int = 0,
+        num_heads: int,
+        window_size: int,
+        shift_size: int = 0,
         *,
-        ring: int = 0,
+        overlap: int = 0,
         rngs: nnx.Rngs,
     ):
-        if channels % heads:
-            raise ValueError(f"{channels} channels are not shared evenly by {heads} heads")
-        self.heads, self.side, self.shift, self.ring = heads, side, shift, ring
-        table = normal(rngs, ((2 * (side + ring) - 1) ** 2, heads), 0.02)
-        self.relative_position_bias_table = parameter(table)
+        if channels % num_heads:
+            raise ValueError(f"channels ({channels}) must be divisible by num_heads ({num_heads})")
+        self.num_heads, self.window_size = num_heads, window_size
+        self.shift_size, self.overlap = shift_size, overlap
+        table = normal_init(rngs, ((2 * (window_size + overlap) - 1) ** 2, num_heads), 0.02)
+        self.relative_position_bias_table = param(table)
         self.proj = Linear(channels, channels, rngs=rngs)
 
     def __call__(self, qkv: Array) -> Array:
-        high, wide = qkv.shape[1:3]
-        side, shift = self.side, self.shift
-        qkv = jnp.roll(qkv, (-shift, -shift), (1, 2)) if shift else qkv
-        q, k, v = (windows.heads(part, self.heads) for part in self.cut(qkv))
-        bias = self.relative_position_bias_table[...][self.positions()].transpose(2, 0, 1)
-        mask = windows.shift_mask(high, wide, side, shift) if shift else None
+        height, width = qkv.shape[1:3]
+        window_size, shift_size = self.window_size, self.shift_size
+        qkv = jnp.roll(qkv, (-shift_size, -shift_size), (1, 2)) if shift_size else qkv
+        q, k, v = (
+            windows.split_heads(tokens, self.num_heads) for tokens in self.partition_qkv(qkv)
+        )
+        bias = self.relative_position_bias_table[...][self.position_index()].transpose(2, 0, 1)
+        mask = windows.shift_mask(height, width, window_size, shift_size) if shift_size else None
         mask = None if mask is None else jnp.asarray(mask, qkv.dtype)
-        y = self.proj(windows.from_heads(ops.window_attention(q, k, v, bias, mask)))
-        y = windows.from_tiles(y, side, side, high, wide)
-        return jnp.roll(y, (shift, shift), (1, 2)) if shift else y
+        y = self.proj(windows.merge_heads(ops.window_attention(q, k, v, bias, mask)))
+        y = windows.window_reverse(y, window_size, window_size, height, width)
+        return jnp.roll(y, (shift_size, shift_size), (1, 2)) if shift_size else y
 
-    def cut(self, qkv: Array) -> list[Array]:
-        """Queries, keys and values of every window."""
-        if not self.ring:
-            return jnp.split(windows.tiles(qkv, self.side, self.side), 3, -1)
+    def partition_qkv(self, qkv: Array) -> list[Array]:
+        """Return queries `(N, windows, L, C)` and keys and values `(N, windows, K, C)`."""
+        if not self.overlap:
+            return jnp.split(
+                windows.window_partition(qkv, self.window_size, self.window_size), 3, -1
+            )
         q, k, v = jnp.split(qkv, 3, -1)
-        around = windows.surroundings(jnp.concatenate([k, v], -1), self.side, self.ring)
-        return [windows.tiles(q, self.side, self.side), *jnp.split(around, 2, -1)]
+        kv_windows = windows.overlapping_windows(
+            jnp.concatenate([k, v], -1), self.window_size, self.overlap
+        )
+        return [
+            windows.window_partition(q, self.window_size, self.window_size),
+            *jnp.split(kv_windows, 2, -1),
+        ]
 
-    def positions(self) -> windows.Positions:
-        """Row of the table for every query and key."""
-        if self.ring:
-            return windows.overlapping_positions(self.side, self.ring)
-        return windows.relative_positions(self.side)
+    def position_index(self) -> windows.PositionIndex:
+        """Return the row of the bias table for every query and key: `(L, K)`."""
+        if self.overlap:
+            return windows.overlapping_position_index(self.window_size, self.overlap)
+        return windows.relative_position_index(self.window_size)
 
 
-class SelfAttention(WindowAttention):
-    """Window attention that makes its own queries, keys and values: `(N, h, w, C)` to the same."""
+class WindowSelfAttention(WindowAttention):
+    """Window attention with its own projection to queries, keys and values.
 
-    def __init__(self, channels: int, heads: int, side: int, shift: int, *, rngs: nnx.Rngs):
-        super().__init__(channels, heads, side, shift, rngs=rngs)
+    Maps `(N, h, w, C)` to the same shape.
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, window_size: int, shift_size: int, *, rngs: nnx.Rngs
+    ):
+        super().__init__(channels, num_heads, window_size, shift_size, rngs=rngs)
         self.qkv = Linear(channels, 3 * channels, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:

@@ -1,6 +1,7 @@
-"""Windows: how pictures are cut into sets of pixels that attend to each other, and put together.
+"""Window and grid partitions of feature maps, attention heads, relative positions and masks.
 
-Pictures are `(N, h, w, C)`, sets of tokens `(N, windows, L, C)`; both run row by row.
+Feature maps are `(N, h, w, C)`, tokens `(N, windows, L, C)`. Windows, and the tokens of a window,
+are in raster order. Sizes may be symbolic (`jax.export`), hence index arithmetic in arrays.
 """
 
 import functools
@@ -10,120 +11,172 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from esrjax.network.extent import Extent, known, positions, whole
+from esrjax.network.extent import Dim, arange, dim_as_array, is_static
 
-Positions = NDArray[np.intp]
+PositionIndex = NDArray[np.intp]
 
 
-def fill(x: Array, multiple: int, mode: str = "reflect") -> Array:
-    """`x` mirrored below and to the right, until its sides are multiples of `multiple`.
+def pad_to_multiple(x: Array, multiple: int, mode: str = "reflect") -> Array:
+    """Reflect-pad `x (N, h, w, C)` at the bottom and right to multiples of `multiple` pixels.
 
-    mode: "reflect" does not repeat the last row and column, "symmetric" does.
+    Args:
+        x: Feature map or image `(N, h, w, C)`.
+        multiple: Usually the window size.
+        mode: "reflect" does not repeat the last row and column, "symmetric" does (as `numpy.pad`).
+
+    Returns:
+        `(N, h', w', C)`. If the padding exceeds the image, the reflection is repeated.
     """
     for axis in (1, 2):
-        old = x.shape[axis]
-        new = (old + multiple - 1) // multiple * multiple
-        if not (known(old) and new == old):
-            x = jnp.take(x, _mirrored(old, new, int(mode == "symmetric")), axis, mode="clip")
+        size = x.shape[axis]
+        padded_size = (size + multiple - 1) // multiple * multiple
+        if not (is_static(size) and padded_size == size):
+            x = jnp.take(
+                x, _reflect_index(size, padded_size, int(mode == "symmetric")), axis, mode="clip"
+            )
     return x
 
 
-def _mirrored(old: Extent, new: Extent, edges: int) -> Array:
-    """Which of `old` pixels stands at each of `new`; edges: 1 where the last one is repeated."""
-    place, there = positions(new), whole(old - 1)
-    back = 2 * there + edges
-    place = lax.rem(place, back + edges)
-    return jnp.minimum(place, back - place)
+def _reflect_index(size: Dim, padded_size: Dim, repeat_edge: int) -> Array:
+    """Return the source index of each of `padded_size` pixels, int32 `(padded_size,)`.
+
+    `repeat_edge` is 1 to repeat the last pixel ("symmetric") and 0 not to ("reflect").
+    """
+    index, last = arange(padded_size), dim_as_array(size - 1)
+    mirrored = 2 * last + repeat_edge  # i and mirrored - i show the same pixel
+    index = lax.rem(index, mirrored + repeat_edge)  # of one period: forth and back
+    return jnp.minimum(index, mirrored - index)
 
 
-# --- tiles and combs ---------------------------------------------------------------------------
+# --- window and grid partitions ----------------------------------------------------------------
 
 
-def tiles(x: Array, h: int, w: int) -> Array:
-    """Cut into neighbouring tiles of `h` x `w` pixels: `(N, tiles, h·w, C)`."""
-    n, high, wide, c = x.shape
-    x = x.reshape(n, high // h, h, wide // w, w, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(n, -1, h * w, c)
+def window_partition(x: Array, window_h: int, window_w: int) -> Array:
+    """Cut `x (N, h, w, C)` into windows of neighbouring pixels.
+
+    `h` and `w` must be multiples of `window_h` and `window_w`. Source: Swin (arXiv:2103.14030).
+
+    Returns:
+        `(N, windows, window_h·window_w, C)`.
+    """
+    n, height, width, c = x.shape
+    x = x.reshape(n, height // window_h, window_h, width // window_w, window_w, c).transpose(
+        0, 1, 3, 2, 4, 5
+    )
+    return x.reshape(n, -1, window_h * window_w, c)
 
 
-def from_tiles(tokens: Array, h: int, w: int, high: int, wide: int) -> Array:
-    """The picture of `high` x `wide` pixels that `tiles` cut."""
+def window_reverse(tokens: Array, window_h: int, window_w: int, height: int, width: int) -> Array:
+    """Reassemble the `(N, height, width, C)` feature map that `window_partition` cut."""
     n, c = tokens.shape[0], tokens.shape[-1]
-    x = tokens.reshape(n, high // h, wide // w, h, w, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(n, high, wide, c)
+    x = tokens.reshape(n, height // window_h, width // window_w, window_h, window_w, c).transpose(
+        0, 1, 3, 2, 4, 5
+    )
+    return x.reshape(n, height, width, c)
 
 
-def combs(x: Array, h: int, w: int) -> Array:
-    """Cut into sets of `h` x `w` pixels as far apart as can be: `(N, sets, h·w, C)`."""
-    n, high, wide, c = x.shape
-    x = x.reshape(n, h, high // h, w, wide // w, c).transpose(0, 2, 4, 1, 3, 5)
-    return x.reshape(n, -1, h * w, c)
+def grid_partition(x: Array, grid_h: int, grid_w: int) -> Array:
+    """Cut `x (N, h, w, C)` into grids of evenly spaced pixels.
+
+    The pixels of a grid are `h / grid_h` rows and `w / grid_w` columns apart, so each grid spans
+    the image. Source: grid attention of MaxViT (arXiv:2204.01697).
+
+    Returns:
+        `(N, grids, grid_h·grid_w, C)`.
+    """
+    n, height, width, c = x.shape
+    x = x.reshape(n, grid_h, height // grid_h, grid_w, width // grid_w, c).transpose(
+        0, 2, 4, 1, 3, 5
+    )
+    return x.reshape(n, -1, grid_h * grid_w, c)
 
 
-def from_combs(tokens: Array, h: int, w: int, high: int, wide: int) -> Array:
-    """The picture of `high` x `wide` pixels that `combs` cut."""
+def grid_reverse(tokens: Array, grid_h: int, grid_w: int, height: int, width: int) -> Array:
+    """Reassemble the `(N, height, width, C)` feature map that `grid_partition` cut."""
     n, c = tokens.shape[0], tokens.shape[-1]
-    x = tokens.reshape(n, high // h, wide // w, h, w, c).transpose(0, 3, 1, 4, 2, 5)
-    return x.reshape(n, high, wide, c)
+    x = tokens.reshape(n, height // grid_h, width // grid_w, grid_h, grid_w, c).transpose(
+        0, 3, 1, 4, 2, 5
+    )
+    return x.reshape(n, height, width, c)
 
 
-def surroundings(x: Array, side: int, ring: int) -> Array:
-    """The tiles of `side` x `side` with `ring` more pixels around each, zero outside the picture.
+def overlapping_windows(x: Array, window_size: int, overlap: int) -> Array:
+    """Cut `x (N, h, w, C)` into windows that include `overlap` more pixels on every side.
 
-    `(N, tiles, (side + 2·ring)², C)`.
+    Pixels outside the image are zero. This is `torch.nn.Unfold` with a kernel of `window_size +
+    2·overlap`, a stride of `window_size` and a padding of `overlap`.
+
+    Returns:
+        `(N, windows, (window_size + 2·overlap)², C)`.
     """
-    _, high, wide, _ = x.shape
-    around = side + 2 * ring
-    x = jnp.pad(x, ((0, 0), (ring, ring), (ring, ring), (0, 0)))
-    for axis, count in ((1, high // side), (2, wide // side)):
-        where = (side * positions(count)[:, None] + positions(around)[None]).ravel()
-        x = jnp.take(x, where, axis, mode="clip")
-    return tiles(x, around, around)
+    _, height, width, _ = x.shape
+    key_size = window_size + 2 * overlap
+    x = jnp.pad(x, ((0, 0), (overlap, overlap), (overlap, overlap), (0, 0)))
+    for axis, count in ((1, height // window_size), (2, width // window_size)):
+        index = (window_size * arange(count)[:, None] + arange(key_size)[None]).ravel()
+        x = jnp.take(x, index, axis, mode="clip")
+    return window_partition(x, key_size, key_size)
 
 
-# --- heads, positions, masks -------------------------------------------------------------------
+# --- attention heads, relative positions, masks ------------------------------------------------
 
 
-def heads(tokens: Array, count: int) -> Array:
-    """`(N, windows, L, C) -> (N, windows, heads, L, C / heads)`: heads of neighbouring channels."""
-    *lead, length, c = tokens.shape
-    return tokens.reshape(*lead, length, count, c // count).swapaxes(-2, -3)
+def split_heads(tokens: Array, num_heads: int) -> Array:
+    """`(N, windows, L, C) -> (N, windows, heads, L, C / heads)`, heads of consecutive channels."""
+    *batch_dims, length, c = tokens.shape
+    return tokens.reshape(*batch_dims, length, num_heads, c // num_heads).swapaxes(-2, -3)
 
 
-def from_heads(x: Array) -> Array:
-    """What `heads` cut."""
-    *lead, count, length, c = x.shape
-    return x.swapaxes(-2, -3).reshape(*lead, length, count * c)
+def merge_heads(x: Array) -> Array:
+    """`(N, windows, heads, L, C / heads) -> (N, windows, L, C)`, the inverse of `split_heads`."""
+    *batch_dims, num_heads, length, c = x.shape
+    return x.swapaxes(-2, -3).reshape(*batch_dims, length, num_heads * c)
 
 
-def relative_positions(side: int) -> Positions:
-    """Row of the table of `(2·side − 1)²` biases for every query and key: `(side², side²)`."""
-    row, column = np.divmod(np.arange(side**2), side)
-    apart = [axis[:, None] - axis[None] + side - 1 for axis in (row, column)]
-    return apart[0] * (2 * side - 1) + apart[1]
+def relative_position_index(window_size: int) -> PositionIndex:
+    """Return the row of the bias table for every query and key of a window.
 
+    The table has `(2·window_size − 1)²` rows. Source: Swin (arXiv:2103.14030), section 3.2.
 
-def overlapping_positions(side: int, ring: int) -> Positions:
-    """The same for keys with a ring around the window: `(side², (side + 2·ring)²)`.
-
-    As HAT's released code counts, from key to query, so that many are negative: from the end.
+    Returns:
+        `(window_size², window_size²)`, query by key.
     """
-    around = side + 2 * ring
-    query, key = (np.divmod(np.arange(n**2), n) for n in (side, around))
-    apart = [k[None] - q[:, None] + side - around + 1 for q, k in zip(query, key, strict=True)]
-    return apart[0] * (side + around - 1) + apart[1]
+    row, column = np.divmod(np.arange(window_size**2), window_size)
+    offsets = [axis[:, None] - axis[None] + window_size - 1 for axis in (row, column)]
+    return offsets[0] * (2 * window_size - 1) + offsets[1]
 
 
-def shift_mask(high: Extent, wide: Extent, side: int, shift: int) -> Array:
-    """0 where query and key lie together in the picture, −100 where only rolling joined them.
+def overlapping_position_index(window_size: int, overlap: int) -> PositionIndex:
+    """Return the row of the bias table for every query and key of an overlapping window.
 
-    For the tiles of a picture rolled by `−shift`: `(tiles, side², side²)`.
+    The offset is from query to key as in HAT's released code, so many rows are negative and index
+    the table from its end. Trained weights depend on this.
+
+    Returns:
+        `(window_size², (window_size + 2·overlap)²)`, query by key.
+    """
+    key_size = window_size + 2 * overlap
+    query, key = (np.divmod(np.arange(n**2), n) for n in (window_size, key_size))
+    offsets = [
+        k[None] - q[:, None] + window_size - key_size + 1 for q, k in zip(query, key, strict=True)
+    ]
+    return offsets[0] * (window_size + key_size - 1) + offsets[1]
+
+
+def shift_mask(height: Dim, width: Dim, window_size: int, shift_size: int) -> Array:
+    """Return the attention mask of shifted windows: 0 for pairs that are adjacent, −100 for others.
+
+    Cyclic shifting by `−shift_size` brings opposite edges of the image into one window; a pixel
+    must not attend across them. Source: Swin (arXiv:2103.14030), section 3.2.
+
+    Returns:
+        float32 `(windows, window_size², window_size²)`, query by key.
     """
 
-    def regions(n: Extent) -> Array:
-        past = (positions(n) >= whole(n - edge) for edge in (side, shift))
-        return functools.reduce(jnp.add, (each.astype(jnp.int32) for each in past))
+    def region_labels(n: Dim) -> Array:
+        is_past = (arange(n) >= dim_as_array(n - edge) for edge in (window_size, shift_size))
+        return functools.reduce(jnp.add, (mask.astype(jnp.int32) for mask in is_past))
 
-    labels = 3 * regions(high)[:, None] + regions(wide)[None]
-    cut = tiles(labels[None, :, :, None], side, side)[0, ..., 0]
-    return jnp.where(cut[:, :, None] == cut[:, None], 0.0, -100.0)
+    labels = 3 * region_labels(height)[:, None] + region_labels(width)[None]
+    windows = window_partition(labels[None, :, :, None], window_size, window_size)[0, ..., 0]
+    return jnp.where(windows[:, :, None] == windows[:, None], 0.0, -100.0)

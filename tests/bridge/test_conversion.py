@@ -1,4 +1,4 @@
-"""Weights change their file and their form, and no number of theirs."""
+"""Conversion of checkpoints changes file format and form, but no value."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from safetensors import safe_open
 
 from esrjax import registry
 from esrjax.bridge import conversion
-from esrjax.bridge.conversion import UnclearFormat, WrongFigures, kind
+from esrjax.bridge.conversion import CostMismatch, SuffixMismatch, checkpoint_format
 from esrjax.method import Weights
 from esrjax.network import archive
-from esrjax.network.naming import Naming
+from esrjax.network.naming import KeyMap
 from esrjax.network.reparam import deploy
-from esrjax.network.weights import tensors
+from esrjax.network.weights import to_state_dict
 
 
 @pytest.fixture
@@ -27,15 +27,17 @@ def official(reference):
 
 @pytest.fixture(scope="module")
 def net():
-    return registry.plain("span").build(channels=48)
+    return registry.get_method("span").build(channels=48)
 
 
 @pytest.fixture
-def wide(net, tmp_path):
-    """A user's own SPAN in train form, 48 channels wide, saved by PyTorch."""
-    held = tensors(net, Naming(registry.plain("span").torch_names))
-    state = {f"module.{key}": torch.from_numpy(np.array(value)) for key, value in held.items()}
-    torch.save({"params_ema": state, "epoch": 3}, tmp_path / "mine.pth")
+def user_checkpoint(net, tmp_path):
+    """A user's SPAN in train form with 48 channels, saved by PyTorch."""
+    weights = to_state_dict(net, KeyMap(registry.get_method("span").torch_names))
+    state_dict = {
+        f"module.{key}": torch.from_numpy(np.array(value)) for key, value in weights.items()
+    }
+    torch.save({"params_ema": state_dict, "epoch": 3}, tmp_path / "mine.pth")
     return tmp_path / "mine.pth"
 
 
@@ -43,112 +45,148 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def saved(path):
+def torch_load(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def said(path):
-    """The manifest of a file, as others can read it."""
+def read_metadata(path):
+    """The esrjax metadata of a file, read with safetensors alone."""
     with safe_open(path, framework="numpy") as file:
         return json.loads(file.metadata()["esrjax"])
 
 
-def test_official_tensors_come_back_bit_for_bit(esrjax, official, tmp_path):
-    ours, back = tmp_path / "span.safetensors", tmp_path / "back.pth"
-    assert esrjax("convert", "span", official, "-o", ours).out == (
-        f"{ours}: span, deploy form, 44 tensors, 150688 parameters\n"
+def test_official_tensors_round_trip_bit_exact(esrjax, official, tmp_path):
+    converted, restored = tmp_path / "span.safetensors", tmp_path / "back.pth"
+    assert esrjax("weights", "convert", "span", official, "-o", converted).out == (
+        f"{converted}: span, deploy form, 44 tensors, 150688 parameters\n"
     )
-    assert esrjax("convert", "span", ours, "-o", back, "--to", "torch").code == 0
-    theirs, again = saved(official), saved(back)
-    assert len(theirs) == 44 and set(theirs) == set(again)
-    for key, tensor in theirs.items():
-        assert (tensor.dtype, tensor.shape) == (again[key].dtype, again[key].shape)
-        assert torch.equal(tensor, again[key])
+    assert (
+        esrjax("weights", "convert", "span", converted, "-o", restored, "--to", "torch").code == 0
+    )
+    official_state, restored_state = torch_load(official), torch_load(restored)
+    assert len(official_state) == 44 and set(official_state) == set(restored_state)
+    for key, tensor in official_state.items():
+        assert (tensor.dtype, tensor.shape) == (
+            restored_state[key].dtype,
+            restored_state[key].shape,
+        )
+        assert torch.equal(tensor, restored_state[key])
 
 
-def test_the_manifest_says_whose_they_are(esrjax, official, tmp_path):
+def test_metadata_of_a_converted_checkpoint(esrjax, official, tmp_path):
     path = tmp_path / "span.safetensors"
-    esrjax("convert", "span", official, "-o", path)
-    fields = said(path)
-    assert fields.pop("esrjax") == registry.origin("span").split()[1]
+    esrjax("weights", "convert", "span", official, "-o", path)
+    fields = read_metadata(path)
+    assert fields.pop("esrjax") == registry.distribution_of("span").split()[1]
     assert fields.pop("note") == ""
     assert fields == {
         "method": "span",
         "form": "deploy",
-        "sizes": {},
+        "hparams": {},
         "data_range": 1.0,
         "scale": 4,
         "license": "MIT",
         "source_sha256": sha256(official),
     }
-    esrjax("convert", "span", path, "-o", tmp_path / "again.safetensors")
-    assert said(tmp_path / "again.safetensors")["source_sha256"] == sha256(official)
+    esrjax("weights", "convert", "span", path, "-o", tmp_path / "again.safetensors")
+    assert read_metadata(tmp_path / "again.safetensors")["source_sha256"] == sha256(official)
 
 
-def test_a_copy_is_recognised_by_its_sha256(official, tmp_path, monkeypatch):
+def test_renamed_copy_is_recognized_by_its_sha256(official, tmp_path, monkeypatch):
     copy = tmp_path / "renamed.pt"
     shutil.copy(official, copy)
-    tried = []
-    load = conversion.recognise.__globals__["load"]
+    attempts = []
+    load_state_dict = conversion.load_network.__globals__["load_state_dict"]
     monkeypatch.setitem(
-        conversion.recognise.__globals__, "load", lambda *a: tried.append(a) or load(*a)
+        conversion.load_network.__globals__,
+        "load_state_dict",
+        lambda *a: attempts.append(a) or load_state_dict(*a),
     )
-    done = conversion.convert("span", copy, tmp_path / "span.safetensors")
-    assert (done.form, done.params, len(tried)) == ("deploy", 150_688, 1)
+    result = conversion.convert("span", copy, tmp_path / "span.safetensors")
+    assert (result.form, result.num_params, len(attempts)) == ("deploy", 150_688, 1)
 
 
-def test_a_train_form_is_recognised_by_trying(esrjax, net, wide, tmp_path):
-    kept, thin = tmp_path / "kept.safetensors", tmp_path / "thin.safetensors"
-    size = ["--size", "channels=48"]
-    assert "span, train form," in esrjax("convert", "span", wide, "-o", kept, *size).out
+def test_train_form_is_recognized_by_its_tensors(esrjax, net, user_checkpoint, tmp_path):
+    train_path, deploy_path = tmp_path / "train.safetensors", tmp_path / "deploy.safetensors"
+    hparam = ["--hparam", "channels=48"]
+    assert (
+        "span, train form,"
+        in esrjax("weights", "convert", "span", user_checkpoint, "-o", train_path, *hparam).out
+    )
     assert "span, deploy form, 44 tensors, 426288 parameters" in (
-        esrjax("convert", "span", wide, "-o", thin, *size, "--form", "deploy").out
+        esrjax(
+            "weights",
+            "convert",
+            "span",
+            user_checkpoint,
+            "-o",
+            deploy_path,
+            *hparam,
+            "--form",
+            "deploy",
+        ).out
     )
-    assert (said(kept)["form"], said(thin)["form"]) == ("train", "deploy")
-    wanted = tensors(deploy(net), Naming(registry.plain("span").torch_names))
-    found = archive.read(thin).tensors
-    assert all(np.array_equal(found[key], value) for key, value in wanted.items())
+    assert (read_metadata(train_path)["form"], read_metadata(deploy_path)["form"]) == (
+        "train",
+        "deploy",
+    )
+    expected = to_state_dict(deploy(net), KeyMap(registry.get_method("span").torch_names))
+    state_dict = archive.read_checkpoint(deploy_path).state_dict
+    assert all(np.array_equal(state_dict[key], value) for key, value in expected.items())
 
 
-def test_sizes_are_remembered(esrjax, wide, tmp_path):
-    path = tmp_path / "wide.safetensors"
-    esrjax("convert", "span", wide, "-o", path, "--size", "channels=48", "--form", "deploy")
-    assert said(path)["sizes"] == {"channels": 48}
-    cost = esrjax("cost", "span", "--checkpoint", path, "--json").json
-    assert cost == esrjax("cost", "span", "--size", "channels=48", "--json").json
+def test_hparams_are_stored_in_metadata(esrjax, user_checkpoint, tmp_path):
+    path = tmp_path / "user.safetensors"
+    esrjax(
+        "weights",
+        "convert",
+        "span",
+        user_checkpoint,
+        "-o",
+        path,
+        "--hparam",
+        "channels=48",
+        "--form",
+        "deploy",
+    )
+    assert read_metadata(path)["hparams"] == {"channels": 48}
+    cost = esrjax("method", "cost", "span", "--checkpoint", path, "--json").json
+    assert cost == esrjax("method", "cost", "span", "--hparam", "channels=48", "--json").json
     assert cost["params"] == 426_288
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    Image.effect_noise((32, 32), 50).save(pictures / "noise.png")
-    words = ["--checkpoint", path, "--data", pictures, "--json"]
-    scores = esrjax("eval", "span", *words).json
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.effect_noise((32, 32), 50).save(images / "noise.png")
+    args = ["--checkpoint", path, "--data", images, "--json"]
+    scores = esrjax("eval", "span", *args).json
     assert (scores["method"], scores["spec"]) == ("span", "ntire")
     assert set(scores["images"]["noise"]) == set(scores["mean"]) == {"psnr", "ssim"}
-    narrow = esrjax("convert", "span", path, "-o", tmp_path / "n.pth", "--size", "channels=32")
-    assert narrow.code == 2 and "channels=32" in narrow.err
+    mismatch = esrjax(
+        "weights", "convert", "span", path, "-o", tmp_path / "n.pth", "--hparam", "channels=32"
+    )
+    assert mismatch.code == 2 and "channels=32" in mismatch.err
 
 
-def test_a_network_that_costs_something_else_is_not_converted(monkeypatch, crumbs, tmp_path):
-    crumb = registry.plain("crumb")
-    given = crumbs / "crumbs/crumb.safetensors"
+def test_network_of_another_cost_is_not_converted(monkeypatch, crumbs, tmp_path):
+    crumb = registry.get_method("crumb")
+    source = crumbs / "crumbs/crumb.safetensors"
     monkeypatch.setitem(crumb.reported, "params", 31)
-    with pytest.raises(WrongFigures, match="params is 30, reported 31"):
-        conversion.convert("crumb", given, tmp_path / "out.safetensors")
+    with pytest.raises(CostMismatch, match="params is 30, reported 31"):
+        conversion.convert("crumb", source, tmp_path / "out.safetensors")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_suffix_says_the_format(tmp_path):
+def test_format_follows_from_the_suffix(tmp_path):
     names = {"a.safetensors": "safetensors", "a.pth": "torch", "a.pt": "torch"}
-    assert {name: kind(tmp_path / name) for name in names} == names
-    assert kind(tmp_path / "a.bin", "torch") == "torch"
-    with pytest.raises(UnclearFormat):
-        kind(tmp_path / "a.bin", "safetensors")
+    assert {name: checkpoint_format(tmp_path / name) for name in names} == names
+    assert checkpoint_format(tmp_path / "a.bin", "torch") == "torch"
+    with pytest.raises(SuffixMismatch):
+        checkpoint_format(tmp_path / "a.bin", "safetensors")
 
 
-def test_torch_tensors_lie_where_the_published_file_has_them(monkeypatch, crumbs, tmp_path):
-    given, back = crumbs / "crumbs/crumb.safetensors", tmp_path / "back.pth"
-    published = Weights(sha256="0" * 64, root="params_ema")
-    monkeypatch.setitem(registry.plain("crumb").weights, "paper", published)
-    conversion.convert("crumb", given, back, to="torch")
-    assert set(saved(back)) == {"params_ema"}
-    assert set(saved(back)["params_ema"]) == {"filter.weight", "filter.bias"}
+def test_torch_file_has_the_nesting_of_the_published_file(monkeypatch, crumbs, tmp_path):
+    source, target = crumbs / "crumbs/crumb.safetensors", tmp_path / "back.pth"
+    published = Weights(sha256="0" * 64, state_dict_key="params_ema")
+    monkeypatch.setitem(registry.get_method("crumb").weights, "paper", published)
+    conversion.convert("crumb", source, target, to="torch")
+    assert set(torch_load(target)) == {"params_ema"}
+    assert set(torch_load(target)["params_ema"]) == {"filter.weight", "filter.bias"}

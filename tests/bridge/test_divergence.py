@@ -1,4 +1,4 @@
-"""The first place where two networks part is named, whatever the mistake."""
+"""The first module where two networks differ is located, for faults of several kinds."""
 
 import types
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from esrjax.bridge.live import structure
+from esrjax.bridge.live import compare_float64
 
 X = np.random.default_rng(0).random((2, 13, 17, 3), np.float32)
 
@@ -44,7 +44,7 @@ def swapped_concat(net):
 
 
 class Shuffle(nn.Module):
-    """Row and column slowest, channel fastest: the order of other frameworks."""
+    """Pixel shuffle in TensorFlow's order: within a block, the channel varies fastest."""
 
     def forward(self, x):
         n, c, h, w = x.shape
@@ -56,7 +56,7 @@ def wrong_shuffle(net):
     net.upsampler[1] = Shuffle()
 
 
-FAULTS = {  # method, fault, where it is
+FAULTS = {  # name -> method, function that applies the fault, location that is reported
     "padding mode": (
         "hfenet",
         wrong_padding,
@@ -72,7 +72,7 @@ FAULTS = {  # method, fault, where it is
     "transposed kernel": (
         "rfdn_span",
         transposed_kernel,
-        "in B2.c2_r (Conv2d, ours block_2.refine_2)",
+        "in B2.c2_r (Conv2d, JAX block_2.refine_2)",
     ),
     "swapped concat": (
         "spanv2",
@@ -89,23 +89,25 @@ FAULTS = {  # method, fault, where it is
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_named_at_its_place(match, fault):
-    name, plant, place = FAULTS[fault]
-    pair = match(name)
-    plant(pair.peer.module)
-    cases, layers, _ = structure(pair, X)
-    assert layers.first is not None
-    assert layers.first.place == place
-    gap = layers.first.gap
-    assert gap.max_abs == pytest.approx(abs(gap.ours - gap.theirs)) and gap.differs
-    assert not any(case.passed for case in cases)
+def test_fault_is_located(make_pair, fault):
+    name, apply_fault, location = FAULTS[fault]
+    pair = make_pair(name)
+    apply_fault(pair.torch_model.module)
+    diffs, layers, _ = compare_float64(pair, X)
+    assert layers.first_divergence is not None
+    assert layers.first_divergence.location == location
+    diff = layers.first_divergence.diff
+    assert (
+        diff.max_abs_diff == pytest.approx(abs(diff.jax_value - diff.torch_value)) and diff.differs
+    )
+    assert not any(output_diff.passed for output_diff in diffs)
 
 
 @pytest.mark.parametrize(("name", "form"), [("span", "train"), ("rfdn_span", "deploy")])
-def test_networks_that_are_equal_part_nowhere(match, name, form):
-    cases, layers, _ = structure(match(name, form), X)
-    assert all(case.passed for case in cases)
-    assert (layers.first, layers.apart, layers.only_ours) == (None, (), ())
-    assert layers.compared > 80
-    assert set(layers.unfit) == {"upsampler (Sequential)"}
-    assert "upsampler.1 (PixelShuffle)" in layers.only_theirs
+def test_equal_networks_have_no_divergence(make_pair, name, form):
+    diffs, layers, _ = compare_float64(make_pair(name, form), X)
+    assert all(diff.passed for diff in diffs)
+    assert (layers.first_divergence, layers.harmless_diffs, layers.jax_only) == (None, (), ())
+    assert layers.num_compared > 80
+    assert set(layers.shape_mismatch) == {"upsampler (Sequential)"}
+    assert "upsampler.1 (PixelShuffle)" in layers.torch_only

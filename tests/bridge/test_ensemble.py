@@ -1,4 +1,4 @@
-"""An ensemble is what PyTorch's was: branch by branch, in bytes, ties apart."""
+"""Images of an ensemble and its members equal PyTorch's, except where rounding decides ties."""
 
 import dataclasses
 
@@ -11,29 +11,29 @@ import esrjax
 from esrjax import registry
 from esrjax.bridge import ensemble
 from esrjax.bridge.golden import BadGolden
+from esrjax.evaluation.metrics import to_uint8
 from esrjax.method import Ensemble, Member
-from esrjax.model import Fusion, Model
+from esrjax.model import EnsembleModel, Model
 from esrjax.network.archive import Checkpoint
-from esrjax.pictures.metrics import quantise
 
 LR = np.random.default_rng(0).integers(0, 256, (16, 19, 3), np.uint8)
 
 
-def nchw(picture):
-    return picture.astype(np.float32).transpose(2, 0, 1)[None]
+def nchw(image):
+    return image.astype(np.float32).transpose(2, 0, 1)[None]
 
 
 @pytest.fixture
 def golden(crumbs, tmp_path):
-    """Writes what the third-party ensemble gives, with changes: `golden(y0=...) -> path`."""
+    """Write a golden file of the third-party ensemble's own images: `golden(y0=...) -> path`."""
 
     def write(**changes):
-        fusion = esrjax.load("crumbs")
-        crumb, loaf = (run(LR) for run in fusion.upscalers().values())
+        model = esrjax.load("crumbs")
+        crumb, loaf = (upscale(LR) for upscale in model.member_upscalers().values())
         arrays = {
             "x0": nchw(LR) / np.float32(255),
-            "y0": nchw(fusion(LR)),
-            "crumb_u8_0": nchw(quantise(crumb, 1.0)),
+            "y0": nchw(model(LR)),
+            "crumb_u8_0": nchw(to_uint8(crumb, 1.0)),
             "act_loa_tta0": nchw(loaf),
             "note": np.zeros(1),
         }
@@ -43,36 +43,43 @@ def golden(crumbs, tmp_path):
     return write
 
 
-def test_branches_and_what_they_are_fused_to_are_compared(esrjax, golden):
-    said = esrjax("parity", "crumbs", "--golden", golden(), "--json")
-    assert said.code == 0 and said.json["passed"] is True
-    assert [case["case"] for case in said.json["cases"]] == ["y0", "act_loa_tta0", "crumb_u8_0"]
-    assert [case["changed"] for case in said.json["cases"]] == [0, 0, 0]
-    assert said.json["unchecked"] == ["note"]
+def test_fused_and_member_images_are_compared(esrjax, golden):
+    result = esrjax("parity", "crumbs", "--golden", golden(), "--json")
+    assert result.code == 0 and result.json["passed"] is True
+    assert [diff["name"] for diff in result.json["diffs"]] == ["y0", "act_loa_tta0", "crumb_u8_0"]
+    assert [diff["num_changed_u8"] for diff in result.json["diffs"]] == [0, 0, 0]
+    assert result.json["unchecked_keys"] == ["note"]
 
 
-@pytest.mark.parametrize(("levels", "values", "passed"), [(1, 14, True), (1, 15, False), (2, 1, 0)])
-def test_a_thousandth_of_the_bytes_may_be_one_level_off(golden, levels, values, passed):
-    theirs = np.load(golden())["y0"].copy()
-    assert theirs.size == 14_592  # of which 14 are a thousandth
-    theirs.reshape(-1)[:values] += levels * np.where(theirs.reshape(-1)[:values] > 99, -1, 1)
-    found = ensemble.parity(esrjax.load("crumbs"), golden(y0=theirs))
-    assert found.verdicts == {"y0": bool(passed), "act_loa_tta0": True, "crumb_u8_0": True}
-    assert (found.cases[0].changed, found.cases[0].changed_as_is) == (values, None)
+@pytest.mark.parametrize(
+    ("levels", "num_values", "passed"), [(1, 14, True), (1, 15, False), (2, 1, 0)]
+)
+def test_a_thousandth_of_uint8_values_may_differ_by_one_level(golden, levels, num_values, passed):
+    torch_image = np.load(golden())["y0"].copy()
+    assert torch_image.size == 14_592  # of which 14 are a thousandth
+    torch_image.reshape(-1)[:num_values] += levels * np.where(
+        torch_image.reshape(-1)[:num_values] > 99, -1, 1
+    )
+    comparison = ensemble.compare(esrjax.load("crumbs"), golden(y0=torch_image))
+    assert comparison.checks == {"y0": bool(passed), "act_loa_tta0": True, "crumb_u8_0": True}
+    assert (comparison.diffs[0].num_changed_u8, comparison.diffs[0].num_changed_u8_unperturbed) == (
+        num_values,
+        None,
+    )
 
 
-def test_a_file_of_something_else_is_refused(golden):
-    fusion = esrjax.load("crumbs")
-    with pytest.raises(BadGolden, match="'bread' begins the name of 0 members"):
-        ensemble.parity(fusion, golden(bread_u8_0=np.zeros(1)))
-    with pytest.raises(BadGolden, match="no 8-bit picture"):
-        ensemble.parity(fusion, golden(x0=np.full((1, 3, 6, 7), 0.3, np.float32)))
-    with pytest.raises(BadGolden, match="which is"):
-        ensemble.parity(fusion, golden(y0=np.zeros((1, 3, 8, 8))))
+def test_unfitting_golden_file_is_refused(golden):
+    model = esrjax.load("crumbs")
+    with pytest.raises(BadGolden, match="'bread' is a prefix of 0 members"):
+        ensemble.compare(model, golden(bread_u8_0=np.zeros(1)))
+    with pytest.raises(BadGolden, match="not an 8-bit image"):
+        ensemble.compare(model, golden(x0=np.full((1, 3, 6, 7), 0.3, np.float32)))
+    with pytest.raises(BadGolden, match=r"y0 of shape \(1, 3, 8, 8\)"):
+        ensemble.compare(model, golden(y0=np.zeros((1, 3, 8, 8))))
 
 
-class Coin(nnx.Module):
-    """The top of the picture is white or less, as its first value lies above a fifth or not."""
+class ThresholdNet(nnx.Module):
+    """The top of the image is 1.0 or 0.9, if the input's first value is above 51 / 255 or not."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         self.at = nnx.Param(jnp.zeros(()))
@@ -82,19 +89,21 @@ class Coin(nnx.Module):
         return y.at[:, :4].set(jnp.where(x[:, :1, :1, :1] > 51 / 255, 1.0, 0.9))
 
 
-@pytest.mark.parametrize(("level", "theirs_at_top", "passed"), [(51, 255, True), (60, 230, False)])
-def test_a_tie_is_told_from_a_difference(tmp_path, crumbs, level, theirs_at_top, passed):
-    method = dataclasses.replace(registry.plain("crumb"), network=Coin)
-    net = Coin(rngs=nnx.Rngs(0))
-    model = Model(name="coin", method=method, net=net, checkpoint=Checkpoint)
-    coins = Ensemble(members={"coin": Member()}, team="", paper="", license="")
-    fusion = Fusion(name="coins", ensemble=coins, members={"coin": model})
+@pytest.mark.parametrize(("level", "torch_top", "passed"), [(51, 255, True), (60, 230, False)])
+def test_tie_passes_and_difference_fails(tmp_path, crumbs, level, torch_top, passed):
+    method = dataclasses.replace(registry.get_method("crumb"), network=ThresholdNet)
+    net = ThresholdNet(rngs=nnx.Rngs(0))
+    model = Model(name="threshold", method=method, net=net, checkpoint=Checkpoint)
+    threshold_ensemble = Ensemble(members={"threshold": Member()}, team="", paper="", license="")
+    ensemble_model = EnsembleModel(
+        name="ensemble", ensemble=threshold_ensemble, members={"threshold": model}
+    )
     lr = np.full((8, 8, 3), 40, np.uint8)
     lr[0, 0] = level
-    theirs = nchw(fusion(lr))
-    assert abs(theirs[0, 0, 0, 0] - theirs_at_top) > 20
-    theirs[:, :, :4] = theirs_at_top
-    np.savez(tmp_path / "tie.npz", x0=nchw(lr) / np.float32(255), y0=theirs)
-    (case,) = ensemble.parity(fusion, tmp_path / "tie.npz").cases
-    assert case.passed is passed
-    assert case.changed_as_is == (3 * 4 * 32 if passed else None)
+    torch_image = nchw(ensemble_model(lr))
+    assert abs(torch_image[0, 0, 0, 0] - torch_top) > 20
+    torch_image[:, :, :4] = torch_top
+    np.savez(tmp_path / "tie.npz", x0=nchw(lr) / np.float32(255), y0=torch_image)
+    (diff,) = ensemble.compare(ensemble_model, tmp_path / "tie.npz").diffs
+    assert diff.passed is passed
+    assert diff.num_changed_u8_unperturbed == (3 * 4 * 32 if passed else None)

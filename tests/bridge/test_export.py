@@ -1,4 +1,4 @@
-"""What is exported does what JAX does, at any size, or is not written."""
+"""Exported networks compute what JAX computes, at any size, or are not written."""
 
 import json
 from dataclasses import replace
@@ -11,9 +11,9 @@ import pytest
 
 from esrjax import registry
 from esrjax.bridge import export
-from esrjax.bridge.check import CLOSE, EXACT, Check, compare
-from esrjax.bridge.export import FixedSize, WrongExport
-from esrjax.bridge.onnx.graph import NotInOnnx
+from esrjax.bridge.check import MAX_FLOAT32_DIFF, MIN_PSNR_DB, ExportCheck, compare
+from esrjax.bridge.export import ExportMismatch, FixedSizeNetwork
+from esrjax.bridge.onnx.graph import OnnxConversionError
 from esrjax.model import open_method
 from esrjax.network.reparam import deploy
 
@@ -38,7 +38,7 @@ OFFICIAL = {
     "vscinet": "team11_VSCINet",
     "zenosr": "team04_ZenoSR",
 }
-SLOW = ("bviesr", "dan", "haesr", "vscinet", "zenosr")  # networks of windows
+SLOW = ("bviesr", "dan", "haesr", "vscinet", "zenosr")  # window attention
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OFFICIAL]
 
 
@@ -48,17 +48,17 @@ def onnx():
     return pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 
-def operators(model):
+def list_op_types(model):
     return [node.op_type for node in model.graph.node]
 
 
 @pytest.mark.export
-def test_the_graph_is_the_network_and_nothing_else(onnx):
-    net = deploy(registry.plain("spanv2").build())
-    model = export.onnx("spanv2", net, 1)
-    found = operators(model)
-    wanted = {"Conv": 22, "Max": 11, "Add": 4, "Mul": 4, "Concat": 1, "DepthToSpace": 1}
-    assert {name: found.count(name) for name in set(found)} == wanted
+def test_graph_has_only_the_nodes_of_the_network(onnx):
+    net = deploy(registry.get_method("spanv2").build())
+    model = export.to_onnx("spanv2", net, 1)
+    op_types = list_op_types(model)
+    expected = {"Conv": 22, "Max": 11, "Add": 4, "Mul": 4, "Concat": 1, "DepthToSpace": 1}
+    assert {name: op_types.count(name) for name in set(op_types)} == expected
     groups = [
         attribute.i
         for node in model.graph.node
@@ -67,24 +67,27 @@ def test_the_graph_is_the_network_and_nothing_else(onnx):
     ]
     assert groups == [3, 80]
     (lr,), (sr,) = model.graph.input, model.graph.output
-    sides = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (lr, sr)]
-    assert sides == [[1, 3, "h", "w"], [1, 3, "4*h", "4*w"]]
+    dims = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (lr, sr)]
+    assert dims == [[1, 3, "h", "w"], [1, 3, "4*h", "4*w"]]
 
 
 @pytest.mark.export
-def test_the_file_says_what_it_is(onnx, esrjax, crumbs, tmp_path):
-    said = esrjax("export", "crumb", "-o", tmp_path / "crumb.onnx", "--json")
-    card = said.json
+def test_metadata_of_an_exported_file(onnx, esrjax, crumbs, tmp_path):
+    result = esrjax("export", "crumb", "-o", tmp_path / "crumb.onnx", "--json")
+    metadata = result.json
     model = onnx.load(tmp_path / "crumb.onnx")
-    facts = {entry.key: entry.value for entry in model.metadata_props}
-    assert card.pop("file") == str(tmp_path / "crumb.onnx")
-    assert facts == {k: v if isinstance(v, str) else json.dumps(v) for k, v in card.items()}
-    assert (card["method"], card["scale"], card["min_side"]) == ("crumb", 4, 6)
-    assert card["weights_sha256"] == open_method("crumb").checkpoint.sha256
-    assert set(card["checks"]) == {"float32", "float16"}
-    assert 0 <= card["checks"]["float32"]["max_abs"] < EXACT
-    assert card["checks"]["float32"]["sizes"] == [[16, 24], [33, 21], [75, 131]]
-    assert card["versions"]["onnxruntime"]
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata.pop("file") == str(tmp_path / "crumb.onnx")
+    assert properties == {
+        k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()
+    }
+    assert (metadata["method"], metadata["scale"], metadata["min_side"]) == ("crumb", 4, 6)
+    assert metadata["weights_sha256"] == open_method("crumb").checkpoint.sha256
+    assert set(metadata["checks"]) == {"float32", "float16"}
+    assert 0 <= metadata["checks"]["float32"]["max_abs_diff"] < MAX_FLOAT32_DIFF
+    assert metadata["checks"]["float32"]["image_sizes"] == [[16, 24], [33, 21], [75, 131]]
+    assert metadata["hparams"] == {} and metadata["receptive_field_radius"] >= 1
+    assert metadata["versions"]["onnxruntime"]
 
 
 @pytest.mark.export
@@ -92,82 +95,94 @@ def test_the_file_says_what_it_is(onnx, esrjax, crumbs, tmp_path):
 def test_official_networks_run_in_onnx_runtime(onnx, reference, tmp_path, name):
     pytest.importorskip("torch", reason="the official weights are PyTorch's")
     model = open_method(name, reference / f"weights/{OFFICIAL[name]}.pth")
-    card = export.export(model, tmp_path / "net.onnx", "onnx")
-    assert card.checks["float32"].max_abs < 1e-4
+    metadata = export.export(model, tmp_path / "net.onnx", "onnx")
+    assert metadata.checks["float32"].max_abs_diff < 1e-4
 
 
 @pytest.mark.export
-def test_half_precision_is_stored_inside_and_floats_outside(onnx, crumbs, tmp_path):
-    card = export.export(open_method("crumb"), tmp_path / "half.onnx", "onnx", "float16")
+def test_float16_export_has_float32_inputs_and_outputs(onnx, crumbs, tmp_path):
+    metadata = export.export(open_method("crumb"), tmp_path / "half.onnx", "onnx", "float16")
     model = onnx.load(tmp_path / "half.onnx")
-    kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4}
-    assert kinds == {onnx.TensorProto.FLOAT16}
-    ends = [*model.graph.input, *model.graph.output]
-    assert {end.type.tensor_type.elem_type for end in ends} == {onnx.TensorProto.FLOAT}
-    assert list(card.checks) == ["float16"] and card.checks["float16"].psnr > CLOSE
+    dtypes = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4}
+    assert dtypes == {onnx.TensorProto.FLOAT16}
+    inputs_and_outputs = [*model.graph.input, *model.graph.output]
+    assert {value_info.type.tensor_type.elem_type for value_info in inputs_and_outputs} == {
+        onnx.TensorProto.FLOAT
+    }
+    assert list(metadata.checks) == ["float16"] and metadata.checks["float16"].psnr > MIN_PSNR_DB
 
 
 @pytest.mark.export
-@pytest.mark.parametrize("kind", ["onnx", "stablehlo"])
-def test_what_differs_from_jax_is_not_written(onnx, crumbs, tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize("format", ["onnx", "stablehlo"])
+def test_export_that_differs_from_jax_is_not_written(onnx, crumbs, tmp_path, monkeypatch, format):
     model = open_method("crumb")
-    monkeypatch.setattr(export, "portable", lambda *a, of=export.portable: _off(of(*a)))
-    with pytest.raises(WrongExport, match=r"crumb as \w+ in float32 differs from JAX"):
-        export.export(model, tmp_path / f"crumb.{kind}", kind)
+    monkeypatch.setattr(
+        export, "nchw_forward", lambda *a, original=export.nchw_forward: _with_offset(original(*a))
+    )
+    with pytest.raises(ExportMismatch, match=r"crumb as \w+ in float32 differs from JAX"):
+        export.export(model, tmp_path / f"crumb.{format}", format)
     assert not list(tmp_path.iterdir())
 
 
-def _off(forward):
+def _with_offset(forward):
     return lambda lr: forward(lr) + 2e-4
 
 
-def test_a_network_of_fixed_size_is_told_where(crumbs, tmp_path, monkeypatch):
-    def picky(lr):
+def test_fixed_size_network_is_reported_with_its_line(crumbs, tmp_path, monkeypatch):
+    def size_dependent(lr):
         return lr if lr.shape[2] > 8 else 2 * lr
 
-    monkeypatch.setattr(export, "portable", lambda *a: picky)
-    with pytest.raises(FixedSize) as told:
+    monkeypatch.setattr(export, "nchw_forward", lambda *a: size_dependent)
+    with pytest.raises(FixedSizeNetwork) as error:
         export.export(open_method("crumb"), tmp_path / "crumb.stablehlo", "stablehlo")
-    assert told.value.problem.startswith("crumb cannot be traced for pictures of any size")
-    assert "return lr if lr.shape[2] > 8 else 2 * lr" in told.value.place
+    assert error.value.problem.startswith("crumb cannot be traced")
+    assert "return lr if lr.shape[2] > 8 else 2 * lr" in error.value.location
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.export
-def test_what_onnx_lacks_is_named(onnx, crumbs, tmp_path, monkeypatch):
-    spotted = lambda *a, of=export.portable: lambda lr: of(*a)(lr).at[0, 0, 5, 5].add(1.0)  # noqa: E731
-    monkeypatch.setattr(export, "portable", spotted)
-    with pytest.raises(NotInOnnx, match="the operation 'scatter-add' has no counterpart"):
+def test_unsupported_operation_is_reported(onnx, crumbs, tmp_path, monkeypatch):
+    original = export.nchw_forward
+
+    def with_scatter(*args):
+        return lambda lr: original(*args)(lr).at[0, 0, 5, 5].add(1.0)
+
+    monkeypatch.setattr(export, "nchw_forward", with_scatter)
+    with pytest.raises(OnnxConversionError, match="'scatter-add'"):
         export.export(open_method("crumb"), tmp_path / "crumb.onnx", "onnx")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.export
-def test_what_onnx_runtime_refuses_is_no_crash(onnx, esrjax, crumbs, tmp_path):
-    said = esrjax("export", "crumb", "--dtype", "bfloat16", "-o", tmp_path / "crumb.onnx")
-    assert (said.code, list(tmp_path.iterdir())) == (2, [])
-    assert said.err.startswith("esrjax: ONNX Runtime does not run this network: ")
+def test_model_rejected_by_onnxruntime_is_reported(onnx, esrjax, crumbs, tmp_path):
+    result = esrjax("export", "crumb", "--dtype", "bfloat16", "-o", tmp_path / "crumb.onnx")
+    assert (result.code, list(tmp_path.iterdir())) == (2, [])
+    assert "ONNX Runtime does not run this network: " in result.err
 
 
 @pytest.mark.export
-def test_stablehlo_runs_where_jax_does_at_any_size(onnx, esrjax, crumbs, tmp_path):
+def test_stablehlo_runs_on_cpu_and_cuda_at_any_size(onnx, esrjax, crumbs, tmp_path):
     path = tmp_path / "crumb.stablehlo"
     assert esrjax("export", "crumb", "--format", "stablehlo", "-o", path).code == 0
     program = jax.export.deserialize(bytearray(path.read_bytes()))
     assert program.platforms == ("cpu", "cuda")
     lr = np.random.default_rng(0).random((1, 9, 14, 3), np.float32)
-    ours = open_method("crumb").forward(jnp.asarray(lr))
-    theirs = program.call(lr.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-6)
-    card = json.loads((tmp_path / "crumb.stablehlo.json").read_text())
-    assert (card["format"], card["method"]) == ("stablehlo", "crumb")
+    jax_sr = open_method("crumb").forward(jnp.asarray(lr))
+    stablehlo_sr = program.call(lr.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(stablehlo_sr, jax_sr, rtol=0, atol=1e-6)
+    metadata = json.loads((tmp_path / "crumb.stablehlo.json").read_text())
+    assert (metadata["format"], metadata["method"]) == ("stablehlo", "crumb")
 
 
-def test_a_bound_is_a_bound():
-    check = Check(sizes=((8, 8),), max_abs=0.9e-4, psnr=60.0, finite=True)
-    assert check.keeps("float32") and check.keeps("float16")
-    assert not replace(check, max_abs=1.1e-4).keeps("float32")
-    assert not replace(check, psnr=49.0).keeps("bfloat16")
-    assert not replace(check, finite=False).keeps("float16")
+def test_tolerances_of_exports():
+    check = ExportCheck(image_sizes=((8, 8),), max_abs_diff=0.9e-4, psnr=60.0, is_finite=True)
+    assert check.within_tolerance("float32") and check.within_tolerance("float16")
+    assert not replace(check, max_abs_diff=1.1e-4).within_tolerance("float32")
+    assert not replace(check, psnr=49.0).within_tolerance("bfloat16")
+    assert not replace(check, is_finite=False).within_tolerance("float16")
     nan = compare(lambda lr: lr * np.nan, [np.ones((1, 3, 4, 4))], [np.ones((1, 3, 4, 4))], 1)
-    assert not nan.finite and not nan.keeps("float32") and not nan.keeps("float16")
+    assert (
+        not nan.is_finite
+        and not nan.within_tolerance("float32")
+        and not nan.within_tolerance("float16")
+    )

@@ -1,16 +1,16 @@
-"""A user's own PyTorch network beside ours, from the command line."""
+"""Comparison with a user's live PyTorch network on the command line."""
 
 import sys
 
 import numpy as np
 import pytest
 
-from esrjax.pictures.files import write
+from esrjax.data.image_io import write_image
 
-ASKED = [
-    "picture, float64",
+CHECKS = [
+    "image, float64",
     "noise, float64",
-    "picture, float32",
+    "image, float32",
     "noise, float32",
     "gradient, input, float64",
     "gradient, weights, float64",
@@ -20,109 +20,119 @@ ASKED = [
 
 
 @pytest.fixture
-def live(esrjax, crumbs):
-    """`live(file, more words) -> what was said`."""
-    return lambda file, *words: esrjax("parity", "crumb", "--torch", f"{file}:Net", *words)
+def run_parity(esrjax, crumbs):
+    """Compare the third-party method with a PyTorch file: `run_parity(file, *args) -> result`."""
+    return lambda file, *args: esrjax("parity", "crumb", "--torch", f"{file}:Net", *args)
 
 
-def test_the_same_network_is_equal_in_everything(live, written, crumbs):
-    found = live(written(), "--checkpoint", crumbs / "crumbs/crumb.safetensors", "--json")
-    assert found.code == 0, found.err
-    said = found.json
-    assert (said["method"], said["form"], said["passed"]) == ("crumb", "deploy", True)
-    assert [f"{case['case']}, {case['precision']}" for case in said["cases"]] == ASKED
-    assert [case["changed"] for case in said["cases"][2:4]] == [0, 0]
-    assert said["layers"]["first"] is None and said["layers"]["compared"] == 4
-    assert (said["data"], said["notes"]) == (None, [])
-    assert max(case["max_abs"] for case in said["cases"]) < 1e-6
-
-
-def test_drawn_weights_do_where_there_is_no_checkpoint(live, written):
-    assert live(written()).out.endswith("crumb, deploy form: equal to PyTorch\n")
-    one, other = (live(written(), "--seed", seed, "--json").json for seed in (1, 2))
-    assert one["cases"][0]["allowed"] != other["cases"][0]["allowed"]
-
-
-def test_sizes_and_arguments_build_both_alike(live, written):
-    words = ["--size", "side=5", "--torch-args", '{"side": 5}', "--json"]
-    assert live(written(), *words).json["passed"] is True
-
-
-def test_a_fault_is_named_and_both_values_are_told(live, written):
-    found = live(written(ran="y = y + 0.25 * (y == y.max())"))
-    assert found.code == 1
-    assert (
-        "they part in the forward of the network, after filter, before the end of the network\n"
-        in found.out
+def test_same_network_passes_every_check(run_parity, write_torch_file, crumbs):
+    result = run_parity(
+        write_torch_file(), "--checkpoint", crumbs / "crumbs/crumb.safetensors", "--json"
     )
-    assert "what it gives is " in found.out and "here and " in found.out
-    assert found.out.endswith("crumb, deploy form: not equal to PyTorch\n")
-
-
-def test_a_float32_constant_is_told_from_a_fault(live, written):
-    found = live(written(ran="y = y + float(torch.tensor(3.3)) - 3.3"))
-    assert found.code == 1 and "so little is often a constant in float32" in found.out
-
-
-def test_weights_that_do_not_learn_are_told(live, written):
-    said = live(written(built="self.filter.bias.requires_grad = False"), "--json").json
-    assert said["passed"] is True
-    assert said["notes"] == ["no gradient of PyTorch's reaches filter.bias: not compared"]
-
-
-def test_what_asks_for_cuda_runs_on_the_cpu_and_that_is_told(live, written):
-    file = written(
-        built='self.filter.cuda(); self.by = torch.ones(1, device="cuda")',
-        ran='y = y * self.by.to("cuda:0")',
+    assert result.code == 0, result.err
+    comparison = result.json
+    assert (comparison["method"], comparison["form"], comparison["passed"]) == (
+        "crumb",
+        "deploy",
+        True,
     )
-    said = live(file, "--json").json
-    assert said["passed"] is True
-    assert [note.rpartition(": ")[2] for note in said["notes"]] == (
-        ["CUDA was asked for, the CPU was taken"] * 2
+    diffs, layers = comparison["diffs"], comparison["layers"]
+    assert [f"{diff['name']}, {diff['precision']}" for diff in diffs] == CHECKS
+    assert [diff["num_changed_u8"] for diff in diffs[2:4]] == [0, 0]
+    assert layers["first_divergence"] is None and layers["num_compared"] == 4
+    assert (comparison["quality"], comparison["notes"]) == (None, [])
+    assert max(diff["max_abs_diff"] for diff in diffs) < 1e-6
+
+
+def test_without_a_checkpoint_weights_are_random(run_parity, write_torch_file):
+    assert run_parity(write_torch_file()).out.endswith("crumb, deploy form: equal to PyTorch\n")
+    first, second = (
+        run_parity(write_torch_file(), "--seed", seed, "--json").json for seed in (1, 2)
     )
-    assert f"{file}:11: self.filter.cuda()" in said["notes"][0]
+    assert first["diffs"][0]["tolerance"] != second["diffs"][0]["tolerance"]
 
 
-def test_a_set_is_run_through_both(live, written, tmp_path):
-    draw = np.random.default_rng(0)
+def test_hparams_and_torch_args_build_both_networks(run_parity, write_torch_file):
+    args = ["--hparam", "kernel_size=5", "--torch-args", '{"kernel_size": 5}', "--json"]
+    assert run_parity(write_torch_file(), *args).json["passed"] is True
+
+
+def test_fault_is_reported_with_location_and_both_values(run_parity, write_torch_file):
+    result = run_parity(write_torch_file(forward="y = y + 0.25 * (y == y.max())"))
+    assert result.code == 1
+    location = "in the forward of the network, after filter, before the end of the network\n"
+    assert location in result.out
+    assert "output at [" in result.out and "in JAX and " in result.out
+    assert result.out.endswith("crumb, deploy form: not equal to PyTorch\n")
+
+
+def test_float32_constant_is_distinguished_from_a_fault(run_parity, write_torch_file):
+    result = run_parity(write_torch_file(forward="y = y + float(torch.tensor(3.3)) - 3.3"))
+    assert result.code == 1 and "often a constant kept in float32" in result.out
+
+
+def test_weights_without_gradient_are_noted(run_parity, write_torch_file):
+    comparison = run_parity(
+        write_torch_file(init="self.filter.bias.requires_grad = False"), "--json"
+    ).json
+    assert comparison["passed"] is True
+    assert comparison["notes"] == ["PyTorch has no gradient for filter.bias: not compared"]
+
+
+def test_cuda_calls_run_on_the_cpu_and_are_noted(run_parity, write_torch_file):
+    file = write_torch_file(
+        init='self.filter.cuda(); self.by = torch.ones(1, device="cuda")',
+        forward='y = y * self.by.to("cuda:0")',
+    )
+    comparison = run_parity(file, "--json").json
+    assert comparison["passed"] is True
+    assert [note.rpartition(": ")[2] for note in comparison["notes"]] == (
+        ["CUDA requested, CPU used"] * 2
+    )
+    assert f"{file}:11: self.filter.cuda()" in comparison["notes"][0]
+
+
+def test_psnr_on_a_dataset_is_compared(run_parity, write_torch_file, tmp_path):
+    rng = np.random.default_rng(0)
     for name in "ab":
-        write(tmp_path / f"set/{name}.png", draw.integers(0, 256, (48, 40, 3), np.uint8))
-    words = ["--data", tmp_path / "set", "--json"]
-    same, other = written(), written("other.py", ran="y = y + 1 / 255")
-    found = live(same, *words).json["data"]
-    assert (found["pictures"], found["values"]) == (2, 2 * 48 * 40 * 3)
-    assert (found["mdb"], found["changed"], found["passed"]) == (0.0, 0, True)
-    moved = live(other, *words).json["data"]
-    assert moved["mdb"] != 0 and moved["changed"] > 0 and moved["passed"] is False
-    text = live(same, "--data", tmp_path / "set").out
-    assert "2 pictures, ntire: " in text and "+0.000 mdB; 0 of 11,520" in text
+        write_image(tmp_path / f"dataset/{name}.png", rng.integers(0, 256, (48, 40, 3), np.uint8))
+    args = ["--data", tmp_path / "dataset", "--json"]
+    same, other = write_torch_file(), write_torch_file("other.py", forward="y = y + 1 / 255")
+    quality = run_parity(same, *args).json["quality"]
+    assert (quality["num_images"], quality["num_values"]) == (2, 2 * 48 * 40 * 3)
+    assert (quality["diff_mdb"], quality["num_changed_u8"], quality["passed"]) == (0.0, 0, True)
+    other_quality = run_parity(other, *args).json["quality"]
+    assert other_quality["diff_mdb"] != 0 and other_quality["num_changed_u8"] > 0
+    assert other_quality["passed"] is False
+    text = run_parity(same, "--data", tmp_path / "dataset").out
+    assert "2 images, ntire: " in text and "+0.000 mdB; 0 of 11,520" in text
 
 
-def test_the_network_takes_the_form_that_the_weights_have(match):
-    pair = match("span", "train")
-    keys = set(pair.peer.module.state_dict())
+def test_jax_network_has_the_form_of_the_weights(make_pair):
+    pair = make_pair("span", "train")
+    keys = set(pair.torch_model.module.state_dict())
     assert "conv_1.sk.weight" in keys and "conv_1.eval_conv.weight" not in keys
 
 
-def test_files_that_the_file_imports_are_its_own(live, written, tmp_path):
+def test_local_imports_of_the_torch_file_are_hashed(run_parity, write_torch_file, tmp_path):
     (tmp_path / "gain.py").write_text("GAIN = 1.0\n")
-    file = written(imports="from gain import GAIN", ran="y = y * GAIN")
-    words = ["-o", tmp_path / "c.json"]
-    assert live(file, *words).code == 0
-    assert '"beside torch: gain.py"' in (tmp_path / "c.json").read_text()
+    file = write_torch_file(imports="from gain import GAIN", forward="y = y * GAIN")
+    args = ["-o", tmp_path / "c.json"]
+    assert run_parity(file, *args).code == 0
+    assert '"torch import: gain.py"' in (tmp_path / "c.json").read_text()
 
 
-def test_official_weights_are_the_same_in_both(esrjax, reference, request):
+def test_twin_with_official_weights_passes(esrjax, reference, request):
     file = request.path.parents[1] / "twins/spanv2.py"
-    words = ["--checkpoint", reference / "weights/team22_spanv2_c2.pth", "--json"]
-    found = esrjax("parity", "spanv2", "--torch", f"{file}:Twin", *words)
-    assert found.code == 0, found.out
-    assert found.json["layers"]["compared"] == 78
+    args = ["--checkpoint", reference / "weights/team22_spanv2_c2.pth", "--json"]
+    result = esrjax("parity", "spanv2", "--torch", f"{file}:Twin", *args)
+    assert result.code == 0, result.out
+    assert result.json["layers"]["num_compared"] == 78
 
 
-def test_without_pytorch_that_is_what_is_missing(live, written, monkeypatch):
+def test_missing_pytorch_is_reported(run_parity, write_torch_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = live(written())
-    assert found.code == 2
-    assert "comparing with a PyTorch network needs PyTorch" in found.err
-    assert 'pip install "esrjax[torch]"' in found.err
+    result = run_parity(write_torch_file())
+    assert result.code == 2
+    assert "Comparison with a PyTorch network needs PyTorch" in result.err
+    assert 'pip install "esrjax[torch]"' in result.err

@@ -1,112 +1,123 @@
-"""What cannot be run as it is is told, with its line and what to do about it."""
+"""PyTorch code that cannot be used is reported with its line and a remedy."""
 
 import pytest
 import torch
 
-from esrjax.bridge.cpu import PeerFailed
-from esrjax.bridge.peer import NoPeer, PeerMismatch, build, fill, misfits, source
+from esrjax.bridge.cpu import TorchCodeError
+from esrjax.bridge.peer import (
+    BadTorchClass,
+    TorchModelMismatch,
+    build,
+    load_state_dict,
+    parse_source,
+    state_dict_mismatches,
+)
 
 
-def refused(kind, written, arguments=None, name="Net", **lines):
-    with pytest.raises(kind) as found:
-        build(source(f"{written(**lines)}:{name}", arguments or {}))
-    return found.value
+def build_error(error_class, write_torch_file, kwargs=None, name="Net", **lines):
+    with pytest.raises(error_class) as caught:
+        build(parse_source(f"{write_torch_file(**lines)}:{name}", kwargs or {}))
+    return caught.value
 
 
-def test_a_network_is_built_as_it_is_said(written):
-    peer = build(source(f"{written()}:Net", {"side": 5}))
-    assert not peer.module.training and not peer.notes
-    assert peer.module.filter.weight.shape == (3, 1, 5, 5)
+def test_network_is_built_with_its_arguments_in_eval_mode(write_torch_file):
+    model = build(parse_source(f"{write_torch_file()}:Net", {"kernel_size": 5}))
+    assert not model.module.training and not model.notes
+    assert model.module.filter.weight.shape == (3, 1, 5, 5)
 
 
-def test_building_one_draws_nothing_from_pytorchs_own_generator(written):
+def test_building_does_not_change_the_global_random_state(write_torch_file):
     before = torch.random.get_rng_state()
-    first, second = (build(source(f"{written()}:Net", {}), seed=3) for _ in range(2))
+    first, second = (build(parse_source(f"{write_torch_file()}:Net", {}), seed=3) for _ in range(2))
     assert torch.equal(first.module.filter.weight, second.module.filter.weight)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_files_of_one_name_are_not_each_other(written, tmp_path):
-    first = build(source(f"{written()}:Net", {}))
+def test_files_of_equal_names_are_separate_modules(write_torch_file, tmp_path):
+    first = build(parse_source(f"{write_torch_file()}:Net", {}))
     (tmp_path / "more").mkdir()
-    more = written("more/crumb.py", built="self.two = 2")
-    second = build(source(f"{more}:Net", {}))
+    second_file = write_torch_file("more/crumb.py", init="self.two = 2")
+    second = build(parse_source(f"{second_file}:Net", {}))
     assert not hasattr(first.module, "two") and second.module.two == 2
 
 
-def test_a_package_that_is_missing_is_named_with_its_line(written):
-    error = refused(PeerFailed, written, imports="import mamba_ssm")
+def test_missing_package_is_reported_with_its_line(write_torch_file):
+    error = build_error(TorchCodeError, write_torch_file, imports="import mamba_ssm")
     assert error.problem == "crumb.py needs 'mamba_ssm', which is not installed"
-    assert error.place is not None and error.place.endswith("crumb.py:5: import mamba_ssm")
-    assert error.remedy.startswith("install mamba_ssm, or give a copy of the file without it")
+    assert error.location is not None and error.location.endswith("crumb.py:5: import mamba_ssm")
+    assert error.remedy.startswith("install mamba_ssm, or use a copy of the file without it")
 
 
-def test_code_that_needs_a_gpu_is_named_with_its_line(written):
-    error = refused(PeerFailed, written, built="torch.cuda.FloatTensor(3)")
-    assert error.problem.startswith("building Net raised ")
-    assert error.place is not None and "torch.cuda.FloatTensor(3)" in error.place
-    assert error.remedy.startswith("leave CUDA out of the file")
+def test_code_that_needs_a_gpu_is_reported_with_its_line(write_torch_file):
+    error = build_error(TorchCodeError, write_torch_file, init="torch.cuda.FloatTensor(3)")
+    assert error.problem.startswith("Building Net raised ")
+    assert error.location is not None and "torch.cuda.FloatTensor(3)" in error.location
+    assert error.remedy.startswith("remove CUDA from the file")
 
 
-def test_code_that_raises_is_named_with_its_line(written):
-    error = refused(PeerFailed, written, built="self.by = {}['by']")
-    assert error.problem == "building Net raised KeyError: 'by'"
-    assert error.place is not None and error.place.endswith("self.by = {}['by']")
-    error = refused(PeerFailed, written, imports="import (")
-    assert error.problem.startswith("importing it raised SyntaxError")
+def test_exception_is_reported_with_its_line(write_torch_file):
+    error = build_error(TorchCodeError, write_torch_file, init="self.by = {}['by']")
+    assert error.problem == "Building Net raised KeyError: 'by'"
+    assert error.location is not None and error.location.endswith("self.by = {}['by']")
+    error = build_error(TorchCodeError, write_torch_file, imports="import (")
+    assert error.problem.startswith("Importing it raised SyntaxError")
 
 
-def test_words_that_name_no_class(written):
-    assert "names no PyTorch class" in refused_words("net.py").problem
-    assert "there is no file" in refused_words("nowhere.py:Net").problem
-    error = refused(NoPeer, written, name="Nets")
+def test_unknown_torch_class_is_reported(write_torch_file):
+    assert "FILE.py:Class" in parse_error("net.py").problem
+    assert parse_error("nowhere.py:Net").problem == "No such file: 'nowhere.py'"
+    error = build_error(BadTorchClass, write_torch_file, name="Nets")
     assert error.problem == "crumb.py has no torch.nn.Module 'Nets'"
-    assert (error.rule, error.remedy) == (
-        "the class is one of the file: Net",
-        "did you mean 'Net'?",
-    )
-    error = refused(NoPeer, written, arguments={"width": 3})
+    assert error.rule.endswith(": Net") and error.remedy == "did you mean 'Net'?"
+    error = build_error(BadTorchClass, write_torch_file, kwargs={"width": 3})
     assert error.problem == "Net cannot be built: got an unexpected keyword argument 'width'"
-    assert error.rule == "it is built as Net(side=3)"
+    assert error.rule.endswith("Net(kernel_size=3)")
 
 
-def refused_words(words):
-    with pytest.raises(NoPeer) as found:
-        source(words, {})
-    return found.value
+def parse_error(text):
+    with pytest.raises(BadTorchClass) as caught:
+        parse_source(text, {})
+    return caught.value
 
 
-def test_every_tensor_that_does_not_fit_is_named(written):
-    file = written(built="self.register_buffer('mask', torch.ones(2))")
-    peer = build(source(f"{file}:Net", {}))
-    held = {key: value.numpy() for key, value in peer.module.state_dict().items()}
-    assert misfits(peer, held, {}) == []
-    held["filters.bias"], held["filter.weight"] = held.pop("filter.bias"), held["mask"]
-    del held["mask"]
-    wrong = [
+def test_every_mismatched_tensor_is_listed(write_torch_file):
+    file = write_torch_file(init="self.register_buffer('mask', torch.ones(2))")
+    model = build(parse_source(f"{file}:Net", {}))
+    state_dict = {key: value.numpy() for key, value in model.module.state_dict().items()}
+    assert state_dict_mismatches(model, state_dict, {}) == []
+    state_dict["filters.bias"], state_dict["filter.weight"] = (
+        state_dict.pop("filter.bias"),
+        state_dict["mask"],
+    )
+    del state_dict["mask"]
+    expected = [
         "not in the weights: filter.bias (3,)",
-        "misshapen: filter.weight is (2,), PyTorch has (3, 1, 3, 3)",
+        "shape: filter.weight is (2,), PyTorch has (3, 1, 3, 3)",
         "not in the PyTorch network: filters.bias (3,) (is it filter.bias?)",
     ]
-    before = peer.module.filter.weight.clone()
-    assert sorted(misfits(peer, held, {"mask": "made anew"})) == sorted(wrong)
-    with pytest.raises(PeerMismatch, match="4 tensors do not fit Net"):
-        fill(peer, held, {}, "some.pth")
-    assert torch.equal(before, peer.module.filter.weight)
+    before = model.module.filter.weight.clone()
+    assert sorted(state_dict_mismatches(model, state_dict, {"mask": "recomputed"})) == sorted(
+        expected
+    )
+    with pytest.raises(TorchModelMismatch, match="4 tensors do not fit Net"):
+        load_state_dict(model, state_dict, {}, "some.pth")
+    assert torch.equal(before, model.module.filter.weight)
 
 
-def test_a_file_that_leaves_is_told_and_what_it_prints_is_not_ours(written, capsys):
-    error = refused(PeerFailed, written, imports="import sys; print('hello'); sys.exit(0)")
-    assert error.problem == "importing it raised SystemExit: 0"
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "hello\n")
+def test_sys_exit_is_reported_and_output_goes_to_stderr(write_torch_file, capsys):
+    error = build_error(
+        TorchCodeError, write_torch_file, imports="import sys; print('hello'); sys.exit(0)"
+    )
+    assert error.problem == "Importing it raised SystemExit: 0"
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
 
 
-def test_a_package_of_a_name_that_is_taken_is_not_taken_for_the_other(written, tmp_path):
+def test_two_packages_of_equal_names_are_refused(write_torch_file, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder / "peerpackage").mkdir(parents=True)
         (tmp_path / folder / "peerpackage/__init__.py").touch()
-    first, second = (written(f"{folder}/peerpackage/net.py") for folder in ("one", "two"))
-    build(source(f"{first}:Net", {}))
-    with pytest.raises(NoPeer, match="one process imports one package of a name"):
-        build(source(f"{second}:Net", {}))
+    first, second = (write_torch_file(f"{folder}/peerpackage/net.py") for folder in ("one", "two"))
+    build(parse_source(f"{first}:Net", {}))
+    with pytest.raises(BadTorchClass, match="a process can import only one package of a name"):
+        build(parse_source(f"{second}:Net", {}))

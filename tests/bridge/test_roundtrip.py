@@ -1,66 +1,75 @@
-"""Weights go to PyTorch's file and come back bit for bit, and PyTorch's networks take them."""
+"""Weights written to .pth and read again are bit-exact, and PyTorch networks load them."""
 
 import importlib
 
 import numpy as np
 import pytest
 import torch
-from twins import drawn
+from twins.drawn import random_state_dict
 
 from esrjax import registry
 from esrjax.method import Method
 from esrjax.network import archive
-from esrjax.network.naming import Naming
-from esrjax.network.weights import leaves, load, tensors
-from esrjax.recognition import template
+from esrjax.network.naming import KeyMap
+from esrjax.network.weights import load_state_dict, named_parameters, to_state_dict
+from esrjax.recognition import abstract_network
 
-OURS = [
+METHODS = [
     name
     for name in registry.names()
-    if registry.origin(name).startswith("esrjax ") and isinstance(registry.method(name), Method)
+    if registry.distribution_of(name).startswith("esrjax ")
+    and isinstance(registry.get_entry(name), Method)
 ]
 TWINS = "span spanv2 rfdn_span hfenet safmn_deep15 mambagate_sr".split()
 
 
 @pytest.fixture
-def saved(tmp_path):
-    """An empty network, one with drawn weights, and the `.pth` that it was saved as."""
+def save_random_weights(tmp_path):
+    """Return an abstract network, one with random weights, and the .pth it was saved to."""
 
     def save(name, form):
-        method = registry.plain(name)
-        empty, naming = template(method, form, method.tiny()), Naming(method.torch_names)
-        shapes = {naming.to_torch(path): shape(leaf) for path, leaf in leaves(empty)}
-        net = load(empty, drawn.weights(shapes, seed=2), naming)
-        archive.write_torch(tmp_path / f"{name}.pth", tensors(net, naming))
-        return empty, net, tmp_path / f"{name}.pth"
+        method = registry.get_method(name)
+        abstract_net, key_map = (
+            abstract_network(method, form, method.get_test_hparams()),
+            KeyMap(method.torch_names),
+        )
+        shapes = {
+            key_map.to_torch(path): torch_shape(variable)
+            for path, variable in named_parameters(abstract_net)
+        }
+        net = load_state_dict(abstract_net, random_state_dict(shapes, seed=2), key_map)
+        archive.write_torch(tmp_path / f"{name}.pth", to_state_dict(net, key_map))
+        return abstract_net, net, tmp_path / f"{name}.pth"
 
     return save
 
 
-def shape(leaf):
-    """As PyTorch has it."""
-    value, axes = leaf.get_value(), leaf.get_metadata().get("torch_axes")
+def torch_shape(variable):
+    """Shape of a variable in PyTorch's layout."""
+    value, axes = variable.get_value(), variable.get_metadata().get("torch_axes")
     return tuple(value.shape if axes is None else (value.shape[axis] for axis in axes))
 
 
 @pytest.mark.parametrize("form", ["train", "deploy"])
-@pytest.mark.parametrize("name", OURS)
-def test_every_method_comes_back_bit_for_bit(saved, name, form):
-    empty, net, path = saved(name, form)
-    held = archive.read(path)
-    again = load(empty, held.tensors, Naming(registry.plain(name).torch_names))
-    before, after = dict(leaves(net)), dict(leaves(again))
-    assert before.keys() == after.keys() and len(before) == len(held.tensors) > 0
-    for key, leaf in before.items():
-        wanted, found = np.asarray(leaf.get_value()), np.asarray(after[key].get_value())
-        assert (wanted.dtype, wanted.tobytes()) == (found.dtype, found.tobytes()), key
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_round_trips_bit_exact(save_random_weights, name, form):
+    abstract_net, net, path = save_random_weights(name, form)
+    checkpoint = archive.read_checkpoint(path)
+    loaded_net = load_state_dict(
+        abstract_net, checkpoint.state_dict, KeyMap(registry.get_method(name).torch_names)
+    )
+    before, after = dict(named_parameters(net)), dict(named_parameters(loaded_net))
+    assert before.keys() == after.keys() and len(before) == len(checkpoint.state_dict) > 0
+    for key, variable in before.items():
+        expected, actual = np.asarray(variable.get_value()), np.asarray(after[key].get_value())
+        assert (expected.dtype, expected.tobytes()) == (actual.dtype, actual.tobytes()), key
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_the_twin_takes_the_file_as_it_is(saved, name):
-    _, net, path = saved(name, "deploy")
+def test_twin_loads_the_file_strictly(save_random_weights, name):
+    _, net, path = save_random_weights(name, "deploy")
     twin = importlib.import_module(f"twins.{name}").Twin()
-    state = torch.load(path, weights_only=True)
-    twin.load_state_dict(state, strict=True)
-    for key, value in tensors(net, Naming(registry.plain(name).torch_names)).items():
+    state_dict = torch.load(path, weights_only=True)
+    twin.load_state_dict(state_dict, strict=True)
+    for key, value in to_state_dict(net, KeyMap(registry.get_method(name).torch_names)).items():
         np.testing.assert_array_equal(twin.state_dict()[key].numpy(), value, err_msg=key)

@@ -1,4 +1,4 @@
-"""Both sides are followed through their parts, however they are cut and laid out."""
+"""Modules of both networks are aligned, whatever their boundaries and layouts."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,20 +8,20 @@ from flax import nnx
 from torch.nn import functional
 
 from esrjax.bridge import trace
-from esrjax.bridge.divergence import survey
-from esrjax.bridge.layouts import layouts
-from esrjax.bridge.peer import Peer, Source
-from esrjax.bridge.pytorch import moments
+from esrjax.bridge.divergence import summarize
+from esrjax.bridge.layouts import candidate_layouts
+from esrjax.bridge.peer import TorchModel, TorchSource
+from esrjax.bridge.pytorch import record_events
 from esrjax.network.layers import Conv2d
-from esrjax.network.naming import Naming
-from esrjax.network.weights import tensors
+from esrjax.network.naming import KeyMap
+from esrjax.network.weights import to_state_dict
 
-NAMES = Naming({"body.conv.{leaf}": "body.{leaf}"})
+KEY_MAP = KeyMap({"body.conv.{leaf}": "body.{leaf}"})
 X = np.random.default_rng(0).random((2, 5, 7, 3), np.float32)
 
 
-class Ours(nnx.Module):
-    """Two runs of a convolution, then another one, its ReLU outside of it."""
+class JaxNet(nnx.Module):
+    """Two calls of one convolution, a ReLU outside of it, and another convolution."""
 
     def __init__(self):
         rngs = nnx.Rngs(0)
@@ -33,7 +33,7 @@ class Ours(nnx.Module):
 
 
 class Body(torch.nn.Module):
-    """A convolution that keeps the ReLU to itself, in the run of that number."""
+    """A convolution with the ReLU inside, which is applied in every second call."""
 
     def __init__(self):
         super().__init__()
@@ -44,8 +44,8 @@ class Body(torch.nn.Module):
         return functional.relu(self.conv(x)) if self.runs % 2 == 0 else self.conv(x)
 
 
-class Theirs(torch.nn.Module):
-    """The same, but for what `fault` makes of the tail's input in place, and of the output."""
+class TorchNet(torch.nn.Module):
+    """The same network; `fault` is added in place to the tail's input after the tail has run."""
 
     def __init__(self, fault=0.0, scale=1.0):
         super().__init__()
@@ -60,70 +60,86 @@ class Theirs(torch.nn.Module):
 
 
 @pytest.fixture
-def parted(tmp_path):
-    """What is seen of ours beside theirs: `parted(scale=2.0)`."""
+def compare_modules(tmp_path):
+    """Compare the modules of both networks: `compare_modules(scale=2.0) -> LayerReport`."""
 
-    def run(change=lambda net: None, **said):
-        ours, theirs = Ours(), Theirs(**said)
-        held = {key: torch.tensor(np.array(v)) for key, v in tensors(ours, NAMES).items()}
-        theirs.load_state_dict(held)
-        change(theirs)
-        source = Source(file=tmp_path / "net.py", name="Theirs")
-        seen = moments(Peer(module=theirs, source=source, notes=set()), X)
-        calls = trace.calls(ours, X)
-        steps = [rounded(step) for step in trace.follow(seen, calls, NAMES)]
-        return survey(steps, [path for path, _ in calls])
+    def run(modify=lambda net: None, **kwargs):
+        jax_net, torch_net = JaxNet(), TorchNet(**kwargs)
+        state_dict = {
+            key: torch.tensor(np.array(v)) for key, v in to_state_dict(jax_net, KEY_MAP).items()
+        }
+        torch_net.load_state_dict(state_dict)
+        modify(torch_net)
+        source = TorchSource(file=tmp_path / "net.py", class_name="TorchNet")
+        hook_events = record_events(TorchModel(module=torch_net, source=source, notes=set()), X)
+        jax_calls = trace.record_calls(jax_net, X)
+        events = [
+            ignore_float32_rounding(event) for event in trace.align(hook_events, jax_calls, KEY_MAP)
+        ]
+        return summarize(events, [path for path, _ in jax_calls])
 
     return run
 
 
-def rounded(step):
-    """In single precision: what its rounding explains is no difference."""
-    if step.gap is None or step.gap.max_abs > 1e-5 * step.gap.spread:
-        return step
-    return trace.Step(**{**vars(step), "gap": trace.Gap(**{**vars(step.gap), "max_abs": 0.0})})
+def ignore_float32_rounding(event):
+    """Set differences to 0 that rounding in float32 explains."""
+    if event.diff is None or event.diff.max_abs_diff > 1e-5 * event.diff.value_range:
+        return event
+    return trace.TraceEvent(
+        **{**vars(event), "diff": trace.MaxDiff(**{**vars(event.diff), "max_abs_diff": 0.0})}
+    )
 
 
-def test_parts_that_are_cut_differently_are_told_apart_from_a_fault(parted):
-    layers = parted()
-    assert layers.first is None
-    assert layers.apart == ("body (Body)",)
-    assert (layers.only_theirs, layers.only_ours, layers.unfit) == ((), (), ())
-    assert layers.compared == 12  # two runs of two, one of the tail and of the whole; both ends
+def test_different_module_boundaries_are_distinguished_from_a_fault(compare_modules):
+    layers = compare_modules()
+    assert layers.first_divergence is None
+    assert layers.harmless_diffs == ("body (Body)",)
+    assert (layers.torch_only, layers.jax_only, layers.shape_mismatch) == ((), (), ())
+    assert (
+        layers.num_compared == 12
+    )  # two calls of two modules, one of tail and network; inputs and outputs
 
 
-def test_what_comes_after_the_last_part_lies_at_the_end(parted):
-    first = parted(scale=2.0).first
-    assert (first.kind, first.part, first.after, first.inside) == ("code", "", "tail", "")
-    assert first.place == "in the forward of the network, after tail, before the end of the network"
+def test_fault_after_the_last_module_is_located_at_the_end(compare_modules):
+    divergence = compare_modules(scale=2.0).first_divergence
+    assert (
+        divergence.cause,
+        divergence.torch_path,
+        divergence.last_agreeing,
+        divergence.enclosing,
+    ) == ("code", "", "tail", "")
+    assert (
+        divergence.location
+        == "in the forward of the network, after tail, before the end of the network"
+    )
 
 
-def test_what_is_changed_in_place_afterwards_is_seen_as_it_was(parted):
-    assert parted(fault=1.0).first is None
+def test_arrays_modified_in_place_later_are_compared_as_they_were(compare_modules):
+    assert compare_modules(fault=1.0).first_divergence is None
 
 
-def test_a_fault_of_the_second_run_is_told_as_one(parted):
-    def plant(net):
-        plain, runs = net.body.conv.forward, []
+def test_fault_in_the_second_call_is_reported_with_its_index(compare_modules):
+    def add_fault(net):
+        original, calls = net.body.conv.forward, []
 
         def forward(x):
-            runs.append(x)
-            return plain(x) + (len(runs) == 2)
+            calls.append(x)
+            return original(x) + (len(calls) == 2)
 
         net.body.conv.forward = forward
 
-    first = parted(plant).first
-    assert first.place == "in body.conv (Conv2d, ours body), run 2"
-    assert first.call == 2
+    divergence = compare_modules(add_fault).first_divergence
+    assert divergence.location == "in body.conv (Conv2d, JAX body), call 2"
+    assert divergence.call_index == 2
 
 
-def test_numbers_that_are_none_are_a_difference(parted):
-    first = parted(scale=float("nan")).first
-    assert first.part == "" and np.isnan(first.gap.theirs)
+def test_nan_is_a_difference(compare_modules):
+    divergence = compare_modules(scale=float("nan")).first_divergence
+    assert divergence.torch_path == "" and np.isnan(divergence.diff.torch_value)
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("jax_shape", "torch_shape"),
     [
         ((2, 5, 7, 4), (2, 4, 5, 7)),
         ((2, 5, 7, 4), (2, 5, 7, 4)),
@@ -135,17 +151,19 @@ def test_numbers_that_are_none_are_a_difference(parted):
         ((2, 5, 7, 4), (2, 3, 5, 7)),
     ],
 )
-def test_layouts_are_found(ours, theirs):
-    array = np.arange(np.prod(ours)).reshape(ours)
-    found = layouts(array, theirs)
-    assert found and all(each.shape == theirs for each in found)
-    assert all(each.flat[0] == 0 and len(np.unique(each)) == each.size for each in found)
-    first = array.reshape(2, -1, ours[-1])[0, :, 0]
+def test_candidate_layouts(jax_shape, torch_shape):
+    array = np.arange(np.prod(jax_shape)).reshape(jax_shape)
+    layouts = candidate_layouts(array, torch_shape)
+    assert layouts and all(layout.shape == torch_shape for layout in layouts)
+    assert all(layout.flat[0] == 0 and len(np.unique(layout)) == layout.size for layout in layouts)
+    first_channel = array.reshape(2, -1, jax_shape[-1])[0, :, 0]
     assert any(
-        set(first) == set(np.take(each[0], 0, axis).flat) for each in found for axis in (0, -1)
+        set(first_channel) == set(np.take(layout[0], 0, axis).flat)
+        for layout in layouts
+        for axis in (0, -1)
     )
 
 
-def test_what_has_no_common_layout_is_not_compared():
-    assert layouts(np.zeros((2, 5, 7, 4)), (2, 4, 10, 14)) == []
-    assert trace.gap(np.zeros((2, 5, 7, 4)), np.zeros((2, 3, 5, 7))) is None
+def test_arrays_without_common_layout_are_not_compared():
+    assert candidate_layouts(np.zeros((2, 5, 7, 4)), (2, 4, 10, 14)) == []
+    assert trace.max_diff(np.zeros((2, 5, 7, 4)), np.zeros((2, 3, 5, 7))) is None

@@ -1,12 +1,13 @@
-"""One result, and pictures for a report, made up; tests change them as they need."""
+"""Fixtures with made-up data: a timing, a result, and image comparisons of a report."""
 
 import numpy as np
 import pytest
 
-from esrjax.contest.record import Quality, Result, Timing
+from esrjax.contest.record import DatasetMetrics, Result, Timing
 from esrjax.contest.report import comparison
-from esrjax.pictures import sets, specs
-from esrjax.pictures.files import write
+from esrjax.data import datasets
+from esrjax.data.image_io import write_image
+from esrjax.evaluation import metrics
 
 
 @pytest.fixture
@@ -15,10 +16,10 @@ def timing() -> Timing:
         median_ms=5.0,
         low_ms=4.9,
         high_ms=5.2,
-        runs=40,
+        num_runs=40,
         compile_s=1.5,
         first_ms=30.0,
-        program_mib=12.5,
+        executable_mib=12.5,
         shape=(1, 256, 256, 3),
         dtype="float32",
         precision="highest",
@@ -32,7 +33,7 @@ def result(timing: Timing) -> Result:
         method="span",
         team="EfficientSR Organizers",
         spec="ntire",
-        quality={"Set5": Quality(psnr=30.1, ssim=0.86, pictures=5)},
+        quality={"Set5": DatasetMetrics(psnr=30.1, ssim=0.86, num_images=5)},
         params=150_688,
         macs=9_833_807_872,
         activations=1,
@@ -44,15 +45,15 @@ def result(timing: Timing) -> Result:
 
 
 @pytest.fixture(scope="session")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> list[comparison.Comparison]:
-    """Two pictures of a set, from a method that is perfect and one that is 16 levels too dark."""
-    folder = tmp_path_factory.mktemp("set")
+def comparisons(tmp_path_factory: pytest.TempPathFactory) -> list[comparison.ImageComparison]:
+    """Two images, from a method without error and from one that is 16 gray levels too dark."""
+    folder = tmp_path_factory.mktemp("dataset")
     rng = np.random.default_rng(0)
     for name, shape in (("a", (96, 128, 3)), ("b", (160, 160, 3))):
         hr = rng.integers(16, 256, shape, np.uint8)
-        write(folder / f"set/HR/{name}.png", hr)
-        write(folder / f"perfect/{name}x4.png", hr)
-        write(folder / f"dark/{name}x4x4.png", hr - np.uint8(16))
-    pairs = sets.pairs(folder / "set")
-    sources = comparison.stored({n: folder / n for n in ("perfect", "dark")}, pairs)
-    return [comparison.compare(pair, sources, specs.NTIRE, 128) for pair in pairs]
+        write_image(folder / f"set/HR/{name}.png", hr)
+        write_image(folder / f"perfect/{name}x4.png", hr)
+        write_image(folder / f"dark/{name}x4x4.png", hr - np.uint8(16))
+    pairs = datasets.list_folder_pairs(folder / "set")
+    sources = comparison.folder_sources({n: folder / n for n in ("perfect", "dark")}, pairs)
+    return [comparison.compare_image(pair, sources, metrics.NTIRE, 128) for pair in pairs]

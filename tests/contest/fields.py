@@ -1,4 +1,4 @@
-"""Rows and fields of rows, made up."""
+"""Made-up rows, and Hypothesis strategies for lists of them."""
 
 import math
 from dataclasses import replace
@@ -6,9 +6,9 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from esrjax.contest import rules
-from esrjax.contest.rows import Row, Series
+from esrjax.contest.rows import ImageSeries, Row
 
-RULES = rules.load("ntire2026")
+RULES = rules.load_rules("ntire2026")
 SPAN = Row(
     team="EfficientSR Organizers",
     method="SPAN",
@@ -20,15 +20,15 @@ SPAN = Row(
 )
 
 
-def other(name: str, **figures: object) -> Row:
-    """The baseline's row under another name, with other figures."""
+def make_row(name: str, **figures: object) -> Row:
+    """The baseline's row under another name, with some figures changed."""
     return replace(SPAN, team=name, method=name.lower(), **figures)
 
 
-def timed(row: Row, valid: list[float], test: list[float]) -> Row:
-    """The row with these runtimes of single pictures, and their mean as the organisers take it."""
-    first, second = Series(runtime_ms=tuple(valid), cold=True), Series(runtime_ms=tuple(test))
-    series = {"valid": first, "test": second}
+def with_image_runtimes(row: Row, valid: list[float], test: list[float]) -> Row:
+    """The row with runtimes per image, and their mean as the organisers take it."""
+    valid_series = ImageSeries(runtime_ms=tuple(valid), cold_start=True)
+    series = {"valid": valid_series, "test": ImageSeries(runtime_ms=tuple(test))}
     mean = (math.fsum(valid) / len(valid) + math.fsum(test) / len(test)) / 2
     return replace(row, runtime_ms=mean, series=series)
 
@@ -44,4 +44,4 @@ _ROWS = st.builds(
     params_m=_COSTS,
     flops_g=_COSTS,
 )
-FIELDS = st.lists(_ROWS, min_size=1, max_size=6).map(lambda rows: [SPAN, *rows])
+ROW_LISTS = st.lists(_ROWS, min_size=1, max_size=6).map(lambda rows: [SPAN, *rows])

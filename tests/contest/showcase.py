@@ -1,4 +1,4 @@
-"""A ranking with everything that a report has to show, and some that a page may trip over."""
+"""Rows with everything that a report shows, and with names that could break a page."""
 
 from dataclasses import replace
 
@@ -6,17 +6,18 @@ from fields import RULES
 from fields import SPAN as BASELINE
 
 from esrjax.contest.rank import rank
-from esrjax.contest.report.content import content
-from esrjax.contest.rows import Row, Series
+from esrjax.contest.report.content import build_content
+from esrjax.contest.rows import ImageSeries, Row
 
-NASTY = "</script><!-- R&D \"50 %\" 'x' \u2028"
-PICTURES = tuple(f"{k:04d}" for k in range(12))
+HOSTILE_NAME = "</script><!-- R&D \"50 %\" 'x' \u2028"
+IMAGE_NAMES = tuple(f"{k:04d}" for k in range(12))
 
 
 def with_series(row: Row, shift: float) -> Row:
     psnr = tuple(27 + shift * k / 10 + 0.01 * k for k in range(12))
     times = (90.0, *(row.runtime_ms + 0.1 * k for k in range(11)))
-    return replace(row, series={"valid": Series(psnr=psnr, runtime_ms=times, pictures=PICTURES)})
+    series = ImageSeries(psnr=psnr, runtime_ms=times, image_names=IMAGE_NAMES)
+    return replace(row, series={"valid": series})
 
 
 SPAN = replace(
@@ -25,10 +26,10 @@ SPAN = replace(
     provenance={"runtime_ms": "span.json: median of 40 runs", "psnr_valid": "mean of 200"},
 )
 FAST = replace(SPAN, team="Fast", method="fast", runtime_ms=4.0)
-HOSTILE = replace(SPAN, team=NASTY, method=NASTY, runtime_ms=6.0, params_m=0.05)
+HOSTILE = replace(SPAN, team=HOSTILE_NAME, method=HOSTILE_NAME, runtime_ms=6.0, params_m=0.05)
 SLOW = replace(SPAN, team="Slow", method="slow", runtime_ms=8000.0, psnr_test=26.9, flops_g=1.0)
 ROWS = [with_series(row, k / 9) for k, row in enumerate([SPAN, FAST, HOSTILE, SLOW])]
 
 
-def said(rows, shown=(), **how):
-    return content(rank(rows, RULES, **how), "results", shown)
+def report_content(rows, comparisons=(), **rank_options):
+    return build_content(rank(rows, RULES, **rank_options), "results", comparisons)

@@ -1,4 +1,4 @@
-"""Compilations are counted, and those that are timed are none that a disk remembers."""
+"""Counting of compilations, and compilation without the persistent cache."""
 
 import jax
 import numpy as np
@@ -6,10 +6,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from esrjax.contest import clock
-from esrjax.contest.compilations import counted, uncached
-from esrjax.network.compilation import flags
+from esrjax.contest.compilations import count_compilations, no_persistent_cache
+from esrjax.network.compilation import compiler_options
 
-KEPT = {
+CACHE_EVERYTHING = {
     "jax_enable_compilation_cache": True,
     "jax_compilation_cache_dir": "",
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -17,42 +17,43 @@ KEPT = {
 }
 
 
-def picture(side: int) -> np.ndarray:
+def image(side: int) -> np.ndarray:
     return np.ones((1, side, side, 3), np.float32)
 
 
-@pytest.mark.parametrize(("sides", "programs"), [((8,), 1), ((8, 8), 1), ((8, 9), 2)])
-def test_a_size_is_a_program(sides, programs):
-    run = jax.jit(lambda lr: lr * 2)
-    with counted() as seconds:
+@pytest.mark.parametrize(("sides", "compilations"), [((8,), 1), ((8, 8), 1), ((8, 9), 2)])
+def test_each_image_size_is_one_compilation(sides, compilations):
+    double = jax.jit(lambda lr: lr * 2)
+    with count_compilations() as seconds:
         for side in sides:
-            run(picture(side))
-    assert len(seconds) == programs and min(seconds) > 0
-    run(picture(10))
-    assert len(seconds) == programs  # nobody listens any more
+            double(image(side))
+    assert len(seconds) == compilations and min(seconds) > 0
+    double(image(10))
+    assert len(seconds) == compilations  # the listener is gone
 
 
 @pytest.fixture
-def disk(tmp_path):
-    """The folder of a persistent cache that keeps every program."""
-    before = {name: getattr(jax.config, name) for name in KEPT}
-    for name, value in (KEPT | {"jax_compilation_cache_dir": str(tmp_path)}).items():
+def cache_dir(tmp_path):
+    """Folder of a persistent cache that keeps every executable."""
+    previous = {name: getattr(jax.config, name) for name in CACHE_EVERYTHING}
+    options = CACHE_EVERYTHING | {"jax_compilation_cache_dir": str(tmp_path)}
+    for name, value in options.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
     yield tmp_path
-    for name, value in before.items():
+    for name, value in previous.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 
-def test_what_is_timed_is_compiled_anew(disk):
-    flags()
-    jax.jit(lambda lr: lr * 3)(picture(8))
-    kept = len(list(disk.iterdir()))
-    assert kept  # or this proves nothing
-    clock.compiled(lambda lr: lr * 4, picture(8))
-    with uncached():
-        jax.jit(lambda lr: lr * 5)(picture(8))
-    assert len(list(disk.iterdir())) == kept
-    jax.jit(lambda lr: lr * 6)(picture(8))
-    assert len(list(disk.iterdir())) > kept
+def test_timed_networks_bypass_the_persistent_cache(cache_dir):
+    compiler_options()
+    jax.jit(lambda lr: lr * 3)(image(8))
+    num_cached = len(list(cache_dir.iterdir()))
+    assert num_cached  # otherwise the test proves nothing
+    clock.compile_forward(lambda lr: lr * 4, image(8))
+    with no_persistent_cache():
+        jax.jit(lambda lr: lr * 5)(image(8))
+    assert len(list(cache_dir.iterdir())) == num_cached
+    jax.jit(lambda lr: lr * 6)(image(8))
+    assert len(list(cache_dir.iterdir())) > num_cached

@@ -1,17 +1,17 @@
-"""Sets that a contest forbids are named, others are not."""
+"""Data policy: forbidden datasets are reported, others are not."""
 
 from dataclasses import replace
 
 import pytest
 
 from esrjax.contest import rules
-from esrjax.contest.fairness import fairness
+from esrjax.contest.fairness import data_policy_violations
 
-RULES = rules.load("ntire2026")
+RULES = rules.load_rules("ntire2026")
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "forbidden_split"),
     [
         ("DIV2K", None),
         ("DIV2K_train_HR", None),
@@ -27,24 +27,25 @@ RULES = rules.load("ntire2026")
         ("test", "test"),
     ],
 )
-def test_what_may_be_trained_on(name, told):
-    found = fairness(RULES, [name])
-    assert len(found) == (told is not None)
-    assert all(line.startswith(f"{name}: ") and f"DIV2K's {told} " in line for line in found)
+def test_forbidden_datasets(name, forbidden_split):
+    violations = data_policy_violations(RULES, [name])
+    assert len(violations) == (forbidden_split is not None)
+    for violation in violations:
+        assert violation.startswith(f"{name}: ") and f"DIV2K's {forbidden_split} " in violation
 
 
-def test_every_breach_is_told_once_in_order():
-    names = ["test", "DIV2K", "DIV2K_valid", "test"]
-    assert [line.partition(":")[0] for line in fairness(RULES, names)] == ["test", "DIV2K_valid"]
+def test_each_violation_is_reported_once_in_order():
+    violations = data_policy_violations(RULES, ["test", "DIV2K", "DIV2K_valid", "test"])
+    assert [violation.partition(":")[0] for violation in violations] == ["test", "DIV2K_valid"]
 
 
-def test_a_contest_may_allow_its_own_sets_alone():
-    assert RULES.fairness
-    strict = replace(RULES, fairness=replace(RULES.fairness, extra=False))
-    assert fairness(strict, ["/data/div2k", "Flickr2K"]) == []
-    (told,) = fairness(strict, ["T91"])
-    assert told == f"T91: {RULES.name} allows DIV2K, LSDIR, Flickr2K alone"
+def test_policy_without_extra_data_allows_only_challenge_datasets():
+    assert RULES.data_policy
+    strict = replace(RULES, data_policy=replace(RULES.data_policy, extra_data_allowed=False))
+    assert data_policy_violations(strict, ["/data/div2k", "Flickr2K"]) == []
+    (violation,) = data_policy_violations(strict, ["T91"])
+    assert violation == f"T91: {RULES.name} allows DIV2K, LSDIR, Flickr2K only"
 
 
-def test_rules_that_say_nothing_forbid_nothing():
-    assert fairness(replace(RULES, fairness=None), ["DIV2K_valid"]) == []
+def test_rules_without_data_policy_allow_everything():
+    assert data_policy_violations(replace(RULES, data_policy=None), ["DIV2K_valid"]) == []

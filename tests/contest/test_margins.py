@@ -1,79 +1,82 @@
-"""A margin is exactly as much as it takes."""
+"""Margins: a change just below a margin keeps the rank, one just above it does not."""
 
 from dataclasses import replace
 
 import pytest
-from fields import FIELDS, RULES, SPAN, other
+from fields import ROW_LISTS, RULES, SPAN, make_row
 from hypothesis import given, settings
 
-from esrjax.contest.margins import STEP_MS, margins
-from esrjax.contest.rank import again, rank
+from esrjax.contest.margins import STEP_MS, compute_margins
+from esrjax.contest.rank import rank, rerank
 from esrjax.contest.rows import Row
-from esrjax.contest.scenarios import swapped
+from esrjax.contest.scenarios import replace_row
 
 
-def faster(ranking, row: Row, by_ms: float):
-    """The row's main rank and score when it takes so much less time."""
+def rank_and_score_if_faster(ranking, row: Row, by_ms: float):
+    """The row's main rank and score if its runtime were lower by that much."""
     changed = replace(row, runtime_ms=row.runtime_ms - by_ms)
-    after = again(ranking, rows=swapped(ranking.rows, changed))
-    line = next(line for line in after.lines if line.row == changed)
-    return line.place("main"), line.score("main")
+    after = rerank(ranking, rows=replace_row(ranking.rows, changed))
+    entry = next(entry for entry in after.entries if entry.row == changed)
+    return entry.rank("main"), entry.score("main")
 
 
-@given(FIELDS)
+@given(ROW_LISTS)
 @settings(max_examples=60, deadline=None)
-def test_what_it_takes_to_gain_or_lose_a_rank(field: list[Row]):
-    ranking = rank(field, RULES)
-    for line, margin in zip(ranking.of("ranked"), margins(ranking), strict=False):
-        row, place = line.row, line.place("main")
-        assert place and margin.team == row.team
-        if margin.step is None or margin.step < 1e-8:
-            continue  # double precision cannot tell scores apart that 0.0001 ms makes
-        if margin.gain_ms is not None and margin.gain_ms > 1e-3:
-            assert faster(ranking, row, margin.gain_ms - 1e-4)[0] == place
-            if row.runtime_ms > margin.gain_ms + 1e-4:
-                assert faster(ranking, row, margin.gain_ms + 1e-4)[0] < place
-        if margin.spare_ms is not None and margin.spare_ms > 1e-3:
-            assert faster(ranking, row, 1e-4 - margin.spare_ms)[0] == place
-            assert faster(ranking, row, -1e-4 - margin.spare_ms)[0] > place
+def test_runtime_margins_are_exact(rows: list[Row]):
+    ranking = rank(rows, RULES)
+    for entry, margin in zip(ranking.with_status("ranked"), compute_margins(ranking), strict=False):
+        row, main_rank = entry.row, entry.rank("main")
+        assert main_rank and margin.team == row.team
+        if margin.score_drop is None or margin.score_drop < 1e-8:
+            continue  # scores that differ by 0.0001 ms of runtime are equal in double precision
+        if margin.speedup_to_next_ms is not None and margin.speedup_to_next_ms > 1e-3:
+            speedup = margin.speedup_to_next_ms
+            assert rank_and_score_if_faster(ranking, row, speedup - 1e-4)[0] == main_rank
+            if row.runtime_ms > margin.speedup_to_next_ms + 1e-4:
+                assert rank_and_score_if_faster(ranking, row, speedup + 1e-4)[0] < main_rank
+        if margin.slack_ms is not None and margin.slack_ms > 1e-3:
+            slack = margin.slack_ms
+            assert rank_and_score_if_faster(ranking, row, 1e-4 - slack)[0] == main_rank
+            assert rank_and_score_if_faster(ranking, row, -1e-4 - slack)[0] > main_rank
 
 
-@given(FIELDS)
+@given(ROW_LISTS)
 @settings(max_examples=30, deadline=None)
-def test_a_step_shrinks_the_main_score_by_so_much(field: list[Row]):
-    ranking = rank(field, RULES)
-    for line, margin in zip(ranking.of("ranked"), margins(ranking), strict=False):
-        after = faster(ranking, line.row, STEP_MS)[1]
-        assert margin.step == pytest.approx(1 - after / line.score("main"))
+def test_score_drop_is_that_of_a_step(rows: list[Row]):
+    ranking = rank(rows, RULES)
+    for entry, margin in zip(ranking.with_status("ranked"), compute_margins(ranking), strict=False):
+        score = rank_and_score_if_faster(ranking, entry.row, STEP_MS)[1]
+        assert margin.score_drop == pytest.approx(1 - score / entry.score("main"))
 
 
-@given(FIELDS)
+@given(ROW_LISTS)
 @settings(max_examples=60, deadline=None)
-def test_a_floor_is_missed_below_no_spare_decibel(field: list[Row]):
-    ranking = rank(field, RULES)
-    said = {margin.team: margin for margin in margins(ranking)}
-    for line in (*ranking.of("ranked"), *ranking.of("missed")):
-        spare = said[line.row.team].spare_mdb
-        assert all((spare[name] < 0) == (name in line.missed) for name in ("valid", "test"))
+def test_psnr_margin_is_negative_exactly_below_a_threshold(rows: list[Row]):
+    ranking = rank(rows, RULES)
+    margins = {margin.team: margin for margin in compute_margins(ranking)}
+    for entry in (*ranking.with_status("ranked"), *ranking.with_status("below_threshold")):
+        mdb = margins[entry.row.team].psnr_margin_mdb
+        assert all((mdb[s] < 0) == (s in entry.below_threshold) for s in ("valid", "test"))
 
 
-def test_runtimes_that_hardly_count_are_still_told_apart():
-    """Where parameters decide nearly all of a score, its digits do not hold the runtime's share."""
-    slow, fast = other("Slow", runtime_ms=2.0, params_m=2.0), other("Fast", params_m=2.0)
-    ranking = rank([SPAN, slow, replace(fast, runtime_ms=1.0)], RULES)
-    said = {margin.team: margin for margin in margins(ranking)}
-    assert said["Slow"].gain_ms == pytest.approx(1.0)
-    assert said["Fast"].spare_ms == pytest.approx(1.0)
+def test_runtime_margins_survive_cancellation():
+    """Parameters make up nearly all of the score, so that its digits do not show the runtime's."""
+    slow = make_row("Slow", runtime_ms=2.0, params_m=2.0)
+    fast = replace(make_row("Fast", params_m=2.0), runtime_ms=1.0)
+    margins = {margin.team: margin for margin in compute_margins(rank([SPAN, slow, fast], RULES))}
+    assert margins["Slow"].speedup_to_next_ms == pytest.approx(1.0)
+    assert margins["Fast"].slack_ms == pytest.approx(1.0)
 
 
-def test_runtime_alone_cannot_make_up_for_parameters():
-    heavy = other("Heavy", params_m=9.0)
-    assert margins(rank([SPAN, other("Light"), heavy], RULES))[1].gain_ms is None
+def test_no_speedup_makes_up_for_parameters():
+    rows = [SPAN, make_row("Light"), make_row("Heavy", params_m=9.0)]
+    assert compute_margins(rank(rows, RULES))[1].speedup_to_next_ms is None
 
 
-def test_who_passes_by_rounding_alone_is_said():
-    ranking = rank([SPAN, other("Close", psnr_valid=26.8951), other("Clear")], RULES)
-    rounded = {margin.team: margin.rounded for margin in margins(ranking)}
-    assert rounded == {"Close": {"valid"}, "Clear": frozenset()}
-    spare = {margin.team: margin.spare_mdb["valid"] for margin in margins(ranking)}
-    assert spare == pytest.approx({"Close": 0.1, "Clear": 45.0})
+def test_methods_that_pass_only_after_rounding_are_reported():
+    ranking = rank([SPAN, make_row("Close", psnr_valid=26.8951), make_row("Clear")], RULES)
+    margins = compute_margins(ranking)
+    by_rounding = {margin.team: margin.passes_by_rounding for margin in margins}
+    assert by_rounding == {"Close": {"valid"}, "Clear": frozenset()}
+    mdb = {margin.team: margin.psnr_margin_mdb["valid"] for margin in margins}
+    assert mdb == pytest.approx({"Close": 0.1, "Clear": 45.0})

@@ -1,4 +1,4 @@
-"""A result survives its file, and a broken file says all that is wrong with it."""
+"""Result files: round trip, atomic writes, and errors that list every problem."""
 
 import json
 from dataclasses import replace
@@ -10,62 +10,62 @@ from esrjax.contest import record
 from esrjax.contest.record import Result, Timing
 
 
-def test_a_result_survives_its_file(tmp_path: Path, result: Result):
+def test_result_survives_a_round_trip(tmp_path: Path, result: Result):
     path = tmp_path / "new folder" / "span.json"
-    record.save(result, path)
-    assert record.load(path) == result
+    record.save_result(result, path)
+    assert record.load_result(path) == result
     assert path.read_text().endswith("}\n")
 
 
-def test_conditions_are_what_runtimes_must_share(timing: Timing):
+def test_conditions_cover_dtype_shape_and_precision(timing: Timing):
     assert timing.conditions == "float32[1, 256, 256, 3], highest precision"
     assert replace(timing, precision="default").conditions != timing.conditions
 
 
-def test_a_broken_file_says_all_that_is_wrong(tmp_path: Path, result: Result):
+def test_all_problems_of_a_file_are_reported(tmp_path: Path, result: Result):
     path = tmp_path / "span.json"
-    record.save(result, path)
-    said = json.loads(path.read_text())
-    del said["team"]
-    said["runtime"]["median_ms"] = "fast"
-    path.write_text(json.dumps(said))
-    with pytest.raises(record.ResultError) as error:
-        record.load(path)
-    assert str(error.value).splitlines()[:4] == [
-        "the result has 2 mistakes:",
-        "    team is missing",
-        "    runtime.median_ms should be a valid number, found 'fast'",
-        f"  place:  {path}",
-    ]
+    record.save_result(result, path)
+    content = json.loads(path.read_text())
+    del content["team"]
+    content["runtime"]["median_ms"] = "fast"
+    path.write_text(json.dumps(content))
+    with pytest.raises(record.InvalidResult) as error:
+        record.load_result(path)
+    missing, invalid = error.value.problem.splitlines()[1:]
+    assert missing.strip().startswith("team ")
+    assert invalid.strip().startswith("runtime.median_ms ") and "'fast'" in invalid
+    assert error.value.location == str(path) and error.value.remedy
 
 
-def test_what_is_not_json_is_one_mistake(tmp_path: Path):
+def test_broken_json_is_reported_as_one_problem(tmp_path: Path):
     path = tmp_path / "span.json"
     path.write_text("{")
-    with pytest.raises(record.ResultError, match="1 mistake:\n    the whole is not JSON"):
-        record.load(path)
+    with pytest.raises(record.InvalidResult, match="is not JSON") as error:
+        record.load_result(path)
+    assert len(error.value.problem.splitlines()) == 2
 
 
-def test_a_file_of_an_earlier_version_still_loads(tmp_path: Path, result: Result):
+def test_optional_fields_may_be_missing(tmp_path: Path, result: Result):
     path = tmp_path / "span.json"
-    record.save(result, path)
-    said = json.loads(path.read_text())
-    del said["baseline"], said["harness"], said["quality"]["Set5"]["each"]
-    del said["runtime"]["driver"], said["runtime"]["body"]
-    path.write_text(json.dumps(said))
-    assert record.load(path) == result
+    record.save_result(result, path)
+    content = json.loads(path.read_text())
+    del content["baseline"], content["protocol_timing"]
+    del content["quality"]["Set5"]["psnr_per_image"]
+    del content["runtime"]["driver"], content["runtime"]["implementation"]
+    path.write_text(json.dumps(content))
+    assert record.load_result(path) == result
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, result: Result, monkeypatch):
+def test_interrupted_write_keeps_the_old_file(tmp_path: Path, result: Result, monkeypatch):
     path = tmp_path / "span.json"
-    record.save(result, path)
+    record.save_result(result, path)
     before = path.read_bytes()
-    monkeypatch.setattr(record.os, "replace", interrupted)
+    monkeypatch.setattr(record.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        record.save(replace(result, team="Else"), path)
+        record.save_result(replace(result, team="Other"), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.glob("*.json")] == ["span.json"]
 
 
-def interrupted(*_: object) -> None:
+def interrupt(*_: object) -> None:
     raise KeyboardInterrupt

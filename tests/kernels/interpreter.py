@@ -1,5 +1,5 @@
-"""Mosaic GPU's interpreter: a kernel on a CPU, memory that nobody wrote being NaN."""
+"""The interpreter of Mosaic GPU: kernels on a CPU, with unwritten memory being NaN."""
 
-from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # nowhere public yet
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # not public yet
 
 ON_CPU = InterpretGPUParams()

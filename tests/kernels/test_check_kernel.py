@@ -1,5 +1,6 @@
-"""What is wrong with a kernel is found, and said."""
+"""`check_kernel` finds and reports what is wrong with a kernel."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -14,7 +15,7 @@ from esrjax.testing.kernels import NoSamples
 
 
 def cubed(x, w):
-    """An operation of somebody else's."""
+    """A third-party operation."""
     return w * x**3
 
 
@@ -22,103 +23,122 @@ CUBED = ops.op(cubed)
 SAMPLES = [[np.arange(1.0, n), np.full(n - 1, 2.0)] for n in (4, 9)]
 
 
-def exact(x, w):
+def cube(x, w):
     return w * x * x * x
 
 
-def refusing(x, w):
-    kinds = {x.dtype.name, w.dtype.name}
-    return None if kinds in ({"float32"}, {"bfloat16"}) else f"not of {kinds}"
+def one_float_dtype(x, w):
+    dtypes = {x.dtype.name, w.dtype.name}
+    return None if dtypes in ({"float32"}, {"bfloat16"}) else f"not of {dtypes}"
 
 
-def later(x, w):
-    return refusing(x, w) if x.size > 3 else "not so few"
+def one_float_dtype_and_not_small(x, w):
+    return one_float_dtype(x, w) if x.size > 3 else "not so few"
 
 
-GOOD = Kernel(call=exact, platform="cpu", why_not=refusing)
+GOOD_KERNEL = Kernel(call=cube, platform="cpu", unsupported_reason=one_float_dtype)
 
 
-def check(kernel, **said):
-    check_kernel(kernel, CUBED, samples=SAMPLES, **said)
+def check(kernel, **kwargs):
+    check_kernel(kernel, CUBED, samples=SAMPLES, **kwargs)
 
 
-def test_a_good_kernel_passes():
-    check(GOOD)
+def test_correct_kernel_passes():
+    check(GOOD_KERNEL)
 
 
-def test_a_good_one_of_one_type_passes():
-    check(GOOD, close={"bfloat16": 2e-2})
-    only = replace(GOOD, why_not=lambda x, w: refusing(x, w) if x.dtype == jnp.bfloat16 else "no")
-    check(only)
+def test_correct_kernel_of_one_dtype_passes():
+    check(GOOD_KERNEL, rtol={"bfloat16": 2e-2})
+    bfloat16_only = replace(
+        GOOD_KERNEL,
+        unsupported_reason=lambda x, w: one_float_dtype(x, w) if x.dtype == jnp.bfloat16 else "no",
+    )
+    check(bfloat16_only)
 
 
 def test_operands_may_be_integers_and_results_zero():
-    picked = ops.op(lambda x, at: 0 * x[at])
-    kernel = replace(GOOD, call=lambda x, at: 0 * x[at], why_not=lambda x, at: refusing(x, x))
-    check_kernel(kernel, picked, samples=[[np.arange(4.0), np.array([2, 1])]])
+    gather = ops.op(lambda x, at: 0 * x[at])
+    kernel = replace(
+        GOOD_KERNEL,
+        call=lambda x, at: 0 * x[at],
+        unsupported_reason=lambda x, at: one_float_dtype(x, x),
+    )
+    check_kernel(kernel, gather, samples=[[np.arange(4.0), np.array([2, 1])]])
 
 
-def test_an_operation_of_ours_may_be_given_itself():
+def test_operation_may_be_given_as_a_function():
     kernel = Kernel(
-        call=ops.gated_residual, platform="cpu", why_not=lambda x, f, w, b: refusing(x, b)
+        call=ops.gated_residual,
+        platform="cpu",
+        unsupported_reason=lambda x, f, w, b: one_float_dtype(x, b),
     )
     check_kernel(kernel, ops.gated_residual)
 
 
-def test_one_that_brings_its_own_gradient_passes():
-    check(replace(GOOD, differentiable=True))
+def test_differentiable_kernel_passes():
+    check(replace(GOOD_KERNEL, differentiable=True))
 
 
 @pytest.mark.parametrize(
-    "wrong, said",
+    "changes, fragment",
     [
-        (dict(platform="cude"), "'cude' is none of cpu, cuda"),
-        (dict(why_not=lambda x, w: ""), "gives ''"),
-        (dict(unproved=lambda: False), "gives False"),
-        (dict(why_not=lambda x, w: "not today"), "refuses all: not today"),
-        (dict(call=lambda x, w: exact(x, w).at[-1].add(1)), "of the largest number away"),
-        (dict(call=lambda x, w: exact(x, w)[:-1]), "gives float32[2], the reference float32[3]"),
-        (dict(call=lambda x, w: exact(x, w).astype(jnp.float32)), "the reference bfloat16[3]"),
-        (dict(call=lambda x, w: lax_only_for(x)), "this shape never"),
-        (dict(why_not=lambda x, w: None, call=lambda x, w: halved(x, w)), "float16[3]"),
-        (dict(differentiable=True, call=lambda x, w: flat(x, w)), "by operand 0 it is"),
-        (dict(call=lambda x, w: large(x, w)), "for bfloat16[8], bfloat16[8] it is"),
-        (dict(differentiable=True, why_not=later, call=lambda x, w: flat(x, w)), "by operand 0"),
+        (dict(platform="cude"), "'cude'"),
+        (dict(unsupported_reason=lambda x, w: ""), "''"),
+        (dict(disabled_reason=lambda: False), "False"),
+        (dict(unsupported_reason=lambda x, w: "not today"), "not today"),
+        (dict(call=lambda x, w: cube(x, w).at[-1].add(1)), "1.9e-02"),
+        (dict(call=lambda x, w: cube(x, w)[:-1]), "float32[2]"),
+        (dict(call=lambda x, w: cube(x, w).astype(jnp.float32)), "bfloat16[3]"),
+        (dict(call=lambda x, w: not_implemented(x)), "this shape never"),
+        (
+            dict(unsupported_reason=lambda x, w: None, call=lambda x, w: wrong_in_float16(x, w)),
+            "float16[3]",
+        ),
+        (dict(differentiable=True, call=lambda x, w: without_gradient(x, w)), "operand 0"),
+        (dict(call=lambda x, w: wrong_for_large_bfloat16(x, w)), "bfloat16[8]"),
+        (
+            dict(
+                differentiable=True,
+                unsupported_reason=one_float_dtype_and_not_small,
+                call=lambda x, w: without_gradient(x, w),
+            ),
+            "operand 0",
+        ),
     ],
 )
-def test_a_bad_one_is_told_why(wrong, said):
-    with pytest.raises(AssertionError, match="the kernel breaks") as caught:
-        check(replace(GOOD, **wrong))
-    assert said in str(caught.value)
+def test_defect_of_a_kernel_is_reported(changes, fragment):
+    with pytest.raises(AssertionError) as caught:
+        check(replace(GOOD_KERNEL, **changes))
+    assert fragment in str(caught.value)
 
 
-def lax_only_for(x):
+def not_implemented(x):
     raise NotImplementedError("this shape never")
 
 
-def halved(x, w):
-    """Right in all types but half precision."""
-    return exact(x, w) / (2 if x.dtype == jnp.float16 else 1)
+def wrong_in_float16(x, w):
+    """Right in all dtypes but half precision."""
+    return cube(x, w) / (2 if x.dtype == jnp.float16 else 1)
 
 
-def large(x, w):
-    """Right, but for large operands in halves."""
-    return exact(x, w) * (5 if x.dtype == jnp.bfloat16 and x.size > 3 else 1)
+def wrong_for_large_bfloat16(x, w):
+    """Right, except for large bfloat16 operands."""
+    return cube(x, w) * (5 if x.dtype == jnp.bfloat16 and x.size > 3 else 1)
 
 
-def flat(x, w):
-    """Right numbers, wrong slopes."""
-    return exact(jax.lax.stop_gradient(x), w)
+def without_gradient(x, w):
+    """Right values, wrong gradients."""
+    return cube(jax.lax.stop_gradient(x), w)
 
 
-def test_numbers_are_asked_where_the_kernel_can_run():
-    wrong = replace(GOOD, call=lambda x, w: exact(x, w) + 1, platform="cuda")
-    check(wrong)  # on a CPU nobody can tell
-    with pytest.raises(AssertionError, match="away"):
-        check(wrong, call=wrong.call)
+def test_values_are_checked_where_the_kernel_can_run():
+    wrong_kernel = replace(GOOD_KERNEL, call=lambda x, w: cube(x, w) + 1, platform="cuda")
+    check(wrong_kernel)  # a CUDA kernel cannot run on a CPU
+    with pytest.raises(AssertionError, match=re.escape("1.9e-02")):
+        check(wrong_kernel, call=wrong_kernel.call)
 
 
 @pytest.mark.parametrize("operation, name", [(CUBED, "cubed"), ("gated_residue", "gated_residue")])
-def test_an_operation_without_samples_is_asked_for_them(operation, name):
-    with pytest.raises(NoSamples, match=f"no samples of operands for '{name}'"):
-        check_kernel(GOOD, operation)
+def test_operation_without_samples_is_reported(operation, name):
+    with pytest.raises(NoSamples, match=repr(name)):
+        check_kernel(GOOD_KERNEL, operation)

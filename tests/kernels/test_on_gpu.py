@@ -1,4 +1,4 @@
-"""Kernels compiled and run: `make test-gpu` on a GPU. Elsewhere these are skipped."""
+"""Kernels compiled and run on a GPU (`make test-gpu`); skipped elsewhere."""
 
 import jax
 import jax.numpy as jnp
@@ -9,53 +9,54 @@ from esrjax import registry
 from esrjax.network import ops
 from esrjax.network.reparam import deploy
 from esrjax.testing import check_kernel
-from esrjax.testing.kernels import CLOSE
-from esrjax.testing.operands import OPERANDS, REAL, arrays
+from esrjax.testing.kernels import NETWORK_DIMS, OPERAND_SPECS, RTOL, operand_arrays
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU"),
 ]
-IN_TF32 = {"float32": 5e-3, "bfloat16": 2e-2}
-NAMES = {name: IN_TF32 if "spab" in name else CLOSE for name in OPERANDS}
+TF32_RTOL = {"float32": 5e-3, "bfloat16": 2e-2}
+RTOLS = {name: TF32_RTOL if "spab" in name else RTOL for name in OPERAND_SPECS}
 
 
-def assert_close(found, wanted, share):
-    found, wanted = (np.asarray(each, np.float64) for each in (found, wanted))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=share * np.abs(wanted).max())
+def assert_close(actual, expected, rtol):
+    actual, expected = (np.asarray(array, np.float64) for array in (actual, expected))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
-def exact():
-    """The reference, without the TF32 that a GPU's default precision allows."""
-    return ops.body("reference"), jax.default_matmul_precision("highest")
+def exact_reference():
+    """The reference implementation without the TF32 that a GPU's default precision allows."""
+    return ops.implementation("reference"), jax.default_matmul_precision("highest")
 
 
-@pytest.mark.parametrize("name, close", NAMES.items())
-def test_a_compiled_kernel_keeps_the_laws(name, close):
-    check_kernel(ops.kernel(name), name, close=close)
+@pytest.mark.parametrize("name, rtol", RTOLS.items())
+def test_compiled_kernel_passes_all_checks(name, rtol):
+    check_kernel(ops.find_kernel(name), name, rtol=rtol)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name, sizes", [(name, sizes) for name in REAL for sizes in REAL[name]])
-def test_a_compiled_kernel_gives_what_the_reference_gives(name, sizes, dtype):
-    operands, op = arrays(name, sizes, dtype), getattr(ops, name)
-    if reason := ops.kernel(name).why_not(*operands):
+@pytest.mark.parametrize(
+    "name, dims", [(name, dims) for name in NETWORK_DIMS for dims in NETWORK_DIMS[name]]
+)
+def test_compiled_kernel_equals_the_reference(name, dims, dtype):
+    operands, op = operand_arrays(name, dims, dtype), getattr(ops, name)
+    if reason := ops.find_kernel(name).unsupported_reason(*operands):
         pytest.skip(reason)
-    reference, highest = exact()
-    with reference, highest:
-        wanted = op(*(each.astype(jnp.float32) for each in operands))
-    with ops.body("kernel"):
-        assert_close(op(*operands), wanted, NAMES[name][dtype])
+    reference, highest_precision = exact_reference()
+    with reference, highest_precision:
+        expected = op(*(operand.astype(jnp.float32) for operand in operands))
+    with ops.implementation("kernel"):
+        assert_close(op(*operands), expected, RTOLS[name][dtype])
 
 
-@pytest.mark.parametrize("what", ["picture", "gradient"])
+@pytest.mark.parametrize("quantity", ["image", "gradient"])
 @pytest.mark.parametrize("method", ["span", "spanv2"])
-def test_a_network_gives_the_same_with_kernels(method, what):
-    net = deploy(registry.plain(method).build())
+def test_network_with_kernels_equals_the_reference(method, quantity):
+    net = deploy(registry.get_method(method).build())
     lr = jnp.asarray(np.random.default_rng(0).random((2, 37, 53, 3)), jnp.float32)
-    run = {"picture": net, "gradient": jax.grad(lambda lr: jnp.sum(jnp.sin(net(lr))))}[what]
-    reference, highest = exact()
-    with reference, highest:
-        wanted = run(lr)
-    with ops.body("kernel"):
-        assert_close(run(lr), wanted, 1e-2)
+    run = {"image": net, "gradient": jax.grad(lambda lr: jnp.sum(jnp.sin(net(lr))))}[quantity]
+    reference, highest_precision = exact_reference()
+    with reference, highest_precision:
+        expected = run(lr)
+    with ops.implementation("kernel"):
+        assert_close(run(lr), expected, 1e-2)

@@ -1,9 +1,10 @@
-"""How networks are compiled."""
+"""Compiler options of networks, and jit with them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import get_opaque_trace_state
 
 from esrjax.network import compilation, words
 
@@ -16,34 +17,34 @@ X, W = jnp.ones((1, 32, 32, 32)), jnp.ones((3, 3, 32, 32))
 
 
 @pytest.fixture
-def afresh():
-    compilation.flags.cache_clear()
+def clear_cache():
+    compilation.compiler_options.cache_clear()
     yield
-    compilation.flags.cache_clear()
+    compilation.compiler_options.cache_clear()
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU alone")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option of XLA's CPU backend")
 def test_dense_convolutions_use_all_cores():
-    def compiled(options):
+    def hlo(options):
         return jax.jit(conv, compiler_options=options).lower(X, W).compile().as_text()
 
-    assert "ynn" in compiled({}), "by itself XLA no longer takes YNNPACK: the flag can go"
-    assert "ynn" not in compiled(dict(compilation.flags()))
+    assert "ynn" in hlo({}), "XLA no longer uses YNNPACK by default: remove the option"
+    assert "ynn" not in hlo(dict(compilation.compiler_options()))
 
 
-def test_a_flag_that_xla_does_not_know_is_left_out(monkeypatch, afresh):
-    monkeypatch.setattr(compilation, "ALL_CORES", {"xla_cpu_of_another_version": True})
-    assert compilation.flags() == {}
+def test_option_unknown_to_xla_is_left_out(monkeypatch, clear_cache):
+    monkeypatch.setattr(compilation, "DISABLE_YNNPACK", {"xla_cpu_of_another_version": True})
+    assert compilation.compiler_options() == {}
     assert compilation.jit(conv)(X, W).shape == X.shape
 
 
-def test_other_platforms_have_none(monkeypatch, afresh):
+def test_other_platforms_have_no_options(monkeypatch, clear_cache):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert compilation.flags() == {}
+    assert compilation.compiler_options() == {}
 
 
 @pytest.mark.parametrize(
-    "through",
+    "transform",
     [
         lambda f: f,
         jax.jit,
@@ -51,15 +52,22 @@ def test_other_platforms_have_none(monkeypatch, afresh):
         lambda f: lambda x, w: jax.jit(lambda: f(x, w))(),
         lambda f: lambda x, w: jax.vjp(f, x, w)[0],
     ],
-    ids=["alone", "jit", "vmap", "constants", "gradient"],
+    ids=["none", "jit", "vmap", "constants", "gradient"],
 )
-def test_what_is_compiled_is_a_part_of_what_surrounds_it(through):
-    x, w = (X, W) if through is not jax.vmap else (X[None], W[None])
-    found = through(compilation.jit(conv))(x, w)
-    np.testing.assert_allclose(found, through(conv)(x, w), rtol=1e-6)
+def test_jit_works_inside_other_transformations(transform):
+    x, w = (X, W) if transform is not jax.vmap else (X[None], W[None])
+    out = transform(compilation.jit(conv))(x, w)
+    np.testing.assert_allclose(out, transform(conv)(x, w), rtol=1e-6)
 
 
-def test_options_of_jit_are_passed_on():
+def test_trace_state_outside_of_traces_is_known_inside_one():
+    compilation._no_trace_state.cache_clear()
+    double = compilation.jit(lambda x: 2 * x)
+    assert jax.jit(double)(1.0) == 2, "the first call is inside a trace"
+    assert compilation._no_trace_state() == get_opaque_trace_state()
+
+
+def test_jit_options_are_passed_on():
     power = compilation.jit(lambda x, n: x**n, static_argnums=1)
     assert power(3.0, 2) == 9
     assert jax.jit(lambda x: power(x, 2))(3.0) == 9

@@ -1,4 +1,4 @@
-"""The layers are PyTorch's: initialisation, shapes, names and numbers."""
+"""Layers equal PyTorch's: initialisation, shapes, names and outputs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,21 +7,21 @@ import torch
 from flax import nnx
 
 from esrjax.network.layers import Conv2d, LayerNorm, Linear, PReLU, Sequential
-from esrjax.network.naming import Naming
-from esrjax.network.weights import leaves, load, tensors
+from esrjax.network.naming import KeyMap
+from esrjax.network.weights import load_state_dict, named_parameters, to_state_dict
 
-SAME = Naming({})
+NO_RENAMES = KeyMap({})
 CONVS = [
-    dict(kernel=3),
-    dict(kernel=1),
-    dict(kernel=3, bias=False),
-    dict(kernel=3, groups=4),
-    dict(kernel=3, groups=2),
-    dict(kernel=3, dilation=2),
-    dict(kernel=(1, 5)),
-    dict(kernel=3, stride=2),
-    dict(kernel=3, padding=0),
-    dict(kernel=3, padding=(2, 0)),
+    dict(kernel_size=3),
+    dict(kernel_size=1),
+    dict(kernel_size=3, bias=False),
+    dict(kernel_size=3, groups=4),
+    dict(kernel_size=3, groups=2),
+    dict(kernel_size=3, dilation=2),
+    dict(kernel_size=(1, 5)),
+    dict(kernel_size=3, stride=2),
+    dict(kernel_size=3, padding=0),
+    dict(kernel_size=3, padding=(2, 0)),
 ]
 
 
@@ -29,58 +29,63 @@ def rngs():
     return nnx.Rngs(0)
 
 
-def twin(kernel, padding="same", stride=1, **options):
-    """PyTorch's convolution with the same arguments."""
+def torch_conv(kernel_size, padding="same", stride=1, **options):
+    """Return PyTorch's convolution with the same arguments."""
     return torch.nn.Conv2d(
-        4, 8, kernel, padding=1 if stride > 1 else padding, stride=stride, **options
+        4, 8, kernel_size, padding=1 if stride > 1 else padding, stride=stride, **options
     )
 
 
-def like(ours, theirs):
-    """`ours` with the weights of `theirs`, named as PyTorch named them."""
-    return load(ours, {key: value.numpy() for key, value in theirs.state_dict().items()}, SAME)
+def with_weights_of(ours, theirs):
+    """Return `ours` with the state dict of `theirs`."""
+    return load_state_dict(
+        ours, {key: value.numpy() for key, value in theirs.state_dict().items()}, NO_RENAMES
+    )
 
 
-def assert_equal(ours, theirs, x, images):
-    """Both give the same for `x`; images are turned to PyTorch's layout and back."""
-    given = torch.tensor(x.transpose(0, 3, 1, 2) if images else x)
-    wanted = theirs(given).detach().numpy()
-    wanted = wanted.transpose(0, 2, 3, 1) if images else wanted
-    np.testing.assert_allclose(ours(jnp.asarray(x)), wanted, rtol=0, atol=2e-6)
+def assert_same_output(ours, theirs, x, images):
+    """Compare the outputs for `x`; images are transposed to PyTorch's layout and back."""
+    torch_x = torch.tensor(x.transpose(0, 3, 1, 2) if images else x)
+    expected = theirs(torch_x).detach().numpy()
+    expected = expected.transpose(0, 2, 3, 1) if images else expected
+    np.testing.assert_allclose(ours(jnp.asarray(x)), expected, rtol=0, atol=2e-6)
 
 
-def picture(*shape):
+def random_array(*shape):
     return np.random.default_rng(0).random(shape, np.float32)
 
 
 @pytest.mark.parametrize("options", CONVS, ids=str)
-def test_conv2d_is_pytorchs_with_its_weights(options):
-    ours, theirs = Conv2d(4, 8, rngs=rngs(), **options), twin(**options)
-    assert_equal(like(ours, theirs), theirs, picture(2, 6, 7, 4), images=True)
+def test_conv2d_equals_pytorchs(options):
+    ours, theirs = Conv2d(4, 8, rngs=rngs(), **options), torch_conv(**options)
+    assert_same_output(with_weights_of(ours, theirs), theirs, random_array(2, 6, 7, 4), images=True)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_is_pytorchs_with_its_weights(bias):
+def test_linear_equals_pytorchs(bias):
     theirs = torch.nn.Linear(4, 8, bias=bias)
-    assert_equal(
-        like(Linear(4, 8, rngs=rngs(), bias=bias), theirs), theirs, picture(2, 3, 4), False
+    assert_same_output(
+        with_weights_of(Linear(4, 8, rngs=rngs(), bias=bias), theirs),
+        theirs,
+        random_array(2, 3, 4),
+        False,
     )
 
 
-def test_layer_norm_starts_as_pytorchs_does():
-    assert_equal(LayerNorm(4), torch.nn.LayerNorm(4), picture(2, 3, 4), images=False)
+def test_layer_norm_equals_pytorchs():
+    assert_same_output(LayerNorm(4), torch.nn.LayerNorm(4), random_array(2, 3, 4), images=False)
 
 
-def test_sequential_runs_and_is_named_as_pytorchs():
+def test_sequential_equals_pytorchs():
     ours = Sequential([Conv2d(4, 4, rngs=rngs()), Conv2d(4, 8, 1, rngs=rngs())])
     theirs = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.Conv2d(4, 8, 1))
-    assert_equal(like(ours, theirs), theirs, picture(1, 5, 5, 4), images=True)
+    assert_same_output(with_weights_of(ours, theirs), theirs, random_array(1, 5, 5, 4), images=True)
 
 
-def test_a_sequential_adds_its_positions_to_the_path():
+def test_sequential_position_is_part_of_the_path():
     net = nnx.Module()
     net.upsampler = Sequential([Conv2d(1, 1, rngs=rngs())])
-    assert {path for path, _ in leaves(net)} == {"upsampler.0.weight", "upsampler.0.bias"}
+    assert {path for path, _ in named_parameters(net)} == {"upsampler.0.weight", "upsampler.0.bias"}
 
 
 @pytest.mark.parametrize(
@@ -90,27 +95,27 @@ def test_a_sequential_adds_its_positions_to_the_path():
         (Conv2d(32, 64, (1, 5), groups=4, rngs=rngs()), 8 * 5),
         (Linear(64, 128, rngs=rngs()), 64),
     ],
-    ids=["plain", "grouped", "linear"],
+    ids=["dense", "grouped", "linear"],
 )
-def test_weights_and_biases_start_uniform_up_to_one_over_root_fan_in(layer, fan_in):
+def test_initial_weights_and_biases_are_uniform_within_bound(layer, fan_in):
     bound = fan_in**-0.5
-    for value in tensors(layer, SAME).values():
+    for value in to_state_dict(layer, NO_RENAMES).values():
         assert value.min() < -0.9 * bound and value.max() > 0.9 * bound
         assert np.abs(value).max() <= bound
-    weight = tensors(layer, SAME)["weight"]
+    weight = to_state_dict(layer, NO_RENAMES)["weight"]
     np.testing.assert_allclose(weight.std(), bound / 3**0.5, rtol=0.05)
 
 
-def test_weight_and_bias_are_drawn_apart():
-    drawn = tensors(Linear(1, 64, rngs=rngs()), SAME)
-    assert not np.allclose(drawn["weight"][:, 0], drawn["bias"])
+def test_weight_and_bias_are_drawn_independently():
+    weights = to_state_dict(Linear(1, 64, rngs=rngs()), NO_RENAMES)
+    assert not np.allclose(weights["weight"][:, 0], weights["bias"])
 
 
-def test_kernels_have_pytorchs_shape_outside():
+def test_exported_kernel_has_pytorchs_shape():
     layer = Conv2d(4, 8, (3, 5), groups=2, rngs=rngs())
-    assert tensors(layer, SAME)["weight"].shape == (8, 2, 3, 5)
+    assert to_state_dict(layer, NO_RENAMES)["weight"].shape == (8, 2, 3, 5)
 
 
-def test_leaves_are_of_a_type_that_a_training_step_keeps():
-    """A weakly typed one, as `jnp.full` makes, would have the step compiled anew."""
+def test_parameter_is_not_weakly_typed():
+    """A weakly typed one, as of `jnp.full`, would compile the training step a second time."""
     assert not PReLU(3).weight[...].weak_type

@@ -1,4 +1,4 @@
-"""A kernel is a faster way to the reference's numbers, chosen in one place."""
+"""Choice between an op's reference and its kernel, and the references themselves."""
 
 import jax
 import jax.numpy as jnp
@@ -6,58 +6,63 @@ import numpy as np
 import pytest
 
 from esrjax.network import ops
-from esrjax.network.ops import Kernel, NoKernel, body
+from esrjax.network.ops import Kernel, NoKernel, implementation
 
 X = jnp.arange(4.0)
 
 
-def doubled(x):
-    """The reference of the operation under test."""
+def reference_fn(x):
+    """The reference of the op under test."""
     return 2 * x
 
 
-def marked(x):
-    """A body that nobody can mistake for the reference."""
+def kernel_fn(x):
+    """An implementation whose output differs from the reference's."""
     return 2 * x + 100
 
 
 @pytest.fixture
 def op():
-    """A fresh operation: what it has traced dies with it."""
-    return ops.op(lambda x: doubled(x))
+    """A new op, which shares no trace with others."""
+    return ops.op(lambda x: reference_fn(x))
 
 
 @pytest.fixture
 def install(monkeypatch):
-    """Makes a kernel the one that is installed for every operation."""
-    return lambda **said: monkeypatch.setattr(ops, "kernel", lambda name: Kernel(**said))
+    """Return a function that installs a kernel for every op."""
+    return lambda **fields: monkeypatch.setattr(ops, "find_kernel", lambda name: Kernel(**fields))
 
 
-def used(run, x=X):
-    """Which body gave the output of `run`."""
+def implementation_used(run, x=X):
+    """Return which implementation computed the output of `run`."""
     return {0: "reference", 100: "kernel"}[float(run(x)[0])]
 
 
 def test_auto_uses_the_reference_where_no_kernel_is_installed(op):
-    assert used(op) == "reference"
+    assert implementation_used(op) == "reference"
 
 
-def test_auto_uses_a_kernel_that_fits(op, install):
-    install(call=marked, platform="cpu")
-    assert used(op) == "kernel"
+def test_auto_uses_a_supported_kernel(op, install):
+    install(call=kernel_fn, platform="cpu")
+    assert implementation_used(op) == "kernel"
 
 
-def test_auto_uses_the_reference_where_the_kernel_gives_a_reason(op, install):
-    install(call=marked, platform="cpu", why_not=lambda x: "odd" if x.size % 2 else None)
-    assert (used(op, jnp.zeros(3)), used(op, jnp.zeros(4))) == ("reference", "kernel")
+def test_auto_uses_the_reference_for_unsupported_arguments(op, install):
+    install(
+        call=kernel_fn, platform="cpu", unsupported_reason=lambda x: "odd" if x.size % 2 else None
+    )
+    assert (implementation_used(op, jnp.zeros(3)), implementation_used(op, jnp.zeros(4))) == (
+        "reference",
+        "kernel",
+    )
 
 
 def test_auto_uses_the_reference_on_another_platform(op, install):
-    install(call=marked, platform="cuda")
-    assert used(op) == "reference"
+    install(call=kernel_fn, platform="cuda")
+    assert implementation_used(op) == "reference"
 
 
-def test_one_trace_lowers_to_the_kernel_on_its_platform_alone(op, install):
+def test_one_trace_lowers_to_the_kernel_on_its_platform_only(op, install):
     install(call=jnp.sin, platform="cuda")
     traced = jax.jit(op).trace(X)
     text = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")}
@@ -65,78 +70,80 @@ def test_one_trace_lowers_to_the_kernel_on_its_platform_alone(op, install):
     assert "sine" not in text["cpu"]
 
 
-def test_body_reference_is_never_a_kernel(op, install):
-    install(call=marked, platform="cpu")
-    with body("reference"):
-        assert used(op) == "reference"
+def test_implementation_reference_never_uses_a_kernel(op, install):
+    install(call=kernel_fn, platform="cpu")
+    with implementation("reference"):
+        assert implementation_used(op) == "reference"
 
 
-def test_body_kernel_is_the_kernel(op, install):
-    install(call=marked, platform="cpu")
-    with body("kernel"):
-        assert used(op) == "kernel"
+def test_implementation_kernel_uses_the_kernel(op, install):
+    install(call=kernel_fn, platform="cpu")
+    with implementation("kernel"):
+        assert implementation_used(op) == "kernel"
 
 
 @pytest.mark.parametrize(
-    "said, reason",
+    "kernel, reason",
     [
         (None, "none is installed"),
-        (dict(call=marked, platform="cpu", why_not=lambda x: "4 is odd to me"), "4 is odd to me"),
-        (dict(call=marked, platform="cuda"), "it needs cuda, this is cpu"),
+        (
+            dict(
+                call=kernel_fn, platform="cpu", unsupported_reason=lambda x: "it needs an odd size"
+            ),
+            "it needs an odd size",
+        ),
+        (dict(call=kernel_fn, platform="cuda"), "requires cuda, this is cpu"),
     ],
-    ids=["none", "why_not", "platform"],
+    ids=["none", "unsupported", "platform"],
 )
-def test_body_kernel_says_why_there_is_none(install, said, reason):
-    op = ops.op(doubled)
-    if said:
-        install(**said)
-    with body("kernel"), pytest.raises(NoKernel) as caught:
+def test_implementation_kernel_reports_why_there_is_none(install, kernel, reason):
+    op = ops.op(reference_fn)
+    if kernel:
+        install(**kernel)
+    with implementation("kernel"), pytest.raises(NoKernel) as caught:
         op(X)
-    assert str(caught.value) == (
-        f"no kernel can serve the operation 'doubled': {reason}\n"
-        '  rule:   body "kernel" means a kernel or an error\n'
-        '  remedy: use body "auto", which falls back to the reference'
-    )
+    assert caught.value.problem == f"No kernel can run op 'reference_fn': {reason}"
+    assert '"auto"' in caught.value.remedy
 
 
-def test_the_body_is_part_of_the_jit_key(op, install):
-    install(call=marked, platform="cpu")
+def test_implementation_is_part_of_the_jit_cache_key(op, install):
+    install(call=kernel_fn, platform="cpu")
     run = jax.jit(lambda x: op(x))
-    with body("reference"):
-        first = used(run)
-    assert (first, used(run)) == ("reference", "kernel")
-    with body("reference"):
-        assert used(run) == "reference"
+    with implementation("reference"):
+        first = implementation_used(run)
+    assert (first, implementation_used(run)) == ("reference", "kernel")
+    with implementation("reference"):
+        assert implementation_used(run) == "reference"
 
 
-def test_an_unknown_body_is_refused(op):
+def test_unknown_implementation_is_reported(op):
     with (
-        body("refrence"),
-        pytest.raises(ValueError, match="auto, reference, kernel; not 'refrence'"),
+        implementation("refrence"),
+        pytest.raises(ValueError, match="'refrence': use auto, reference, kernel"),
     ):
         op(X)
 
 
 @pytest.mark.parametrize("differentiable, gradient", [(False, 2.0), (True, 5.0)])
-def test_the_gradient_is_the_references_unless_the_kernel_brings_its_own(
+def test_gradient_is_the_references_unless_the_kernel_is_differentiable(
     op, install, differentiable, gradient
 ):
     install(call=lambda x: 5 * x + 100, platform="cpu", differentiable=differentiable)
     np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: op(x).sum()))(X), np.full(4, gradient))
-    assert used(op) == "kernel"
+    assert implementation_used(op) == "kernel"
 
 
-def test_a_kernel_without_a_gradient_need_not_be_traceable_backwards(op, install):
+def test_kernel_need_not_be_differentiable_by_jax(op, install):
     host = lambda x: jax.pure_callback(lambda x: np.asarray(2 * x), x, x)  # noqa: E731
     install(call=host, platform="cpu")
     np.testing.assert_array_equal(jax.grad(lambda x: op(x).sum())(X), np.full(4, 2.0))
 
 
-def test_an_operation_without_an_entry_point_has_no_kernel():
-    assert ops.kernel("no_such_operation") is None
+def test_op_without_an_entry_point_has_no_kernel():
+    assert ops.find_kernel("no_such_operation") is None
 
 
-def test_gated_residual_is_its_formula():
+def test_gated_residual_equals_its_formula():
     rng = np.random.default_rng(0)
     x, f = rng.standard_normal((2, 2, 3, 4, 5))
     w, b = rng.standard_normal((5, 5)), rng.standard_normal(5)
@@ -146,54 +153,54 @@ def test_gated_residual_is_its_formula():
     np.testing.assert_allclose(y, (x + f) * gate, rtol=0, atol=1e-12)
 
 
-def convolved(x, w, b=0):
-    """A zero-padded 3x3 convolution, tap by tap."""
-    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+def conv3x3(x, w, b=0):
+    """Return a zero-padded 3x3 convolution, tap by tap."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     h, columns = x.shape[1:3]
-    taps = [(i, j, wide[:, i : i + h, j : j + columns]) for i in range(3) for j in range(3)]
-    return sum(np.einsum("nhwi,io->nhwo", seen, w[i, j]) for i, j, seen in taps) + b
+    taps = [(i, j, padded[:, i : i + h, j : j + columns]) for i in range(3) for j in range(3)]
+    return sum(np.einsum("nhwi,io->nhwo", shifted, w[i, j]) for i, j, shifted in taps) + b
 
 
 MASK = np.pad(np.ones((2, 3)), ((0, 2), (0, 2)))
 
 
-@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "masked"])
 @pytest.mark.parametrize("name", ["spab", "gated_spab"])
-def test_a_block_is_its_formula(name, mask):
+def test_block_equals_its_formula(name, mask):
     rng = np.random.default_rng(0)
     u, kernels, biases = rng.standard_normal((2, 4, 5, 3)), rng.standard_normal((3, 3, 3, 3, 3)), 0
-    exists = 1 if mask is None else mask[None, :, :, None]
+    valid = 1 if mask is None else mask[None, :, :, None]
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     if name == "spab":
         biases = rng.standard_normal((3, 3))
-        given = [each for pair in zip(kernels, biases, strict=True) for each in pair]
+        args = [operand for pair in zip(kernels, biases, strict=True) for operand in pair]
         activate = lambda x: x * sigmoid(x)  # noqa: E731
-        close = lambda r: (r + u) * (sigmoid(r) - 0.5)  # noqa: E731
+        epilogue = lambda r: (r + u) * (sigmoid(r) - 0.5)  # noqa: E731
     else:
         biases, (w, b) = np.zeros(3), (rng.standard_normal((3, 3)), rng.standard_normal(3))
-        given = [*kernels, w[None, None], b]
+        args = [*kernels, w[None, None], b]
         activate = lambda x: np.maximum(x, 0)  # noqa: E731
-        close = lambda f: (u + f) * (f @ w + b)  # noqa: E731
-    found = u
-    for number in range(3):
-        found = convolved(exists * found, kernels[number], biases[number])
-        found = activate(found) if number < 2 else found
+        epilogue = lambda f: (u + f) * (f @ w + b)  # noqa: E731
+    r = u
+    for layer in range(3):
+        r = conv3x3(valid * r, kernels[layer], biases[layer])
+        r = activate(r) if layer < 2 else r
     with jax.enable_x64(True):
-        y = getattr(ops, name)(u, *given, *([] if mask is None else [mask]))
-    np.testing.assert_allclose(y, close(found), rtol=0, atol=1e-9)
+        y = getattr(ops, name)(u, *args, *([] if mask is None else [mask]))
+    np.testing.assert_allclose(y, epilogue(r), rtol=0, atol=1e-9)
 
 
-def test_a_whole_block_is_its_parts_where_no_kernel_serves(install):
-    run = lambda: ops.whole(ops.op(doubled), (X,), lambda: marked(X) + 100)  # noqa: E731
+def test_fused_or_runs_the_fallback_without_a_kernel(install):
+    run = lambda: ops.fused_or(ops.op(reference_fn), (X,), lambda: kernel_fn(X) + 100)  # noqa: E731
     assert float(run()[0]) == 200
-    install(call=marked, platform="cpu")
-    assert used(lambda x: run()) == "kernel"
-    with body("reference"):
+    install(call=kernel_fn, platform="cpu")
+    assert implementation_used(lambda x: run()) == "kernel"
+    with implementation("reference"):
         assert float(run()[0]) == 200
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_window_attention_is_its_formula(masked):
+def test_window_attention_equals_its_formula(masked):
     rng = np.random.default_rng(0)
     q, (k, v) = rng.standard_normal((2, 3, 2, 4, 5)), rng.standard_normal((2, 2, 3, 2, 6, 5))
     bias = rng.standard_normal((2, 4, 6))

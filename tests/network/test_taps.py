@@ -1,4 +1,4 @@
-"""Every part's output by its path, from a copy of the network."""
+"""Outputs of submodules by path, taken from a copy of the network."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,36 +26,36 @@ class Net(nnx.Module):
 X = jnp.linspace(0, 1, 48).reshape(1, 4, 4, 3)
 
 
-def test_taps_are_the_outputs_of_the_parts_that_ran():
+def test_taps_are_the_outputs_of_submodules_that_ran():
     net = Net()
-    y, seen = taps(net, X)
+    y, outputs = taps(net, X)
     first, second = net.body
     twice = net.twice(net.twice(X))
-    wanted = {"twice": twice, "body.0": first(twice), "body.1": second(first(twice)), "body": y}
-    assert set(seen) == set(wanted)
-    for path, output in wanted.items():
-        np.testing.assert_array_equal(seen[path], output, err_msg=path)
+    expected = {"twice": twice, "body.0": first(twice), "body.1": second(first(twice)), "body": y}
+    assert set(outputs) == set(expected)
+    for path, output in expected.items():
+        np.testing.assert_array_equal(outputs[path], output, err_msg=path)
     np.testing.assert_array_equal(y, net(X))
 
 
-def test_a_part_that_gives_two_things_is_a_tuple():
-    net = deploy(registry.method("span").build(channels=4))
-    _, seen = taps(net, X)
-    features, activated = seen["block_6"]
+def test_tap_of_several_outputs_is_a_tuple():
+    net = deploy(registry.get_entry("span").build(channels=4))
+    _, outputs = taps(net, X)
+    features, activated = outputs["block_6"]
     assert features.shape == activated.shape == (1, 4, 4, 4)
-    first = seen["block_6.c1"]
+    first = outputs["block_6.c1"]
     np.testing.assert_allclose(activated, first / (1 + np.exp(-first)), rtol=1e-5)
-    np.testing.assert_array_equal(seen["block_1.c1"].shape, seen["conv_1"].shape)
+    np.testing.assert_array_equal(outputs["block_1.c1"].shape, outputs["conv_1"].shape)
 
 
-def test_heads_are_parts_that_are_called_so():
-    named = {"head_2x": X, "head_2x.0": X + 1, "heads": X + 2, "body.head_3x": X + 3}
-    assert list(heads(named)) == ["2x"] and heads(named)["2x"] is X
+def test_heads_are_top_level_submodules_with_the_prefix():
+    outputs = {"head_2x": X, "head_2x.0": X + 1, "heads": X + 2, "body.head_3x": X + 3}
+    assert list(heads(outputs)) == ["2x"] and heads(outputs)["2x"] is X
 
 
-def test_the_network_is_not_changed():
+def test_taps_do_not_change_the_network():
     net = Net()
-    graph, _ = nnx.split(net)
+    graphdef, _ = nnx.split(net)
     taps(net, X)
     assert type(net.twice) is Conv2d and type(net.body) is Sequential
-    assert nnx.split(net)[0] == graph
+    assert nnx.split(net)[0] == graphdef

@@ -1,4 +1,4 @@
-"""Weights go into a network and out of it: both sides exact, all or nothing."""
+"""State dicts: export, strict loading, and the errors of a mismatch."""
 
 import hashlib
 
@@ -9,32 +9,38 @@ import pytest
 from flax import nnx
 
 from esrjax import registry
-from esrjax.network.archive import read
-from esrjax.network.layers import Conv2d, Linear, Sequential, parameter
-from esrjax.network.naming import Naming
+from esrjax.network.archive import read_checkpoint
+from esrjax.network.layers import Conv2d, Linear, Sequential, param
+from esrjax.network.naming import KeyMap
 from esrjax.network.reparam import deploy
-from esrjax.network.weights import WeightsMismatch, cast, leaves, load, tensors
+from esrjax.network.weights import (
+    WeightsMismatch,
+    cast,
+    load_state_dict,
+    named_parameters,
+    to_state_dict,
+)
 
-NAMING = Naming({"features.{i}.{leaf}": "body.{i}.{leaf}"})
+KEY_MAP = KeyMap({"features.{i}.{leaf}": "body.{i}.{leaf}"})
 
 
 class Net(nnx.Module):
-    """One of every kind of leaf."""
+    """One parameter of every sort."""
 
     def __init__(self, seed=0):
         rngs = nnx.Rngs(seed)
         self.body = Sequential([Conv2d(2, 3, (1, 5), rngs=rngs), Linear(3, 4, rngs=rngs)])
-        self.gain = parameter(jax.random.normal(rngs.params(), (1, 1, 1, 4)), (0, 3, 1, 2))
+        self.gain = param(jax.random.normal(rngs.params(), (1, 1, 1, 4)), (0, 3, 1, 2))
         self.count = nnx.BatchStat(jnp.array(seed))
 
 
-def held(seed=1):
-    return tensors(Net(seed), NAMING)
+def state_dict_of(seed=1):
+    return to_state_dict(Net(seed), KEY_MAP)
 
 
-def mismatch(tensors, net=None, **options):
+def mismatch(state_dict, net=None, **options):
     with pytest.raises(WeightsMismatch) as caught:
-        load(net or Net(), tensors, NAMING, **options)
+        load_state_dict(net or Net(), state_dict, KEY_MAP, **options)
     return caught.value
 
 
@@ -44,8 +50,8 @@ def assert_same(ours, theirs):
         np.testing.assert_array_equal(ours[key], value, err_msg=key, strict=True)
 
 
-def test_tensors_have_pytorchs_names_and_shapes():
-    assert {key: value.shape for key, value in held().items()} == {
+def test_state_dict_has_pytorchs_names_and_shapes():
+    assert {key: value.shape for key, value in state_dict_of().items()} == {
         "features.0.weight": (3, 2, 1, 5),
         "features.0.bias": (3,),
         "features.1.weight": (4, 3),
@@ -56,83 +62,88 @@ def test_tensors_have_pytorchs_names_and_shapes():
 
 
 @pytest.mark.parametrize("net", [Net(), nnx.eval_shape(Net)], ids=["built", "abstract"])
-def test_what_is_loaded_comes_out(net):
-    assert_same(tensors(load(net, held(), NAMING), NAMING), held())
+def test_state_dict_round_trip(net):
+    assert_same(
+        to_state_dict(load_state_dict(net, state_dict_of(), KEY_MAP), KEY_MAP), state_dict_of()
+    )
 
 
-def test_load_keeps_the_types_of_the_network():
-    doubled = {key: value.astype(np.float64) for key, value in held().items()}
-    assert_same(tensors(load(Net(), doubled, NAMING), NAMING), held())
+def test_loading_keeps_the_dtypes_of_the_network():
+    doubled = {key: value.astype(np.float64) for key, value in state_dict_of().items()}
+    assert_same(to_state_dict(load_state_dict(Net(), doubled, KEY_MAP), KEY_MAP), state_dict_of())
 
 
-def test_load_leaves_its_network_alone():
+def test_loading_does_not_change_its_argument():
     net = Net()
-    load(net, held(1), NAMING)
-    assert_same(tensors(net, NAMING), held(0))
+    load_state_dict(net, state_dict_of(1), KEY_MAP)
+    assert_same(to_state_dict(net, KEY_MAP), state_dict_of(0))
 
 
-def test_a_mismatch_lists_both_sides_at_once_and_changes_nothing():
-    net, wrong = Net(), held()
+def test_mismatch_lists_missing_unexpected_and_misshapen_keys():
+    net, wrong = Net(), state_dict_of()
     del wrong["features.1.bias"]
     wrong["features.1.biases"] = np.zeros(4)
     wrong["gain"] = np.zeros((1, 1, 1, 4))
     wrong["ema.decay"] = np.zeros(())
-    error = mismatch(wrong, net, place="net.pth")
-    assert error.count == 4
-    assert str(error) == (
+    error = mismatch(wrong, net, location="net.pth")
+    assert error.num_mismatches == 4
+    assert error.problem == (
         "4 of 8 tensors do not match:\n"
-        "    not in the checkpoint: features.1.bias (4,) (is it features.1.biases?)\n"
-        "    misshapen: gain is (1, 1, 1, 4), the network has (1, 4, 1, 1)\n"
-        "    not in the network: features.1.biases (4,)\n"
-        "    not in the network: ema.decay ()\n"
-        "  place:  net.pth\n"
-        "  rule:   every tensor has its place in the network, and every place its tensor\n"
-        "  remedy: check the method and its sizes (--size key=value); nothing was loaded"
+        "    missing key: features.1.bias (4,) (did you mean features.1.biases?)\n"
+        "    shape mismatch: gain is (1, 1, 1, 4), the network has (1, 4, 1, 1)\n"
+        "    unexpected key: features.1.biases (4,)\n"
+        "    unexpected key: ema.decay ()"
     )
-    assert_same(tensors(net, NAMING), held(0))
+    assert error.location == "net.pth" and "--hparam" in error.remedy
+    assert_same(to_state_dict(net, KEY_MAP), state_dict_of(0))
 
 
-def test_a_long_list_shows_every_kind_and_says_how_many_more():
+def test_long_list_of_mismatches_is_shortened():
     wrong = {f"other.{i}": np.zeros(()) for i in range(30)}
     text = str(mismatch(wrong))
     assert text.startswith("36 of 36 tensors do not match")
-    assert text.count("not in the checkpoint") == 6
-    assert text.count("not in the network") == 10
+    assert text.count("missing key") == 6
+    assert text.count("unexpected key") == 10
     assert "\n    and 20 more\n" in text
 
 
-def test_two_tensors_of_one_place_are_a_mismatch():
-    wrong = held() | {"body.1.bias": np.zeros(4)}
+def test_two_keys_of_one_parameter_are_a_mismatch():
+    wrong = state_dict_of() | {"body.1.bias": np.zeros(4)}
     text = str(mismatch(wrong))
-    assert "of one place: features.1.bias and body.1.bias" in text
+    assert "duplicate key: features.1.bias and body.1.bias" in text
     assert "1 of 6" in text
 
 
-def test_unused_globs_let_tensors_go():
-    more = held() | {"mask.0": np.zeros(1), "body.mask": np.zeros(1), "other": np.zeros(1)}
-    unused = {"mask.*": "made anew", "*.mask": "made anew"}
-    assert str(mismatch(more, unused=unused)).startswith("1 of 7")
+def test_unused_keys_are_ignored():
+    more = state_dict_of() | {"mask.0": np.zeros(1), "body.mask": np.zeros(1), "other": np.zeros(1)}
+    unused_keys = {"mask.*": "recomputed", "*.mask": "recomputed"}
+    assert str(mismatch(more, unused_keys=unused_keys)).startswith("1 of 7")
     del more["other"]
-    assert_same(tensors(load(Net(), more, NAMING, unused=unused), NAMING), held())
+    assert_same(
+        to_state_dict(load_state_dict(Net(), more, KEY_MAP, unused_keys=unused_keys), KEY_MAP),
+        state_dict_of(),
+    )
 
 
-def test_cast_changes_a_copy():
+def test_cast_returns_a_copy():
     net = Net()
     half = cast(net, jnp.bfloat16)
-    assert {leaf.get_value().dtype.name for _, leaf in leaves(half)} == {"bfloat16"}
-    assert_same(tensors(net, NAMING), held(0))
+    assert {leaf.get_value().dtype.name for _, leaf in named_parameters(half)} == {"bfloat16"}
+    assert_same(to_state_dict(net, KEY_MAP), state_dict_of(0))
 
 
 @pytest.mark.parametrize(
     "name, file", [("span", "team00_SPAN.pth"), ("spanv2", "team22_spanv2_c2.pth")]
 )
-def test_official_weights_load_exactly_and_come_back_bit_for_bit(reference, name, file):
-    method, found = registry.method(name), read(reference / "weights" / file)
-    said = method.weights["ntire2026"]
-    assert found.sha256 == said.sha256
-    assert found.sha256 == hashlib.sha256(found.path.read_bytes()).hexdigest()
-    shape = deploy if said.form == "deploy" else lambda net: net
-    net = nnx.eval_shape(lambda: shape(method.build(**said.sizes)))
-    naming = Naming(method.torch_names)
-    back = tensors(load(net, found.tensors, naming, method.unused), naming)
-    assert_same(back, found.tensors)
+def test_official_weights_round_trip_bit_exactly(reference, name, file):
+    method, checkpoint = registry.get_entry(name), read_checkpoint(reference / "weights" / file)
+    weights = method.weights["ntire2026"]
+    assert checkpoint.sha256 == weights.sha256
+    assert checkpoint.sha256 == hashlib.sha256(checkpoint.path.read_bytes()).hexdigest()
+    to_form = deploy if weights.form == "deploy" else lambda net: net
+    net = nnx.eval_shape(lambda: to_form(method.build(**weights.hparams)))
+    key_map = KeyMap(method.torch_names)
+    exported = to_state_dict(
+        load_state_dict(net, checkpoint.state_dict, key_map, method.unused_torch_keys), key_map
+    )
+    assert_same(exported, checkpoint.state_dict)

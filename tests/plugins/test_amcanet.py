@@ -1,9 +1,9 @@
-"""AMCANet's coarse head: its strides, and the rows that its pool does not see."""
+"""AMCANet's pooled attention head: its strides, and the rows that its pooling ignores."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from esrjax_plugins.amcanet import AMCA, Head
+from esrjax_plugins.amcanet import AMCA, AMCAHead
 from flax import nnx
 
 
@@ -12,11 +12,11 @@ def test_strides_grow_by_four_up_to_sixteen():
     assert [head.stride for head in heads] == [1, 4, 8, 12, 16, 16]
 
 
-@pytest.mark.parametrize("side, seen", [(7, 7), (10, 7), (11, 11), (13, 11)])
-def test_rows_beyond_the_last_whole_window_are_unseen(side, seen):
-    head = Head(4, 2, 4, rngs=nnx.Rngs(0))
-    x = jnp.asarray(np.random.default_rng(0).random((1, side, side, 2)), jnp.float32)
+@pytest.mark.parametrize("size, num_seen", [(7, 7), (10, 7), (11, 11), (13, 11)])
+def test_rows_after_the_last_pooling_window_are_ignored(size, num_seen):
+    head = AMCAHead(4, 2, 4, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).random((1, size, size, 2)), jnp.float32)
     context = head.context(x)
     assert context.shape == x.shape
-    np.testing.assert_array_equal(head.context(x.at[:, seen:].add(9)), context)
-    assert jnp.any(head.context(x.at[:, seen - 1].add(9)) != context)
+    np.testing.assert_array_equal(head.context(x.at[:, num_seen:].add(9)), context)
+    assert jnp.any(head.context(x.at[:, num_seen - 1].add(9)) != context)

@@ -1,19 +1,19 @@
-"""Mamba reads tokens in one direction, as its recurrence says."""
+"""Mamba's layer equals its recurrence, token by token."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from esrjax_plugins.parts.mamba import CausalConv, Mamba
+from esrjax_plugins.parts.mamba import CausalConv1d, Mamba
 from flax import nnx
 
-from esrjax.network.naming import Naming
-from esrjax.network.weights import cast, scattered, tensors
+from esrjax.network.naming import KeyMap
+from esrjax.network.weights import cast, perturb_weights, to_state_dict
 
-SAME = Naming({})
+NO_RENAMES = KeyMap({})
 
 
-def drawn(*shape):
+def normal_array(*shape):
     return np.random.default_rng(0).standard_normal(shape)
 
 
@@ -21,45 +21,50 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-def token_by_token(held, h, states):
-    """The layer in NumPy from its tensors under PyTorch's names, for tokens `h (L, C)`."""
-    x, z = np.split(h @ held["in_proj.weight"].T, 2, -1)
-    taps = held["conv1d.weight"][:, 0]
-    past = np.concatenate([np.zeros((taps.shape[1] - 1, x.shape[1])), x])
-    a, state, outputs = -np.exp(held["A_log"]), 0, []
+def token_by_token(state_dict, h, d_state):
+    """The layer in NumPy from a PyTorch state dict, for tokens `h (L, C)`."""
+    x, z = np.split(h @ state_dict["in_proj.weight"].T, 2, -1)
+    kernel = state_dict["conv1d.weight"][:, 0]
+    padded = np.concatenate([np.zeros((kernel.shape[1] - 1, x.shape[1])), x])
+    A, state, outputs = -np.exp(state_dict["A_log"]), 0, []
     for t, gate in enumerate(silu(z)):
-        seen = past[t : t + taps.shape[1]]
-        x = silu(held["conv1d.bias"] + (taps.T * seen).sum(0))
-        step, b, c = np.split(held["x_proj.weight"] @ x, [-2 * states, -states])
-        delta = np.logaddexp(held["dt_proj.weight"] @ step + held["dt_proj.bias"], 0)
-        state = np.exp(delta[:, None] * a) * state + np.outer(delta * x, b)
-        outputs.append(held["out_proj.weight"] @ ((state @ c + held["D"] * x) * gate))
+        window = padded[t : t + kernel.shape[1]]
+        x = silu(state_dict["conv1d.bias"] + (kernel.T * window).sum(0))
+        dt, b, c = np.split(state_dict["x_proj.weight"] @ x, [-2 * d_state, -d_state])
+        delta = np.logaddexp(state_dict["dt_proj.weight"] @ dt + state_dict["dt_proj.bias"], 0)
+        state = np.exp(delta[:, None] * A) * state + np.outer(delta * x, b)
+        outputs.append(state_dict["out_proj.weight"] @ ((state @ c + state_dict["D"] * x) * gate))
     return np.stack(outputs)
 
 
-def test_it_is_its_recurrence():
+def test_layer_equals_the_recurrence_token_by_token():
     with jax.enable_x64(True):
-        net = scattered(cast(Mamba(6, states=5, rngs=nnx.Rngs(0)), jnp.float64), 0.3)
-        h = drawn(2, 9, 6)
-        found = jax.jit(net)(jnp.asarray(h))
-    for tokens, output in zip(h, found, strict=True):
+        net = perturb_weights(cast(Mamba(6, d_state=5, rngs=nnx.Rngs(0)), jnp.float64), 0.3)
+        h = normal_array(2, 9, 6)
+        outputs = jax.jit(net)(jnp.asarray(h))
+    for tokens, output in zip(h, outputs, strict=True):
         np.testing.assert_allclose(
-            output, token_by_token(tensors(net, SAME), tokens, 5), atol=1e-12
+            output, token_by_token(to_state_dict(net, NO_RENAMES), tokens, 5), atol=1e-12
         )
 
 
-def test_its_convolution_is_pytorchs_cut_to_the_past():
-    ours, theirs = CausalConv(6, 4, rngs=nnx.Rngs(0)), torch.nn.Conv1d(6, 6, 4, groups=6, padding=3)
-    theirs.load_state_dict({k: torch.tensor(v) for k, v in tensors(ours, SAME).items()})
-    x = drawn(2, 9, 6).astype(np.float32)
-    wanted = theirs(torch.tensor(x.swapaxes(1, 2)))[..., :9].detach().numpy().swapaxes(1, 2)
-    np.testing.assert_allclose(ours(jnp.asarray(x)), wanted, rtol=0, atol=1e-6)
+def test_causal_convolution_equals_pytorchs_truncated():
+    conv, torch_conv = (
+        CausalConv1d(6, 4, rngs=nnx.Rngs(0)),
+        torch.nn.Conv1d(6, 6, 4, groups=6, padding=3),
+    )
+    torch_conv.load_state_dict(
+        {k: torch.tensor(v) for k, v in to_state_dict(conv, NO_RENAMES).items()}
+    )
+    x = normal_array(2, 9, 6).astype(np.float32)
+    expected = torch_conv(torch.tensor(x.swapaxes(1, 2)))[..., :9].detach().numpy().swapaxes(1, 2)
+    np.testing.assert_allclose(conv(jnp.asarray(x)), expected, rtol=0, atol=1e-6)
 
 
-def test_it_starts_with_known_decays_and_small_steps():
+def test_initialization_of_decays_and_step_sizes():
     net = Mamba(48, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(np.exp(net.A_log[...])[7], np.arange(1, 17), rtol=1e-6)
     np.testing.assert_array_equal(net.D[...], np.ones(96))
-    steps = np.logaddexp(net.dt_proj.bias[...], 0)
-    assert 1e-3 <= steps.min() < 2e-3 and 5e-2 < steps.max() <= 1e-1 + 1e-6
+    dt = np.logaddexp(net.dt_proj.bias[...], 0)
+    assert 1e-3 <= dt.min() < 2e-3 and 5e-2 < dt.max() <= 1e-1 + 1e-6
     assert 0.9 / 3**0.5 < np.abs(net.dt_proj.weight[...]).max() <= 1 / 3**0.5

@@ -1,4 +1,4 @@
-"""RFDN_SPAN: half of the channels is put aside four times, and gates the block."""
+"""RFDN_SPAN: half of the channels are distilled four times and gate the block."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from flax import nnx
 from esrjax.network.taps import taps
 
 
-def test_a_block_gates_with_what_is_put_aside():
+def test_block_gates_with_the_distilled_features():
     block = RFDB(6, rngs=nnx.Rngs(0))
-    aside = (block.distill_1, block.distill_2, block.distill_3, block.distill_4)
-    assert [conv.bias.shape for conv in aside] == [(3,)] * 4
+    distill = (block.distill_1, block.distill_2, block.distill_3, block.distill_4)
+    assert [conv.bias.shape for conv in distill] == [(3,)] * 4
     u = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 5, 6)), jnp.float32)
     block.gather.weight.set_value(jnp.zeros_like(block.gather.weight[...]))
     h = block.gather.bias[...][None, None, None]
@@ -25,5 +25,5 @@ def test_a_refinement_has_its_residual_inside_the_activation():
         conv.weight.set_value(jnp.zeros_like(conv.weight[...]))
         conv.bias.set_value(jnp.zeros_like(conv.bias[...]))
     block.distill_4.weight[...] = block.distill_4.weight[...].at[1, 1, 0].set(1)
-    _, parts = taps(block, -jnp.ones((1, 1, 1, 2)))
-    np.testing.assert_allclose(parts["distill_4"].item(), -(0.05**3), rtol=1e-6)
+    _, outputs = taps(block, -jnp.ones((1, 1, 1, 2)))
+    np.testing.assert_allclose(outputs["distill_4"].item(), -(0.05**3), rtol=1e-6)

@@ -1,13 +1,13 @@
-"""SMT: two networks, each over eight turns, fused as the team's script fuses them."""
+"""SMT: two networks, each with x8 self-ensemble, fused as the team's script does."""
 
 import numpy as np
 import pytest
 
 import esrjax
 from esrjax import registry
-from esrjax.contest.costs import costs
+from esrjax.contest.costs import method_cost
+from esrjax.evaluation.metrics import to_uint8
 from esrjax.model import open_method
-from esrjax.pictures.metrics import quantise
 
 MEMBERS = ("hat", "mambairv2")
 
@@ -17,40 +17,47 @@ def files(reference):
     return {name: reference / f"weights/{name}_tiny.safetensors" for name in MEMBERS}
 
 
-def test_it_is_two_members_without_published_weights():
-    smt = registry.method("smt")
+def test_two_members_without_published_weights():
+    smt = registry.get_entry("smt")
     assert tuple(smt.members) == MEMBERS and smt.fusion == "adaptive"
     assert list(smt.members["mambairv2"].windows) == [100, 200, 300, 400, 500]
-    assert smt.reported["params"] == sum(registry.plain(m).reported["params"] for m in MEMBERS)
+    assert smt.reported["params"] == sum(
+        registry.get_method(member).reported["params"] for member in MEMBERS
+    )
 
 
-def test_tiny_weights_are_recognised_by_what_is_in_the_file(files):
-    for name, file in files.items():
-        assert dict(open_method(name, file).sizes) == registry.plain(name).weights["tiny"].sizes
-    drawn = esrjax.load("smt", files, **{"mambairv2.noise": True})
-    assert drawn.members["mambairv2"].sizes["noise"] is True
-    assert "noise" not in drawn.members["hat"].sizes
+def test_hparams_of_tiny_weights_are_recognized(files):
+    for name, path in files.items():
+        assert (
+            dict(open_method(name, path).hparams)
+            == registry.get_method(name).weights["tiny"].hparams
+        )
+    sampling = esrjax.load("smt", files, **{"mambairv2.eval_noise": True})
+    assert sampling.members["mambairv2"].hparams["eval_noise"] is True
+    assert "eval_noise" not in sampling.members["hat"].hparams
 
 
-def test_its_bytes_are_half_of_each_members_rounded_down(files):
+def test_fusion_is_the_floor_of_the_members_mean(files):
     smt, lr = esrjax.load("smt", files), np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-    one, other = (quantise(run(lr), 1.0).astype(int) for run in smt.upscalers().values())
-    assert np.abs(one - other).max() > 1
-    np.testing.assert_array_equal(smt(lr), (one + other) // 2)
-    np.testing.assert_array_equal(np.rint(smt.upscaler()(lr) * 255), (one + other) // 2)
+    hat_out, mambairv2_out = (
+        to_uint8(upscale(lr), 1.0).astype(int) for upscale in smt.member_upscalers().values()
+    )
+    assert np.abs(hat_out - mambairv2_out).max() > 1
+    np.testing.assert_array_equal(smt(lr), (hat_out + mambairv2_out) // 2)
+    np.testing.assert_array_equal(np.rint(smt.upscaler()(lr) * 255), (hat_out + mambairv2_out) // 2)
 
 
 @pytest.mark.slow
-def test_it_makes_the_pictures_that_the_official_script_made(esrjax, reference, files):
-    words = [w for name, file in files.items() for w in ("--checkpoint", f"{name}={file}")]
-    said = esrjax("parity", "smt", *words, "--golden", reference / "golden/smt.npz", "--json")
-    assert said.code == 0 and said.json["passed"] is True and said.json["unchecked"] == []
-    assert len(said.json["cases"]) == 8
-    ties = [case["case"] for case in said.json["cases"] if case["changed_as_is"]]
+def test_images_equal_the_official_scripts(esrjax, reference, files):
+    args = [arg for name, path in files.items() for arg in ("--checkpoint", f"{name}={path}")]
+    result = esrjax("parity", "smt", *args, "--golden", reference / "golden/smt.npz", "--json")
+    assert result.code == 0 and result.json["passed"] is True and result.json["unchecked"] == []
+    assert len(result.json["cases"]) == 8
+    ties = [case["case"] for case in result.json["cases"] if case["changed_as_is"]]
     assert set(ties) <= {"mamba_u8_3"}
 
 
 @pytest.mark.slow
-def test_its_costs_are_those_of_all_passes():
-    counted, reported = costs("smt"), registry.method("smt").reported
-    assert {key: getattr(counted, key) for key in reported} == dict(reported)
+def test_costs_are_those_of_all_passes():
+    total, reported = method_cost("smt"), registry.get_entry("smt").reported
+    assert {key: getattr(total, key) for key in reported} == dict(reported)

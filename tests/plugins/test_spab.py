@@ -1,86 +1,88 @@
-"""A block in deploy form is one operation, and tells it all that its layers know."""
+"""A block in deploy form is one fused operation, which receives all parameters of its layers."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from esrjax_plugins.parts.spab import SPAB
-from esrjax_plugins.spanv2 import Block
+from esrjax_plugins.spanv2 import GatedSPAB
 from flax import nnx
 
 from esrjax.network import canvas, ops
 from esrjax.network.ops import Kernel
 from esrjax.network.reparam import deploy
 from esrjax.network.taps import taps
-from esrjax.network.weights import scattered
+from esrjax.network.weights import perturb_weights
 
-MARK = 100
+OFFSET = 100
 MASK = np.pad(np.ones((3, 4), np.float32), ((0, 2), (0, 2)))
-BLOCKS = {"spab": SPAB, "gated_spab": Block}
+BLOCK_CLASSES = {"spab": SPAB, "gated_spab": GatedSPAB}
 
 
 @pytest.fixture
-def installed(monkeypatch):
-    """A kernel for each block, whose numbers are the reference's and a mark."""
+def marking_kernels(monkeypatch):
+    """Kernels for both blocks that return the reference's output plus an offset."""
 
     def call(operation):
-        def marked(*operands):
-            with ops.body("reference"):
-                return operation(*operands) + MARK
+        def with_offset(*operands):
+            with ops.implementation("reference"):
+                return operation(*operands) + OFFSET
 
-        return marked
+        return with_offset
 
-    kernels = {name: Kernel(call=call(getattr(ops, name)), platform="cpu") for name in BLOCKS}
-    monkeypatch.setattr(ops, "kernel", kernels.get)
-
-
-def block(name):
-    return deploy(scattered(BLOCKS[name](3, rngs=nnx.Rngs(0))))
+    kernels = {
+        name: Kernel(call=call(getattr(ops, name)), platform="cpu") for name in BLOCK_CLASSES
+    }
+    monkeypatch.setattr(ops, "find_kernel", kernels.get)
 
 
-def features():
+def make_block(name):
+    return deploy(perturb_weights(BLOCK_CLASSES[name](3, rngs=nnx.Rngs(0))))
+
+
+def random_features():
     return jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6, 3)), jnp.float32)
 
 
-def output(found):
-    return found[0] if isinstance(found, tuple) else found
+def first_output(outputs):
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
-@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
-@pytest.mark.parametrize("name", BLOCKS)
-def test_the_operation_gives_what_the_parts_give(installed, name, mask):
-    net, exists = block(name), np.ones((5, 6)) if mask is None else mask
-    with canvas.picture(jnp.asarray(exists, jnp.float32)):
-        with ops.body("reference"):
-            parts = output(net(features()))
-        whole = output(net(features()))
-    gap = np.abs(whole - MARK - parts) * exists[None, :, :, None]
-    assert gap.max() < 1e-4 * np.abs(parts).max()
+@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("name", BLOCK_CLASSES)
+def test_fused_operation_equals_the_layers(marking_kernels, name, mask):
+    net, is_valid = make_block(name), np.ones((5, 6)) if mask is None else mask
+    with canvas.valid_region(jnp.asarray(is_valid, jnp.float32)):
+        with ops.implementation("reference"):
+            unfused = first_output(net(random_features()))
+        fused = first_output(net(random_features()))
+    diff = np.abs(fused - OFFSET - unfused) * is_valid[None, :, :, None]
+    assert diff.max() < 1e-4 * np.abs(unfused).max()
 
 
-@pytest.mark.parametrize("name, operands", [("spab", 7), ("gated_spab", 6)])
-def test_without_a_mask_none_is_told(monkeypatch, name, operands):
-    told = set()
-    kernel = Kernel(call=lambda *given: told.add(len(given)) or given[0], platform="cpu")
-    monkeypatch.setattr(ops, "kernel", lambda name: kernel)
-    block(name)(features())
-    assert told == {operands}
+@pytest.mark.parametrize("name, expected", [("spab", 7), ("gated_spab", 6)])
+def test_operation_receives_no_mask_by_default(monkeypatch, name, expected):
+    num_operands = set()
+    kernel = Kernel(call=lambda *args: num_operands.add(len(args)) or args[0], platform="cpu")
+    monkeypatch.setattr(ops, "find_kernel", lambda name: kernel)
+    make_block(name)(random_features())
+    assert num_operands == {expected}
 
 
-def test_the_first_activation_stays_to_be_had(installed):
-    _, activated = block("spab")(features())
-    with ops.body("reference"):
-        _, wanted = block("spab")(features())
-    np.testing.assert_array_equal(activated, wanted)
+def test_first_activation_is_returned_with_a_kernel(marking_kernels):
+    _, activated = make_block("spab")(random_features())
+    with ops.implementation("reference"):
+        _, expected = make_block("spab")(random_features())
+    np.testing.assert_array_equal(activated, expected)
 
 
-def test_parts_are_seen_unless_a_kernel_runs(installed):
-    net = block("gated_spab")
-    with ops.body("reference"):
-        assert set(taps(net, features())[1]) == {"c1", "c2", "c3"}
-    assert taps(net, features())[1] == {}
+def test_layers_are_captured_unless_a_kernel_runs(marking_kernels):
+    net = make_block("gated_spab")
+    with ops.implementation("reference"):
+        assert set(taps(net, random_features())[1]) == {"c1", "c2", "c3"}
+    assert taps(net, random_features())[1] == {}
 
 
-def test_the_train_form_has_branches_and_is_no_operation(installed):
-    train = scattered(SPAB(3, rngs=nnx.Rngs(0)))
-    with ops.body("kernel"):
-        assert train(features())[0].max() < MARK / 2
+def test_train_form_does_not_use_the_fused_operation(marking_kernels):
+    train = perturb_weights(SPAB(3, rngs=nnx.Rngs(0)))
+    with ops.implementation("kernel"):
+        assert train(random_features())[0].max() < OFFSET / 2

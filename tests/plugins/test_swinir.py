@@ -1,110 +1,121 @@
-"""SwinIR: windows that do not leak, depth that is drawn, sizes that were published."""
+"""SwinIR: shifted windows, stochastic depth, parameter counts."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from esrjax_plugins.parts.chance import StochasticDepth, rising
-from esrjax_plugins.parts.window_attention import SelfAttention
-from esrjax_plugins.swinir import METHOD, Block
+from esrjax_plugins.parts.chance import StochasticDepth, drop_path_rates
+from esrjax_plugins.parts.window_attention import WindowSelfAttention
+from esrjax_plugins.swinir import METHOD, SwinTransformerBlock
 from flax import nnx
 
 from esrjax.network.cost import cost
-from esrjax.network.weights import scattered
-from esrjax.recognition import template
-from esrjax.testing import QUICK
+from esrjax.network.weights import perturb_weights
+from esrjax.recognition import abstract_network
+from esrjax.testing import FAST_COMPILE
 
-SMALL = dict(channels=8, groups=2, blocks=2, heads=2, window=4)
+SMALL = dict(channels=8, num_groups=2, depth=2, num_heads=2, window_size=4)
 
 
-def drawn(*shape):
+def random_array(*shape):
     return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)
 
 
 # --- windows -----------------------------------------------------------------------------------
 
 
-def seen_by(attention, row, column, side=12):
-    """Which pixels of a picture the result at one pixel depends on."""
-    x = drawn(1, side, side, 8)
-    slope = jax.grad(lambda x: attention(x)[0, row, column].sum())(x)
-    return np.abs(slope[0]).max(-1) > 1e-12
+def influencing_pixels(attention, row, column, size=12):
+    """Which pixels of a feature map influence the output at one pixel."""
+    x = random_array(1, size, size, 8)
+    grad = jax.grad(lambda x: attention(x)[0, row, column].sum())(x)
+    return np.abs(grad[0]).max(-1) > 1e-12
 
 
 @pytest.mark.parametrize(
-    "row, column, rows, columns", [(0, 0, 2, 2), (3, 7, 6, 10), (11, 5, 12, 6)]
+    "row, column, end_row, end_column", [(0, 0, 2, 2), (3, 7, 6, 10), (11, 5, 12, 6)]
 )
-def test_shifted_windows_end_at_the_border(row, column, rows, columns):
-    attention = scattered(SelfAttention(8, 2, 4, 2, rngs=nnx.Rngs(0)), 0.5)
-    wanted = np.zeros((12, 12), bool)
-    lengths = [2 if end in (2, 12) else 4 for end in (rows, columns)]
-    wanted[rows - lengths[0] : rows, columns - lengths[1] : columns] = True
-    np.testing.assert_array_equal(seen_by(attention, row, column), wanted)
+def test_shifted_windows_do_not_wrap_around_the_border(row, column, end_row, end_column):
+    attention = perturb_weights(WindowSelfAttention(8, 2, 4, 2, rngs=nnx.Rngs(0)), 0.5)
+    expected = np.zeros((12, 12), bool)
+    lengths = [2 if end in (2, 12) else 4 for end in (end_row, end_column)]
+    expected[end_row - lengths[0] : end_row, end_column - lengths[1] : end_column] = True
+    np.testing.assert_array_equal(influencing_pixels(attention, row, column), expected)
 
 
 def test_every_other_block_is_shifted():
     net = METHOD.build(**SMALL)
-    parts = [part for _, part in nnx.iter_modules(net) if isinstance(part, SelfAttention)]
-    assert [part.shift for part in parts] == [0, 2, 0, 2]
+    attentions = [
+        module for _, module in nnx.iter_modules(net) if isinstance(module, WindowSelfAttention)
+    ]
+    assert [module.shift_size for module in attentions] == [0, 2, 0, 2]
 
 
-def test_it_is_mirrored_without_the_edge_and_cropped():
+def test_input_is_reflect_padded_and_output_cropped():
     net = METHOD.build(**SMALL)
     net.eval()
-    run, x = jax.jit(lambda x: net(x), compiler_options=QUICK), drawn(1, 7, 8, 3)
-    mirrored = jnp.concatenate([x, x[:, -2:-1]], 1)
-    np.testing.assert_allclose(run(x), run(mirrored)[:, :28], atol=1e-6)
+    run, x = jax.jit(lambda x: net(x), compiler_options=FAST_COMPILE), random_array(1, 7, 8, 3)
+    padded = jnp.concatenate([x, x[:, -2:-1]], 1)
+    np.testing.assert_allclose(run(x), run(padded)[:, :28], atol=1e-6)
 
 
 # --- stochastic depth --------------------------------------------------------------------------
 
 
-def test_depth_is_all_or_nothing_of_a_picture_and_keeps_the_mean():
-    depth, x = StochasticDepth(0.25), 1 + drawn(4000, 2, 3)
-    y = np.asarray(depth(x))
-    kept = y.any((1, 2))
-    np.testing.assert_allclose(y[kept], x[kept] / 0.75, rtol=1e-6)
-    np.testing.assert_allclose(kept.mean(), 0.75, atol=0.03)
-    np.testing.assert_array_equal(depth(x[5:9]), y[5:9])
-    depth.eval()
-    np.testing.assert_array_equal(depth(x), x)
+def test_stochastic_depth_drops_whole_images_and_rescales():
+    drop_path, x = StochasticDepth(0.25), 1 + random_array(4000, 2, 3)
+    y = np.asarray(drop_path(x))
+    is_kept = y.any((1, 2))
+    np.testing.assert_allclose(y[is_kept], x[is_kept] / 0.75, rtol=1e-6)
+    np.testing.assert_allclose(is_kept.mean(), 0.75, atol=0.03)
+    np.testing.assert_array_equal(drop_path(x[5:9]), y[5:9])
+    drop_path.eval()
+    np.testing.assert_array_equal(drop_path(x), x)
 
 
-def test_rates_rise_over_all_blocks():
-    assert rising(0.1, 1) == [0]
-    net = METHOD.build(**SMALL, drop=0.3)
-    rates = [part.drop_path.rate for _, part in nnx.iter_modules(net) if isinstance(part, Block)]
+def test_drop_path_rates_rise_over_all_blocks():
+    assert drop_path_rates(0.1, 1) == [0]
+    net = METHOD.build(**SMALL, drop_path_rate=0.3)
+    rates = [
+        module.drop_path.drop_prob
+        for _, module in nnx.iter_modules(net)
+        if isinstance(module, SwinTransformerBlock)
+    ]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3])
 
 
 # --- the network -------------------------------------------------------------------------------
 
 
-def test_it_starts_as_the_authors_start_it():
+def test_initialization_is_the_official_one():
     block = METHOD.build(**SMALL).layers[0].residual_group.blocks[0]
     for weight in (block.mlp.fc1.weight, block.attn.qkv.weight):
         np.testing.assert_allclose(weight[...].std(), 0.02, rtol=0.3)
     assert not block.attn.qkv.bias[...].any() and not block.mlp.fc2.bias[...].any()
 
 
-def test_what_is_made_again_is_the_same():
-    """Gradients with `remat`, of training, where depth is drawn."""
+def test_remat_has_the_same_gradients():
+    """Also in training, where stochastic depth is random."""
 
-    def slopes(remat):
-        net = METHOD.build(**{**SMALL, "blocks": 1}, drop=0.5, remat=remat)
-        graph, state = nnx.split(scattered(net))
-        loss = lambda state: nnx.merge(graph, state)(drawn(2, 4, 4, 3)).sum()  # noqa: E731
-        return jax.jit(jax.grad(loss), compiler_options=QUICK)(state)
+    def grads(remat):
+        net = METHOD.build(**{**SMALL, "depth": 1}, drop_path_rate=0.5, remat=remat)
+        graph, state = nnx.split(perturb_weights(net))
+        loss = lambda state: nnx.merge(graph, state)(random_array(2, 4, 4, 3)).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(state)
 
-    for ours, theirs in zip(*(jax.tree.leaves(slopes(remat)) for remat in (0, 1)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    for saved, rematerialized in zip(
+        *(jax.tree.leaves(grads(remat)) for remat in (0, 1)), strict=True
+    ):
+        np.testing.assert_allclose(saved, rematerialized, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "params", "giga"),
-    [({}, 11_900_199, 861), (dict(channels=60, groups=4, direct=True), 929_628, 70.8)],
+    ("hparams", "params", "giga"),
+    [
+        ({}, 11_900_199, 861),
+        (dict(channels=60, num_groups=4, pixelshuffledirect=True), 929_628, 70.8),
+    ],
 )
-def test_the_published_sizes(sizes, params, giga):
-    counted = cost(template(METHOD, "deploy", sizes), side=64)
-    assert counted.params == params
-    np.testing.assert_allclose(16 * counted.macs / 1e9, giga, rtol=6e-4)
+def test_costs_of_the_published_networks(hparams, params, giga):
+    report = cost(abstract_network(METHOD, "deploy", hparams), image_size=64)
+    assert report.params == params
+    np.testing.assert_allclose(16 * report.macs / 1e9, giga, rtol=6e-4)

@@ -1,45 +1,45 @@
-"""VSCINet's depthwise shapes, its factors, and what the organisers' counter leaves out."""
+"""VSCINet's depthwise kernel shapes, its factors, and what the organisers' counter leaves out."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from esrjax_plugins.vscinet import METHOD, Inception, SpatialAttention
+from esrjax_plugins.vscinet import METHOD, VCSA, InceptionDWConv
 from flax import nnx
 
 from esrjax.network.cost import cost
-from esrjax.network.naming import Naming
-from esrjax.network.weights import tensors
+from esrjax.network.naming import KeyMap
+from esrjax.network.weights import to_state_dict
 
 
 @pytest.mark.parametrize("h, w", [(8, 9), (3, 2)])
-def test_every_quarter_sees_its_shape_with_the_size_kept(h, w):
+def test_every_quarter_has_its_kernel_shape_and_keeps_its_size(h, w):
     x = np.random.default_rng(0).standard_normal((1, h, w, 8)).astype(np.float32)
-    net = Inception(8, rngs=nnx.Rngs(0))
-    held = {key: torch.tensor(value) for key, value in tensors(net, Naming({})).items()}
+    net = InceptionDWConv(8, rngs=nnx.Rngs(0))
+    state_dict = {key: torch.tensor(value) for key, value in to_state_dict(net, KeyMap({})).items()}
 
     def conv(x, name):
-        return torch.nn.functional.conv2d(x, held[name + ".weight"], padding="same", groups=2)
+        return torch.nn.functional.conv2d(x, state_dict[name + ".weight"], padding="same", groups=2)
 
-    parts = torch.tensor(x.transpose(0, 3, 1, 2)).split(2, 1)
-    names = ("square", "upright", "lying", "double.0")
-    found = [conv(part, name) for part, name in zip(parts, names, strict=True)]
-    found[3] = conv(found[3], "double.1")
-    wanted = torch.cat(found, 1).numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(net(jnp.asarray(x)), wanted, rtol=0, atol=1e-6)
-    assert held["upright.weight"].shape[2:] == (5, 3)
+    quarters = torch.tensor(x.transpose(0, 3, 1, 2)).split(2, 1)
+    names = ("conv3x3", "conv5x3", "conv3x5", "conv3x3_3x3.0")
+    outputs = [conv(quarter, name) for quarter, name in zip(quarters, names, strict=True)]
+    outputs[3] = conv(outputs[3], "conv3x3_3x3.1")
+    expected = torch.cat(outputs, 1).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(net(jnp.asarray(x)), expected, rtol=0, atol=1e-6)
+    assert state_dict["conv5x3.weight"].shape[2:] == (5, 3)
 
 
-def test_the_variance_counts_for_nothing_at_first():
-    net = SpatialAttention(4, rngs=nnx.Rngs(0))
-    peaks, variance = jnp.full((1, 1, 1, 2), 3.0), jnp.full((1, 1, 1, 2), 5.0)
-    np.testing.assert_array_equal(net.cue(peaks, variance), peaks)
+def test_variance_has_no_weight_at_initialization():
+    net = VCSA(4, rngs=nnx.Rngs(0))
+    pooled, variance = jnp.full((1, 1, 1, 2), 3.0), jnp.full((1, 1, 1, 2), 5.0)
+    np.testing.assert_array_equal(net.gate_input(pooled, variance), pooled)
     net.beta[...] = jnp.ones((1, 1, 1, 2))
-    np.testing.assert_array_equal(net.cue(peaks, variance), peaks + variance)
+    np.testing.assert_array_equal(net.gate_input(pooled, variance), pooled + variance)
 
 
-def test_the_counter_misses_eighty_convolutions_that_its_hooks_see():
+def test_eighty_convolutions_are_missing_in_the_official_count():
     net = nnx.eval_shape(METHOD.build)
-    missed = [piece for piece in cost(net, side=16).work if ".dwc." in piece.path]
-    assert sum(piece.convs for piece in missed) == 80
-    assert sum(piece.macs for piece in missed) == 16 * 285 * 16**2
+    missing = [op_cost for op_cost in cost(net, image_size=16).ops if ".dwc." in op_cost.path]
+    assert sum(op_cost.convs for op_cost in missing) == 80
+    assert sum(op_cost.macs_full for op_cost in missing) == 16 * 285 * 16**2

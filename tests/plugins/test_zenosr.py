@@ -1,4 +1,4 @@
-"""ZenoSR's network is DAN with factors for what each block gives."""
+"""ZenoSR's network is DAN with factors for the outputs of its blocks."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,25 +6,27 @@ from esrjax_plugins.dan import DAN
 from esrjax_plugins.zenosr import ACN, METHOD
 from flax import nnx
 
-from esrjax.network.naming import Naming
-from esrjax.network.weights import load, tensors
+from esrjax.network.naming import KeyMap
+from esrjax.network.weights import load_state_dict, to_state_dict
 
-SIZES = {"channels": 4, "blocks": 2}
+HPARAMS = {"channels": 4, "num_blocks": 2}
 LR = jnp.asarray(np.random.default_rng(0).random((1, 8, 9, 3)), jnp.float32)
 
 
-def test_at_first_it_is_dan():
-    net, naming = ACN(rngs=nnx.Rngs(0), **SIZES), Naming(METHOD.torch_names)
-    base = load(DAN(rngs=nnx.Rngs(1), **SIZES), tensors(net, naming), naming, {"alpha_*": ""})
+def test_initialized_network_is_dan():
+    net, naming = ACN(rngs=nnx.Rngs(0), **HPARAMS), KeyMap(METHOD.torch_names)
+    base = load_state_dict(
+        DAN(rngs=nnx.Rngs(1), **HPARAMS), to_state_dict(net, naming), naming, {"alpha_*": ""}
+    )
     np.testing.assert_array_equal(net(LR), base(LR))
 
 
-def test_the_factors_are_numbered_from_five_and_belong_to_blocks_in_order():
-    net = ACN(rngs=nnx.Rngs(0), **SIZES)
-    assert tensors(net, Naming(METHOD.torch_names))["alpha_6"].shape == (1, 4, 1, 1)
-    first, second = net.stages(net.to_feat(LR))
+def test_factors_are_numbered_from_five_in_block_order():
+    net = ACN(rngs=nnx.Rngs(0), **HPARAMS)
+    assert to_state_dict(net, KeyMap(METHOD.torch_names))["alpha_6"].shape == (1, 4, 1, 1)
+    first, second = net.block_outputs(net.to_feat(LR))
     net.alpha_6[...] = jnp.zeros((1, 1, 1, 4)).at[..., 2].set(3)
-    weighed = net.stages(net.to_feat(LR))
-    np.testing.assert_array_equal(weighed[0], first)
-    np.testing.assert_array_equal(weighed[1][..., 2], 3 * second[..., 2])
-    assert not weighed[1][..., :2].any()
+    scaled = net.block_outputs(net.to_feat(LR))
+    np.testing.assert_array_equal(scaled[0], first)
+    np.testing.assert_array_equal(scaled[1][..., 2], 3 * second[..., 2])
+    assert not scaled[1][..., :2].any()

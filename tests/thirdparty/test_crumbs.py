@@ -1,4 +1,4 @@
-"""What a stranger's own test looks like."""
+"""Tests of a third-party package, as its author would write them."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from esrjax.testing import check_method
 
 
 @pytest.mark.parametrize("name", ["crumb", "loaf"])
-def test_it_is_a_method(name):
-    check_method(registry.method(name))
+def test_method_passes_all_checks(name):
+    check_method(registry.get_entry(name))

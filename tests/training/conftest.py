@@ -1,4 +1,4 @@
-"""Pictures and a recipe small enough to train in seconds."""
+"""Images and a recipe that are small enough to train in seconds."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,39 +6,39 @@ from typing import Any
 
 import jax
 import pytest
-from runs import drawn
+from runs import write_images
 
 
 @pytest.fixture(autouse=True)
-def _as_optax_promotes() -> Iterator[None]:
-    """optax raises floats to the power of its integer step, which strict promotion forbids."""
+def _standard_dtype_promotion() -> Iterator[None]:
+    """Optax computes float ** integer step, which strict dtype promotion rejects."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of four smooth HR pictures of different sizes."""
-    return drawn(tmp_path / "pictures")
+def image_dir(tmp_path: Path) -> Path:
+    """A folder of four smooth HR images of different sizes."""
+    return write_images(tmp_path / "images")
 
 
 @pytest.fixture
-def said(pictures: Path) -> dict[str, Any]:
+def recipe_dict(image_dir: Path) -> dict[str, Any]:
     """A recipe of two short stages, as plain data."""
-    data = {"sets": [str(pictures)], "patches": [[16, 16], [16, 24]], "batch": 2}
-    adam = {"name": "adam", "lr": 1e-3}
+    data = {"datasets": [str(image_dir)], "hr_patch_sizes": [[16, 16], [16, 24]], "batch_size": 2}
+    adam = {"name": "adam", "learning_rate": 1e-3}
     return {
         "method": "spanv2",
         "seed": 3,
-        "sizes": {"channels": 4},
+        "hparams": {"channels": 4},
         "stage": [
             {
                 "name": "first",
-                "start": "new",
+                "init_from": "scratch",
                 "steps": 12,
                 "data": {**data, "augment": ["hflip", "vflip", "rot90"]},
                 "loss": {"l1": 1.0, "fft": 0.05},
-                "optimiser": adam,
+                "optimizer": adam,
                 "ema": 0.9,
                 "save_every": 5,
             },
@@ -47,8 +47,8 @@ def said(pictures: Path) -> dict[str, Any]:
                 "steps": 8,
                 "data": data,
                 "loss": {"mse": 1.0},
-                "optimiser": {**adam, "name": "adamw", "weight_decay": 0.01},
-                "schedule": {"name": "cosine", "end_lr": 1e-6},
+                "optimizer": {**adam, "name": "adamw", "weight_decay": 0.01},
+                "schedule": {"name": "cosine", "end_learning_rate": 1e-6},
                 "save_every": 5,
             },
         ],

@@ -1,4 +1,4 @@
-"""What TensorBoard is told."""
+"""TensorBoard events of reports."""
 
 import json
 import struct
@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from esrjax.training.board import Board
-from esrjax.training.meter import Report
+from esrjax.training.board import TensorBoardLogger
+from esrjax.training.meter import TrainReport
 
 
 def events(folder):
-    """Every event in the files of a folder, as TFRecords hold them."""
+    """Yield the events in the TFRecord files of a folder."""
     from tensorboardX.proto.event_pb2 import Event
 
     for file in sorted(folder.iterdir()):
@@ -22,33 +22,36 @@ def events(folder):
             rest = rest[16 + length :]
 
 
-def report(step, **said):
-    speed = {"steps_per_s": 2.0, "images_per_s": 8.0, "waiting": 0.25, "limit": "data"}
-    return Report(stage="only", step=step, steps=100, loss=0.5, lr=1e-3, **speed, **said)
+def report(step, **metrics):
+    metrics |= {"steps_per_s": 2.0, "images_per_s": 8.0, "data_wait": 0.25, "limit": "data"}
+    metrics |= {"loss": 0.5, "learning_rate": 1e-3}
+    return TrainReport(stage="only", step=step, total_steps=100, **metrics)
 
 
-def test_every_number_is_told_by_step(tmp_path):
+def test_every_scalar_is_logged_by_step(tmp_path):
     pytest.importorskip("tensorboardX", reason="needs the extra log")
-    with Board(tmp_path) as board:
-        board.tell(report(50))
-        board.tell(report(100, psnr=26.5, ssim=0.75))
-    with Board(tmp_path) as again:  # after a kill, from step 50
-        again.tell(report(100))
-    told = [
+    with TensorBoardLogger(tmp_path) as logger:
+        logger.log(report(50))
+        logger.log(report(100, psnr=26.5, ssim=0.75))
+    with TensorBoardLogger(tmp_path) as logger:  # resumed after a kill, from step 50
+        logger.log(report(100))
+    logged = [
         (event.step, value.tag, value.simple_value)
         for event in events(tmp_path / "tensorboard")
         for value in event.summary.value
     ]
-    assert {(50, "loss", 0.5), (100, "psnr", 26.5), (100, "images_per_s", 8.0)} <= set(told)
-    assert not any(step == 50 and tag == "psnr" for step, tag, _ in told)
+    assert {(50, "loss", 0.5), (100, "psnr", 26.5), (100, "images_per_s", 8.0)} <= set(logged)
+    assert not any(step == 50 and tag == "psnr" for step, tag, _ in logged)
     starts = [event.step for event in events(tmp_path / "tensorboard") if event.session_log.status]
-    assert starts == [50, 100]  # what the first had noted of step 100 is dropped
+    assert starts == [50, 100]  # the first event of step 100 is purged
 
 
-def test_the_extra_is_named_before_anything_is_written(esrjax, tmp_path, said, monkeypatch):
+def test_missing_extra_is_reported_before_anything_is_written(
+    esrjax, tmp_path, recipe_dict, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     config = tmp_path / "mine.json"
-    config.write_text(json.dumps(said))
-    told = esrjax("train", config, "-o", tmp_path / "run", "--tensorboard")
-    assert told.code == 2 and 'pip install "esrjax[log]"' in told.err
+    config.write_text(json.dumps(recipe_dict))
+    result = esrjax("train", config, "-o", tmp_path / "run", "--tensorboard")
+    assert result.code == 2 and 'pip install "esrjax[log]"' in result.err
     assert not (tmp_path / "run").exists()

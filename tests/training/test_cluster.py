@@ -1,4 +1,4 @@
-"""Several processes, real ones: the same weights, one end for all, and the way on."""
+"""Training in several real processes: equal weights, failures, stop and resume."""
 
 import json
 import os
@@ -13,15 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from esrjax.training.devices import Devices, UnevenBatch
+from esrjax.training.devices import DataParallel, UnevenBatch
 
 HERE = Path(__file__).parent
 RUNNING: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture(autouse=True)
-def _none_is_left():
-    """A test that fails leaves no process behind."""
+def _kill_processes():
+    """Kill the processes of a failed test."""
     yield
     for process in RUNNING:
         if process.poll() is None:
@@ -30,19 +30,19 @@ def _none_is_left():
     RUNNING.clear()
 
 
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
-def started(*command: object, devices: int = 1, **said: object) -> subprocess.Popen[str]:
-    """A Python on so many devices. said: further variables of its environment."""
+def start_python(*args: object, devices: int = 1, **env: object) -> subprocess.Popen[str]:
+    """Start a Python process with `devices` devices and more environment variables."""
     path = os.pathsep.join([str(HERE.parent / "thirdparty"), os.environ.get("PYTHONPATH", "")])
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": path}
     process = subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=os.environ | flags | {name: str(value) for name, value in said.items()},
+        [sys.executable, *map(str, args)],
+        env=os.environ | flags | {name: str(value) for name, value in env.items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -51,134 +51,140 @@ def started(*command: object, devices: int = 1, **said: object) -> subprocess.Po
     return process
 
 
-def test_processes_and_devices_do_not_change_the_weights(tmp_path):
-    """Two processes with two devices each, as SLURM starts them, one with four, and one device."""
+def test_weights_do_not_depend_on_processes_and_devices(tmp_path):
+    """Two processes of two devices each, under SLURM, one process of four, and one device."""
     script = HERE / "twenty.py"
     slurm = {"SLURM_JOB_ID": 1, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": 2}
-    slurm |= {"JAX_COORDINATOR_PORT": port()}
-    runs = [started(script, tmp_path / "alone", devices=4)]
+    slurm |= {"JAX_COORDINATOR_PORT": free_port()}
+    runs = [start_python(script, tmp_path / "alone", devices=4)]
     for i in range(2):
-        place = slurm | {"SLURM_PROCID": i, "SLURM_LOCALID": i}
-        runs.append(started(script, tmp_path / "pair", devices=2, **place))
+        env = slurm | {"SLURM_PROCID": i, "SLURM_LOCALID": i}
+        runs.append(start_python(script, tmp_path / "pair", devices=2, **env))
     for run in runs:
-        _, complaint = run.communicate(timeout=200)
-        assert run.returncode == 0, complaint
-    alone, *pair = (np.load(tmp_path / f"{name}.npz") for name in ("alone0", "pair0", "pair1"))
-    assert [int(each["devices"]) for each in (alone, *pair)] == [4, 4, 4]
-    ways = [(alone, "one"), (pair[0], "all"), (pair[1], "all")]
-    for index in range(sum(name.startswith("all") for name in alone.files)):
-        for held, name in ways:
-            ours, theirs = held[f"{name}{index}"], alone[f"all{index}"]
-            assert ours.dtype == np.float64
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+        _, stderr = run.communicate(timeout=200)
+        assert run.returncode == 0, stderr
+    single, *pair = (np.load(tmp_path / f"{name}.npz") for name in ("alone0", "pair0", "pair1"))
+    assert [int(result["devices"]) for result in (single, *pair)] == [4, 4, 4]
+    results = [(single, "one"), (pair[0], "all"), (pair[1], "all")]
+    for index in range(sum(name.startswith("all") for name in single.files)):
+        for result, name in results:
+            weights, expected = result[f"{name}{index}"], single[f"all{index}"]
+            assert weights.dtype == np.float64
+            np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-10)
 
 
-# --- the command, twice --------------------------------------------------------------------------
+# --- the command in two processes ----------------------------------------------------------------
 
 
-def pair(folder: Path, *words: object) -> list[subprocess.Popen[str]]:
-    """`esrjax train ... -o folder` as two processes."""
-    place = ["--coordinator", f"127.0.0.1:{port()}", "--processes", 2, "--process"]
-    command = ["-m", "esrjax", "train", *words, "-o", folder, *place]
-    return [started(*command, process) for process in range(2)]
+def start_pair(folder: Path, *args: object) -> list[subprocess.Popen[str]]:
+    """Start `esrjax train ... -o folder` as two processes."""
+    options = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
+    command = ["-m", "esrjax", "train", *args, "-o", folder, *options]
+    return [start_python(*command, process_id) for process_id in range(2)]
 
 
-def after_the_next_checkpoint(folder: Path, processes: list[subprocess.Popen[str]]) -> None:
-    """Wait until one more checkpoint is whole."""
-    place = folder / "checkpoints"
-    before = set(os.listdir(place)) if place.exists() else set()
-    while not place.exists() or not {n for n in os.listdir(place) if n.isdigit()} - before:
-        assert all(each.poll() is None for each in processes), processes[0].communicate()[1]
+def wait_for_checkpoint(folder: Path, processes: list[subprocess.Popen[str]]) -> None:
+    """Wait until one more checkpoint is complete."""
+    path = folder / "checkpoints"
+    before = set(os.listdir(path)) if path.exists() else set()
+    while not path.exists() or not {n for n in os.listdir(path) if n.isdigit()} - before:
+        assert all(process.poll() is None for process in processes), processes[0].communicate()[1]
         time.sleep(0.01)
 
 
 @pytest.mark.slow
-def test_one_end_for_all_and_they_go_on(tmp_path, said, pictures, monkeypatch):
-    """A pair: one killed, the other ends with a word; one told to stop, both save; then the end."""
-    said["stage"][0] |= {"steps": 50, "validate": {"set": str(pictures), "every": 20}}
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
+def test_processes_fail_stop_and_resume_together(tmp_path, recipe_dict, image_dir, monkeypatch):
+    """One is killed: the other reports it. One gets SIGTERM: both save. Then they finish."""
+    validation = {"dataset": str(image_dir), "every": 20}
+    recipe_dict["stage"][0] |= {"steps": 50, "validation": validation}
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     file, run = tmp_path / "recipe.json", tmp_path / "run"
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(recipe_dict))
     for victim in (1, 0):
-        both = pair(run, *(["--resume"] if run.exists() else [file]))
-        after_the_next_checkpoint(run, both)
+        both = start_pair(run, *(["--resume"] if run.exists() else [file]))
+        wait_for_checkpoint(run, both)
         both[victim].kill()
-        dead = time.perf_counter()
-        _, complaint = both[1 - victim].communicate(timeout=60)
-        assert time.perf_counter() - dead < 45 and both[1 - victim].returncode == 2
-        assert "esrjax: " in complaint and "--resume" in complaint, complaint
-        assert "process" in complaint.split("esrjax: ")[1], complaint
+        killed_at = time.perf_counter()
+        _, stderr = both[1 - victim].communicate(timeout=60)
+        assert time.perf_counter() - killed_at < 45 and both[1 - victim].returncode == 2
+        assert "esrjax: " in stderr and "--resume" in stderr, stderr
+        assert "process" in stderr.split("esrjax: ")[1], stderr
         both[victim].communicate()
-    both = pair(run, "--resume")
-    after_the_next_checkpoint(run, both)
+    both = start_pair(run, "--resume")
+    wait_for_checkpoint(run, both)
     both[1].send_signal(signal.SIGTERM)
-    told = [each.communicate(timeout=60) for each in both]
-    assert [each.returncode for each in both] == [0, 0], told
-    assert "go on with: esrjax train --resume -o" in told[0][0], told
-    assert "stopped" not in told[1][0]  # the first speaks for all
-    both = pair(run, "--resume")
-    assert [each.communicate(timeout=400) and each.returncode for each in both] == [0, 0]
-    whole = started("-m", "esrjax", "train", file, "-o", tmp_path / "whole")
-    assert whole.communicate(timeout=200) and whole.returncode == 0
-    ours, theirs = (
-        [json.loads(line) for line in (each / "metrics.jsonl").read_text().splitlines()]
-        for each in (run, tmp_path / "whole")
+    outputs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "esrjax train --resume -o" in outputs[0][0], outputs
+    assert "stopped" not in outputs[1][0]  # only the main process prints
+    both = start_pair(run, "--resume")
+    assert [process.communicate(timeout=400) and process.returncode for process in both] == [0, 0]
+    single = start_python("-m", "esrjax", "train", file, "-o", tmp_path / "single")
+    assert single.communicate(timeout=200) and single.returncode == 0
+    metrics, expected = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (run, tmp_path / "single")
     )
-    assert [note["step"] for note in ours] == [note["step"] for note in theirs]
-    # In single precision the two drift apart later; other patches would show at once.
-    assert ours[0]["psnr"] == pytest.approx(theirs[0]["psnr"], abs=1e-3)
+    assert [line["step"] for line in metrics] == [line["step"] for line in expected]
+    # In single precision the weights diverge later; other patches would differ at once.
+    assert metrics[0]["psnr"] == pytest.approx(expected[0]["psnr"], abs=1e-3)
 
 
-# --- what goes wrong -----------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
-WATCHED = """
+SUPERVISED = """
 import os, signal, sys, time
 from pathlib import Path
-from esrjax.cli import told, watch
+from esrjax.cli import run_and_report_errors, watch
 
-def deaf():
+def ignore_sigterm():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(60)
 
-watch.GRACE = 1
-body = {"abort": os.abort, "deaf": deaf, "fail": lambda: 1 / 0, "end": lambda: None}[sys.argv[1]]
-sys.exit(told(lambda: watch.watched(body, Path("runs/mine"))))
+watch.GRACE_PERIOD_S = 1
+targets = {
+    "abort": os.abort,
+    "ignore": ignore_sigterm,
+    "fail": lambda: 1 / 0,
+    "return": lambda: None,
+}
+target = targets[sys.argv[1]]
+sys.exit(run_and_report_errors(lambda: watch.run_supervised(target, Path("runs/mine"))))
 """
 
 
-def test_the_end_of_a_process_is_worded_by_the_one_that_waits_for_it():
-    wanted = {
-        "abort": (2, "esrjax: another process has died or cannot be reached\n  place:  runs/mine"),
-        "deaf": (2, "esrjax: the running step was not over 1 s after the word to stop"),
-        "fail": (1, "ZeroDivisionError"),
-        "end": (0, ""),
+def test_supervisor_reports_how_the_process_ended():
+    expected = {
+        "abort": (2, ["esrjax: Another process", "runs/mine", "remedy"]),
+        "ignore": (2, ["esrjax: ", " 1 s", "SIGTERM", "runs/mine"]),
+        "fail": (1, ["ZeroDivisionError"]),
+        "return": (0, []),
     }
-    runs = {how: started("-c", WATCHED, how) for how in wanted}
-    for how, run in runs.items():
-        _, complaint = run.communicate(timeout=100)
-        code, words = wanted[how]
-        assert run.returncode == code and words in complaint, complaint
+    runs = {case: start_python("-c", SUPERVISED, case) for case in expected}
+    for case, run in runs.items():
+        _, stderr = run.communicate(timeout=100)
+        code, parts = expected[case]
+        assert run.returncode == code and all(part in stderr for part in parts), stderr
 
 
-def test_half_a_place_and_one_that_is_not_there(esrjax, tmp_path):
-    words = ["train", "quick", "-o", tmp_path / "run"]
-    said = esrjax(*words, "--processes", 2)
-    assert said.code == 2 and "--coordinator and --process missing" in said.err
-    said = esrjax(*words, "--coordinator", "127.0.0.1:1", "--processes", 2, "--process", 2)
-    assert said.code == 2 and "--process 2 of 2" in said.err and "from 0 to 1" in said.err
+def test_incomplete_or_invalid_process_options_are_reported(esrjax, tmp_path):
+    args = ["train", "quick", "-o", tmp_path / "run"]
+    result = esrjax(*args, "--num-processes", 2)
+    assert result.code == 2 and "--coordinator and --process-id" in result.err
+    args += ["--coordinator", "127.0.0.1:1", "--num-processes", 2, "--process-id", 2]
+    result = esrjax(*args)
+    assert result.code == 2 and "--process-id 2 of 2" in result.err
+    assert "from 0 to 1" in result.err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("pictures", "parallel", "words"),
-    [
-        (3, "jit", "3 pictures cannot be shared by 2 processes"),
-        (4, "pmap", "pmap does not go with 2 processes"),
-    ],
+    ("batch_size", "parallel", "problem"),
+    [(3, "jit", "3 images .* 2 processes"), (4, "pmap", "pmap .* 2 processes")],
 )
-def test_what_processes_cannot_share(monkeypatch, pictures, parallel, words):
+def test_uneven_batch_is_reported(monkeypatch, batch_size, parallel, problem):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UnevenBatch, match=words):
-        Devices.dividing(pictures, parallel)
+    with pytest.raises(UnevenBatch, match=problem):
+        DataParallel.for_batch(batch_size, parallel)

@@ -1,4 +1,4 @@
-"""Each loss against a NumPy statement of its own, in value and, by finite differences, in slope."""
+"""Image losses and their gradients, compared with NumPy references."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ def charbonnier(sr, hr):
 
 
 def fft(sr, hr):
-    """The transform as the two matrices of cosines and sines that it is."""
+    """The Fourier transform as two matrix products."""
     _, h, w, _ = sr.shape
     rows = np.exp(-2j * np.pi * np.outer(np.arange(h), np.arange(h)) / h)
     columns = np.exp(-2j * np.pi * np.outer(np.arange(w // 2 + 1), np.arange(w)) / w)
@@ -35,13 +35,13 @@ def gradient(sr, hr):
 
 
 def laplacian(sr, hr):
-    """The operator as a 3x3 kernel, slid over every place where it fits."""
+    """The operator as a 3x3 kernel, without padding."""
     kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
     windows = np.lib.stride_tricks.sliding_window_view(sr - hr, (3, 3), (1, 2))
     return np.abs(np.einsum("nyxcij,ij->nyxc", windows, kernel)).mean()
 
 
-STATEMENTS = {
+REFERENCES = {
     "l1": l1,
     "mse": mse,
     "charbonnier": charbonnier,
@@ -51,40 +51,42 @@ STATEMENTS = {
 }
 
 
-def pictures() -> tuple[np.ndarray, np.ndarray]:
-    draw = np.random.default_rng(5)
-    return draw.random((2, 6, 8, 3)), draw.random((2, 6, 8, 3))
+def make_images() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return rng.random((2, 6, 8, 3)), rng.random((2, 6, 8, 3))
 
 
-def test_every_term_has_a_statement():
-    assert set(STATEMENTS) == set(losses.TERMS)
+def test_every_term_has_a_reference():
+    assert set(REFERENCES) == set(losses.TERMS)
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
+@pytest.mark.parametrize("name", REFERENCES)
 def test_value(name):
-    sr, hr = pictures()
+    sr, hr = make_images()
     with jax.enable_x64(True):
         assert float(losses.TERMS[name](sr, hr)) == pytest.approx(
-            STATEMENTS[name](sr, hr), rel=1e-12
+            REFERENCES[name](sr, hr), rel=1e-12
         )
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
-def test_slope_by_finite_differences(name):
-    sr, hr = pictures()
-    way = np.random.default_rng(6).standard_normal(sr.shape)
+@pytest.mark.parametrize("name", REFERENCES)
+def test_gradient_by_finite_differences(name):
+    sr, hr = make_images()
+    direction = np.random.default_rng(6).standard_normal(sr.shape)
     step = 1e-6
-    statement = STATEMENTS[name]
-    expected = (statement(sr + step * way, hr) - statement(sr - step * way, hr)) / (2 * step)
+    reference = REFERENCES[name]
+    expected = (reference(sr + step * direction, hr) - reference(sr - step * direction, hr)) / (
+        2 * step
+    )
     with jax.enable_x64(True):
-        slope = np.sum(np.asarray(jax.grad(losses.TERMS[name])(sr, hr)) * way)
-    assert slope == pytest.approx(expected, rel=1e-6)
+        grad = np.sum(np.asarray(jax.grad(losses.TERMS[name])(sr, hr)) * direction)
+    assert grad == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
-def test_equal_pictures_cost_nothing_and_finite_slopes(name):
-    sr, _ = pictures()
+@pytest.mark.parametrize("name", REFERENCES)
+def test_equal_images_have_zero_loss_and_finite_gradients(name):
+    sr, _ = make_images()
     with jax.enable_x64(True):
-        value, slope = jax.value_and_grad(losses.TERMS[name])(sr, sr)
+        value, grad = jax.value_and_grad(losses.TERMS[name])(sr, sr)
     assert float(value) == pytest.approx(1e-3 if name == "charbonnier" else 0.0, abs=1e-12)
-    assert np.isfinite(np.asarray(slope)).all()
+    assert np.isfinite(np.asarray(grad)).all()

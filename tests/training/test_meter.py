@@ -1,4 +1,4 @@
-"""What the speed of a training hangs on."""
+"""Measurement of time spent waiting for data."""
 
 import time
 
@@ -7,30 +7,30 @@ import jax.numpy as jnp
 from esrjax.training.meter import Meter
 
 
-class Busy:
-    """A loss that is still being computed."""
+class PendingLoss:
+    """A loss that is not computed yet."""
 
     def is_ready(self):
         return False
 
 
-def slow():
+def slow_source():
     for _ in range(3):
         time.sleep(0.02)
         yield ()
 
 
-def test_a_slow_source_is_the_limit_where_the_devices_wait():
+def test_slow_source_is_the_limit_if_devices_wait():
     loss, meter = jnp.float32(1), Meter()
-    for _ in meter.waits(slow()):
+    for _ in meter.timed(slow_source()):
         meter.add(loss)
-    pace = meter.pace()
-    assert pace.waiting > 0.5 and pace.limit == "data"
+    throughput = meter.throughput()
+    assert throughput.data_wait > 0.5 and throughput.limit == "data"
 
 
-def test_a_slow_source_is_none_while_the_devices_have_to_do():
+def test_wait_does_not_count_while_devices_compute():
     meter = Meter()
-    meter.losses.append(Busy())
-    for _ in meter.waits(slow()):
+    meter.losses.append(PendingLoss())
+    for _ in meter.timed(slow_source()):
         pass
-    assert meter.waited == 0
+    assert meter.wait_s == 0

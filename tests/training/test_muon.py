@@ -1,4 +1,4 @@
-"""MuAdamW against a statement in NumPy that says whose every choice is."""
+"""MuAdamW, compared with a NumPy reference that names the source of every choice."""
 
 import collections
 from dataclasses import replace
@@ -11,33 +11,33 @@ from flax import nnx
 
 from esrjax import registry
 from esrjax.network.layers import Conv2d, LayerNorm, Sequential
-from esrjax.network.lora import adapt
+from esrjax.network.lora import add_lora
 from esrjax.network.reparam import deploy
 from esrjax.training import muon, optim
-from esrjax.training.recipe import Optimiser
+from esrjax.training.recipe import Optimizer
 
-SAID = Optimiser(name="muadamw", lr=2e-4, muon_lr=1.5e-3, weight_decay=1e-2)
-SHARES = (1.0, 0.5)  # of both rates, at the first and the second step
+CFG = Optimizer(name="muadamw", learning_rate=2e-4, muon_learning_rate=1.5e-3, weight_decay=1e-2)
+LR_FACTORS = (1.0, 0.5)  # of both learning rates, at the first and the second step
 
 SHAPES = {
     "conv.weight": (3, 3, 2, 5),
     "conv.bias": (5,),
-    "widening.weight": (1, 1, 2, 6),
+    "pointwise.weight": (1, 1, 2, 6),
     "linear.weight": (4, 3),
     "adapted.lora_B": (6, 4),
     "depthwise.weight": (3, 3, 1, 5),
     "attention.relative_position_bias_table": (9, 2),
 }
-MATRICES = {  # how a leaf becomes the matrix (in, out) that Muon sees
+MATRICES = {  # reshape of a parameter to the matrix (in, out) of Muon
     "conv.weight": lambda g: g.reshape(18, 5),
-    "widening.weight": lambda g: g.reshape(2, 6),
+    "pointwise.weight": lambda g: g.reshape(2, 6),
     "linear.weight": lambda g: g,
     "adapted.lora_B": lambda g: g.T,
 }
 
 
 def orthogonal(g):
-    """Eq. 14: five times X <- aX + (bA + cA²)X, A = XXᵀ."""
+    """Eq. 14: five Newton-Schulz iterations X <- aX + (bA + cA²)X, A = XXᵀ."""
     a, b, c = 3.4445, -4.7750, 2.0315  # the report's
     x = g / (np.linalg.norm(g) + 1e-8)  # pre-scaling: optax's
     for _ in range(5):  # the report's
@@ -46,81 +46,87 @@ def orthogonal(g):
     return x
 
 
-def muon_steps(w, gradients):
+def muon_steps(w, grads):
     """Eq. 13 and 15 for a matrix `(in, out)`."""
     beta, m = 0.95, 0.0  # the report's
-    for t, g in enumerate(gradients, start=1):
-        m = beta * m + (1 - beta) * g  # momentum of Nesterov: the report's; its form: optax's
-        ahead = beta * m / (1 - beta ** (t + 1)) + (1 - beta) * g / (1 - beta**t)
+    for t, g in enumerate(grads, start=1):
+        m = beta * m + (1 - beta) * g  # Nesterov momentum: the report's; its form: optax's
+        nesterov = beta * m / (1 - beta ** (t + 1)) + (1 - beta) * g / (1 - beta**t)
         factor = np.sqrt(max(1, w.shape[1] / w.shape[0]))  # √max(1, out / in): optax's
-        rate, muon_rate = SHARES[t - 1] * 2e-4, SHARES[t - 1] * 1.5e-3
-        w = (1 - rate * 1e-2) * w - muon_rate * factor * orthogonal(ahead)  # rates: the report's
+        learning_rate, muon_learning_rate = LR_FACTORS[t - 1] * 2e-4, LR_FACTORS[t - 1] * 1.5e-3
+        update = muon_learning_rate * factor * orthogonal(nesterov)
+        w = (1 - learning_rate * 1e-2) * w - update  # learning rates: the report's
     return w
 
 
-def adamw_steps(w, gradients):
-    """The report's rule for all that is no matrix."""
+def adamw_steps(w, grads):
+    """AdamW, the report's optimizer of all other parameters."""
     m = v = 0.0
-    for t, g in enumerate(gradients, start=1):
+    for t, g in enumerate(grads, start=1):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
         direction = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-        w = w - SHARES[t - 1] * 2e-4 * (direction + 1e-2 * w)
+        w = w - LR_FACTORS[t - 1] * 2e-4 * (direction + 1e-2 * w)
     return w
 
 
-def stated(name, w, gradients):
+def reference(name, w, grads):
     if name not in MATRICES:
-        return adamw_steps(w, gradients)
-    flat = MATRICES[name]
-    moved = muon_steps(flat(w), [flat(g) for g in gradients])
-    return moved.T if name == "adapted.lora_B" else moved.reshape(w.shape)
+        return adamw_steps(w, grads)
+    to_matrix = MATRICES[name]
+    matrix = muon_steps(to_matrix(w), [to_matrix(g) for g in grads])
+    return matrix.T if name == "adapted.lora_B" else matrix.reshape(w.shape)
 
 
-def tree(named):
-    """`{"conv.weight": w}` as networks have it, `{"conv": {"weight": w}}`."""
+def tree(flat):
+    """Return `{"conv.weight": w}` as the pytree of a network, `{"conv": {"weight": w}}`."""
     nested = collections.defaultdict(dict)
-    for name, value in named.items():
-        part, leaf = name.split(".")
-        nested[part][leaf] = jnp.asarray(value)
+    for path, value in flat.items():
+        module, name = path.split(".")
+        nested[module][name] = jnp.asarray(value)
     return dict(nested)
 
 
-def test_two_steps_equal_the_statement():
-    draw = np.random.default_rng(2)
-    before, *gradients = (
-        {name: draw.standard_normal(shape) for name, shape in SHAPES.items()} for _ in range(3)
+def test_two_steps_equal_the_reference():
+    rng = np.random.default_rng(2)
+    before, *grads = (
+        {name: rng.standard_normal(shape) for name, shape in SHAPES.items()} for _ in range(3)
     )
     with jax.enable_x64(True):
-        rule = optim.optimiser(SAID, lambda step: SAID.lr * jnp.asarray(SHARES)[step])
-        ours, state = tree(before), rule.init(tree(before))
-        for done, g in enumerate(gradients, start=1):
-            updates, state = jax.jit(rule.update)(tree(g), state, ours)
-            ours = optax.apply_updates(ours, updates)
-            for name, w in before.items():
-                part, leaf = name.split(".")
-                wanted = stated(name, w, [g[name] for g in gradients[:done]])
+        lr_schedule = lambda step: CFG.learning_rate * jnp.asarray(LR_FACTORS)[step]  # noqa: E731
+        optimizer = optim.make_optimizer(CFG, lr_schedule)
+        params, state = tree(before), optimizer.init(tree(before))
+        for step, g in enumerate(grads, start=1):
+            updates, state = jax.jit(optimizer.update)(tree(g), state, params)
+            params = optax.apply_updates(params, updates)
+            for path, w in before.items():
+                module, name = path.split(".")
+                expected = reference(path, w, [g[path] for g in grads[:step]])
                 np.testing.assert_allclose(
-                    ours[part][leaf], wanted, rtol=0, atol=1e-12, err_msg=f"{name}, step {done}"
+                    params[module][name],
+                    expected,
+                    rtol=0,
+                    atol=1e-12,
+                    err_msg=f"{path}, step {step}",
                 )
 
 
-def kinds(net):
-    """path -> kind, of a network as it is trained."""
+def labels(net):
+    """Return path -> label of the trained parameters of a network."""
     _, params, _ = nnx.split(net, nnx.Param, ...)
-    flat, _ = jax.tree_util.tree_flatten_with_path(muon.kinds({"network": params}))
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): kind for path, kind in flat}
-    return {k.removeprefix("network.").removesuffix(".value"): kind for k, kind in named.items()}
+    flat, _ = jax.tree_util.tree_flatten_with_path(muon.param_labels({"network": params}))
+    by_path = {jax.tree_util.keystr(path, simple=True, separator="."): name for path, name in flat}
+    return {k.removeprefix("network.").removesuffix(".value"): name for k, name in by_path.items()}
 
 
-def abstract(name, **sizes):
-    return nnx.eval_shape(lambda: deploy(registry.plain(name).build(**sizes)))
+def abstract_network(name, **hparams):
+    return nnx.eval_shape(lambda: deploy(registry.get_method(name).build(**hparams)))
 
 
-def test_kernels_and_linears_are_matrices_and_nothing_else_is():
-    found = kinds(abstract("dwmamba"))
+def test_only_kernels_and_linears_are_labelled_muon():
     layer = "layers.0.layers.0.ll_branch."
-    of = {path.removeprefix(layer): kind for path, kind in found.items()}
-    assert of["conv_first.weight"] == of["wqkv.weight"] == of["win_mhsa.proj.weight"] == "muon"
+    label = {p.removeprefix(layer): name for p, name in labels(abstract_network("dwmamba")).items()}
+    matrices = ["conv_first.weight", "wqkv.weight", "win_mhsa.proj.weight"]
+    assert {label[path] for path in matrices} == {"muon"}
     others = [
         "conv_first.bias",
         "norm.weight",
@@ -130,32 +136,33 @@ def test_kernels_and_linears_are_matrices_and_nothing_else_is():
         "assm.selectiveScan.A_logs",
         "assm.CPE.0.weight",
     ]
-    assert {of[path] for path in others} == {"adamw"}
+    assert {label[path] for path in others} == {"adamw"}
 
 
-def test_a_temperature_is_no_matrix():
-    found = kinds(abstract("dan"))
-    assert {kind for path, kind in found.items() if path.endswith("temperature")} == {"adamw"}
+def test_temperature_is_labelled_adamw():
+    label = labels(abstract_network("dan"))
+    assert {name for path, name in label.items() if path.endswith("temperature")} == {"adamw"}
 
 
-def test_factors_of_adapters_are_matrices():
-    net = registry.plain("spanv2").build(channels=4)
-    found = kinds(adapt(deploy(net), ["block_2.*"], rank=2, alpha=1.0, rngs=nnx.Rngs(0)))
-    assert found["block_2.c1.lora_A"] == found["block_2.c1.lora_B"] == "muon"
-    assert found["conv_near.weight"] == "adamw"  # three colours apart, one input each
+def test_lora_factors_are_labelled_muon():
+    net = registry.get_method("spanv2").build(channels=4)
+    label = labels(add_lora(deploy(net), ["block_2.*"], rank=2, alpha=1.0, rngs=nnx.Rngs(0)))
+    assert label["block_2.c1.lora_A"] == label["block_2.c1.lora_B"] == "muon"
+    assert label["conv_near.weight"] == "adamw"  # depthwise: one input channel per group
 
 
-def test_the_step_of_a_trained_network_is_nearly_orthogonal():
-    """Whatever the size of the gradient; all else moves too, adapters of distillation included."""
+def test_muon_update_is_nearly_orthogonal():
+    """For grads of any size; all other parameters, also distillation adapters, have AdamW."""
     net = Sequential([Conv2d(3, 4, rngs=nnx.Rngs(0)), LayerNorm(4)])
     _, network, _ = nnx.split(net, nnx.Param, ...)
     params = {"network": network, "adapters": (jnp.ones((4, 5)), None)}
-    rule = optim.optimiser(replace(SAID, weight_decay=0.0), optax.constant_schedule(SAID.lr))
-    gradients = jax.tree.map(lambda w: 100 * abs(w) + 1, params)
-    updates, _ = jax.jit(rule.update)(gradients, rule.init(params), params)
-    step = updates["network"][0]["weight"].get_value().reshape(27, 4) / SAID.muon_lr
+    lr_schedule = optax.constant_schedule(CFG.learning_rate)
+    optimizer = optim.make_optimizer(replace(CFG, weight_decay=0.0), lr_schedule)
+    grads = jax.tree.map(lambda w: 100 * abs(w) + 1, params)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    step = updates["network"][0]["weight"].get_value().reshape(27, 4) / CFG.muon_learning_rate
     assert all(0.6 < value < 1.3 for value in jnp.linalg.svd(step, compute_uv=False))
     others = [leaf for leaf in jax.tree.leaves(updates) if leaf.ndim < 4]
     assert len(others) == 4
     for leaf in others:
-        np.testing.assert_allclose(leaf, -SAID.lr, rtol=1e-5)  # a first step of Adam
+        np.testing.assert_allclose(leaf, -CFG.learning_rate, rtol=1e-5)  # first step of Adam

@@ -1,4 +1,4 @@
-"""Where the weights of a stage come from."""
+"""Initial weights of stages, saved results and dry runs."""
 
 import numpy as np
 import pytest
@@ -7,165 +7,173 @@ from flax import nnx
 from esrjax import registry
 from esrjax.network import archive
 from esrjax.network.lora import LoRAConv2d
-from esrjax.network.naming import Naming
-from esrjax.network.weights import leaves, tensors
+from esrjax.network.naming import KeyMap
+from esrjax.network.weights import named_parameters, to_state_dict
 from esrjax.training import origin
 from esrjax.training import recipe as recipes
-from esrjax.training.files import WeightsNotFound
-from esrjax.training.origin import Held
-from esrjax.training.outcome import Outcomes, named
-from esrjax.training.rehearsal import rehearse
+from esrjax.training.files import CheckpointNotFound
+from esrjax.training.origin import LoadedModel
+from esrjax.training.outcome import StageArtifacts, latest_run
+from esrjax.training.rehearsal import dry_run
+from esrjax.training.teacher import UnknownTap
 
-SMALL = {"channels": 4, "tail": 6}
+HPARAMS = {"channels": 4, "tail_channels": 6}
 
 
 @pytest.fixture
-def recipe(said):
-    """Two stages of PKDSR; `change` says what the second one says besides."""
+def recipe(recipe_dict):
+    """Factory of a recipe of two stages of PKDSR, with other fields of the second one."""
 
-    def change(**second):
-        both = [said["stage"][0], said["stage"][1] | second]
-        return recipes.parse(said | {"method": "pkdsr", "sizes": SMALL, "stage": both})
+    def make_recipe(**second):
+        stages = [recipe_dict["stage"][0], recipe_dict["stage"][1] | second]
+        return recipes.parse(recipe_dict | {"method": "pkdsr", "hparams": HPARAMS, "stage": stages})
 
-    return change
-
-
-def begun(recipe, left=None):
-    """What the second stage begins with."""
-    return origin.begin(recipe, recipe.runs[1], lambda name: left)
+    return make_recipe
 
 
-def held(method="pkdsr", form="deploy", sizes=SMALL, seed=7):
-    net = registry.plain(method).build(seed=seed, **sizes)
-    one = Held(method=method, net=net, form="train", sizes=sizes)
-    return one.deployed() if form == "deploy" else one
+def init_second_stage(recipe, first=None):
+    """Return the initial model of the second stage, given the result of the first."""
+    return origin.init_stage_model(recipe, recipe.runs[1], lambda name: first)
 
 
-def values(net):
-    return {path: np.asarray(leaf[...]) for path, leaf in leaves(net)}
+def make_model(method="pkdsr", form="deploy", hparams=HPARAMS, seed=7):
+    net = registry.get_method(method).build(seed=seed, **hparams)
+    model = LoadedModel(method=method, net=net, form="train", hparams=hparams)
+    return model.to_deploy_form() if form == "deploy" else model
 
 
-def same(ours, theirs, paths=None):
-    assert ours.keys() == theirs.keys()
-    for path in paths or ours:
-        np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+def param_values(net):
+    return {path: np.asarray(leaf[...]) for path, leaf in named_parameters(net)}
 
 
-def test_previous_goes_on_with_what_was_left(recipe):
-    left = held(form="train")
-    after = begun(recipe(), left)
-    assert after.form == "train"
-    same(values(after.net), values(left.net))
+def assert_equal(result, expected):
+    assert result.keys() == expected.keys()
+    for path in result:
+        np.testing.assert_array_equal(result[path], expected[path], err_msg=path)
 
 
-def test_deploy_fuses_first(recipe):
-    left = held(form="train")
-    after = begun(recipe(form="deploy"), left)
-    assert after.form == "deploy"
-    same(values(after.net), values(left.deployed().net))
+def test_previous_continues_with_the_result_of_the_stage_before(recipe):
+    first = make_model(form="train")
+    second = init_second_stage(recipe(), first)
+    assert second.form == "train"
+    assert_equal(param_values(second.net), param_values(first.net))
 
 
-def test_a_file_of_another_method_fills_what_is_not_fresh(recipe, tmp_path):
-    wide = held("spanf", sizes={"channels": 4, "tail": 8})
+def test_deploy_form_is_fused_first(recipe):
+    first = make_model(form="train")
+    second = init_second_stage(recipe(form="deploy"), first)
+    assert second.form == "deploy"
+    assert_equal(param_values(second.net), param_values(first.to_deploy_form().net))
+
+
+def test_checkpoint_of_another_method_initializes_all_but_reinit(recipe, tmp_path):
+    source = make_model("spanf", hparams={"channels": 4, "tail_channels": 8})
     file = tmp_path / "spanf.safetensors"
-    spanf = registry.plain("spanf")
-    said = archive.describe("spanf", spanf, "deploy", wide.sizes)
-    archive.write_safetensors(file, tensors(wide.net, Naming(spanf.torch_names)), said)
-    start = {"file": str(file), "method": "spanf"}
-    after = begun(recipe(start=start, fresh=["conv_cat.*", "conv_2.*"]))
-    ours, theirs = values(after.net), values(wide.net)
-    assert ours["conv_cat.weight"].shape[-1] == 6 and after.form == "deploy"
-    for path in ours.keys() - {p for p in ours if p.startswith(("conv_cat.", "conv_2."))}:
-        np.testing.assert_array_equal(ours[path], theirs[path])
+    spanf = registry.get_method("spanf")
+    metadata = archive.make_metadata("spanf", spanf, "deploy", source.hparams)
+    state_dict = to_state_dict(source.net, KeyMap(spanf.torch_names))
+    archive.write_safetensors(file, state_dict, metadata)
+    init = {"checkpoint": str(file), "method": "spanf"}
+    model = init_second_stage(recipe(init_from=init, reinit=["conv_cat.*", "conv_2.*"]))
+    result, expected = param_values(model.net), param_values(source.net)
+    assert result["conv_cat.weight"].shape[-1] == 6 and model.form == "deploy"
+    for path in result.keys() - {p for p in result if p.startswith(("conv_cat.", "conv_2."))}:
+        np.testing.assert_array_equal(result[path], expected[path])
 
 
-def test_a_narrower_network_keeps_the_first_channels(recipe):
-    left = held()
-    after = begun(recipe(network={"tail": 5}, prune={"keep": "first"}), left)
-    assert after.sizes == {"channels": 4, "tail": 5}
-    ours, theirs = values(after.net), values(left.net)
-    np.testing.assert_array_equal(ours["conv_cat.weight"], theirs["conv_cat.weight"][..., :5])
-    np.testing.assert_array_equal(ours["conv_2.weight"], theirs["conv_2.weight"][..., :5, :])
+def test_pruning_keeps_the_first_channels(recipe):
+    first = make_model()
+    second = init_second_stage(
+        recipe(hparams={"tail_channels": 5}, prune={"criterion": "first"}), first
+    )
+    assert second.hparams == {"channels": 4, "tail_channels": 5}
+    result, expected = param_values(second.net), param_values(first.net)
+    np.testing.assert_array_equal(result["conv_cat.weight"], expected["conv_cat.weight"][..., :5])
+    np.testing.assert_array_equal(result["conv_2.weight"], expected["conv_2.weight"][..., :5, :])
 
 
-def test_another_size_without_prune_or_fresh_is_an_error(recipe):
-    with pytest.raises(origin.BadStart) as error:
-        begun(recipe(network={"tail": 5}), held())
-    text = str(error.value)
-    assert "conv_cat.weight is (1, 1, 56, 6) in the start and (1, 1, 56, 5) here" in text
-    assert "narrow them with prune, or name with fresh" in text
+def test_other_shapes_without_prune_or_reinit_are_reported(recipe):
+    with pytest.raises(origin.InitError) as error:
+        init_second_stage(recipe(hparams={"tail_channels": 5}), make_model())
+    problem, remedy = error.value.problem, error.value.remedy
+    assert "conv_cat.weight" in problem
+    assert "(1, 1, 56, 6)" in problem and "(1, 1, 56, 5)" in problem
+    assert "prune" in remedy and "reinit" in remedy
 
 
-def test_a_glob_of_fresh_matches_something(recipe):
-    with pytest.raises(origin.BadStart, match=r"'conv_cut\.\*' match no weight"):
-        begun(recipe(fresh=["conv_cut.*"]), held())
+def test_unmatched_glob_of_reinit_is_reported(recipe):
+    with pytest.raises(origin.InitError, match=r"reinit: 'conv_cut\.\*'"):
+        init_second_stage(recipe(reinit=["conv_cut.*"]), make_model())
 
 
-def test_adapters_stay_while_stages_agree_and_are_merged_when_not(recipe):
-    lora = {"rank": 2, "alpha": 2.0, "where": ["block_2.*"]}
-    first = begun(recipe(lora=lora), held())
-    adapted = [part for _, part in nnx.iter_modules(first.net) if isinstance(part, LoRAConv2d)]
-    assert len(adapted) == 3
-    for part in adapted:
-        part.lora_B.set_value(part.lora_B[...] + 0.1)
-    assert begun(recipe(lora=lora), first).net is first.net
-    merged = begun(recipe(), first)
+def test_adapters_are_kept_by_stages_with_equal_lora_and_merged_otherwise(recipe):
+    lora = {"rank": 2, "alpha": 2.0, "target_modules": ["block_2.*"]}
+    first = init_second_stage(recipe(lora=lora), make_model())
+    convs = [module for _, module in nnx.iter_modules(first.net) if isinstance(module, LoRAConv2d)]
+    assert len(convs) == 3
+    for conv in convs:
+        conv.lora_B.set_value(conv.lora_B[...] + 0.1)
+    assert init_second_stage(recipe(lora=lora), first).net is first.net
+    merged = init_second_stage(recipe(), first)
     assert merged.lora is None
-    assert not any(isinstance(part, LoRAConv2d) for _, part in nnx.iter_modules(merged.net))
-    kernel = values(merged.net)["block_2.c1.weight"]
-    assert any(np.array_equal(kernel, part.kernel()) for part in adapted)
+    assert not any(isinstance(module, LoRAConv2d) for _, module in nnx.iter_modules(merged.net))
+    kernel = param_values(merged.net)["block_2.c1.weight"]
+    assert any(np.array_equal(kernel, conv.effective_weight()) for conv in convs)
 
 
-def test_what_a_stage_leaves_is_read_back_bit_for_bit(recipe, tmp_path):
-    said = recipe(lora={"rank": 2, "alpha": 2.0, "where": ["block_2.*"]})
-    left, run = begun(said, held()), said.runs[1]
-    outcomes = Outcomes(tmp_path, said)
-    assert not outcomes.has(run)
-    outcomes.save(run, left)
-    back = outcomes.load(run)
-    assert outcomes.has(run) and (back.form, back.lora) == (left.form, left.lora)
-    same(values(back.net), values(left.net))
+def test_result_of_a_stage_is_saved_bit_exact(recipe, tmp_path):
+    two_stages = recipe(lora={"rank": 2, "alpha": 2.0, "target_modules": ["block_2.*"]})
+    model, run = init_second_stage(two_stages, make_model()), two_stages.runs[1]
+    artifacts = StageArtifacts(tmp_path, two_stages)
+    assert not artifacts.has_finished(run)
+    artifacts.save(run, model)
+    loaded = artifacts.load(run)
+    assert artifacts.has_finished(run)
+    assert (loaded.form, loaded.lora) == (model.form, model.lora)
+    assert_equal(param_values(loaded.net), param_values(model.net))
 
 
-def test_names_mean_the_last_run_of_a_stage(said):
-    both = said | {"repeat": [{"stages": ["first", "second"], "times": 2}]}
-    runs = recipes.parse(both).runs
+def test_stage_name_refers_to_its_latest_run(recipe_dict):
+    repeated = recipe_dict | {"repeat": [{"stages": ["first", "second"], "times": 2}]}
+    runs = recipes.parse(repeated).runs
     assert [run.name for run in runs] == ["first 1/2", "second 1/2", "first 2/2", "second 2/2"]
-    assert named(runs, 3, "first").index == 2 and named(runs, 3, None).index == 2
-    assert runs[0].stage.start == "new" and runs[2].stage.start == "previous"
+    assert latest_run(runs, 3, "first").index == 2 and latest_run(runs, 3, None).index == 2
+    assert runs[0].stage.init_from == "scratch" and runs[2].stage.init_from == "previous"
 
 
-def test_weights_that_are_not_there_are_told_with_where_they_were_looked_for(monkeypatch, tmp_path):
+def test_missing_checkpoint_is_reported_with_the_searched_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))
-    with pytest.raises(WeightsNotFound) as error:
-        origin.opened("span", "nothing.pth", {})
-    assert "no weights 'nothing.pth'" in str(error.value) and str(tmp_path) in str(error.value)
+    with pytest.raises(CheckpointNotFound) as error:
+        origin.load_model("span", "nothing.pth", {})
+    assert "'nothing.pth'" in error.value.problem and str(tmp_path) in str(error.value)
 
 
-def test_a_rehearsal_knows_shapes_rules_and_what_is_missing(recipe):
-    said = recipe(
-        start={"file": "nowhere.pth", "method": "spanf"},
-        network={"tail": 5},
-        prune={"keep": "l1"},
-        optimiser={"name": "muadamw", "lr": 1e-3, "muon_lr": 1e-2},
+def test_dry_run_reports_shapes_labels_and_missing_files(recipe):
+    two_stages = recipe(
+        init_from={"checkpoint": "nowhere.pth", "method": "spanf"},
+        hparams={"tail_channels": 5},
+        prune={"criterion": "l1"},
+        optimizer={"name": "muadamw", "learning_rate": 1e-3, "muon_learning_rate": 1e-2},
         freeze=["block_1.*"],
         teacher={"stage": "first"},
         loss={"l1": 1.0, "teacher_l1": 1.0},
     )
-    first, second = rehearse(said)
-    assert second.missing == ("start: there are no weights 'nowhere.pth'",)
-    assert first.form == "train" and second.sizes["tail"] == 5
-    assert second.leaves["conv_cat.weight"] == ((1, 1, 56, 5), "muon")
-    assert second.leaves["conv_cat.bias"] == ((5,), "adamw")
-    assert not any(path.startswith("block_1.") for path in second.leaves) and second.frozen
-    assert set(first.step.memory) and first.step.macs > 0
+    first, second = dry_run(two_stages)
+    assert len(second.missing) == 1
+    assert second.missing[0].startswith("init_from: ") and "'nowhere.pth'" in second.missing[0]
+    assert first.form == "train" and second.hparams["tail_channels"] == 5
+    params = second.trainable_params
+    assert params["conv_cat.weight"] == ((1, 1, 56, 5), "muon")
+    assert params["conv_cat.bias"] == ((5,), "adamw")
+    assert not any(path.startswith("block_1.") for path in params) and second.num_frozen
+    assert set(first.step_estimate.memory_mib) and first.step_estimate.macs > 0
 
 
-def test_a_rehearsal_finds_what_cannot_work(recipe):
-    with pytest.raises(origin.BadStart):
-        rehearse(recipe(network={"tail": 5}))
-    with pytest.raises(Exception, match="no part 'blok_1' runs"):
-        rehearse(
+def test_dry_run_raises_the_errors_of_a_stage(recipe):
+    with pytest.raises(origin.InitError):
+        dry_run(recipe(hparams={"tail_channels": 5}))
+    with pytest.raises(UnknownTap, match="'blok_1'"):
+        dry_run(
             recipe(
                 teacher={"stage": "first", "taps": {"blok_1": "block_2"}},
                 loss={"teacher_features": 1.0},

@@ -1,4 +1,4 @@
-"""What a recipe may say, and what it hears when it says something else."""
+"""Loading and validation of recipes."""
 
 import json
 import subprocess
@@ -17,100 +17,101 @@ SHIPPED = [
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_recipe_is_one(name):
+def test_shipped_recipe_is_valid(name):
     assert all(stage.steps or stage.epochs for stage in recipes.load(name).stage)
 
 
-def test_spanv2_says_what_the_report_says():
+def test_spanv2_has_the_values_of_the_report():
     first, second = recipes.load("spanv2").stage
     assert (first.steps, second.steps) == (1_000_000, 1_000_000)
     assert first.loss == {"l1": 1.0, "fft": 0.05} and second.loss == {"mse": 5.0, "gradient": 3.0}
-    assert (first.optimiser.lr, second.optimiser.lr) == (1e-3, 5e-4)
-    assert len(first.data.patches) == 8 and second.data.patches == ((512, 512),)
+    assert (first.optimizer.learning_rate, second.optimizer.learning_rate) == (1e-3, 5e-4)
+    assert len(first.data.hr_patch_sizes) == 8 and second.data.hr_patch_sizes == ((512, 512),)
     assert second.schedule.restarts == (600_000,) and second.schedule.restart_weights == (1.0, 0.5)
     assert first.ema == second.ema == 0.999
 
 
-def test_all_mistakes_at_once_with_place_and_nearest_name(said):
-    stage = said["stage"][0]
-    stage["optimizer"] = stage.pop("optimiser")
+def test_all_errors_are_reported_with_path_and_nearest_key(recipe_dict):
+    stage = recipe_dict["stage"][0]
+    stage["optimiser"] = stage.pop("optimizer")
     stage["steps"] = "many"
     stage["loss"] = {"l1": 1.0, "perceptual": 1.0}
-    said["stage"][1]["data"]["batchsize"] = 4
-    said["sead"] = 1
+    recipe_dict["stage"][1]["data"]["batchsize"] = 4
+    recipe_dict["sead"] = 1
     with pytest.raises(recipes.RecipeError) as error:
-        recipes.parse(said, "mine.toml")
+        recipes.parse(recipe_dict, "mine.toml")
     text = str(error.value)
-    assert "mine.toml" in text and "6 mistakes" in text
-    assert "stage.0.optimizer is not a known name; did you mean 'optimiser'?" in text
-    assert "stage.0.optimiser is missing" in text
-    assert "stage.0.steps should be a valid integer, found 'many'" in text
-    assert "stage.0.loss.perceptual" in text and "'charbonnier'" in text
-    assert "stage.1.data.batchsize is not a known name; did you mean 'batch'?" in text
-    assert "sead is not a known name; did you mean 'seed'?" in text
+    assert "mine.toml" in text and "6 errors" in text
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert "'optimizer'" in lines["stage.0.optimiser"]
+    assert "missing" in lines["stage.0.optimizer"]
+    assert "integer" in lines["stage.0.steps"] and "'many'" in lines["stage.0.steps"]
+    assert "'charbonnier'" in text and "stage.0.loss.perceptual" in text
+    assert "'batch_size'" in lines["stage.1.data.batchsize"]
+    assert "'seed'" in lines["sead"]
 
 
 @pytest.mark.parametrize(
-    ("schedule", "complaint"),
+    ("schedule", "problem"),
     [
-        ({"name": "cosine", "milestones": [3]}, "milestones belongs to the schedule 'multistep'"),
-        ({"name": "multistep", "milestones": [3, 2]}, "milestones must grow"),
-        ({"name": "cosine", "restarts": [3], "restart_weights": [1.0]}, "one weight more"),
+        ({"name": "cosine", "milestones": [3]}, "milestones .* 'multistep'"),
+        ({"name": "multistep", "milestones": [3, 2]}, "milestones must be strictly increasing"),
+        ({"name": "cosine", "restarts": [3], "restart_weights": [1.0]}, "restart_weights .* one"),
     ],
 )
-def test_schedules_agree_with_themselves(said, schedule, complaint):
-    said["stage"][0]["schedule"] = schedule
-    with pytest.raises(recipes.RecipeError, match=complaint):
-        recipes.parse(said)
+def test_inconsistent_schedule_is_reported(recipe_dict, schedule, problem):
+    recipe_dict["stage"][0]["schedule"] = schedule
+    with pytest.raises(recipes.RecipeError, match=problem):
+        recipes.parse(recipe_dict)
 
 
-def test_stage_names_differ(said):
-    said["stage"][1]["name"] = "first"
-    with pytest.raises(recipes.RecipeError, match="found twice: first"):
-        recipes.parse(said)
+def test_duplicate_stage_name_is_reported(recipe_dict):
+    recipe_dict["stage"][1]["name"] = "first"
+    with pytest.raises(recipes.RecipeError, match="duplicates: first"):
+        recipes.parse(recipe_dict)
 
 
-def test_set_changes_values_by_path(tmp_path, said):
+def test_overrides_change_values_by_path(tmp_path, recipe_dict):
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps(said))
-    changes = ["stage.1.optimiser.lr=2e-4", "seed=9", "stage.0.name=other", "sizes.channels=8"]
-    changed = recipes.load(file, changes)
-    assert changed.stage[1].optimiser.lr == 2e-4 and changed.seed == 9
-    assert changed.stage[0].name == "other" and changed.sizes == {"channels": 8}
+    file.write_text(json.dumps(recipe_dict))
+    overrides = ["stage.1.optimizer.learning_rate=2e-4", "seed=9", "stage.0.name=other"]
+    changed = recipes.load(file, [*overrides, "hparams.channels=8"])
+    assert changed.stage[1].optimizer.learning_rate == 2e-4 and changed.seed == 9
+    assert changed.stage[0].name == "other" and changed.hparams == {"channels": 8}
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("override", "problem"),
     [
-        ("seed", "--set seed is not path=value"),
-        ("stage.7.steps=1", "'7' is not one of 2 positions"),
-        ("stage.0.steps.more=1", "has no place"),
-        ("stage.0.optimiser.rate=1", "stage.0.optimiser.rate is not a known name"),
+        ("seed", "--set seed"),
+        ("stage.7.steps=1", "'7' is not an index"),
+        ("stage.0.steps.more=1", "--set stage.0.steps.more=1 is not a path"),
+        ("stage.0.optimizer.rate=1", "stage.0.optimizer.rate"),
     ],
 )
-def test_a_set_that_names_nothing_is_refused(tmp_path, said, change, complaint):
+def test_override_of_an_unknown_path_is_reported(tmp_path, recipe_dict, override, problem):
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(recipe_dict))
     with pytest.raises(recipes.RecipeError) as error:
-        recipes.load(file, [change])
-    assert complaint in str(error.value)
+        recipes.load(file, [override])
+    assert problem in str(error.value)
 
 
-def test_the_resolved_recipe_is_the_recipe(tmp_path, said):
-    first = recipes.parse(said)
+def test_resolved_recipe_equals_the_recipe(tmp_path, recipe_dict):
+    first = recipes.parse(recipe_dict)
     file = tmp_path / "recipe.json"
     file.write_text(recipes.to_json(first))
     assert recipes.load(file) == first and recipes.load(file).sha256 == first.sha256
     assert recipes.load(file, ["seed=4"]).sha256 != first.sha256
 
 
-def test_an_unknown_recipe_lists_the_shipped_ones():
+def test_unknown_recipe_lists_the_shipped_ones():
     with pytest.raises(recipes.UnknownRecipe) as error:
         recipes.load("quik")
     assert "'quik'" in str(error.value) and "spanv2" in str(error.value)
 
 
-def test_a_file_that_is_no_toml_is_named(tmp_path):
+def test_invalid_toml_is_reported_with_the_file(tmp_path):
     file = tmp_path / "broken.toml"
     file.write_text("method = \n")
     with pytest.raises(recipes.RecipeError) as error:
@@ -118,7 +119,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path):
     assert "broken.toml" in str(error.value) and "cannot be read" in str(error.value)
 
 
-def test_recipes_are_read_without_jax():
+def test_recipes_load_without_jax():
     code = (
         "import sys, esrjax.training.recipe as r; r.load('quick'); assert 'jax' not in sys.modules"
     )

@@ -1,4 +1,4 @@
-"""A training that is stopped, killed or out of room ends as if it had not been."""
+"""Interrupted runs (stopped, killed, disk full) end with the same weights when resumed."""
 
 import os
 import random
@@ -12,27 +12,27 @@ from pathlib import Path
 
 import jax
 import pytest
-from runs import drawn, hashes, steps_noted, stop_after, written
+from runs import hashes, logged_steps, stop_after, write_images, write_recipe
 
 from esrjax.network import archive
 from esrjax.training import loop
 from esrjax.training import recipe as recipes
-from esrjax.training.checkpoint import CheckpointFailed, Checkpoints
-from esrjax.training.interruption import Interruption
+from esrjax.training.checkpoint import Checkpointer, CheckpointError
+from esrjax.training.interruption import PreemptionHandler
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """The same for all tests here, so that one run can be held against many."""
-    return drawn(tmp_path_factory.mktemp("pictures"))
+def image_dir(tmp_path_factory):
+    """The images of all tests in this file, so that they can share one uninterrupted run."""
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory):
-    """The same few programs, run after run, here and in the processes that are started."""
+def _compilation_cache(tmp_path_factory):
+    """A compilation cache that this process and the processes it starts share."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in zip(names, (str(tmp_path_factory.mktemp("programs")), 0), strict=True):
+        for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0), strict=True):
             patch.setenv(name.upper(), str(value))
             jax.config.update(name, value)
         yield
@@ -41,208 +41,211 @@ def _compiled_once(tmp_path_factory):
 
 
 @pytest.fixture
-def recipe(said):
-    return recipes.parse(said)
+def recipe(recipe_dict):
+    return recipes.parse(recipe_dict)
 
 
 @pytest.fixture
-def whole(recipe, pictures):
-    """The recipe's run, undisturbed."""
-    run = pictures.parent / "whole"
+def full_run(recipe, image_dir):
+    """An uninterrupted run of the recipe."""
+    run = image_dir.parent / "full"
     if not run.exists():
         loop.run(recipe, run)
     return run
 
 
-def same(run: Path, whole: Path) -> bool:
-    return hashes(run) == hashes(whole) and steps_noted(run) == steps_noted(whole)
+def is_same_run(run: Path, full_run: Path) -> bool:
+    """Return whether two runs have bit-identical weights and the same logged steps."""
+    return hashes(run) == hashes(full_run) and logged_steps(run) == logged_steps(full_run)
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, recipe, whole, monkeypatch):
-    assert Checkpoints(whole).latest() == recipe.steps
-    for at in (5, 12, 17):  # within the first stage, at the border, within the second
-        run = tmp_path / f"stopped{at}"
-        stop_after(at, recipe, run, monkeypatch)
+def test_stopped_run_resumes_to_the_same_weights(tmp_path, recipe, full_run, monkeypatch):
+    assert Checkpointer(full_run).latest() == recipe.total_steps
+    for step in (5, 12, 17):  # in the first stage, at its end, in the second
+        run = tmp_path / f"stopped{step}"
+        stop_after(step, recipe, run, monkeypatch)
         assert not (run / "deploy.safetensors").exists()
         loop.run(recipe, run, resume=True)
-        assert same(run, whole)
+        assert is_same_run(run, full_run)
 
 
-def test_what_a_stage_has_left_is_not_made_again(tmp_path, recipe, whole, monkeypatch):
-    """Stopped after the weights of a stage are written, or one form of those of the whole."""
-    for files in range(1, 4):  # stages/00, stages/01, train.safetensors
-        run = tmp_path / f"written{files}"
+def test_finished_stage_is_not_trained_again(tmp_path, recipe, full_run, monkeypatch):
+    """Interrupted after the weights of a stage are written, or one form of the final weights."""
+    for num_files in range(1, 4):  # stages/00, stages/01, train.safetensors
+        run = tmp_path / f"written{num_files}"
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(archive, "write_safetensors", _interrupting(files))
+            patch.setattr(archive, "write_safetensors", _interrupt_after(num_files))
             loop.run(recipe, run)
         loop.run(recipe, run, resume=True)
-        assert same(run, whole)
+        assert is_same_run(run, full_run)
 
 
-def _interrupting(after: int):
-    """Write so many files, then fail."""
-    write, count = archive.write_safetensors, iter(range(1, after + 1))
+def _interrupt_after(num_files: int):
+    """Return a writer that raises after the given number of files."""
+    write, count = archive.write_safetensors, iter(range(1, num_files + 1))
 
     def write_one(*args):
         write(*args)
-        if next(count) == after:
+        if next(count) == num_files:
             raise KeyboardInterrupt
 
     return write_one
 
 
-def test_a_run_goes_on_with_other_feeds_and_saves(tmp_path, said, whole, monkeypatch):
-    """What moves no weight may change from one start to the next."""
-    stop_after(5, recipes.parse(said), tmp_path / "run", monkeypatch)
-    for stage in said["stage"]:
+def test_resume_with_another_pipeline_and_save_interval(
+    tmp_path, recipe_dict, full_run, monkeypatch
+):
+    """Fields that do not affect the weights may change."""
+    stop_after(5, recipes.parse(recipe_dict), tmp_path / "run", monkeypatch)
+    for stage in recipe_dict["stage"]:
         stage["save_every"] = 7
-        stage["data"] = stage["data"] | {"feed": "device", "memory": 1.0}
-    loop.run(recipes.parse(said), tmp_path / "run", resume=True)
-    assert same(tmp_path / "run", whole)
+        stage["data"] = stage["data"] | {"crop_on": "device", "cache_gib": 1.0}
+    loop.run(recipes.parse(recipe_dict), tmp_path / "run", resume=True)
+    assert is_same_run(tmp_path / "run", full_run)
     assert recipes.load(tmp_path / "run" / "recipe.json").stage[1].save_every == 7
 
 
-def test_of_several_processes_each_is_asked_by_a_count_that_grows_by_one(monkeypatch):
-    """JAX stops at the largest count asked so far plus one, which steps may never be."""
-    asked = []
+def test_preemption_sync_count_grows_by_one(monkeypatch):
+    """JAX stops at the largest count of any process plus one, which step numbers may skip."""
+    counts = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     reached = "jax.experimental.multihost_utils.reached_preemption_sync_point"
-    monkeypatch.setattr(reached, lambda count: asked.append(count) or count == 3)
-    with Interruption() as interruption:
-        assert [interruption.asked() for _ in range(3)] == [False, False, True]
-    assert asked == [1, 2, 3]
+    monkeypatch.setattr(reached, lambda count: counts.append(count) or count == 3)
+    with PreemptionHandler() as handler:
+        assert [handler.should_stop() for _ in range(3)] == [False, False, True]
+    assert counts == [1, 2, 3]
 
 
-def test_told_to_stop_it_saves_and_goes_on(tmp_path, recipe, whole):
-    """SIGTERM in either stage, also at the border; a second Ctrl-C does not wait."""
-    for at in (3, 12, 18):
-        run, steps = tmp_path / f"told{at}", count(1)
+def test_sigterm_saves_and_the_run_resumes(tmp_path, recipe, full_run):
+    """SIGTERM in either stage, also at the end of one; a second Ctrl-C interrupts at once."""
+    for stop_step in (3, 12, 18):
+        run, steps = tmp_path / f"stopped{stop_step}", count(1)
 
-        def stop(at=at, steps=steps):
-            if next(steps) == at:
+        def should_stop(stop_step=stop_step, steps=steps):
+            if next(steps) == stop_step:
                 signal.raise_signal(signal.SIGTERM)
-            return interruption.asked()
+            return handler.should_stop()
 
-        with Interruption() as interruption, pytest.raises(loop.Stopped) as stopped:
-            loop.carry_out(recipe, run, resume=False, tell=lambda _: None, stop=stop)
-        assert stopped.value.step == Checkpoints(run).latest() == at
+        callbacks = {"on_report": lambda _: None, "should_stop": should_stop}
+        with PreemptionHandler() as handler, pytest.raises(loop.TrainingStopped) as error:
+            loop.run_stages(recipe, run, resume=False, **callbacks)
+        assert error.value.step == Checkpointer(run).latest() == stop_step
         loop.run(recipe, run, resume=True)
-        assert same(run, whole)
-    with Interruption(), pytest.raises(KeyboardInterrupt):
+        assert is_same_run(run, full_run)
+    with PreemptionHandler(), pytest.raises(KeyboardInterrupt):
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_full_disk_stops_with_the_step_and_the_last_good_checkpoint(
-    tmp_path, recipe, monkeypatch
-):
-    save = Checkpoints.save
+def test_full_disk_is_reported_with_step_and_last_checkpoint(tmp_path, recipe, monkeypatch):
+    save = Checkpointer.save
 
-    def save_until_full(self, step, state, facts):
+    def save_until_full(self, step, state, info):
         if step == 10:
-            monkeypatch.setattr(self._manager, "save", _full)
-        save(self, step, state, facts)
+            monkeypatch.setattr(self._manager, "save", _disk_full)
+        save(self, step, state, info)
 
-    monkeypatch.setattr(Checkpoints, "save", save_until_full)
-    with pytest.raises(CheckpointFailed) as error:
+    monkeypatch.setattr(Checkpointer, "save", save_until_full)
+    with pytest.raises(CheckpointError) as error:
         loop.run(recipe, tmp_path / "run")
-    text = str(error.value)
-    assert "the checkpoint of step 10 cannot be written" in text and "No space left" in text
-    assert "the last whole checkpoint is of step 5" in text and "--resume" in text
+    problem, remedy = error.value.problem, error.value.remedy
+    assert "step 10" in problem and "No space left" in problem
+    assert "step 5" in remedy and "--resume" in remedy
     monkeypatch.undo()
     loop.run(recipe, tmp_path / "run", resume=True)
 
 
-def test_a_full_disk_under_the_weights_of_a_stage(tmp_path, recipe, whole, monkeypatch):
+def test_full_disk_while_saving_the_result_of_a_stage(tmp_path, recipe, full_run, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(archive.UnwritableCheckpoint) as error:
-        patch.setattr(Path, "write_bytes", _full)
+        patch.setattr(Path, "write_bytes", _disk_full)
         loop.run(recipe, tmp_path / "run")
-    assert "No space left" in str(error.value) and "go on with --resume" in str(error.value)
+    assert "No space left" in error.value.problem and "--resume" in error.value.remedy
     assert "stages/00-first" in str(error.value)
     assert not list((tmp_path / "run" / "stages").iterdir())
     loop.run(recipe, tmp_path / "run", resume=True)
-    assert same(tmp_path / "run", whole)
+    assert is_same_run(tmp_path / "run", full_run)
 
 
-def _full(*args, **kwargs):
+def _disk_full(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
 
-# --- real processes, killed --------------------------------------------------------------------
+# --- killed processes ----------------------------------------------------------------------------
 
 
-def _killed_and_resumed(tmp_path: Path, said, draw: random.Random, signals: list[int]) -> None:
-    """End a training at a random moment, by one signal after the other; then let it end."""
-    said["stage"][0] |= {"steps": 60, "save_every": 2}
-    whole, run = tmp_path / "whole", tmp_path / "run"
+def _kill_and_resume(tmp_path: Path, recipe_dict, rng: random.Random, signals: list[int]) -> None:
+    """Interrupt a training at a random time by each signal, resume it, and check the result."""
+    recipe_dict["stage"][0] |= {"steps": 60, "save_every": 2}
+    full_run, run = tmp_path / "full", tmp_path / "run"
     command = [sys.executable, "-m", "esrjax", "train"]
-    if not whole.exists():
-        subprocess.run([*command, written(tmp_path, said), "-o", whole], check=True)
-    words = [written(tmp_path, said), "-o", run]
-    for each in signals:
+    if not full_run.exists():
+        subprocess.run([*command, write_recipe(tmp_path, recipe_dict), "-o", full_run], check=True)
+    args = [write_recipe(tmp_path, recipe_dict), "-o", run]
+    for signum in signals:
         process = subprocess.Popen(
-            [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert _wait_for_checkpoint(run, process), process.communicate()[1]
-        time.sleep(draw.choice([0, draw.uniform(0, 0.05), draw.uniform(0, 0.5)]))
-        told = time.perf_counter()
-        process.send_signal(each)
-        heard, complaint = process.communicate(timeout=120)
-        assert process.returncode == (0 if each == signal.SIGTERM else -each), complaint
-        assert each == signal.SIGKILL or time.perf_counter() - told < 30
-        assert each == signal.SIGKILL or _says_how_to_go_on(heard, run)
-        words = ["-o", run, "--resume"]
-    subprocess.run([*command, *words], check=True)
-    assert same(run, whole)
+        time.sleep(rng.choice([0, rng.uniform(0, 0.05), rng.uniform(0, 0.5)]))
+        sent_at = time.perf_counter()
+        process.send_signal(signum)
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == (0 if signum == signal.SIGTERM else -signum), stderr
+        assert signum == signal.SIGKILL or time.perf_counter() - sent_at < 30
+        assert signum == signal.SIGKILL or _reports_how_to_resume(stdout, run)
+        args = ["-o", run, "--resume"]
+    subprocess.run([*command, *args], check=True)
+    assert is_same_run(run, full_run)
 
 
-def _says_how_to_go_on(heard: str, run: Path) -> bool:
-    """Where it was stopped before its end, after a step whose checkpoint is there."""
-    if "safetensors" in heard:
+def _reports_how_to_resume(stdout: str, run: Path) -> bool:
+    """Return whether the run has finished, or reports its last step and how to resume."""
+    if "safetensors" in stdout:
         return True
-    last = Checkpoints(run).latest()
-    return f"stopped after step {last}; go on with: esrjax train --resume -o {run}" in heard
+    latest = Checkpointer(run).latest()
+    return f"after step {latest}" in stdout and f"esrjax train --resume -o {run}" in stdout
 
 
-def _wait_for_checkpoint(run: Path, process: subprocess.Popen[str], whole: bool = False) -> bool:
-    """Until a new entry appears among the checkpoints, half-written ones too where not `whole`."""
-    place = run / "checkpoints"
-    before = set(os.listdir(place)) if place.exists() else set()
+def _wait_for_checkpoint(run: Path, process: subprocess.Popen[str], complete: bool = False) -> bool:
+    """Wait for a new checkpoint, also one that is being written unless `complete`."""
+    path = run / "checkpoints"
+    before = set(os.listdir(path)) if path.exists() else set()
     while process.poll() is None:
-        new = set(os.listdir(place)) - before if place.exists() else set()
-        if any(name.isdigit() or not whole for name in new):
+        new = set(os.listdir(path)) - before if path.exists() else set()
+        if any(name.isdigit() or not complete for name in new):
             return True
         time.sleep(0.002)
     return False
 
 
-def test_killed_and_stopped_it_ends_bit_identical(tmp_path, said):
-    _killed_and_resumed(tmp_path, said, random.Random(0), [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_stopped_run_is_bit_exact(tmp_path, recipe_dict):
+    _kill_and_resume(tmp_path, recipe_dict, random.Random(0), [signal.SIGKILL, signal.SIGTERM])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_often_it_ends_bit_identical(tmp_path, said, seed):
-    draw = random.Random(seed)
+def test_run_killed_often_is_bit_exact(tmp_path, recipe_dict, seed):
+    rng = random.Random(seed)
     signals = [signal.SIGKILL, signal.SIGTERM] * 2
-    draw.shuffle(signals)
-    _killed_and_resumed(tmp_path, said, draw, signals)
+    rng.shuffle(signals)
+    _kill_and_resume(tmp_path, recipe_dict, rng, signals)
 
 
-def test_a_disk_that_is_full_ends_it_with_words_and_it_goes_on(tmp_path, said):
-    """Files may suddenly have no more than a hundred bytes."""
-    said["stage"][0] |= {"steps": 60, "save_every": 2}
+def test_full_disk_ends_the_command_with_an_error_and_it_resumes(tmp_path, recipe_dict):
+    """Simulated by a file size limit of 100 bytes."""
+    recipe_dict["stage"][0] |= {"steps": 60, "save_every": 2}
     run = tmp_path / "run"
     command = [sys.executable, "-m", "esrjax", "train"]
     process = subprocess.Popen(
-        [*command, written(tmp_path, said), "-o", run], stderr=subprocess.PIPE, text=True
+        [*command, write_recipe(tmp_path, recipe_dict), "-o", run],
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert _wait_for_checkpoint(run, process, whole=True)
+    assert _wait_for_checkpoint(run, process, complete=True)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-    _, complaint = process.communicate(timeout=120)
-    assert process.returncode == 2 and "esrjax: " in complaint and "Traceback" not in complaint
-    last = Checkpoints(run).latest()
-    assert last and "make room and use --resume: the last whole checkpoint is of step" in complaint
-    assert f"of step {last}\n" in complaint
-    loop.run(recipes.parse(said), run, resume=True)
-    assert Checkpoints(run).latest() == 68
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2 and "esrjax: " in stderr and "Traceback" not in stderr
+    latest = Checkpointer(run).latest()
+    assert latest and "--resume" in stderr and f"of step {latest}\n" in stderr
+    loop.run(recipes.parse(recipe_dict), run, resume=True)
+    assert Checkpointer(run).latest() == 68

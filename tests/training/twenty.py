@@ -1,4 +1,4 @@
-"""Twenty steps in double precision, on what devices there are, alone or under SLURM: `OUT`."""
+"""Script: twenty steps in double precision on all devices, alone or under SLURM; `OUT`."""
 
 import os
 import sys
@@ -13,50 +13,51 @@ from esrjax.network.weights import cast
 from esrjax.training import recipe as recipes
 from esrjax.training import state as states
 from esrjax.training.cluster import Cluster
-from esrjax.training.devices import Devices, here
+from esrjax.training.devices import DataParallel, local_replica
 from esrjax.training.objective import Objective
-from esrjax.training.work import optimiser_of
+from esrjax.training.work import make_stage_optimizer
 
 BATCH = 8
-SAID = {
+STAGE = {
     "name": "only",
-    "start": "new",
+    "init_from": "scratch",
     "steps": 20,
-    "data": {"sets": ["none"], "patches": [[32, 32]], "batch": BATCH},
+    "data": {"datasets": ["none"], "hr_patch_sizes": [[32, 32]], "batch_size": BATCH},
     "loss": {"l1": 1.0, "mse": 1.0},
-    "optimiser": {"name": "adamw", "lr": 1e-2},
+    "optimizer": {"name": "adamw", "learning_rate": 1e-2},
     "ema": 0.9,
 }
 
 
 def batch(step):
-    """This process's rows of the batch of that step."""
+    """Return this process's rows of the batch of a step."""
     lr = np.random.default_rng(step).integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
-    share = BATCH // jax.process_count()
-    own = lr[jax.process_index() * share :][:share]
-    return own, 255 - own.repeat(4, 1).repeat(4, 2)
+    num_rows = BATCH // jax.process_count()
+    rows = lr[jax.process_index() * num_rows :][:num_rows]
+    return rows, 255 - rows.repeat(4, 1).repeat(4, 2)
 
 
-def twenty(devices):
-    """The weights after twenty steps."""
-    stage = recipes.parse({"method": "spanv2", "seed": 0, "stage": [SAID]}).stage[0]
-    _, rule = optimiser_of(stage)
-    graph, state = states.begin(cast(Crumb(rngs=nnx.Rngs(0)), np.float64), stage, rule)
-    step = devices.compiled(Objective(graph=graph, stage=stage, data_range=1.0), rule)
-    state = devices.everywhere(state)
+def train(data_parallel):
+    """Return the weights after twenty steps."""
+    stage = recipes.parse({"method": "spanv2", "seed": 0, "stage": [STAGE]}).stage[0]
+    _, optimizer = make_stage_optimizer(stage)
+    graphdef, state = states.init_state(cast(Crumb(rngs=nnx.Rngs(0)), np.float64), stage, optimizer)
+    objective = Objective(graphdef=graphdef, stage=stage, data_range=1.0)
+    step = data_parallel.compile_step(objective, optimizer)
+    state = data_parallel.replicate(state)
     for index in range(stage.steps):
-        state, _ = step(state, None, *devices.spread(batch(index)))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(here((state.params, state.ema)))]
+        state, _ = step(state, None, *data_parallel.shard(batch(index)))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(local_replica((state.params, state.ema)))]
 
 
 def main(out):
     if "SLURM_PROCID" in os.environ:
         Cluster().join()
-    after = {"all": twenty(Devices.dividing(BATCH))}
+    results = {"all": train(DataParallel.for_batch(BATCH))}
     if jax.process_count() == 1:
-        alone = Devices(mesh=Mesh(np.array(jax.devices()[:1]), ("data",)), parallel="jit")
-        after["one"] = twenty(alone)
-    arrays = {f"{name}{i}": x for name, leaves in after.items() for i, x in enumerate(leaves)}
+        one_device = DataParallel(mesh=Mesh(np.array(jax.devices()[:1]), ("data",)), parallel="jit")
+        results["one"] = train(one_device)
+    arrays = {f"{name}{i}": x for name, leaves in results.items() for i, x in enumerate(leaves)}
     np.savez(f"{out}{jax.process_index()}.npz", devices=jax.device_count(), **arrays)
 
 

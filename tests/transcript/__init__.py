@@ -1,1 +1,1 @@
-"""The trainings of the report, from `report_recipes.toml`, beside the recipes that are shipped."""
+"""Comparison of the shipped recipes with the transcription of the report, `report_recipes.toml`."""

@@ -1,7 +1,7 @@
-"""What the report and a recipe say of one thing, in the same words.
+"""Pairs of comparable values of the report and of a recipe, for every field of the transcript.
 
-Each function takes what the report says, the run that it says it of, and the recipe, and gives a
-pair: the report's word and the recipe's. `PAIRS` has one for every field of the transcript.
+Each function takes the value of the report, the stage run, and the recipe, and returns the value of
+the report and that of the recipe in the same form. `PAIRS` has one function for every field.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 from esrjax import registry
 from esrjax.training import muon, optim
-from esrjax.training.recipe import Start
+from esrjax.training.recipe import InitFrom
 
 TERMS = {
     "L1": "l1",
@@ -28,7 +28,7 @@ TERMS = {
     "affinity to the teacher": "teacher_affinity",
     "features to the teacher, MSE": "teacher_features",
 }
-TURNS = {
+AUGMENTATIONS = {
     "horizontal flip": {"hflip"},
     "vertical flip": {"vflip"},
     "flips": {"hflip", "vflip"},
@@ -41,172 +41,180 @@ TURNS = {
 }
 
 
-def data(said, run, _):
-    cuts = {"all": "", "20%": "[20%]", "first 10000": "[:10000]"}
-    return {name + cuts[part] for name, part in said.items()}, set(run.stage.data.sets)
+def data(value, run, _):
+    slices = {"all": "", "20%": "[20%]", "first 10000": "[:10000]"}
+    return {name + slices[part] for name, part in value.items()}, set(run.stage.data.datasets)
 
 
-def hr_patch(said, run, _):
-    shapes = run.stage.data.shapes
-    if isinstance(said, int):
-        return {(said, said)}, set(shapes)
-    kind = {0: "square", 1: "portrait", -1: "landscape"}
-    sides = [side for shape in shapes for side in shape]
-    kinds = {kind[(h > w) - (h < w)] for h, w in shapes}
-    report = (said["shapes"], said["from"], said["to"], set(said["kinds"]))
-    return report, (len(set(shapes)), min(sides), max(sides), kinds)
+def hr_patch_size(value, run, _):
+    sizes = run.stage.data.all_patch_sizes
+    if isinstance(value, int):
+        return {(value, value)}, set(sizes)
+    orientation = {0: "square", 1: "portrait", -1: "landscape"}
+    sides = [side for size in sizes for side in size]
+    orientations = {orientation[(h > w) - (h < w)] for h, w in sizes}
+    report = (value["count"], value["from"], value["to"], set(value["orientations"]))
+    return report, (len(set(sizes)), min(sides), max(sides), orientations)
 
 
-def iterations(said, run, _):
-    if isinstance(said, dict):
-        return True, abs(run.stage.steps / said["about"] - 1) < 0.02
-    return said, run.stage.steps
+def steps(value, run, _):
+    if isinstance(value, dict):
+        return True, abs(run.stage.steps / value["about"] - 1) < 0.02
+    return value, run.stage.steps
 
 
-def times(said, run, recipe):
-    return said, sum(each.stage.name == run.stage.name for each in recipe.runs)
+def times(value, run, recipe):
+    return value, sum(other.stage.name == run.stage.name for other in recipe.runs)
 
 
-def loss(said, run, _):
+def loss(value, run, _):
     weights = run.stage.loss
-    if isinstance(said, list):
-        return {TERMS[term] for term in said}, set(weights)
+    if isinstance(value, list):
+        return {TERMS[term] for term in value}, set(weights)
     steps = run.stage.steps
-    lines = {t: (w["from"], w["to"]) if isinstance(w, dict) else (w, w) for t, w in said.items()}
+    ramps = {t: (w["from"], w["to"]) if isinstance(w, dict) else (w, w) for t, w in value.items()}
     report = {
-        f"{TERMS[term]} at {t}": float(np.interp(t, (0, steps), line))
-        for term, line in lines.items()
+        f"{TERMS[term]} at {t}": float(np.interp(t, (0, steps), ramp))
+        for term, ramp in ramps.items()
         for t in (0, steps // 4, steps)
     }
     return report, {
-        f"{term} at {t}": float(np.interp(t, *zip(*knots(weight), strict=True)))
+        f"{term} at {t}": float(np.interp(t, *zip(*breakpoints(weight), strict=True)))
         for term, weight in weights.items()
         for t in (0, steps // 4, steps)
     }
 
 
-def knots(weight):
+def breakpoints(weight):
     return weight if isinstance(weight, tuple) else ((0, weight), (1, weight))
 
 
-def rate(said, run, _):
-    """The first rate, or the rates before and after all that the report says of them."""
-    if not isinstance(said, dict):
-        return {0: said}, rates(run, [0])
-    first = said.get("from", run.stage.optimiser.lr)
-    report = cosine(said, first, run) if "cosine" in said else stairs(said, first, run)
-    return report, rates(run, report)
+def learning_rate(value, run, _):
+    """Return the learning rate at step -> value, at the start and around all changes."""
+    if not isinstance(value, dict):
+        return {0: value}, schedule_values(run, [0])
+    first = value.get("from", run.stage.optimizer.learning_rate)
+    report = (
+        cosine_values(value, first, run) if "cosine" in value else step_values(value, first, run)
+    )
+    return report, schedule_values(run, report)
 
 
-def rates(run, steps):
-    """Step -> the rate of the config."""
+def schedule_values(run, steps):
+    """Return step -> learning rate of the recipe."""
     stage = run.stage
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        schedule = optim.schedule(stage.schedule, stage.optimiser.lr, length(run))
+        schedule = optim.make_schedule(
+            stage.schedule, stage.optimizer.learning_rate, num_steps(run)
+        )
         return {t: float(schedule(t)) for t in steps}
 
 
-def length(run):
-    """Steps of the run; what an epoch is does not matter here."""
+def num_steps(run):
+    """Return the steps of the run; the length of an epoch does not matter here."""
     return run.stage.steps or 1000 * run.stage.epochs
 
 
-def cosine(said, first, run):
-    """Half cosines; their floor and their restarts are the config's where the report has none."""
-    ours, steps = run.stage.schedule, length(run)
-    restarts = said.get("restarts", [])
-    if "period" in said:
-        restarts = [[t, 1.0] for t in range(said["period"], steps, said["period"])]
+def cosine_values(value, first, run):
+    """Return the values of half cosines; end and restarts are the recipe's if unspecified."""
+    cfg, steps = run.stage.schedule, num_steps(run)
+    restarts = value.get("restarts", [])
+    if "period" in value:
+        restarts = [[t, 1.0] for t in range(value["period"], steps, value["period"])]
     if isinstance(restarts, str):
-        weights = ours.restart_weights[1:] or (1.0,) * len(ours.restarts)
-        restarts = list(zip(ours.restarts, weights, strict=True))
-    begins, weights = [0, *(t for t, _ in restarts)], [1.0, *(w for _, w in restarts)]
-    low, report = said.get("to", ours.end_lr), {}
-    for w, begin, end in zip(weights, begins, [*begins[1:], steps], strict=True):
-        for t in (begin, begin + (end - begin) // 3, (begin + end) // 2, end - 1):
-            turn = math.pi * (t - begin) / (end - begin)
-            report[t] = low + (w * first - low) * (1 + math.cos(turn)) / 2
-    return {**report, steps: low}
+        weights = cfg.restart_weights[1:] or (1.0,) * len(cfg.restarts)
+        restarts = list(zip(cfg.restarts, weights, strict=True))
+    starts, weights = [0, *(t for t, _ in restarts)], [1.0, *(w for _, w in restarts)]
+    end_value, report = value.get("to", cfg.end_learning_rate), {}
+    for w, start, end in zip(weights, starts, [*starts[1:], steps], strict=True):
+        for t in (start, start + (end - start) // 3, (start + end) // 2, end - 1):
+            angle = math.pi * (t - start) / (end - start)
+            report[t] = end_value + (w * first - end_value) * (1 + math.cos(angle)) / 2
+    return {**report, steps: end_value}
 
 
-def stairs(said, first, run):
-    """Steps down; the factor is a half, or the config's where the report has none."""
-    factor = run.stage.schedule.gamma if "lowered_at" in said else 0.5
-    every = said.get("halved_every", 0)
-    edges = said.get("halved_at", said.get("lowered_at", range(every, length(run), every or 1)))
-    moments = {0, *edges, *(t - 1 for t in edges), length(run) - 1}
-    return {t: first * factor ** sum(t >= edge for edge in edges) for t in sorted(moments)}
+def step_values(value, first, run):
+    """Return the values of a step schedule; the factor is 1/2, or the recipe's if unspecified."""
+    factor = run.stage.schedule.gamma if "lowered_at" in value else 0.5
+    every = value.get("halved_every", 0)
+    milestones = range(every, num_steps(run), every or 1)
+    milestones = value.get("halved_at", value.get("lowered_at", milestones))
+    steps = {0, *milestones, *(t - 1 for t in milestones), num_steps(run) - 1}
+    return {t: first * factor ** sum(t >= m for m in milestones) for t in sorted(steps)}
 
 
-def start(said, run, recipe):
-    origin = run.stage.origin
-    if isinstance(origin, Start) and origin.file:
-        return said.lower(), origin.method or recipe.method
+def init_from(value, run, recipe):
+    init = run.stage.init_source
+    if isinstance(init, InitFrom) and init.checkpoint:
+        return value.lower(), init.method or recipe.method
     before = recipe.runs[run.index - 1].stage.name if run.index else None
-    if isinstance(origin, Start):
-        return said, "previous stage" if origin.stage == before else f"stage {origin.stage!r}"
-    return said, "previous stage" if origin == "previous" and run.index else "scratch"
+    if isinstance(init, InitFrom):
+        return value, "previous stage" if init.stage == before else f"stage {init.stage!r}"
+    return value, "previous stage" if init == "previous" and run.index else "scratch"
 
 
-def teacher(said, run, recipe):
-    ours = run.stage.teacher
-    if ours is None or ours.stage is None:
-        return said.lower(), ours and ours.method
-    return said, f"stage {[stage.name for stage in recipe.stage].index(ours.stage) + 1}"
+def teacher(value, run, recipe):
+    cfg = run.stage.teacher
+    if cfg is None or cfg.stage is None:
+        return value.lower(), cfg and cfg.method
+    return value, f"stage {[stage.name for stage in recipe.stage].index(cfg.stage) + 1}"
 
 
-def teacher_width(said, run, _):
-    ours = run.stage.teacher
-    return said, {**registry.plain(ours.method).sizes(), **ours.sizes}["channels"]
+def teacher_channels(value, run, _):
+    cfg = run.stage.teacher
+    return value, {**registry.get_method(cfg.method).default_hparams(), **cfg.hparams}["channels"]
 
 
-def network(said, run, recipe):
-    sizes = {**registry.plain(recipe.method).sizes(), **recipe.sizes_at(run)}
-    found = {
-        "width": lambda: sizes["channels"],
-        "blocks": lambda: sizes["groups"] * sizes["blocks"],
-        "tail_width": lambda: sizes["tail"],
+def hparams(value, run, recipe):
+    defaults = registry.get_method(recipe.method).default_hparams()
+    values = {**defaults, **recipe.hparams_at(run)}
+    getters = {
+        "channels": lambda: values["channels"],
+        "blocks": lambda: values["num_groups"] * values["depth"],
+        "tail_channels": lambda: values["tail_channels"],
     }
-    return said, {name: found[name]() for name in said}
+    return value, {name: getters[name]() for name in value}
 
 
-def adapters(said, run, _):
-    lora = run.stage.lora
-    return True, lora is not None and any(fnmatchcase("upsampler.0", glob) for glob in lora.where)
+def lora(value, run, _):
+    cfg = run.stage.lora
+    return True, cfg is not None and any(
+        fnmatchcase("upsampler.0", glob) for glob in cfg.target_modules
+    )
 
 
-def newton_schulz(said, *_):
-    return said, dict(zip("abc", muon.COEFFICIENTS, strict=True)) | {"iterations": muon.ITERATIONS}
+def newton_schulz(value, *_):
+    return value, dict(zip("abc", muon.NS_COEFFS, strict=True)) | {"iterations": muon.NS_STEPS}
 
 
 PAIRS = {
     "data": data,
-    "hr_patch": hr_patch,
-    "lr_patch": lambda said, run, _: hr_patch(4 * said, run, _),
-    "patch": hr_patch,
-    "batch": lambda said, run, _: (said, run.stage.data.batch),
-    "batch_per_gpu": lambda said, run, _: (0, run.stage.data.batch % said),
-    "iterations": iterations,
-    "epochs": lambda said, run, _: (said, run.stage.epochs),
+    "hr_patch_size": hr_patch_size,
+    "lr_patch_size": lambda value, run, _: hr_patch_size(4 * value, run, _),
+    "patch_size": hr_patch_size,
+    "batch_size": lambda value, run, _: (value, run.stage.data.batch_size),
+    "batch_size_per_gpu": lambda value, run, _: (0, run.stage.data.batch_size % value),
+    "steps": steps,
+    "epochs": lambda value, run, _: (value, run.stage.epochs),
     "times": times,
     "loss": loss,
-    "loss_includes": lambda said, run, _: (True, TERMS[said] in run.stage.loss),
-    "optimiser": lambda said, run, _: (said.lower(), run.stage.optimiser.name),
-    "betas": lambda said, run, _: (said, [run.stage.optimiser.b1, run.stage.optimiser.b2]),
-    "momentum": lambda said, run, _: (said, run.stage.optimiser.momentum),
+    "loss_includes": lambda value, run, _: (True, TERMS[value] in run.stage.loss),
+    "optimizer": lambda value, run, _: (value.lower(), run.stage.optimizer.name),
+    "betas": lambda value, run, _: (value, [run.stage.optimizer.b1, run.stage.optimizer.b2]),
+    "momentum": lambda value, run, _: (value, run.stage.optimizer.momentum),
     "newton_schulz": newton_schulz,
-    "weight_decay": lambda said, run, _: (said, run.stage.optimiser.weight_decay),
-    "rate": rate,
-    "muon_rate": lambda said, run, _: (said, run.stage.optimiser.muon_lr),
-    "ema": lambda said, run, _: (said, run.stage.ema),
-    "augmentation": lambda said, run, _: (
-        set().union(*(TURNS[turn] for turn in said)),
+    "weight_decay": lambda value, run, _: (value, run.stage.optimizer.weight_decay),
+    "learning_rate": learning_rate,
+    "muon_learning_rate": lambda value, run, _: (value, run.stage.optimizer.muon_learning_rate),
+    "ema": lambda value, run, _: (value, run.stage.ema),
+    "augmentation": lambda value, run, _: (
+        set().union(*(AUGMENTATIONS[name] for name in value)),
         set(run.stage.data.augment),
     ),
-    "start": start,
-    "network": network,
+    "init_from": init_from,
+    "hparams": hparams,
     "teacher": teacher,
-    "teacher_width": teacher_width,
-    "tapped_blocks": lambda said, run, _: (said, len(run.stage.teacher.taps)),
-    "adapters": adapters,
+    "teacher_channels": teacher_channels,
+    "tapped_blocks": lambda value, run, _: (value, len(run.stage.teacher.taps)),
+    "lora": lora,
 }

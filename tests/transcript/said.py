@@ -1,35 +1,39 @@
-"""What the report says of each training."""
+"""Transcription of the trainings in the challenge report."""
 
 import tomllib
 from pathlib import Path
 from typing import Any
 
-WRITTEN = tomllib.loads((Path(__file__).parents[1] / "report_recipes.toml").read_text())
-# name of a config -> what the report says of that training
-REPORT = {name: said for method, said in WRITTEN.items() for name in said.get("configs", [method])}
+TRANSCRIPT = tomllib.loads((Path(__file__).parents[1] / "report_recipes.toml").read_text())
+# name of a recipe -> the training in the report
+REPORT = {
+    recipe: training
+    for method, training in TRANSCRIPT.items()
+    for recipe in training.get("recipes", [method])
+}
 
 
-def printed(method: str) -> list[dict[str, Any]]:
-    """Field -> what is said of it, for every stage."""
-    throughout = REPORT[method].get("throughout", {})
-    stages = [{**throughout, **stage} for stage in REPORT[method]["stage"]]
+def stated(method: str) -> list[dict[str, Any]]:
+    """Return field -> value in the report, for every stage."""
+    all_stages = REPORT[method].get("all_stages", {})
+    stages = [{**all_stages, **stage} for stage in REPORT[method]["stage"]]
     return [{field: stage[field] for field in stage if field != "implied"} for stage in stages]
 
 
 def implied(method: str) -> list[dict[str, Any]]:
-    """Field -> what is hardly left open."""
+    """Return field -> value that the report implies, for every stage."""
     return [stage.get("implied", {}) for stage in REPORT[method]["stage"]]
 
 
-def readings(field: str, said: Any) -> list[Any]:
-    """What may be meant: one thing, or several where the report is ambiguous."""
-    if field == "patch":
-        return [said, 4 * said]  # of HR, or of LR
-    return said["any"] if isinstance(said, dict) and "any" in said else [said]
+def readings(field: str, value: Any) -> list[Any]:
+    """Return the possible meanings of a value: several if the report is ambiguous."""
+    if field == "patch_size":
+        return [value, 4 * value]  # of HR, or of LR
+    return value["any"] if isinstance(value, dict) and "any" in value else [value]
 
 
-def turns(method: str) -> list[int]:
-    """Index of the stage for every run in order."""
-    times = [stage.get("times", 1) for stage in printed(method)]
+def stage_of_runs(method: str) -> list[int]:
+    """Return the index of the stage of every run, in order."""
+    times = [stage.get("times", 1) for stage in stated(method)]
     once = [index for index, count in enumerate(times) for _ in range(count)]
-    return once * REPORT[method].get("rounds", 1)
+    return once * REPORT[method].get("repeats", 1)

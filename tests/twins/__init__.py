@@ -1,4 +1,4 @@
-"""The networks of some methods in PyTorch, under the keys of their published weights.
+"""PyTorch implementations ("twins") of some methods, with the keys of their published weights.
 
-They are what our networks are compared with, live, at any size and in double precision.
+Tests compare the JAX networks with them, at any size and in float64.
 """

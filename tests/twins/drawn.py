@@ -1,4 +1,4 @@
-"""Weights that anybody can draw again: a function of seed, key and shape alone."""
+"""Reproducible random weights: a function of seed, key and shape alone."""
 
 import zlib
 from collections.abc import Mapping
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import numpy as np
 
 
-def weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """Tensors of a lively network: kernels keep the spread of what they are given."""
+def random_state_dict(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    """Random tensors by key; kernels roughly preserve the variance of their inputs."""
     return {key: _tensor(key, shape, seed) for key, shape in shapes.items()}
 
 
 def _tensor(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    # numpy promises this stream for ever, and of no other generator.
+    # RandomState is the only generator whose stream NumPy guarantees.
     noise = np.random.RandomState(zlib.crc32(f"{seed} {key}".encode())).standard_normal(shape)
     if len(shape) > 1:
         return noise / np.prod(shape[1:]) ** 0.5

@@ -1,4 +1,4 @@
-"""HFENet, without the half precision into which the original casts itself on a GPU."""
+"""HFENet in the dtype of its input; the official code casts itself to half precision on a GPU."""
 
 import math
 
@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .parts import conv, mean_like, upsampler
+from .parts import conv, rgb_mean_like, upsampler
 
 
-class Norm(nn.Module):
-    """Over the channels of every pixel."""
+class LayerNorm(nn.Module):
+    """Normalization over the channels of every pixel."""
 
     def __init__(self, channels):
         super().__init__()
@@ -20,14 +20,14 @@ class Norm(nn.Module):
         )
 
     def forward(self, x):
-        centred = x - x.mean(1, keepdim=True)
-        x = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-5)
+        centered = x - x.mean(1, keepdim=True)
+        x = centered / torch.sqrt(centered.square().mean(1, keepdim=True) + 1e-5)
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-def mirrored(channels, kernel, dilation):
+def depthwise_reflect_conv(channels, kernel_size, dilation):
     return conv(
-        channels, channels, kernel, dilation=dilation, groups=channels, padding_mode="reflect"
+        channels, channels, kernel_size, dilation=dilation, groups=channels, padding_mode="reflect"
     )
 
 
@@ -36,33 +36,45 @@ class MSLKA(nn.Module):
         super().__init__()
         c = channels // 3
         self.conv = conv(channels, channels, 1, bias=False)
-        self.conv3_7, self.conv3_13 = mirrored(c, 3, 3), mirrored(c, 5, 3)
-        self.conv3_3, self.conv3_19 = mirrored(c, 3, 1), mirrored(c, 7, 3)
-        self.conv3_5, self.conv3_21 = mirrored(c, 5, 1), mirrored(c, 5, 5)
+        self.conv3_7, self.conv3_13 = (
+            depthwise_reflect_conv(c, 3, 3),
+            depthwise_reflect_conv(c, 5, 3),
+        )
+        self.conv3_3, self.conv3_19 = (
+            depthwise_reflect_conv(c, 3, 1),
+            depthwise_reflect_conv(c, 7, 3),
+        )
+        self.conv3_5, self.conv3_21 = (
+            depthwise_reflect_conv(c, 5, 1),
+            depthwise_reflect_conv(c, 5, 5),
+        )
         self.mix1, self.mix2, self.mix3 = (
             nn.Sequential(conv(2 * c, 2, 1), nn.Sigmoid()) for _ in range(3)
         )
 
     def forward(self, y):
         first, second, third = y.chunk(3, 1)
-        seen = [
-            self.mixed(first, self.conv3_7, self.conv3_13, self.mix1),
-            self.mixed(second, self.conv3_3, self.conv3_19, self.mix2),
-            self.mixed(third, self.conv3_5, self.conv3_21, self.mix3),
+        outputs = [
+            self.mix_scales(first, self.conv3_7, self.conv3_13, self.mix1),
+            self.mix_scales(second, self.conv3_3, self.conv3_19, self.mix2),
+            self.mix_scales(third, self.conv3_5, self.conv3_21, self.mix3),
         ]
-        return y * functional.gelu(self.conv(torch.cat(seen, 1)))
+        return y * functional.gelu(self.conv(torch.cat(outputs, 1)))
 
-    def mixed(self, x, near, far, mix):
-        close = near(x)
-        wide = far(close)
-        w = mix(torch.cat([close, wide], 1))
-        return w[:, :1] * close + w[:, 1:] * wide
+    def mix_scales(self, x, conv_small, conv_large, gate):
+        small = conv_small(x)
+        large = conv_large(small)
+        weights = gate(torch.cat([small, large], 1))
+        return weights[:, :1] * small + weights[:, 1:] * large
 
 
 class EA(nn.Module):
-    def __init__(self, channels, squeezed):
+    def __init__(self, channels, reduced_channels):
         super().__init__()
-        self.conv1, self.conv2 = conv(channels, squeezed, 1), conv(squeezed, channels, 1)
+        self.conv1, self.conv2 = (
+            conv(channels, reduced_channels, 1),
+            conv(reduced_channels, channels, 1),
+        )
 
     def forward(self, y):
         variance = self.conv1(y).var((2, 3), keepdim=True)
@@ -82,10 +94,10 @@ class GFN(nn.Module):
         return self.conv2(self.dwconv(b) * a)
 
 
-class SpatialHalf(nn.Module):
+class SLKAB(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.layer_norm_pre, self.layer_norm_aft = Norm(channels), Norm(channels)
+        self.layer_norm_pre, self.layer_norm_aft = LayerNorm(channels), LayerNorm(channels)
         self.encoder = conv(channels, 2 * channels, 1)
         self.slka = MSLKA(2 * channels)
         self.decoder = conv(2 * channels, channels, 1)
@@ -97,10 +109,10 @@ class SpatialHalf(nn.Module):
         return u + self.sgfn(self.layer_norm_aft(u))
 
 
-class ChannelHalf(nn.Module):
+class EAB(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.layer_norm_pre, self.layer_norm_aft = Norm(channels), Norm(channels)
+        self.layer_norm_pre, self.layer_norm_aft = LayerNorm(channels), LayerNorm(channels)
         self.conv1 = conv(channels, 2 * channels, 1)
         self.attn = EA(2 * channels, 2 * channels // 9)
         self.conv2 = conv(2 * channels, channels, 1)
@@ -112,23 +124,23 @@ class ChannelHalf(nn.Module):
         return u + self.ffn(self.layer_norm_aft(u))
 
 
-class Block(nn.Module):
+class HFENetBlock(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.slkab, self.eab = SpatialHalf(channels), ChannelHalf(channels)
+        self.slkab, self.eab = SLKAB(channels), EAB(channels)
 
     def forward(self, u):
         return self.eab(self.slkab(u))
 
 
 class Twin(nn.Module):
-    def __init__(self, channels=27, blocks=7, scale=4):
+    def __init__(self, channels=27, num_blocks=7, scale=4):
         super().__init__()
         self.simple_encoder = conv(3, channels)
-        self.pipeline = nn.Sequential(*(Block(channels) for _ in range(blocks)))
+        self.pipeline = nn.Sequential(*(HFENetBlock(channels) for _ in range(num_blocks)))
         self.after_pipe = conv(channels, channels)
         self.upsampler = upsampler(channels, scale)
 
     def forward(self, x):
-        head = functional.gelu(self.simple_encoder(x - mean_like(x)))
-        return self.upsampler(self.after_pipe(self.pipeline(head)) + head) + mean_like(x)
+        head = functional.gelu(self.simple_encoder(x - rgb_mean_like(x)))
+        return self.upsampler(self.after_pipe(self.pipeline(head)) + head) + rgb_mean_like(x)

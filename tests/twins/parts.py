@@ -1,44 +1,45 @@
-"""What several twins are made of. Images are `(N, C, h, w)`."""
+"""Layers that several twins share. Images are `(N, C, h, w)`."""
 
 from torch import nn
 from torch.nn import functional
 
-MEAN = (0.4488, 0.4371, 0.4040)
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
-def mean_like(x):
-    """The mean colour, in the precision of `x`."""
-    return x.new_tensor(MEAN)[None, :, None, None]
+def rgb_mean_like(x):
+    """DIV2K's RGB mean as `(1, 3, 1, 1)`, in the dtype of `x`."""
+    return x.new_tensor(RGB_MEAN)[None, :, None, None]
 
 
-def conv(wide, out, kernel=3, **options):
-    """A convolution that keeps the size."""
-    padding = options.get("dilation", 1) * (kernel - 1) // 2
-    return nn.Conv2d(wide, out, kernel, padding=padding, **options)
+def conv(in_channels, out_channels, kernel_size=3, **options):
+    """A convolution with "same" padding."""
+    padding = options.get("dilation", 1) * (kernel_size - 1) // 2
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, **options)
 
 
 def upsampler(channels, scale):
-    """A convolution and a shuffle; the first has weights."""
+    """A convolution and a pixel shuffle."""
     return nn.Sequential(conv(channels, 3 * scale**2), nn.PixelShuffle(scale))
 
 
 class Conv3XC(nn.Module):
-    """SPAN's convolution. form: "train" has the branches, "deploy" the fused one, "both" both.
+    """SPAN's convolution.
 
-    With both, training runs the branches and evaluation the fused convolution.
+    form: "train" has the branches, "deploy" the fused convolution and "both" has both, as the
+    official code does: it runs the branches in training and the fused convolution in eval mode.
     """
 
-    def __init__(self, wide, out, gain=2, form="train"):
+    def __init__(self, in_channels, out_channels, gain=2, form="train"):
         super().__init__()
         if form != "deploy":
-            self.sk = conv(wide, out, 1)
+            self.sk = conv(in_channels, out_channels, 1)
             self.conv = nn.Sequential(
-                conv(wide, gain * wide, 1),
-                nn.Conv2d(gain * wide, gain * out, 3),
-                conv(gain * out, out, 1),
+                conv(in_channels, gain * in_channels, 1),
+                nn.Conv2d(gain * in_channels, gain * out_channels, 3),
+                conv(gain * out_channels, out_channels, 1),
             )
         if form != "train":
-            self.eval_conv = conv(wide, out)
+            self.eval_conv = conv(in_channels, out_channels)
         self.form = form
 
     def forward(self, x):

@@ -7,26 +7,26 @@ from torch.nn import functional
 from .parts import conv, upsampler
 
 
-def leaky(x):
+def leaky_relu(x):
     return functional.leaky_relu(x, 0.05)
 
 
 class RFDB(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        part = channels // 2
+        distilled_channels = channels // 2
         for j in (1, 2, 3):
-            setattr(self, f"c{j}_d", conv(channels, part, 1))
+            setattr(self, f"c{j}_d", conv(channels, distilled_channels, 1))
             setattr(self, f"c{j}_r", conv(channels, channels))
-        self.c4 = conv(channels, part)
-        self.c5 = conv(4 * part, channels, 1)
+        self.c4 = conv(channels, distilled_channels)
+        self.c5 = conv(4 * distilled_channels, channels, 1)
 
     def forward(self, u):
         r, distilled = u, []
         for j in (1, 2, 3):
-            distilled.append(leaky(getattr(self, f"c{j}_d")(r)))
-            r = leaky(getattr(self, f"c{j}_r")(r) + r)
-        distilled.append(leaky(self.c4(r)))
+            distilled.append(leaky_relu(getattr(self, f"c{j}_d")(r)))
+            r = leaky_relu(getattr(self, f"c{j}_r")(r) + r)
+        distilled.append(leaky_relu(self.c4(r)))
         h = self.c5(torch.cat(distilled, 1))
         return (h + u) * (torch.sigmoid(h) - 0.5)
 
@@ -46,4 +46,4 @@ class Twin(nn.Module):
         for block in (self.B1, self.B2, self.B3, self.B4):
             u = block(u)
             outputs.append(u)
-        return self.upsampler(self.LR_conv(leaky(self.c(torch.cat(outputs, 1)))) + head)
+        return self.upsampler(self.LR_conv(leaky_relu(self.c(torch.cat(outputs, 1)))) + head)

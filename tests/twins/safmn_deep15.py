@@ -7,7 +7,7 @@ from torch.nn import functional
 from .parts import conv, upsampler
 
 
-class Norm(nn.Module):
+class LayerNorm(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.norm = nn.GroupNorm(1, channels)
@@ -25,17 +25,17 @@ class SAFM(nn.Module):
 
     def forward(self, z):
         h, w = z.shape[2:]
-        seen = []
-        for i, part in enumerate(z.chunk(4, 1)):
-            small = functional.adaptive_max_pool2d(part, (max(1, h // 2**i), max(1, w // 2**i)))
-            seen.append(functional.interpolate(self.mfr[i](small), (h, w), mode="nearest"))
-        return functional.gelu(self.aggr(torch.cat(seen, 1))) * z
+        outputs = []
+        for i, chunk in enumerate(z.chunk(4, 1)):
+            pooled = functional.adaptive_max_pool2d(chunk, (max(1, h // 2**i), max(1, w // 2**i)))
+            outputs.append(functional.interpolate(self.mfr[i](pooled), (h, w), mode="nearest"))
+        return functional.gelu(self.aggr(torch.cat(outputs, 1))) * z
 
 
-class Block(nn.Module):
+class AttBlock(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.norm1, self.norm2 = Norm(channels), Norm(channels)
+        self.norm1, self.norm2 = LayerNorm(channels), LayerNorm(channels)
         self.safm = SAFM(channels)
         self.ffn = nn.Sequential(
             conv(channels, 2 * channels, 1), nn.GELU(), conv(2 * channels, channels, 1)
@@ -47,14 +47,14 @@ class Block(nn.Module):
 
 
 class Twin(nn.Module):
-    def __init__(self, channels=40, blocks=15, scale=4):
+    def __init__(self, channels=40, num_blocks=15, scale=4):
         super().__init__()
         self.to_feat = conv(3, channels)
-        self.blocks = nn.Sequential(*(Block(channels) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(AttBlock(channels) for _ in range(num_blocks)))
         self.upsampler = upsampler(channels, scale)
         self.scale = scale
 
     def forward(self, x):
         head = self.to_feat(x)
-        large = functional.interpolate(x, scale_factor=self.scale, mode="bilinear")
-        return self.upsampler(self.blocks(head) + head) + large
+        upsampled = functional.interpolate(x, scale_factor=self.scale, mode="bilinear")
+        return self.upsampler(self.blocks(head) + head) + upsampled

@@ -1,9 +1,9 @@
-"""SPAN, in either form."""
+"""SPAN in train or deploy form."""
 
 import torch
 from torch import nn
 
-from .parts import Conv3XC, conv, mean_like, upsampler
+from .parts import Conv3XC, conv, rgb_mean_like, upsampler
 
 
 class SPAB(nn.Module):
@@ -28,12 +28,12 @@ class Twin(nn.Module):
         self.upsampler = upsampler(channels, scale)
 
     def forward(self, x):
-        mean = mean_like(x.float()).to(x)  # a float32 constant
+        mean = rgb_mean_like(x.float()).to(x)  # a float32 constant
         u = head = self.conv_1(255 * (x - mean))
         outputs = []
         for i in range(1, 7):
             u, activated = getattr(self, f"block_{i}")(u)
             outputs.append(u)
-        # The sixth block's inner feature comes after its activation, which works in place.
-        kept = [head, self.conv_2(u), outputs[0], activated]
-        return self.upsampler(self.conv_cat(torch.cat(kept, 1)))
+        # The sixth block's inner feature is taken after its in-place activation.
+        features = [head, self.conv_2(u), outputs[0], activated]
+        return self.upsampler(self.conv_cat(torch.cat(features, 1)))

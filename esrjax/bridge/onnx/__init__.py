@@ -1,1 +1,1 @@
-"""Networks as ONNX graphs, for pictures of any size."""
+"""Conversion of networks to ONNX graphs for images of any size, and ONNX Runtime sessions."""

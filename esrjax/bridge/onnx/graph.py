@@ -1,4 +1,9 @@
-"""An ONNX graph in the making, from a trace whose extents may be symbols."""
+"""`GraphBuilder`, which collects ONNX nodes and constants and lowers symbolic dimensions.
+
+While a network is traced for export, heights and widths are symbols: a shape contains expressions
+such as `4*h` or `max(floordiv(w, 8), 1)`. In the ONNX graph they are computed from the shape of the
+input when the model runs.
+"""
 
 from __future__ import annotations
 
@@ -9,87 +14,117 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esrjax.bridge.onnx.runtime import require
+from esrjax.bridge.onnx.runtime import import_library
 from esrjax.errors import UserError
-from esrjax.network.extent import Extent
+from esrjax.network.extent import Dim
 
-OPSET = 18
+OPSET = 18  # of ONNX operators
 
-Known = NDArray[Any]
-Value = Any  # the name of a value in the graph, or a `Known` array
+Constant = NDArray[Any]
+Value = Any  # name of a value in the graph, or a `Constant`
 
-# jax's own types of traces are not public; an equation has primitive, params, invars, outvars.
-Equation = Any
+# A `jax.core.JaxprEqn`, which is not public API: it has primitive, params, invars, outvars.
+Eqn = Any
 
-OPERATORS: Mapping[type[ast.operator], str] = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}
+ONNX_BINARY_OPS: Mapping[type[ast.operator], str] = {
+    ast.Add: "Add",
+    ast.Sub: "Sub",
+    ast.Mult: "Mul",
+}
 
 
-class NotInOnnx(UserError):
-    """The trace holds what has no counterpart in ONNX here."""
+class OnnxConversionError(UserError):
+    """Raised when a network cannot be converted to ONNX, or ONNX Runtime rejects the result."""
 
 
-class Graph:
-    """Nodes and constants in order. symbols: of extents -> (a value of the graph, its axis)."""
+class GraphBuilder:
+    """An ONNX graph under construction.
 
-    def __init__(self, symbols: Mapping[str, tuple[str, int]], above: Graph | None = None):
+    Args:
+        symbols: Symbolic dimensions by name, each as a value of the graph and one of its axes:
+            `{"h": ("lr", 2)}`.
+        parent: The graph that contains this one as the body of a loop. Names and constants are
+            shared with it.
+
+    Attributes:
+        nodes: ONNX nodes in topological order.
+        constants: Pairs of ONNX tensor and NumPy array, by dtype, shape and value.
+    """
+
+    def __init__(self, symbols: Mapping[str, tuple[str, int]], parent: GraphBuilder | None = None):
         self.nodes: list[Any] = []
-        self.constants: dict[str, Any] = {} if above is None else above.constants
+        self.constants: dict[str, Any] = {} if parent is None else parent.constants
         self._symbols = symbols
-        self._above = above
-        self._made: dict[str, str] = {}
-        self._count = [0] if above is None else above._count
+        self._parent = parent
+        self._dim_values: dict[str, str] = {}
+        self._count = [0] if parent is None else parent._count
 
-    def inner(self) -> Graph:
-        """The graph of a loop's body, which sees the values of this one."""
-        return Graph(self._symbols, self)
+    def subgraph(self) -> GraphBuilder:
+        """Return a builder for the body of a loop, which can read the values of this graph."""
+        return GraphBuilder(self._symbols, self)
 
-    def add(self, operator: str, *given: Value, outputs: int = 1, **attributes: Any) -> Any:
-        """A node's output, or the list of its outputs."""
-        helper = require("onnx").helper
-        made = [self.fresh(operator) for _ in range(outputs)]
-        names = [self.name(value) for value in given]
-        self.nodes.append(helper.make_node(operator, names, made, **attributes))
-        return made[0] if outputs == 1 else made
+    def add(self, op_type: str, *inputs: Value, num_outputs: int = 1, **attributes: Any) -> Any:
+        """Append a node.
 
-    def fresh(self, stem: str) -> str:
-        """A name that nothing has yet."""
+        Args:
+            op_type: ONNX operator.
+            *inputs: Its inputs; arrays become constants.
+            num_outputs: Number of its outputs.
+            **attributes: Its attributes.
+
+        Returns:
+            The name of its output, or a list of names if there are several.
+        """
+        helper = import_library("onnx").helper
+        output_names = [self.unique_name(op_type) for _ in range(num_outputs)]
+        input_names = [self.name_of(value) for value in inputs]
+        self.nodes.append(helper.make_node(op_type, input_names, output_names, **attributes))
+        return output_names[0] if num_outputs == 1 else output_names
+
+    def unique_name(self, prefix: str) -> str:
+        """Return a name that no value of the graph has yet."""
         self._count[0] += 1
-        return f"{stem.lower()}_{self._count[0]}"
+        return f"{prefix.lower()}_{self._count[0]}"
 
-    def name(self, value: Value) -> str:
-        """The name of a value; a known array becomes a constant."""
+    def name_of(self, value: Value) -> str:
+        """Return the name of a value; an array becomes a constant."""
         if isinstance(value, str):
             return value
         value = np.asarray(value)
         key = f"{value.dtype}{value.shape}{value.tobytes() if value.size < 64 else id(value)}"
         if key not in self.constants:
-            name = self.fresh("constant")
-            tensor = require("onnx").numpy_helper.from_array(value, name)
-            self.constants[key] = (tensor, value)  # kept alive, for its id is its key
+            name = self.unique_name("constant")
+            tensor = import_library("onnx").numpy_helper.from_array(value, name)
+            self.constants[key] = (tensor, value)  # keeps the array alive: its id is the key
         return self.constants[key][0].name
 
-    # --- extents ---------------------------------------------------------------------------
+    # --- dimensions ------------------------------------------------------------------------
 
-    def shape(self, extents: Sequence[Extent]) -> Value:
-        """The extents as a vector of int64; a known one where all are."""
-        if all(isinstance(extent, int) for extent in extents):
-            return np.asarray(extents, np.int64)
-        return self.add("Concat", *map(self.extent, extents), axis=0)
+    def shape_vector(self, dims: Sequence[Dim]) -> Value:
+        """Return dimensions as an int64 vector; a constant if all are static."""
+        if all(isinstance(dim, int) for dim in dims):
+            return np.asarray(dims, np.int64)
+        return self.add("Concat", *map(self.dim_vector, dims), axis=0)
 
-    def extent(self, extent: Extent) -> Value:
-        """The extent as a vector of one int64."""
-        if isinstance(extent, int):
-            return np.asarray([extent], np.int64)
-        return self._expression(ast.parse(str(extent).replace("^", "**"), mode="eval").body)
+    def dim_vector(self, dim: Dim) -> Value:
+        """Return one dimension as an int64 vector of length 1."""
+        if isinstance(dim, int):
+            return np.asarray([dim], np.int64)
+        # JAX prints powers as h^2.
+        return self._cached_expression(ast.parse(str(dim).replace("^", "**"), mode="eval").body)
+
+    def _cached_expression(self, node: ast.expr) -> Value:
+        """Return an expression's value, computed once.
+
+        JAX has no public access to the terms of a symbolic dimension, but prints it as a Python
+        expression, for example `max(4*floordiv(h - 7, 4), 1)`, which `ast` parses.
+        """
+        key = ast.unparse(node)
+        if key not in self._dim_values:
+            self._dim_values[key] = self._expression(node)
+        return self._dim_values[key]
 
     def _expression(self, node: ast.expr) -> Value:
-        """A symbol is said in Python's terms: `max(4*floordiv(h - 7, 4), 1)`."""
-        key = ast.unparse(node)
-        if key not in self._made:
-            self._made[key] = self._calculated(node)
-        return self._made[key]
-
-    def _calculated(self, node: ast.expr) -> Value:
         match node:
             case ast.Constant(value=int(value)):
                 return np.asarray([value], np.int64)
@@ -97,31 +132,35 @@ class Graph:
                 value, axis = self._symbols[symbol]
                 return self.add("Shape", value, start=axis, end=axis + 1)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return self.add("Neg", self._expression(operand))
+                return self.add("Neg", self._cached_expression(operand))
             case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))):
-                return self.add("Pow", self._expression(left), np.asarray([power], np.int64))
+                return self.add("Pow", self._cached_expression(left), np.asarray([power], np.int64))
             case ast.BinOp(left=left, op=operator, right=right):
-                sides = self._expression(left), self._expression(right)
-                return self.add(OPERATORS[type(operator)], *sides)
+                sides = self._cached_expression(left), self._cached_expression(right)
+                return self.add(ONNX_BINARY_OPS[type(operator)], *sides)
             case ast.Call(func=ast.Name(id=function), args=[left, right]):
-                return self._called(function, self._expression(left), self._expression(right))
+                return self._call(
+                    function, self._cached_expression(left), self._cached_expression(right)
+                )
             case _:
-                raise NotImplementedError(f"the extent {ast.unparse(node)}")
+                raise NotImplementedError(f"symbolic dimension {ast.unparse(node)}")
 
-    def _called(self, function: str, left: Value, right: Value) -> Value:
+    def _call(self, function: str, left: Value, right: Value) -> Value:
         if function in ("max", "min"):
             return self.add(function.capitalize(), left, right)
-        rest = self.add("Mod", left, right)
+        # Python's `//` and `%` floor. ONNX's integer Mod does, too (the sign is the divisor's), but
+        # Div truncates: subtracting the remainder first makes the division exact.
+        remainder = self.add("Mod", left, right)
         if function == "mod":
-            return rest
-        return self.add("Div", self.add("Sub", left, rest), right)  # Div alone rounds to zero
+            return remainder
+        return self.add("Div", self.add("Sub", left, remainder), right)
 
 
-def not_in_onnx(what: str, equation: Equation) -> NotInOnnx:
-    """The error for one equation."""
-    return NotInOnnx(
-        f"{what} has no counterpart in ONNX here",
-        rule="a network is exported operation by operation, for pictures of any size",
-        place=str(equation.source_info.name_stack) or "the network itself",
-        remedy="export it with --format stablehlo, which holds everything that JAX runs",
+def unsupported(description: str, eqn: Eqn) -> OnnxConversionError:
+    """Return the error for an equation that has no ONNX equivalent here."""
+    return OnnxConversionError(
+        f"{description} is not supported in ONNX export",
+        rule="a network is exported operation by operation, for images of any size",
+        location=str(eqn.source_info.name_stack) or "the network itself",
+        remedy="use --format stablehlo, which supports every operation of JAX",
     )

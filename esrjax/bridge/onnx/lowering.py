@@ -1,102 +1,127 @@
-"""From a trace to an ONNX graph, equation by equation."""
+"""`lower`, which turns a jaxpr into the nodes of an ONNX graph, equation by equation."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from esrjax.bridge.onnx.graph import Equation, Graph, Known, Value, not_in_onnx
-from esrjax.bridge.onnx.rules import RULES, WORDS
-from esrjax.bridge.onnx.runtime import require
-from esrjax.network.extent import known
-from esrjax.network.words import PREFIX
+from esrjax.bridge.onnx.graph import Constant, Eqn, GraphBuilder, Value, unsupported
+from esrjax.bridge.onnx.rules import OP_LOWERINGS, PRIMITIVE_LOWERINGS
+from esrjax.bridge.onnx.runtime import import_library
+from esrjax.network.extent import is_static
+from esrjax.network.words import OP_PREFIX
 
-# Primitives that run one function once, on all of their inputs.
+# Primitives that call a function once with all of their operands: they are inlined.
 CALLS = frozenset("jit pjit closed_call custom_jvp_call custom_vjp_call checkpoint remat2".split())
 
 
 def lower(
-    graph: Graph, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value]
+    graph: GraphBuilder, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value]
 ) -> list[Value]:
-    """The outputs of the trace, once its equations are nodes of the graph."""
-    held: dict[Any, Value] = dict(zip(jaxpr.constvars, map(np.asarray, constants), strict=True))
-    held |= zip(jaxpr.invars, inputs, strict=True)
+    """Append the equations of a jaxpr to the graph.
+
+    Args:
+        graph: Receives nodes and constants.
+        jaxpr: A `jax.core.Jaxpr`.
+        constants: Values of its `constvars`.
+        inputs: Values of its `invars`.
+
+    Returns:
+        Values of its `outvars`.
+
+    Raises:
+        OnnxConversionError: If an equation has no ONNX equivalent.
+    """
+    values: dict[Any, Value] = dict(zip(jaxpr.constvars, map(np.asarray, constants), strict=True))
+    values |= zip(jaxpr.invars, inputs, strict=True)
 
     def read(variable: Any) -> Value:
-        return np.asarray(variable.val) if hasattr(variable, "val") else held[variable]
+        # A `Literal` has a value, a `Var` has not.
+        return np.asarray(variable.val) if hasattr(variable, "val") else values[variable]
 
-    for equation in jaxpr.eqns:
-        given = [read(variable) for variable in equation.invars]
-        made = _made(graph, equation, given)
-        held |= zip(equation.outvars, made, strict=True)
+    for eqn in jaxpr.eqns:
+        operands = [read(variable) for variable in eqn.invars]
+        outputs = _lower_eqn(graph, eqn, operands)
+        values |= zip(eqn.outvars, outputs, strict=True)
     return [read(variable) for variable in jaxpr.outvars]
 
 
-def _made(graph: Graph, equation: Equation, given: list[Value]) -> list[Value]:
-    name = equation.primitive.name
-    word = str(equation.params.get("name")).removeprefix(PREFIX) if name in CALLS else name
-    if name in CALLS and word not in WORDS:
-        return _called(graph, equation, given)
+def _lower_eqn(graph: GraphBuilder, eqn: Eqn, operands: list[Value]) -> list[Value]:
+    name = eqn.primitive.name
+    # Some functional ops (pixel shuffle) are traced as named jit calls: ONNX has one node for them.
+    op_name = str(eqn.params.get("name")).removeprefix(OP_PREFIX) if name in CALLS else name
+    if name in CALLS and op_name not in OP_LOWERINGS:
+        return _lower_call(graph, eqn, operands)
     if name == "scan":
-        return _scanned(graph, equation, given)
-    rule = WORDS.get(word) or RULES.get(name)
-    if rule is None:
-        raise not_in_onnx(f"the operation {name!r}", equation)
-    if name in RULES and _is_known(equation, given):
-        return _folded(equation, given)
-    made = rule(graph, equation, *given)
-    return made if isinstance(made, list) else [made]
+        return _lower_scan(graph, eqn, operands)
+    lowering = OP_LOWERINGS.get(op_name) or PRIMITIVE_LOWERINGS.get(name)
+    if lowering is None:
+        raise unsupported(f"Operation {name!r}", eqn)
+    if name in PRIMITIVE_LOWERINGS and _is_constant(eqn, operands):
+        return _constant_fold(eqn, operands)
+    outputs = lowering(graph, eqn, *operands)
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
-def _is_known(equation: Equation, given: list[Value]) -> bool:
-    """Whether the outputs depend on constants alone and have known extents."""
-    extents = [n for variable in equation.outvars for n in variable.aval.shape]
-    constant = all(isinstance(value, np.ndarray) for value in given)
-    return constant and all(map(known, extents)) and equation.primitive.name != "dim_as_value"
+def _is_constant(eqn: Eqn, operands: list[Value]) -> bool:
+    """Return whether the outputs depend on constants alone and have static shapes."""
+    dims = [dim for variable in eqn.outvars for dim in variable.aval.shape]
+    all_constant = all(isinstance(value, np.ndarray) for value in operands)
+    return all_constant and all(map(is_static, dims)) and eqn.primitive.name != "dim_as_value"
 
 
-def _folded(equation: Equation, given: list[Known]) -> list[Value]:
-    """The outputs of an equation whose inputs are constants."""
-    made = equation.primitive.bind(*given, **equation.params)
-    every = made if equation.primitive.multiple_results else [made]
-    return [np.asarray(value) for value in every]
+def _constant_fold(eqn: Eqn, operands: list[Constant]) -> list[Value]:
+    """Evaluate an equation whose operands are constants."""
+    result = eqn.primitive.bind(*operands, **eqn.params)
+    outputs = result if eqn.primitive.multiple_results else [result]
+    return [np.asarray(value) for value in outputs]
 
 
-def _called(graph: Graph, equation: Equation, given: list[Value]) -> list[Value]:
-    inner = next(equation.params[key] for key in ("call_jaxpr", "jaxpr") if key in equation.params)
-    return lower(graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given)
+def _lower_call(graph: GraphBuilder, eqn: Eqn, operands: list[Value]) -> list[Value]:
+    inner_jaxpr = next(eqn.params[key] for key in ("call_jaxpr", "jaxpr") if key in eqn.params)
+    return lower(
+        graph,
+        getattr(inner_jaxpr, "jaxpr", inner_jaxpr),
+        getattr(inner_jaxpr, "consts", ()),
+        operands,
+    )
 
 
-def _scanned(graph: Graph, equation: Equation, given: list[Value]) -> list[Value]:
-    """A loop over the first axis; its body sees the values around it."""
-    said, helper = equation.params, require("onnx").helper
-    apart, carried = said["num_consts"], said["num_carry"]
-    body, turning = graph.inner(), given[apart:]
-    inputs = [body.fresh("turn") for _ in turning]
-    inner = said["jaxpr"]
-    made = lower(body, inner.jaxpr, inner.consts, [*given[:apart], *inputs])
-    outputs = [body.add("Identity", value) for value in made]
-    ends = (
-        [_described(name, variable) for name, variable in zip(names, variables, strict=True)]
+def _lower_scan(graph: GraphBuilder, eqn: Eqn, operands: list[Value]) -> list[Value]:
+    """Lower a scan over the first axis; its constants are read from the graph around the body."""
+    params, helper = eqn.params, import_library("onnx").helper
+    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    subgraph, scan_operands = graph.subgraph(), operands[num_consts:]
+    input_names = [subgraph.unique_name("scan") for _ in scan_operands]
+    closed_jaxpr = params["jaxpr"]
+    results = lower(
+        subgraph, closed_jaxpr.jaxpr, closed_jaxpr.consts, [*operands[:num_consts], *input_names]
+    )
+    output_names = [subgraph.add("Identity", value) for value in results]
+    value_infos = (
+        [_value_info(name, variable) for name, variable in zip(names, variables, strict=True)]
         for names, variables in (
-            (inputs, inner.jaxpr.invars[apart:]),
-            (outputs, inner.jaxpr.outvars),
+            (input_names, closed_jaxpr.jaxpr.invars[num_consts:]),
+            (output_names, closed_jaxpr.jaxpr.outvars),
         )
     )
-    count = len(turning) - carried
-    back = {"scan_input_directions": count, "scan_output_directions": len(outputs) - carried}
-    made = graph.add(
+    num_scan_inputs = len(scan_operands) - num_carry
+    directions = {
+        "scan_input_directions": num_scan_inputs,
+        "scan_output_directions": len(output_names) - num_carry,
+    }
+    results = graph.add(
         "Scan",
-        *turning,
-        outputs=len(outputs),
-        body=helper.make_graph(body.nodes, "turn", *ends),
-        num_scan_inputs=count,
-        **{name: [1] * many for name, many in back.items() if said["reverse"] and many},
+        *scan_operands,
+        num_outputs=len(output_names),
+        body=helper.make_graph(subgraph.nodes, "scan", *value_infos),
+        num_scan_inputs=num_scan_inputs,
+        **{name: [1] * count for name, count in directions.items() if params["reverse"] and count},
     )
-    return made if isinstance(made, list) else [made]
+    return results if isinstance(results, list) else [results]
 
 
-def _described(name: str, variable: Any) -> Any:
-    helper = require("onnx").helper
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(variable.aval.dtype))
-    return helper.make_tensor_value_info(name, kind, [None] * len(variable.aval.shape))
+def _value_info(name: str, variable: Any) -> Any:
+    helper = import_library("onnx").helper
+    elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(variable.aval.dtype))
+    return helper.make_tensor_value_info(name, elem_type, [None] * len(variable.aval.shape))

@@ -1,4 +1,4 @@
-"""A function of pictures as an ONNX model, tidied and described."""
+"""Conversion of a JAX function of images to an ONNX model, optimized, with metadata."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -8,70 +8,100 @@ from typing import Any
 import jax
 from jax import Array
 
-from esrjax.bridge.onnx.graph import OPSET, Graph, NotInOnnx
+from esrjax.bridge.onnx.graph import OPSET, GraphBuilder, OnnxConversionError
 from esrjax.bridge.onnx.lowering import lower
-from esrjax.bridge.onnx.runtime import require, session
+from esrjax.bridge.onnx.runtime import import_library, make_session
 
 INPUT, OUTPUT = "lr", "sr"
-IR_VERSION = 9  # of the file format: what readers of this opset know
-AXES = {"h": (INPUT, 2), "w": (INPUT, 3)}
+IR_VERSION = 9  # of the file format; readers of opset 18 support it
+SYMBOLS = {"h": (INPUT, 2), "w": (INPUT, 3)}  # symbolic dimensions, by input and axis
 
-Forward = Callable[[Array], Array]
+TraceableForward = Callable[[Array], Array]  # (1, 3, h, w) -> (1, 3, s·h, s·w)
 
 
-def to_onnx(forward: Forward, lr: jax.ShapeDtypeStruct, name: str) -> Any:
-    """The model of `forward`, NCHW to NCHW, for an `lr` whose sides are the symbols h and w."""
-    onnx = require("onnx")
-    closed = jax.make_jaxpr(forward)(lr)
-    graph = Graph(AXES)
-    (made,) = lower(graph, closed.jaxpr, closed.consts, [INPUT])
-    graph.nodes.append(onnx.helper.make_node("Identity", [graph.name(made)], [OUTPUT]))
-    sr = closed.out_avals[0]
-    model = onnx.helper.make_model(
+def to_onnx(forward: TraceableForward, lr: jax.ShapeDtypeStruct, name: str) -> Any:
+    """Convert a function of images to an ONNX model.
+
+    Args:
+        forward: The function, NCHW to NCHW.
+        lr: Its input, with the symbols h and w as height and width.
+        name: Name of the graph.
+
+    Returns:
+        An `onnx.ModelProto` with input "lr" and output "sr".
+
+    Raises:
+        OnnxConversionError: If an operation has no ONNX equivalent, or ONNX Runtime rejects the
+            model.
+        MissingExtra: If onnx or onnxruntime is not installed.
+    """
+    onnx = import_library("onnx")
+    closed_jaxpr = jax.make_jaxpr(forward)(lr)
+    graph = GraphBuilder(SYMBOLS)
+    (output,) = lower(graph, closed_jaxpr.jaxpr, closed_jaxpr.consts, [INPUT])
+    graph.nodes.append(onnx.helper.make_node("Identity", [graph.name_of(output)], [OUTPUT]))
+    sr = closed_jaxpr.out_avals[0]
+    onnx_proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             name,
-            [_described(INPUT, lr.shape)],
-            [_described(OUTPUT, sr.shape)],
+            [_value_info(INPUT, lr.shape)],
+            [_value_info(OUTPUT, sr.shape)],
             [tensor for tensor, _ in graph.constants.values()],
         ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="esrjax",
     )
-    onnx.checker.check_model(model)
-    return tidied(model)
+    onnx.checker.check_model(onnx_proto)
+    return ort_optimized(onnx_proto)
 
 
-def tidied(model: Any) -> Any:
-    """The same model after ONNX Runtime's basic optimisations, which are of any machine.
+def ort_optimized(onnx_proto: Any) -> Any:
+    """Return the model after ONNX Runtime's basic optimizations.
 
-    They let transpositions meet and vanish, add biases to convolutions and calculate constants.
+    These are independent of the machine: they cancel transposes, fuse biases into convolutions and
+    fold constants. The extended ones are not: they insert operators of ONNX Runtime alone.
+
+    Args:
+        onnx_proto: An `onnx.ModelProto`.
+
+    Raises:
+        OnnxConversionError: If ONNX Runtime rejects the model.
     """
-    onnx = require("onnx")
+    onnx = import_library("onnx")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tidy.onnx"
+        path = Path(folder) / "optimized.onnx"
         try:
-            session(model.SerializeToString(), level="ORT_ENABLE_BASIC", written=path)
-        except Exception as error:  # of a class that ONNX Runtime does not publish
-            raise _refused(error) from error
+            make_session(
+                onnx_proto.SerializeToString(),
+                optimization_level="ORT_ENABLE_BASIC",
+                optimized_path=path,
+            )
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
+            raise _rejected_by_onnxruntime(error) from error
         return onnx.load(path)
 
 
-def _refused(error: Exception) -> NotInOnnx:
-    return NotInOnnx(
+def _rejected_by_onnxruntime(error: Exception) -> OnnxConversionError:
+    return OnnxConversionError(
         f"ONNX Runtime does not run this network: {' '.join(str(error).split())[:200]}",
-        rule="what is exported is run here first",
-        remedy="export it in another --dtype, or with --format stablehlo",
+        rule="an exported model is loaded in ONNX Runtime before it is written",
+        remedy="use another --dtype, or --format stablehlo",
     )
 
 
-def describe(model: Any, facts: Mapping[str, str]) -> None:
-    """Write named facts into the model."""
-    require("onnx").helper.set_model_props(model, dict(facts))
+def write_metadata(onnx_proto: Any, metadata: Mapping[str, str]) -> None:
+    """Set the metadata properties of a model.
+
+    Args:
+        onnx_proto: An `onnx.ModelProto`.
+        metadata: Properties by name.
+    """
+    import_library("onnx").helper.set_model_props(onnx_proto, dict(metadata))
 
 
-def _described(name: str, shape: tuple[Any, ...]) -> Any:
-    helper, kinds = require("onnx").helper, require("onnx").TensorProto
-    sides = [side if isinstance(side, int) else str(side) for side in shape]
-    return helper.make_tensor_value_info(name, kinds.FLOAT, sides)
+def _value_info(name: str, shape: tuple[Any, ...]) -> Any:
+    helper, tensor_proto = import_library("onnx").helper, import_library("onnx").TensorProto
+    dims = [dim if isinstance(dim, int) else str(dim) for dim in shape]
+    return helper.make_tensor_value_info(name, tensor_proto.FLOAT, dims)

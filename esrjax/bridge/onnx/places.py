@@ -1,137 +1,175 @@
-"""Rules that move values about: extents, shapes, slices, positions."""
+"""Lowerings of JAX primitives that rearrange arrays: reshape, slice, pad, gather and others.
+
+Functions have the names of their primitives. Where a shape is symbolic, JAX passes its dimensions
+as further operands (`*dims`); they are ignored, as `GraphBuilder` computes them from the shapes.
+"""
 
 from typing import Any
 
 import numpy as np
 
-from esrjax.bridge.onnx.graph import Equation, Graph, Value, not_in_onnx
-from esrjax.bridge.onnx.runtime import require
+from esrjax.bridge.onnx.graph import Eqn, GraphBuilder, Value, unsupported
+from esrjax.bridge.onnx.runtime import import_library
 
-LAST = np.asarray([-1], np.int64)
-INT64 = 7  # as ONNX numbers the types
-
-
-def cast(graph: Graph, equation: Equation, x: Value) -> Value:
-    kind = require("onnx").helper.np_dtype_to_tensor_dtype(np.dtype(equation.outvars[0].aval.dtype))
-    return graph.add("Cast", x, to=kind)
+LAST_AXIS = np.asarray([-1], np.int64)
+INT64 = 7  # onnx.TensorProto.INT64
 
 
-def shape(graph: Graph, equation: Equation) -> Value:
-    return graph.shape(equation.outvars[0].aval.shape)
+def cast(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    elem_type = import_library("onnx").helper.np_dtype_to_tensor_dtype(
+        np.dtype(eqn.outvars[0].aval.dtype)
+    )
+    return graph.add("Cast", x, to=elem_type)
 
 
-def reshape(graph: Graph, equation: Equation, x: Value, *extents: Value) -> Value:
-    return graph.add("Reshape", x, shape(graph, equation))
+def output_shape(graph: GraphBuilder, eqn: Eqn) -> Value:
+    return graph.shape_vector(eqn.outvars[0].aval.shape)
 
 
-def broadcast(graph: Graph, equation: Equation, x: Value, *extents: Value) -> Value:
-    shape, places = equation.outvars[0].aval.shape, equation.params["broadcast_dimensions"]
-    old = equation.invars[0].aval.shape
-    thin = [1] * len(shape)
-    for place, extent in zip(places, old, strict=True):
-        thin[place] = extent
-    x = x if len(old) == len(shape) else graph.add("Reshape", x, graph.shape(thin))
-    return x if tuple(thin) == tuple(shape) else graph.add("Expand", x, graph.shape(shape))
+def reshape(graph: GraphBuilder, eqn: Eqn, x: Value, *dims: Value) -> Value:
+    return graph.add("Reshape", x, output_shape(graph, eqn))
 
 
-def extent_as_value(graph: Graph, equation: Equation) -> Value:
-    extent = graph.extent(equation.params["dim"])
-    return cast(graph, equation, graph.add("Squeeze", extent, np.asarray([0], np.int64)))
+def broadcast_in_dim(graph: GraphBuilder, eqn: Eqn, x: Value, *dims: Value) -> Value:
+    shape, axes = eqn.outvars[0].aval.shape, eqn.params["broadcast_dimensions"]
+    in_shape = eqn.invars[0].aval.shape
+    expanded_shape = [1] * len(shape)
+    for axis, dim in zip(axes, in_shape, strict=True):
+        expanded_shape[axis] = dim
+    x = (
+        x
+        if len(in_shape) == len(shape)
+        else graph.add("Reshape", x, graph.shape_vector(expanded_shape))
+    )
+    return (
+        x
+        if tuple(expanded_shape) == tuple(shape)
+        else graph.add("Expand", x, graph.shape_vector(shape))
+    )
 
 
-def transpose(graph: Graph, equation: Equation, x: Value) -> Value:
-    return graph.add("Transpose", x, perm=list(equation.params["permutation"]))
+def dim_as_value(graph: GraphBuilder, eqn: Eqn) -> Value:
+    vector = graph.dim_vector(eqn.params["dim"])
+    return cast(graph, eqn, graph.add("Squeeze", vector, np.asarray([0], np.int64)))
 
 
-def concatenate(graph: Graph, equation: Equation, *parts: Value) -> Value:
-    return graph.add("Concat", *parts, axis=equation.params["dimension"])
+def transpose(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    return graph.add("Transpose", x, perm=list(eqn.params["permutation"]))
 
 
-def stack(graph: Graph, equation: Equation, *parts: Value) -> Value:
-    axis = np.asarray([equation.params["axis"]], np.int64)
-    parts = tuple(graph.add("Unsqueeze", part, axis) for part in parts)
-    return graph.add("Concat", *parts, axis=equation.params["axis"])
+def concatenate(graph: GraphBuilder, eqn: Eqn, *operands: Value) -> Value:
+    return graph.add("Concat", *operands, axis=eqn.params["dimension"])
 
 
-def slice(graph: Graph, equation: Equation, x: Value, *extents: Value) -> Value:
-    first, last = equation.params["start_indices"], equation.params["limit_indices"]
-    steps = equation.params["strides"] or (1,) * len(first)
-    old = equation.invars[0].aval.shape
+def stack(graph: GraphBuilder, eqn: Eqn, *operands: Value) -> Value:
+    axis = np.asarray([eqn.params["axis"]], np.int64)
+    operands = tuple(graph.add("Unsqueeze", operand, axis) for operand in operands)
+    return graph.add("Concat", *operands, axis=eqn.params["axis"])
+
+
+def slice(graph: GraphBuilder, eqn: Eqn, x: Value, *dims: Value) -> Value:
+    starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
+    strides = eqn.params["strides"] or (1,) * len(starts)
+    in_shape = eqn.invars[0].aval.shape
     axes = [
         axis
-        for axis, span in enumerate(zip(first, last, steps, old, strict=True))
-        if not _same(span[0], 0) or span[2] != 1 or not _same(span[1], span[3])
+        for axis, bounds in enumerate(zip(starts, limits, strides, in_shape, strict=True))
+        if not _equal_dims(bounds[0], 0) or bounds[2] != 1 or not _equal_dims(bounds[1], bounds[3])
     ]
     if not axes:
         return x
-    spans = ([each[axis] for axis in axes] for each in (first, last))
+    start_and_limit = ([values[axis] for axis in axes] for values in (starts, limits))
     return graph.add(
-        "Slice", x, *map(graph.shape, spans), np.asarray(axes), np.asarray([steps[a] for a in axes])
+        "Slice",
+        x,
+        *map(graph.shape_vector, start_and_limit),
+        np.asarray(axes),
+        np.asarray([strides[a] for a in axes]),
     )
 
 
-def _same(one: Any, other: Any) -> bool:
-    return str(one) == str(other)
+def _equal_dims(a: Any, b: Any) -> bool:
+    """Compare as text: `==` of symbolic dimensions raises where JAX cannot decide it."""
+    return str(a) == str(b)
 
 
-def split(graph: Graph, equation: Equation, x: Value) -> Value:
-    sizes = equation.params["sizes"]
-    made = graph.add(
-        "Split", x, graph.shape(sizes), outputs=len(sizes), axis=equation.params["axis"]
+def split(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    sizes = eqn.params["sizes"]
+    outputs = graph.add(
+        "Split", x, graph.shape_vector(sizes), num_outputs=len(sizes), axis=eqn.params["axis"]
     )
-    return made if isinstance(made, list) else [made]
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
-def pad(graph: Graph, equation: Equation, x: Value, filling: Value, *extents: Value) -> Value:
-    before, after, between = zip(*equation.params["padding_config"], strict=True)
-    if any(between):
-        raise not_in_onnx("padding between pixels", equation)
-    return graph.add("Pad", x, graph.shape([*before, *after]), filling)
+def pad(graph: GraphBuilder, eqn: Eqn, x: Value, padding_value: Value, *dims: Value) -> Value:
+    low, high, interior = zip(*eqn.params["padding_config"], strict=True)
+    if any(interior):
+        raise unsupported("Interior padding", eqn)
+    return graph.add("Pad", x, graph.shape_vector([*low, *high]), padding_value)
 
 
-def reverse(graph: Graph, equation: Equation, x: Value) -> Value:
-    axes = np.asarray(equation.params["dimensions"], np.int64)
-    end = np.full_like(axes, np.iinfo(np.int64).min)
+def rev(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    axes = np.asarray(eqn.params["dimensions"], np.int64)
+    end = np.full_like(axes, np.iinfo(np.int64).min)  # with step -1: up to and including index 0
     return graph.add("Slice", x, np.full_like(axes, -1), end, axes, np.full_like(axes, -1))
 
 
-def iota(graph: Graph, equation: Equation, *extents: Value) -> Value:
-    aval, axis = equation.outvars[0].aval, equation.params["dimension"]
-    extent = graph.add("Squeeze", graph.extent(aval.shape[axis]), np.asarray([0], np.int64))
+def iota(graph: GraphBuilder, eqn: Eqn, *dims: Value) -> Value:
+    aval, axis = eqn.outvars[0].aval, eqn.params["dimension"]
+    size = graph.add("Squeeze", graph.dim_vector(aval.shape[axis]), np.asarray([0], np.int64))
     zero, one = np.asarray(0, np.int64), np.asarray(1, np.int64)
-    line = cast(graph, equation, graph.add("Range", zero, extent, one))
+    values = cast(graph, eqn, graph.add("Range", zero, size, one))
     if len(aval.shape) == 1:
-        return line
-    thin = [-1 if i == axis else 1 for i in range(len(aval.shape))]
+        return values
+    expanded_shape = [-1 if i == axis else 1 for i in range(len(aval.shape))]
     return graph.add(
-        "Expand", graph.add("Reshape", line, graph.shape(thin)), graph.shape(aval.shape)
+        "Expand",
+        graph.add("Reshape", values, graph.shape_vector(expanded_shape)),
+        graph.shape_vector(aval.shape),
     )
 
 
-def gather(graph: Graph, equation: Equation, x: Value, where: Value, *extents: Value) -> Value:
-    """Positions lie inside, as the words take care."""
-    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    lanes = len(equation.invars[1].aval.shape) - 1
-    if lanes == 0:
-        return _cut(graph, equation, x, where)
-    if numbers.operand_batching_dims == (0,) and numbers.start_index_map == (1,):
-        return graph.add("GatherND", x, graph.add("Cast", where, to=INT64), batch_dims=1)
-    if numbers.operand_batching_dims or len(numbers.start_index_map) != 1:
-        raise not_in_onnx("this way of picking elements", equation)
-    (axis,), old = numbers.start_index_map, equation.invars[0].aval.shape
-    rest = [i for i in range(len(old) - 1 + lanes) if not axis <= i < axis + lanes]
-    whole = all(_same(*pair) for i, pair in enumerate(zip(sizes, old, strict=True)) if i != axis)
-    if numbers.collapsed_slice_dims != (axis,) or list(numbers.offset_dims) != rest or not whole:
-        raise not_in_onnx("this way of picking elements", equation)
-    return graph.add("Gather", x, graph.add("Squeeze", where, LAST), axis=axis)
+def gather(graph: GraphBuilder, eqn: Eqn, x: Value, indices: Value, *dims: Value) -> Value:
+    """Lower a gather of whole slices along one axis, of rows per image, or of one slice.
+
+    Indices are assumed to be in bounds; the functional ops guarantee it.
+    """
+    dimension_numbers, slice_sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    num_index_dims = len(eqn.invars[1].aval.shape) - 1
+    if num_index_dims == 0:
+        return _dynamic_slice(graph, eqn, x, indices)
+    if dimension_numbers.operand_batching_dims == (0,) and dimension_numbers.start_index_map == (
+        1,
+    ):
+        return graph.add("GatherND", x, graph.add("Cast", indices, to=INT64), batch_dims=1)
+    if dimension_numbers.operand_batching_dims or len(dimension_numbers.start_index_map) != 1:
+        raise unsupported("This form of gather", eqn)
+    (axis,), in_shape = dimension_numbers.start_index_map, eqn.invars[0].aval.shape
+    expected_offset_dims = [
+        i
+        for i in range(len(in_shape) - 1 + num_index_dims)
+        if not axis <= i < axis + num_index_dims
+    ]
+    full_slices = all(
+        _equal_dims(*pair)
+        for i, pair in enumerate(zip(slice_sizes, in_shape, strict=True))
+        if i != axis
+    )
+    if (
+        dimension_numbers.collapsed_slice_dims != (axis,)
+        or list(dimension_numbers.offset_dims) != expected_offset_dims
+        or not full_slices
+    ):
+        raise unsupported("This form of gather", eqn)
+    return graph.add("Gather", x, graph.add("Squeeze", indices, LAST_AXIS), axis=axis)
 
 
-def _cut(graph: Graph, equation: Equation, x: Value, where: Value) -> Value:
-    """The one piece that begins at `where`."""
-    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    axes = list(numbers.start_index_map)
-    first = graph.add("Cast", where, to=INT64)
-    last = graph.add("Add", first, graph.shape([sizes[axis] for axis in axes]))
-    piece = graph.add("Slice", x, first, last, np.asarray(axes))
-    gone = np.asarray(numbers.collapsed_slice_dims, np.int64)
-    return graph.add("Squeeze", piece, gone) if gone.size else piece
+def _dynamic_slice(graph: GraphBuilder, eqn: Eqn, x: Value, indices: Value) -> Value:
+    """Lower a gather of one slice, which starts at `indices`."""
+    dimension_numbers, slice_sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    axes = list(dimension_numbers.start_index_map)
+    starts = graph.add("Cast", indices, to=INT64)
+    ends = graph.add("Add", starts, graph.shape_vector([slice_sizes[axis] for axis in axes]))
+    sliced = graph.add("Slice", x, starts, ends, np.asarray(axes))
+    collapsed = np.asarray(dimension_numbers.collapsed_slice_dims, np.int64)
+    return graph.add("Squeeze", sliced, collapsed) if collapsed.size else sliced

@@ -1,7 +1,7 @@
-"""What operations, and some words, become in ONNX.
+"""Lowerings of JAX primitives, and of some functional ops, to ONNX nodes.
 
-Pictures are NHWC in the trace and NCHW in ONNX; the transpositions between them are left to
-ONNX Runtime's optimiser, which lets most of them meet and vanish.
+Images are NHWC in JAX and NCHW in ONNX. Each lowering that needs NCHW transposes there and back;
+ONNX Runtime's optimizer cancels most of these transposes.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,181 +11,195 @@ from typing import Any
 import numpy as np
 
 from esrjax.bridge.onnx import places
-from esrjax.bridge.onnx.graph import Equation, Graph, Known, Value, not_in_onnx
+from esrjax.bridge.onnx.graph import Constant, Eqn, GraphBuilder, Value, unsupported
 
-Rule = Callable[..., Any]  # (graph, equation, *inputs) -> its output, or a list of them
+Lowering = Callable[..., Any]  # (graph, eqn, *operands) -> output or list of outputs
 
 NCHW, NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
-# --- pixel by pixel ----------------------------------------------------------------------------
+# --- elementwise -------------------------------------------------------------------------------
 
 
-def _operator(name: str, **attributes: Any) -> Rule:
-    return lambda graph, equation, *given: graph.add(name, *given, **attributes)
+def _elementwise(name: str, **attributes: Any) -> Lowering:
+    return lambda graph, eqn, *operands: graph.add(name, *operands, **attributes)
 
 
-def _one(equation: Equation) -> Known:
-    return np.ones((), equation.outvars[0].aval.dtype)
+def _ones(eqn: Eqn) -> Constant:
+    return np.ones((), eqn.outvars[0].aval.dtype)
 
 
-def _power(graph: Graph, equation: Equation, x: Value) -> Value:
-    return graph.add("Pow", x, np.asarray(equation.params["y"], equation.invars[0].aval.dtype))
+def _integer_pow(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    return graph.add("Pow", x, np.asarray(eqn.params["y"], eqn.invars[0].aval.dtype))
 
 
-def _clamp(graph: Graph, equation: Equation, low: Value, x: Value, high: Value) -> Value:
+def _clamp(graph: GraphBuilder, eqn: Eqn, low: Value, x: Value, high: Value) -> Value:
     return graph.add("Min", graph.add("Max", x, low), high)
 
 
-def _select(graph: Graph, equation: Equation, which: Value, *cases: Value) -> Value:
-    if len(cases) != 2 or equation.invars[0].aval.dtype != bool:
-        raise not_in_onnx("a choice among more than two", equation)
-    return graph.add("Where", which, cases[1], cases[0])
+def _select_n(graph: GraphBuilder, eqn: Eqn, predicate: Value, *cases: Value) -> Value:
+    if len(cases) != 2 or eqn.invars[0].aval.dtype != bool:
+        raise unsupported("A choice among more than two arrays", eqn)
+    # select_n(False, a, b) is a, Where(False, a, b) is b
+    return graph.add("Where", predicate, cases[1], cases[0])
 
 
-# --- over many pixels --------------------------------------------------------------------------
+# --- reductions, convolutions, matmuls ---------------------------------------------------------
 
 
-def _reduction(name: str) -> Rule:
-    def rule(graph: Graph, equation: Equation, x: Value) -> Value:
-        axes = sorted(equation.params["axes"], reverse=True)
-        for axis in axes:  # in turn: one long sum in float32 loses digits
+def _reduction(name: str) -> Lowering:
+    def lowering(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+        axes = sorted(eqn.params["axes"], reverse=True)
+        for axis in axes:  # one by one: a single long float32 sum is less accurate
             x = graph.add(name, x, np.asarray([axis], np.int64), keepdims=0)
         return x
 
-    return rule
+    return lowering
 
 
-def _squeeze(graph: Graph, equation: Equation, x: Value) -> Value:
-    return graph.add("Squeeze", x, np.asarray(equation.params["dimensions"], np.int64))
+def _squeeze(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    return graph.add("Squeeze", x, np.asarray(eqn.params["dimensions"], np.int64))
 
 
-def _convolution(graph: Graph, equation: Equation, x: Value, w: Value) -> Value:
-    said = equation.params
-    layout = said["dimension_numbers"]
+def _conv_general_dilated(graph: GraphBuilder, eqn: Eqn, x: Value, w: Value) -> Value:
+    params = eqn.params
+    layout = params["dimension_numbers"]
     if (layout.lhs_spec, layout.rhs_spec) != ((0, 3, 1, 2), (3, 2, 0, 1)) or any(
-        step != 1 for step in said["lhs_dilation"]
+        dilation != 1 for dilation in params["lhs_dilation"]
     ):
-        raise not_in_onnx("this layout of a convolution", equation)
-    before, after = zip(*said["padding"], strict=True)
+        raise unsupported("This layout or lhs_dilation of a convolution", eqn)
+    low, high = zip(*params["padding"], strict=True)
     kernel = w.transpose(3, 2, 0, 1) if isinstance(w, np.ndarray) else None
-    made = graph.add(
+    y = graph.add(
         "Conv",
         graph.add("Transpose", x, perm=NCHW),
         graph.add("Transpose", w, perm=[3, 2, 0, 1]) if kernel is None else kernel,
-        group=said["feature_group_count"],
-        pads=[*before, *after],
-        strides=list(said["window_strides"]),
-        dilations=list(said["rhs_dilation"]),
+        group=params["feature_group_count"],
+        pads=[*low, *high],
+        strides=list(params["window_strides"]),
+        dilations=list(params["rhs_dilation"]),
     )
-    return graph.add("Transpose", made, perm=NHWC)
+    return graph.add("Transpose", y, perm=NHWC)
 
 
-def _max_pool(graph: Graph, equation: Equation, x: Value) -> Value:
-    said = equation.params
-    _, *window, _ = said["window_dimensions"]
-    _, *steps, _ = said["window_strides"]
-    small = graph.add("Transpose", x, perm=NCHW)
-    small = graph.add("MaxPool", small, kernel_shape=window, strides=steps)
-    return graph.add("Transpose", small, perm=NHWC)
+def _reduce_window_max(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    params = eqn.params
+    _, *window, _ = params["window_dimensions"]
+    _, *strides, _ = params["window_strides"]
+    y = graph.add("Transpose", x, perm=NCHW)
+    y = graph.add("MaxPool", y, kernel_shape=window, strides=strides)
+    return graph.add("Transpose", y, perm=NHWC)
 
 
-def _product(graph: Graph, equation: Equation, x: Value, y: Value) -> Value:
-    (over_x, over_y), (batch_x, batch_y) = equation.params["dimension_numbers"]
-    high, wide = (len(variable.aval.shape) for variable in equation.invars)
-    if (over_x, over_y, batch_x) == ((high - 1,), (0,), ()) and wide == 2:
+def _dot_general(graph: GraphBuilder, eqn: Eqn, x: Value, y: Value) -> Value:
+    (contract_x, contract_y), (batch_x, batch_y) = eqn.params["dimension_numbers"]
+    x_ndim, y_ndim = (len(variable.aval.shape) for variable in eqn.invars)
+    if (contract_x, contract_y, batch_x) == ((x_ndim - 1,), (0,), ()) and y_ndim == 2:
         return graph.add("MatMul", x, y)
-    lead = tuple(range(high - 2))
+    batch_dims = tuple(range(x_ndim - 2))
     if (
-        high == wide
-        and (over_x, over_y) == ((high - 1,), (high - 2,))
-        and batch_x == batch_y == lead
+        x_ndim == y_ndim
+        and (contract_x, contract_y) == ((x_ndim - 1,), (x_ndim - 2,))
+        and batch_x == batch_y == batch_dims
     ):
         return graph.add("MatMul", x, y)
     letters = iter(ascii_lowercase)
-    of_x = [next(letters) for _ in range(high)]
-    of_y = [next(letters) for _ in range(wide)]
-    for one, other in (*zip(over_x, over_y, strict=True), *zip(batch_x, batch_y, strict=True)):
-        of_y[other] = of_x[one]
-    free = [of_x[i] for i in range(high) if i not in (*over_x, *batch_x)]
-    free += [of_y[i] for i in range(wide) if i not in (*over_y, *batch_y)]
-    made = "".join([*(of_x[i] for i in batch_x), *free])
-    return graph.add("Einsum", x, y, equation=f"{''.join(of_x)},{''.join(of_y)}->{made}")
+    x_labels = [next(letters) for _ in range(x_ndim)]
+    y_labels = [next(letters) for _ in range(y_ndim)]
+    for x_axis, y_axis in (
+        *zip(contract_x, contract_y, strict=True),
+        *zip(batch_x, batch_y, strict=True),
+    ):
+        y_labels[y_axis] = x_labels[x_axis]
+    free_labels = [x_labels[i] for i in range(x_ndim) if i not in (*contract_x, *batch_x)]
+    free_labels += [y_labels[i] for i in range(y_ndim) if i not in (*contract_y, *batch_y)]
+    out_labels = "".join([*(x_labels[i] for i in batch_x), *free_labels])
+    return graph.add(
+        "Einsum", x, y, equation=f"{''.join(x_labels)},{''.join(y_labels)}->{out_labels}"
+    )
 
 
-def _argmax(graph: Graph, equation: Equation, x: Value) -> Value:
-    (axis,) = equation.params["axes"]
-    return places.cast(graph, equation, graph.add("ArgMax", x, axis=axis, keepdims=0))
+def _argmax(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    (axis,) = eqn.params["axes"]
+    return places.cast(graph, eqn, graph.add("ArgMax", x, axis=axis, keepdims=0))
 
 
-def _sort(graph: Graph, equation: Equation, keys: Value, *others: Value) -> list[Value]:
-    """By the first operand; of equals the earlier comes first."""
-    axis = equation.params["dimension"]
-    count = graph.extent(equation.invars[0].aval.shape[axis])
-    made, order = graph.add("TopK", keys, count, outputs=2, axis=axis, largest=0)
-    return [made, *(graph.add("GatherElements", other, order, axis=axis) for other in others)]
+def _sort(graph: GraphBuilder, eqn: Eqn, keys: Value, *values: Value) -> list[Value]:
+    """Sort by the first operand; TopK is stable, it puts the lower index of equal keys first."""
+    axis = eqn.params["dimension"]
+    count = graph.dim_vector(eqn.invars[0].aval.shape[axis])
+    sorted_keys, order = graph.add("TopK", keys, count, num_outputs=2, axis=axis, largest=0)
+    return [
+        sorted_keys,
+        *(graph.add("GatherElements", value, order, axis=axis) for value in values),
+    ]
 
 
-def _pixel_shuffle(graph: Graph, equation: Equation, x: Value) -> Value:
-    wide, narrow = (v.aval.shape[-1] for v in (equation.invars[0], equation.outvars[0]))
-    r = round((wide / narrow) ** 0.5)
-    large = graph.add("Transpose", x, perm=NCHW)
-    large = graph.add("DepthToSpace", large, blocksize=r, mode="CRD")
-    return graph.add("Transpose", large, perm=NHWC)
+def _pixel_shuffle(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    in_channels, out_channels = (v.aval.shape[-1] for v in (eqn.invars[0], eqn.outvars[0]))
+    r = round((in_channels / out_channels) ** 0.5)
+    y = graph.add("Transpose", x, perm=NCHW)
+    y = graph.add("DepthToSpace", y, blocksize=r, mode="CRD")  # PyTorch's channel order
+    return graph.add("Transpose", y, perm=NHWC)
 
 
-def _mirror(graph: Graph, equation: Equation, x: Value) -> Value:
-    old, new = (v.aval.shape for v in (equation.invars[0], equation.outvars[0]))
-    ring = [(after - before) // 2 for before, after in zip(old, new, strict=True)]
-    return graph.add("Pad", x, graph.shape([*ring, *ring]), mode="reflect")
+def _reflect_pad(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
+    in_shape, out_shape = (v.aval.shape for v in (eqn.invars[0], eqn.outvars[0]))
+    pad_widths = [
+        (out_dim - in_dim) // 2 for in_dim, out_dim in zip(in_shape, out_shape, strict=True)
+    ]
+    return graph.add("Pad", x, graph.shape_vector([*pad_widths, *pad_widths]), mode="reflect")
 
 
-WORDS: Mapping[str, Rule] = {"mirror": _mirror, "pixel_shuffle": _pixel_shuffle}
+OP_LOWERINGS: Mapping[str, Lowering] = {
+    "reflect_pad": _reflect_pad,
+    "pixel_shuffle": _pixel_shuffle,
+}
 
-RULES: Mapping[str, Rule] = {
+PRIMITIVE_LOWERINGS: Mapping[str, Lowering] = {
     **{
-        name: _operator(name.capitalize())
+        name: _elementwise(name.capitalize())
         for name in "abs add and ceil cos div erf exp floor log max min mul neg not or pow sign "
         "sin sqrt sub tanh".split()
     },
-    "add_any": _operator("Add"),
+    "add_any": _elementwise("Add"),
     "argmax": _argmax,
-    "broadcast_in_dim": places.broadcast,
+    "broadcast_in_dim": places.broadcast_in_dim,
     "clamp": _clamp,
     "concatenate": places.concatenate,
-    "conv_general_dilated": _convolution,
+    "conv_general_dilated": _conv_general_dilated,
     "convert_element_type": places.cast,
-    "copy": _operator("Identity"),
-    "dim_as_value": places.extent_as_value,
-    "dot_general": _product,
-    "eq": _operator("Equal"),
+    "copy": _elementwise("Identity"),
+    "dim_as_value": places.dim_as_value,
+    "dot_general": _dot_general,
+    "eq": _elementwise("Equal"),
     "gather": places.gather,
-    "ge": _operator("GreaterOrEqual"),
-    "gt": _operator("Greater"),
-    "integer_pow": _power,
+    "ge": _elementwise("GreaterOrEqual"),
+    "gt": _elementwise("Greater"),
+    "integer_pow": _integer_pow,
     "iota": places.iota,
-    "le": _operator("LessOrEqual"),
-    "log1p": lambda graph, equation, x: graph.add("Log", graph.add("Add", x, _one(equation))),
-    "logistic": _operator("Sigmoid"),
-    "lt": _operator("Less"),
-    "name": _operator("Identity"),
-    "ne": lambda graph, equation, x, y: graph.add("Not", graph.add("Equal", x, y)),
+    "le": _elementwise("LessOrEqual"),
+    "log1p": lambda graph, eqn, x: graph.add("Log", graph.add("Add", x, _ones(eqn))),
+    "logistic": _elementwise("Sigmoid"),
+    "lt": _elementwise("Less"),
+    "name": _elementwise("Identity"),
+    "ne": lambda graph, eqn, x, y: graph.add("Not", graph.add("Equal", x, y)),
     "pad": places.pad,
     "reduce_max": _reduction("ReduceMax"),
     "reduce_min": _reduction("ReduceMin"),
     "reduce_sum": _reduction("ReduceSum"),
-    "reduce_window_max": _max_pool,
-    "rem": _operator("Mod", fmod=1),
+    "reduce_window_max": _reduce_window_max,
+    "rem": _elementwise("Mod", fmod=1),
     "reshape": places.reshape,
-    "rev": places.reverse,
-    "rsqrt": lambda graph, equation, x: graph.add("Reciprocal", graph.add("Sqrt", x)),
-    "select_n": _select,
+    "rev": places.rev,
+    "rsqrt": lambda graph, eqn, x: graph.add("Reciprocal", graph.add("Sqrt", x)),
+    "select_n": _select_n,
     "slice": places.slice,
     "sort": _sort,
     "split": places.split,
-    "square": lambda graph, equation, x: graph.add("Mul", x, x),
+    "square": lambda graph, eqn, x: graph.add("Mul", x, x),
     "squeeze": _squeeze,
     "stack": places.stack,
-    "stop_gradient": _operator("Identity"),
+    "stop_gradient": _elementwise("Identity"),
     "transpose": places.transpose,
 }

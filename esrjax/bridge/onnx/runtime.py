@@ -1,4 +1,4 @@
-"""ONNX Runtime: sessions that run a model."""
+"""ONNX Runtime sessions, and import of optional libraries."""
 
 import importlib
 from pathlib import Path
@@ -7,40 +7,60 @@ from typing import Any
 from esrjax.network.archive import MissingExtra
 
 
-def require(library: str, extra: str = "export") -> Any:
-    """The library, or an error that says with which extra to install it."""
+def import_library(library: str, extra: str = "export") -> Any:
+    """Import an optional library.
+
+    Args:
+        library: Name of its module.
+        extra: Extra of esrjax that installs it.
+
+    Raises:
+        MissingExtra: If it is not installed.
+    """
     try:
         return importlib.import_module(library)
     except ImportError as error:
         raise MissingExtra(
-            f"this needs {library}",
+            f"{library} is not installed",
             rule=f"{library} is an optional dependency",
             remedy=f'pip install "esrjax[{extra}]"',
         ) from error
 
 
-def session(
-    model: bytes | str, *, level: str = "ORT_ENABLE_ALL", written: Path | None = None
+def make_session(
+    model: bytes | str,
+    *,
+    optimization_level: str = "ORT_ENABLE_ALL",
+    optimized_path: Path | None = None,
 ) -> Any:
-    """The model, or the file that holds it, ready to run on the fastest device that is there.
+    """Return a session that runs a model, on CUDA if this build of ONNX Runtime supports it.
 
-    written: where the optimised model is written; it then runs on the CPU.
+    Args:
+        model: The serialized model, or the path of its file.
+        optimization_level: Member of `onnxruntime.GraphOptimizationLevel`.
+        optimized_path: Where the optimized model is written; the session then runs on the CPU, as
+            optimizations for CUDA would be written as well.
+
+    Raises:
+        MissingExtra: If onnxruntime is not installed.
     """
-    runtime = require("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    # Once a run is over its threads leave the cores to others, of PyTorch or JAX for instance.
+    onnxruntime = import_library("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    # Threads stop spinning after a run: otherwise they slow down PyTorch or JAX in this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, optimization_level
+    )
     providers = ["CPUExecutionProvider"]
-    if written is not None:
-        options.optimized_model_filepath = str(written)
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
     elif device() == "cuda":
         providers.insert(0, "CUDAExecutionProvider")
-    return runtime.InferenceSession(model, options, providers=providers)
+    return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 def device() -> str:
-    """What sessions run on: cuda where this build of ONNX Runtime knows it, else cpu."""
-    known = require("onnxruntime").get_available_providers()
-    return "cuda" if "CUDAExecutionProvider" in known else "cpu"
+    """Return the device of sessions: "cuda" if this build of ONNX Runtime supports it, or "cpu"."""
+    providers = import_library("onnxruntime").get_available_providers()
+    return "cuda" if "CUDAExecutionProvider" in providers else "cpu"

@@ -1,1 +1,1 @@
-"""The report: a ranking and its pictures as one page of HTML."""
+"""HTML report of a ranking: table, plots and image comparison in one self-contained page."""

@@ -1,19 +1,19 @@
-"""What a report says: a ranking as plain data, every figure with its text and its origin."""
+"""Content of the report: a ranking as JSON-serializable data, every figure with its provenance."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from esrjax.contest import table
-from esrjax.contest.peers import baseline_ms
-from esrjax.contest.rank import STANDINGS, TRACKS, Line, Ranking, Track
+from esrjax.contest.peers import baseline_runtime_ms
+from esrjax.contest.rank import STATUSES, TRACKS, RankedEntry, Ranking, Track
 from esrjax.contest.report import series
-from esrjax.contest.report.columns import Column, columns
-from esrjax.contest.report.comparison import Comparison
+from esrjax.contest.report.columns import Column, visible_columns
+from esrjax.contest.report.comparison import ImageComparison
 
 Data = dict[str, Any]
 
-_SCORES: Mapping[Track, str] = {
+_SCORE_LABELS: Mapping[Track, str] = {
     "runtime": "Runtime score",
     "params": "Params score",
     "flops": "FLOPs score",
@@ -21,103 +21,121 @@ _SCORES: Mapping[Track, str] = {
 }
 
 
-def content(
-    ranking: Ranking, source: str, comparisons: Sequence[Comparison] = (), made: str = ""
+def build_content(
+    ranking: Ranking, source: str, comparisons: Sequence[ImageComparison] = (), footer: str = ""
 ) -> Data:
-    """The data of a page. source: what the rows were read from. made: by what, and when."""
-    shown = columns(ranking)
+    """Return the data that the page's script renders.
+
+    Args:
+        ranking: The ranking.
+        source: Name of the file or folder that its rows were read from.
+        comparisons: Images to compare.
+        footer: Version and date, for the end of the page.
+    """
+    columns = visible_columns(ranking)
     return {
         "title": ranking.rules.name,
-        "lede": _lede(ranking),
-        "scale": table.scale(ranking),
+        "summary": _summary(ranking),
+        "scale": table.describe_scale(ranking),
         "notes": list(ranking.notes),
-        "made": f"From {source}. {made}".strip(),
-        "columns": [vars(column) for column in shown],
-        "scores": [{"key": track, "label": label} for track, label in _SCORES.items()],
+        "footer": f"From {source}. {footer}".strip(),
+        "columns": [vars(column) for column in columns],
+        "scores": [{"key": track, "label": label} for track, label in _SCORE_LABELS.items()],
         "groups": _groups(ranking),
-        "lines": [_line(line, ranking, shown, source) for line in ranking.lines],
-        "floors": _floors(ranking),
-        "sets": series.sets(ranking.lines),
-        "pictures": [picture.data() for picture in comparisons],
+        "entries": [_entry_data(entry, ranking, columns, source) for entry in ranking.entries],
+        "psnr_thresholds": _psnr_thresholds(ranking),
+        "datasets": series.per_dataset_series(ranking.entries),
+        "images": [comparison.as_dict() for comparison in comparisons],
     }
 
 
 def _groups(ranking: Ranking) -> list[Data]:
-    lines = ranking.lines
+    """The statuses that occur, each with the indices of its entries."""
+    entries = ranking.entries
     return [
         {
-            "standing": standing,
-            "meaning": table.meaning(standing, ranking),
-            "lines": [k for k, line in enumerate(lines) if line.standing == standing],
+            "status": status,
+            "description": table.describe_status(status, ranking),
+            "entries": [k for k, entry in enumerate(entries) if entry.status == status],
         }
-        for standing in STANDINGS
-        if ranking.of(standing)
+        for status in STATUSES
+        if ranking.with_status(status)
     ]
 
 
-def _floors(ranking: Ranking) -> Data:
-    """Column -> the PSNR that it must reach."""
-    floors = ranking.rules.floors
-    return {"psnr_valid": floors.valid, "psnr_test": floors.test} if ranking.floors else {}
+def _psnr_thresholds(ranking: Ranking) -> Data:
+    """Column -> PSNR threshold, dB."""
+    thresholds = ranking.rules.psnr_thresholds
+    return (
+        {"psnr_valid": thresholds.valid, "psnr_test": thresholds.test}
+        if ranking.apply_thresholds
+        else {}
+    )
 
 
-def _line(line: Line, ranking: Ranking, shown: Sequence[Column], source: str) -> Data:
-    figures = {c.key: c.cell(line, source) for c in shown if c.value(line.row) is not None}
+def _entry_data(
+    entry: RankedEntry, ranking: Ranking, columns: Sequence[Column], source: str
+) -> Data:
+    figures = {c.key: c.cell(entry, source) for c in columns if c.value(entry.row) is not None}
     return {
-        "team": line.row.team,
-        "method": line.row.method,
-        "standing": line.standing,
-        "waived": line.waived,
-        "rank": line.place("main"),
-        "cells": {**figures, **{track: _score(line, track, ranking) for track in TRACKS}},
+        "team": entry.row.team,
+        "method": entry.row.method,
+        "status": entry.status,
+        "waiver": entry.waiver,
+        "rank": entry.rank("main"),
+        "cells": {**figures, **{track: _score_cell(entry, track, ranking) for track in TRACKS}},
     }
 
 
-def _score(line: Line, track: Track, ranking: Ranking) -> Data:
-    """Sorted by its logarithm, which is finite where the score is not."""
+def _score_cell(entry: RankedEntry, track: Track, ranking: Ranking) -> Data:
+    """Cell of a score; its value for sorting is the logarithm, which never overflows."""
     return {
-        "text": table.printed(line.score(track)),
-        "value": line.logs[track],
-        "rank": line.place(track),
-        "note": f"{_worked(line, track, ranking)}; {_placed(line, track, ranking)}",
+        "text": table.format_score(entry.score(track)),
+        "value": entry.log_scores[track],
+        "rank": entry.rank(track),
+        "note": f"{_formula_text(entry, track, ranking)}; {_rank_text(entry, track, ranking)}",
     }
 
 
-def _worked(line: Line, track: Track, ranking: Ranking) -> str:
-    """How a score comes about, in figures: equations 1 and 2 of the report."""
-    row, of, score = line.row, ranking.reference, ranking.rules.score
-    pairs = {
-        "runtime": (row.runtime_ms, baseline_ms(row, of)),
-        "params": (row.params_m, of.params_m),
-        "flops": (row.flops_g, of.flops_g),
+def _formula_text(entry: RankedEntry, track: Track, ranking: Ranking) -> str:
+    """Equation 1 or 2 of the challenge report with the entry's figures."""
+    row, reference, score = entry.row, ranking.reference, ranking.rules.score
+    figures = {
+        "runtime": (row.runtime_ms, baseline_runtime_ms(row, reference)),
+        "params": (row.params_m, reference.params_m),
+        "flops": (row.flops_g, reference.flops_g),
     }
     if track == "main":
         return " + ".join(
-            f"{getattr(score.weights, name):g} · {table.printed(line.score(name))} ({name})"
+            f"{getattr(score.weights, name):g} · {table.format_score(entry.score(name))} ({name})"
             for name in TRACKS
             if name != "main"
         )
-    value, base = pairs[track]
-    text = table.printed(line.score(track)) if math.isfinite(line.score(track)) else "over 1.8e308"
-    return f"exp({score.factor:g} · {value:.6g} / {base:.6g}) = {text}"
+    value, baseline = figures[track]
+    text = (
+        table.format_score(entry.score(track))
+        if math.isfinite(entry.score(track))
+        else "over 1.8e308"
+    )
+    return f"exp({score.factor:g} · {value:.6g} / {baseline:.6g}) = {text}"
 
 
-def _placed(line: Line, track: Track, ranking: Ranking) -> str:
-    if not line.ranks:
+def _rank_text(entry: RankedEntry, track: Track, ranking: Ranking) -> str:
+    if not entry.ranks:
         return "not ranked"
-    return f"rank {line.ranks[track]} of {len(ranking.of('ranked'))}"
+    return f"rank {entry.ranks[track]} of {len(ranking.with_status('ranked'))}"
 
 
-def _lede(ranking: Ranking) -> str:
+def _summary(ranking: Ranking) -> str:
     """The outcome in two sentences."""
-    ranked, count = len(ranking.of("ranked")), len(ranking.lines)
-    first = min(ranking.lines, key=lambda line: (line.ranks is None, line.logs["main"]))
+    ranked, count = len(ranking.with_status("ranked")), len(ranking.entries)
+    first = min(ranking.entries, key=lambda entry: (entry.ranks is None, entry.log_scores["main"]))
     decimals = ranking.rules.score.decimals.runtime
-    times = (first.row.runtime_ms, baseline_ms(first.row, ranking.reference))
-    own, base = (f"{value:.{decimals}f}\u00a0ms" for value in times)
+    times = (first.row.runtime_ms, baseline_runtime_ms(first.row, ranking.reference))
+    own, baseline = (f"{value:.{decimals}f}\u00a0ms" for value in times)
     methods = f"{count} method{'s' * (count != 1)}"
     return (
         f"{ranked or 'None'} of {methods} {'is' if ranked < 2 else 'are'} ranked. "
         f"{first.row.team} {'leads with' if ranked else 'has'} the lowest main score, "
-        f"{table.printed(first.score('main'))}, at {own}; the baseline takes {base}."
+        f"{table.format_score(first.score('main'))}, at {own}; the baseline takes {baseline}."
     )

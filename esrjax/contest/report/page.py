@@ -1,4 +1,4 @@
-"""The report as one file of HTML that asks for nothing from anywhere."""
+"""Renderer of the report: one HTML file with its style, script and data, and no requests."""
 
 import base64
 import hashlib
@@ -15,76 +15,92 @@ from typing import Any
 
 from esrjax.errors import UserError
 
-# In the order in which they are run: each may use those before it.
+# In order of execution: each script may use those before it.
 SCRIPTS = (
     "elements tip scales table labels pareto distributions divider region crops pictures report"
 ).split()
 
-_UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+# Characters that could end the <script> element around the JSON, or break old parsers.
+_JSON_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
 class UnwritablePage(UserError):
-    """A place that the page cannot be put into."""
+    """Raised when the page cannot be written to a path."""
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """The page of `esrjax.contest.report.content`.
+def render_page(content: Mapping[str, Any]) -> str:
+    """Return the HTML page.
 
-    Its policy allows the style and the script that it carries, by their hashes, and pictures in
-    data URIs: a browser refuses everything else.
+    Its content security policy allows only its own style and script, by hash, and images in data
+    URIs; a browser refuses every other resource.
+
+    Args:
+        content: Data from `esrjax.contest.report.content.build_content`.
+
+    Raises:
+        ValueError: A number in `content` is not finite.
     """
-    style = _asset("style.css")
-    script = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
-    return Template(_asset("page.html")).substitute(
+    style = _read_asset("style.css")
+    script = "\n".join(_read_asset(f"{name}.js") for name in SCRIPTS)
+    return Template(_read_asset("page.html")).substitute(
         title=html.escape(content["title"]),
-        policy=_policy(style, script),
+        policy=_security_policy(style, script),
         style=style,
         script=script,
-        data=_embedded(content),
+        data=_embeddable_json(content),
     )
 
 
-def require_place(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Raise `UnwritablePage` unless a page can be written to `path`."""
-    there = next(p for p in path.absolute().parents if p.exists())
-    good = path.suffix in (".html", ".htm") and not path.is_dir()
-    if not good or not there.is_dir() or not os.access(there, os.W_OK):
+    parent = next(p for p in path.absolute().parents if p.exists())
+    is_html = path.suffix in (".html", ".htm") and not path.is_dir()
+    if not is_html or not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UnwritablePage(
-            f"the report cannot be written to '{path}'",
-            rule="a report is a file NAME.html in a folder that can be written into",
-            place=str(there if good else path),
+            f"Cannot write the report to '{path}'",
+            rule="a report is a file NAME.html in a folder with write permission",
+            location=str(parent if is_html else path),
             remedy="name another file with -o",
         )
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Put the page into a file, whole or not at all."""
-    require_place(path)
-    partial = path.with_name(f".esrjax-{secrets.token_hex(6)}.partial")
+def write_page(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the page atomically; create its folder if needed.
+
+    Args:
+        path: File to write, `.html` or `.htm`.
+        content: Data from `esrjax.contest.report.content.build_content`.
+
+    Raises:
+        UnwritablePage: The page cannot be written there.
+        ValueError: A number in `content` is not finite; an existing file is unchanged.
+    """
+    check_writable(path)
+    tmp_path = path.with_name(f".esrjax-{secrets.token_hex(6)}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        partial.write_text(render(content), "utf-8")
-        os.replace(partial, path)
+        tmp_path.write_text(render_page(content), "utf-8")
+        os.replace(tmp_path, path)
     finally:
         with suppress(OSError):
-            partial.unlink()
+            tmp_path.unlink()
 
 
-def _asset(name: str) -> str:
+def _read_asset(name: str) -> str:
     return (resources.files("esrjax.contest.report") / "assets" / name).read_text("utf-8")
 
 
-def _policy(style: str, script: str) -> str:
-    allowed = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'"}
-    allowed |= {"style-src": _hash(style), "script-src": _hash(script), "form-action": "'none'"}
-    return "; ".join(f"{what} {whence}" for what, whence in allowed.items())
+def _security_policy(style: str, script: str) -> str:
+    directives = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'"}
+    directives |= {"style-src": _hash(style), "script-src": _hash(script), "form-action": "'none'"}
+    return "; ".join(f"{directive} {sources}" for directive, sources in directives.items())
 
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _embedded(content: Mapping[str, Any]) -> str:
-    """JSON in which nothing can end the element that holds it; what is not finite is an error."""
+def _embeddable_json(content: Mapping[str, Any]) -> str:
+    """JSON that cannot end the element around it; NaN and infinity are errors."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate(_UNSAFE)
+    return text.translate(_JSON_ESCAPES)

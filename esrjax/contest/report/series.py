@@ -1,48 +1,61 @@
-"""The figures of every picture of a set, aligned over methods."""
+"""Per-image figures for the report's plots, aligned across methods."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from esrjax.contest.rank import Line
-from esrjax.contest.rows import Series
+from esrjax.contest.rank import RankedEntry
+from esrjax.contest.rows import ImageSeries
 
-_DECIMALS = 4  # of dB and ms in the page
+_DECIMALS = 4  # of dB and ms in the page's data
 
 
-def sets(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """`{"name", "pictures", "base", "rows": [{"line", "psnr", "runtime"}]}` for every set.
+def per_dataset_series(entries: Sequence[RankedEntry]) -> list[dict[str, Any]]:
+    """Return the per-image figures of each dataset that has some.
 
-    base: the row of the baseline, or None. Where a method lacks a picture there is None.
+    Args:
+        entries: Entries of the ranking, in its order.
+
+    Returns:
+        For each dataset `name`, its `image_names`, and one of `rows` for each entry with figures:
+        the index of the `entry`, `psnr` in dB and `runtime_ms`, in the order of the images. A
+        figure is None where a method lacks an image; a list is empty where it has no figures at
+        all. `baseline` is the index of the baseline's row, or None.
     """
-    names = dict.fromkeys(name for line in lines for name in line.row.series)
-    return [_set(name, lines) for name in names]
+    names = dict.fromkeys(name for entry in entries for name in entry.row.series)
+    return [_dataset(name, entries) for name in names]
 
 
-def _set(name: str, lines: Sequence[Line]) -> dict[str, Any]:
-    held = {k: line.row.series[name] for k, line in enumerate(lines) if name in line.row.series}
-    pictures = list(dict.fromkeys(name for each in held.values() for name in _names(each)))
+def _dataset(name: str, entries: Sequence[RankedEntry]) -> dict[str, Any]:
+    series = {k: e.row.series[name] for k, e in enumerate(entries) if name in e.row.series}
+    image_names = list(dict.fromkeys(n for figures in series.values() for n in _names(figures)))
     rows = [
         {
-            "line": k,
-            "psnr": _aligned(_names(each), each.psnr, pictures),
-            "runtime": _aligned(_names(each), each.runtime_ms, pictures),
+            "entry": k,
+            "psnr": _align(_names(figures), figures.psnr, image_names),
+            "runtime_ms": _align(_names(figures), figures.runtime_ms, image_names),
         }
-        for k, each in held.items()
+        for k, figures in series.items()
     ]
-    bases = [n for n, k in enumerate(held) if lines[k].standing == "baseline"]
-    return {"name": name, "pictures": pictures, "base": next(iter(bases), None), "rows": rows}
+    baselines = [n for n, k in enumerate(series) if entries[k].status == "baseline"]
+    return {
+        "name": name,
+        "image_names": image_names,
+        "baseline": next(iter(baselines), None),
+        "rows": rows,
+    }
 
 
-def _names(each: Series) -> tuple[str, ...]:
-    count = max(len(each.psnr), len(each.runtime_ms))
-    return each.pictures or tuple(f"no. {k}" for k in range(1, count + 1))
+def _names(series: ImageSeries) -> tuple[str, ...]:
+    """Image names, or numbers from 1 where they are unknown."""
+    count = max(len(series.psnr), len(series.runtime_ms))
+    return series.image_names or tuple(f"no. {k}" for k in range(1, count + 1))
 
 
-def _aligned(
-    names: Sequence[str], values: Sequence[float], pictures: Sequence[str]
+def _align(
+    names: Sequence[str], values: Sequence[float], image_names: Sequence[str]
 ) -> list[float | None]:
-    """The values in the order of `pictures`; no values, no list."""
+    """The values in the order of `image_names`; an empty list if there are none."""
     if not values:
         return []
-    held = dict(zip(names, values, strict=False))  # a list may be shorter than its set
-    return [round(held[name], _DECIMALS) if name in held else None for name in pictures]
+    by_name = dict(zip(names, values, strict=False))  # may have fewer values than images
+    return [round(by_name[name], _DECIMALS) if name in by_name else None for name in image_names]

@@ -1,35 +1,50 @@
-"""What a training can say: frozen dataclasses are the schema, TOML is the value."""
+"""Schema of a recipe: frozen dataclasses whose values are read from TOML."""
 
-from esrjax.training.recipe.data import Augment, Data, Phase
-from esrjax.training.recipe.objective import Lesson, PictureTerm, Teacher, Term, Weight
-from esrjax.training.recipe.optimiser import Optimiser, Schedule
-from esrjax.training.recipe.recipe import RECIPE, Recipe, Repeat, Run, to_json
-from esrjax.training.recipe.source import RecipeError, UnknownRecipe, load, parse
-from esrjax.training.recipe.stage import LoRA, Prune, Stage, Start, Validation
+from esrjax.training.recipe.data import Augment, Data, PatchPhase
+from esrjax.training.recipe.objective import (
+    DistillationTerm,
+    ImageTerm,
+    LossTerm,
+    LossWeight,
+    TeacherConfig,
+)
+from esrjax.training.recipe.optimizer import Optimizer, Schedule
+from esrjax.training.recipe.recipe import RECIPE, Recipe, Repeat, StageRun, to_json
+from esrjax.training.recipe.source import (
+    RecipeError,
+    UnknownRecipe,
+    find_recipe_file,
+    load,
+    parse,
+    shipped_recipes,
+)
+from esrjax.training.recipe.stage import InitFrom, LoRA, Prune, Stage, Validation
 
 __all__ = [
     "RECIPE",
     "Augment",
     "Data",
-    "Lesson",
+    "DistillationTerm",
+    "ImageTerm",
+    "InitFrom",
     "LoRA",
-    "Optimiser",
-    "Phase",
-    "PictureTerm",
+    "LossTerm",
+    "LossWeight",
+    "Optimizer",
+    "PatchPhase",
     "Prune",
     "Recipe",
     "RecipeError",
     "Repeat",
-    "Run",
     "Schedule",
     "Stage",
-    "Start",
-    "Teacher",
-    "Term",
+    "StageRun",
+    "TeacherConfig",
     "UnknownRecipe",
     "Validation",
-    "Weight",
+    "find_recipe_file",
     "load",
     "parse",
+    "shipped_recipes",
     "to_json",
 ]

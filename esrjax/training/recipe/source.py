@@ -1,5 +1,6 @@
-"""A recipe, read: shipped or from a file, with changes from outside; all its mistakes at once."""
+"""Loading of recipes: shipped or from a file, with overrides, all errors reported at once."""
 
+import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,66 +11,93 @@ from typing import Any
 from pydantic import ValidationError
 
 from esrjax.errors import UserError
-from esrjax.schema import listing, mistakes
+from esrjax.schema import bullet_list, format_errors
 from esrjax.training.recipe.recipe import RECIPE, Recipe
 
 
 class UnknownRecipe(UserError):
-    """Neither a shipped recipe nor a file."""
+    """Raised when a name is neither a shipped recipe nor a file."""
 
 
 class RecipeError(UserError):
-    """A file that does not say a recipe."""
+    """Raised when a file cannot be read as a recipe, or does not match the schema."""
 
 
-def load(source: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe by name (`quick`), or that of a .toml or resolved .json file.
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a recipe by name, or from a file.
 
-    changes: `stage.0.optimiser.lr=2e-4`, applied before anything is checked.
+    Args:
+        source: Name of a shipped recipe (`quick`), or path of a .toml or resolved .json file.
+        overrides: `stage.0.optimizer.learning_rate=2e-4`, applied before validation.
+
+    Raises:
+        UnknownRecipe: There is no such recipe or file.
+        RecipeError: The file or an override is invalid; lists all mistakes.
     """
-    file = _file(source)
+    file = find_recipe_file(source)
     try:
         text = file.read_text("utf-8")
-        said = json.loads(text) if file.name.endswith(".json") else tomllib.loads(text)
+        data = json.loads(text) if file.name.endswith(".json") else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise _wrong([f"the file cannot be read: {error}"], str(source)) from error
-    return parse(_changed(said, changes, str(source)), str(source))
+        raise _invalid_recipe([f"the file cannot be read: {error}"], str(source)) from error
+    return parse(_apply_overrides(data, overrides, str(source)), str(source))
 
 
-def parse(said: Mapping[str, Any], place: str = "the recipe") -> Recipe:
-    """A recipe from plain data, or one error with all its mistakes."""
+def parse(data: Mapping[str, Any], location: str = "the recipe") -> Recipe:
+    """Return the recipe of plain data (dicts, lists, strings, numbers).
+
+    Args:
+        data: The content of a recipe file.
+        location: What an error names as the location of the recipe.
+
+    Raises:
+        RecipeError: Lists all mistakes.
+    """
     try:
-        # by way of JSON, in which strict pydantic takes a list for a tuple
-        return RECIPE.validate_json(json.dumps(said, default=str))
+        # By way of JSON: strict pydantic accepts a list for a tuple only there.
+        return RECIPE.validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise _wrong(mistakes(error, RECIPE), place) from None
+        raise _invalid_recipe(format_errors(error, RECIPE), location) from None
 
 
-def _file(source: str | Path) -> Any:
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that esrjax ships, sorted."""
+    files = resources.files("esrjax_configs").iterdir()
+    tables = [file for file in files if file.name.endswith(".toml")]
+    recipes = [file for file in tables if "[[stage]]" in file.read_text()]  # others are rules
+    return sorted(file.name.removesuffix(".toml") for file in recipes)
+
+
+def find_recipe_file(source: str | Path) -> Any:
+    """Return the file of a shipped recipe, or `source` itself if it is a file.
+
+    Raises:
+        UnknownRecipe: There is neither.
+    """
     shipped = resources.files("esrjax_configs") / f"{source}.toml"
     file = shipped if shipped.is_file() else Path(source)
     if file.is_file():
         return file
-    beside = resources.files("esrjax_configs").iterdir()
-    tables = [p for p in beside if p.name.endswith(".toml")]
-    names = sorted(p.name.removesuffix(".toml") for p in tables if "[[stage]]" in p.read_text())
+    similar = difflib.get_close_matches(str(source), shipped_recipes(), n=1)
     raise UnknownRecipe(
-        f"there is no recipe {str(source)!r}",
-        rule=f"a recipe is a .toml file, or one that esrjax ships: {', '.join(names)}",
-        remedy="check the path or the name",
+        f"Unknown recipe {str(source)!r}",
+        rule=f"a recipe is a .toml file, or one that esrjax ships: {', '.join(shipped_recipes())}",
+        remedy=f"did you mean {similar[0]!r}?" if similar else "check the path or the name",
     )
 
 
-def _changed(said: dict[str, Any], changes: Sequence[str], place: str) -> dict[str, Any]:
-    """`said` with every `path=value` put in; a value is TOML, or else a word."""
+def _apply_overrides(
+    data: dict[str, Any], overrides: Sequence[str], location: str
+) -> dict[str, Any]:
+    """Return `data` with every `path=value` applied; a value that is not TOML is a string."""
     problems: list[str] = []
-    for change in changes:
-        path, equals, value = change.partition("=")
-        problem = _put(said, path.split("."), _value(value)) if equals else "is not path=value"
-        problems += [f"--set {change} {problem}"] if problem else []
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        problem = _set_at(data, path.split("."), _value(value)) if equals else "is not path=value"
+        problems += [f"--set {override} {problem}"] if problem else []
     if problems:
-        raise _wrong(problems, place)
-    return said
+        raise _invalid_recipe(problems, location)
+    return data
 
 
 def _value(text: str) -> Any:
@@ -79,28 +107,28 @@ def _value(text: str) -> Any:
         return text
 
 
-def _put(said: Any, path: list[str], value: Any) -> str | None:
-    """Set what lies at `path`; the complaint where there is no such place."""
-    *way, last = path
-    for step in way:
-        if isinstance(said, list):
-            if not (step.isdigit() and int(step) < len(said)):  # pyright: ignore[reportUnknownArgumentType]
-                return f"has no place: {step!r} is not one of {len(said)} positions"  # pyright: ignore[reportUnknownArgumentType]
-            said = said[int(step)]
-        elif isinstance(said, dict):
-            said = said.setdefault(step, {})
+def _set_at(node: Any, path: list[str], value: Any) -> str | None:
+    """Set the value at `path`; return what is wrong if there is no such path."""
+    *parents, last = path
+    for key in parents:
+        if isinstance(node, list):
+            if not (key.isdigit() and int(key) < len(node)):  # pyright: ignore[reportUnknownArgumentType]
+                return f"is not a path: {key!r} is not an index of a list of {len(node)}"  # pyright: ignore[reportUnknownArgumentType]
+            node = node[int(key)]
+        elif isinstance(node, dict):
+            node = node.setdefault(key, {})
         else:
-            return f"has no place: what is above {step!r} is a value"
-    if not isinstance(said, dict):
-        return f"has no place: {last!r} names nothing there"
-    said[last] = value
+            return f"is not a path: the parent of {key!r} is a value"
+    if not isinstance(node, dict):
+        return f"is not a path: the parent of {last!r} is not a table"
+    node[last] = value
     return None
 
 
-def _wrong(found: list[str], place: str) -> RecipeError:
+def _invalid_recipe(mistakes: list[str], location: str) -> RecipeError:
     return RecipeError(
-        f"the recipe has {listing(found)}",
-        rule="every field of esrjax.training.recipe.Recipe with its type, and no other",
-        place=place,
-        remedy="mend what is listed; configs/quick.toml is a complete example",
+        f"the recipe has {bullet_list(mistakes)}",
+        rule="a recipe has the keys that `esrjax recipes schema` prints, and no others",
+        location=location,
+        remedy="correct the listed keys; `esrjax recipes show quick` prints a complete example",
     )

@@ -1,4 +1,5 @@
-// The data of the page, and the making of elements. Texts are only ever set as text.
+// The data of the page, and helpers that create elements. Text is only ever set as text, never as
+// HTML: names of teams and methods may contain markup.
 
 "use strict";
 
@@ -15,46 +16,48 @@ function fill(node, attributes, children) {
   return node;
 }
 
+/** Creates an HTML element. */
 const h = (tag, attributes, ...children) =>
   fill(document.createElement(tag), attributes, children);
 
+/** Creates an SVG element. */
 const s = (tag, attributes, ...children) =>
   fill(document.createElementNS(SVG, tag), attributes, children);
 
-const number = (value, decimals) => value.toFixed(decimals).replace("-", "\u2212");
-const signed = (value, decimals) => (value > 0 ? "+" : "") + number(value, decimals);
-const exact = (value) => Number(value.toPrecision(7)).toString().replace("-", "\u2212");
-const finite = (value) => typeof value === "number" && Number.isFinite(value);
+const formatNumber = (value, decimals) => value.toFixed(decimals).replace("-", "\u2212");
+const formatSigned = (value, decimals) => (value > 0 ? "+" : "") + formatNumber(value, decimals);
+const formatExact = (value) => Number(value.toPrecision(7)).toString().replace("-", "\u2212");
+const isFiniteNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
-let choices = 0;
+let numRadioGroups = 0;
 
-/** A choice of one among few: real radio buttons that look like a row of buttons. */
-function choice(title, options, chosen, change) {
-  const name = `choice-${(choices += 1)}`;
-  const one = ([value, text]) => h("label", {}, h("input", { type: "radio", name, value,
-    checked: value === chosen, onchange: () => change(value) }), h("span", {}, text));
-  return h("fieldset", { class: "choice" }, h("legend", {}, title), options.map(one));
+/** A choice of one of a few options: radio buttons that look like a row of buttons. */
+function radioGroup(title, options, selected, onChange) {
+  const name = `radio-${(numRadioGroups += 1)}`;
+  const radio = ([value, text]) => h("label", {}, h("input", { type: "radio", name, value,
+    checked: value === selected, onchange: () => onChange(value) }), h("span", {}, text));
+  return h("fieldset", { class: "choice" }, h("legend", {}, title), options.map(radio));
 }
 
-/** A choice of one among many. */
-function select(title, options, chosen, change) {
-  const list = h("select", { onchange: () => change(list.value) },
-    options.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
-  return h("label", { class: "select" }, h("span", {}, title), list);
+/** A choice of one of many options. */
+function dropdown(title, options, selected, onChange) {
+  const list = h("select", { onchange: () => onChange(list.value) },
+    options.map(([value, text]) => h("option", { value, selected: value === selected }, text)));
+  return h("label", { class: "dropdown" }, h("span", {}, title), list);
 }
 
-/** Draws again whenever the width of its container changes. */
-function responsive(holder, draw) {
+/** Redraws the content of a container whenever its width changes; returns a forced redraw. */
+function responsive(container, draw) {
   let width = 0;
   const redraw = () => {
-    const now = Math.floor(holder.clientWidth);
-    if (now && now !== width) holder.replaceChildren(draw((width = now)));
+    const newWidth = Math.floor(container.clientWidth);
+    if (newWidth && newWidth !== width) container.replaceChildren(draw((width = newWidth)));
   };
-  new ResizeObserver(() => requestAnimationFrame(redraw)).observe(holder);
+  new ResizeObserver(() => requestAnimationFrame(redraw)).observe(container);
   return () => { width = 0; redraw(); };
 }
 
 function section(id, title, text, ...children) {
   return h("section", { id, "aria-labelledby": `${id}-title` },
-    h("h2", { id: `${id}-title` }, title), text && h("p", { class: "about" }, text), children);
+    h("h2", { id: `${id}-title` }, title), text && h("p", { class: "intro" }, text), children);
 }

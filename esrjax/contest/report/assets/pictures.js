@@ -1,63 +1,64 @@
-// Pictures side by side: what is looked at, and what is drawn again when that changes.
+// Image comparison: state of the viewer, and its layout.
 
-/** The picture, who is left and right of the divider, where it is; the region, and the error. */
-const look = { picture: null, left: null, right: null, at: 0.5, x: 0, y: 0, side: 64, ceiling: 32,
-  hidden: new Set() };
+/** Image, labels left and right of the divider (0 to 1), enlarged region, scale of error maps. */
+const viewer = { image: null, left: null, right: null, divider: 0.5, x: 0, y: 0, size: 64,
+  errorScale: 32, hidden: new Set() };
 
-let drawings = [];  // of what depends on the region
-const redraw = () => drawings.forEach((draw) => draw());
-const view = (picture, label) => picture.views.find((each) => each.label === label);
+let regionDrawers = [];  // functions that draw whatever depends on the region
+const redraw = () => regionDrawers.forEach((draw) => draw());
+const findView = (image, label) => image.views.find((view) => view.label === label);
 
-function pictures() {
-  if (!data.pictures.length) return null;
-  const views = data.pictures[0].views.map((each) => [each.label, each.label]);
-  [look.left, look.right] = [views[0][0], (views.length > 2 ? views[1] : views.at(-1))[0]];
-  turnTo(data.pictures[0].name);
-  const [frame, map] = [h("div", { class: "frame-of-two" }), h("div", {})];
+function imageComparison() {
+  if (!data.images.length) return null;
+  const labels = data.images[0].views.map((view) => [view.label, view.label]);
+  viewer.left = labels[0][0];
+  viewer.right = (labels.length > 2 ? labels[1] : labels.at(-1))[0];
+  selectImage(data.images[0].name);
+  const [slider, overview] = [h("div", { class: "compare-main" }), h("div", {})];
   const tiles = h("div", { class: "tiles" });
-  const show = () => draw(frame, map, tiles);
-  const pick = (key) => (label) => { look[key] = label; show(); };
+  const show = () => draw(slider, overview, tiles);
+  const selectSide = (side) => (label) => { viewer[side] = label; show(); };
   show();
-  return section("pictures", "Side by side", "Drag the divider. Drag the square on the small "
-    + "picture to choose what is enlarged below. PSNR is that of the whole picture.",
-    h("div", { class: "controls" }, pictureChoice(show),
-      select("Left", views, look.left, pick("left")),
-      select("Right", views, look.right, pick("right"))),
-    h("div", { class: "bench" }, frame, h("div", { class: "aside" }, map, regionChoice(),
-      methodChoice(show), ceilingChoice())),
+  return section("images", "Image comparison", "Drag the divider. Drag the square on the small "
+    + "image to choose the region enlarged below. PSNR is that of the full image.",
+    h("div", { class: "controls" }, imageControl(show),
+      dropdown("Left", labels, viewer.left, selectSide("left")),
+      dropdown("Right", labels, viewer.right, selectSide("right"))),
+    h("div", { class: "compare" }, slider, h("div", { class: "compare-aside" }, overview,
+      regionSizeControl(), methodControl(show), errorScaleControl())),
     tiles);
 }
 
-function pictureChoice(show) {
-  const names = data.pictures.map((each) => [each.name, each.name]);
+function imageControl(show) {
+  const names = data.images.map((image) => [image.name, image.name]);
   if (names.length < 2) return null;
-  return select("Picture", names, look.picture.name, (name) => { turnTo(name); show(); });
+  return dropdown("Image", names, viewer.image.name, (name) => { selectImage(name); show(); });
 }
 
-/** Another picture: the region goes to where it has most detail, the methods stay. */
-function turnTo(name) {
-  look.picture = data.pictures.find((each) => each.name === name);
-  look.side = Math.min(look.side, look.picture.width, look.picture.height);
-  centre(...look.picture.detail);
+/** Selects an image; the region moves to its most detailed part, the methods stay. */
+function selectImage(name) {
+  viewer.image = data.images.find((image) => image.name === name);
+  viewer.size = Math.min(viewer.size, viewer.image.width, viewer.image.height);
+  centerRegion(...viewer.image.detail_center);
 }
 
-async function draw(frame, map, tiles) {
-  const picture = look.picture;
-  await Promise.all(picture.views.map(decoded));
-  if (picture !== look.picture) return;  // another one was chosen meanwhile
-  drawings = [];
-  const shown = picture.views.filter((each) => !look.hidden.has(each.label));
-  frame.replaceChildren(divider(picture));
-  map.replaceChildren(locator(picture));
-  tiles.replaceChildren(...shown.map((each) => tile(each, picture.views.at(-1))));
+async function draw(slider, overview, tiles) {
+  const image = viewer.image;
+  await Promise.all(image.views.map(decodeView));
+  if (image !== viewer.image) return;  // the user has selected another image meanwhile
+  regionDrawers = [];
+  const views = image.views.filter((view) => !viewer.hidden.has(view.label));
+  slider.replaceChildren(compareSlider(image));
+  overview.replaceChildren(regionSelector(image));
+  tiles.replaceChildren(...views.map((view) => cropTile(view, image.views.at(-1))));
   redraw();
 }
 
-/** The picture of a view as an image that can be drawn from. */
-async function decoded(each) {
-  if (!each.image) {
-    each.image = new Image();
-    each.image.src = each.uri;
+/** Decodes the pixels of a view, so that they can be drawn on a canvas. */
+async function decodeView(view) {
+  if (!view.image) {
+    view.image = new Image();
+    view.image.src = view.uri;
   }
-  await each.image.decode();
+  await view.image.decode();
 }

@@ -1,54 +1,57 @@
-// The region that is enlarged: a square to drag over the original, or to push with arrow keys.
+// The enlarged region: a square on the original, moved by dragging or with the arrow keys.
 
-const SIDES = [32, 48, 64, 96, 128];  // HR pixels
-const STEPS = { ArrowLeft: [-4, 0], ArrowRight: [4, 0], ArrowUp: [0, -4], ArrowDown: [0, 4] };
+const REGION_SIZES = [32, 48, 64, 96, 128];  // HR pixels
+const KEY_STEPS = { ArrowLeft: [-4, 0], ArrowRight: [4, 0], ArrowUp: [0, -4], ArrowDown: [0, 4] };
 
-/** Put the middle of the region there, or as near as the picture allows. */
-function centre(x, y) {
-  const { width, height } = look.picture;
-  look.x = Math.round(Math.min(Math.max(0, x - look.side / 2), width - look.side));
-  look.y = Math.round(Math.min(Math.max(0, y - look.side / 2), height - look.side));
+/** Centers the region at a pixel, or as near as the border of the image allows. */
+function centerRegion(x, y) {
+  const { width, height } = viewer.image;
+  const clamp = (start, length) =>
+    Math.round(Math.min(Math.max(0, start - viewer.size / 2), length - viewer.size));
+  viewer.x = clamp(x, width);
+  viewer.y = clamp(y, height);
 }
 
-function enlarge(side) {
-  const [x, y] = [look.x + look.side / 2, look.y + look.side / 2];
-  look.side = Math.min(side, look.picture.width, look.picture.height);
-  centre(x, y);
+function setRegionSize(size) {
+  const [x, y] = [viewer.x + viewer.size / 2, viewer.y + viewer.size / 2];
+  viewer.size = Math.min(size, viewer.image.width, viewer.image.height);
+  centerRegion(x, y);
 }
 
-function locator(picture) {
-  const frame = h("button", { type: "button", class: "frame",
-    "aria-label": "Region that is enlarged; the arrow keys move it" });
-  const map = h("div", { class: "locator" }, image(picture, picture.views.at(-1)), frame);
-  const go = (x, y) => { centre(x, y); redraw(); };
-  dragged(map, (x, y) => go(x * picture.width, y * picture.height));
-  frame.addEventListener("keydown", (e) => {
-    const step = STEPS[e.key];
+function regionSelector(image) {
+  const region = h("button", { type: "button", class: "region",
+    "aria-label": "Enlarged region; the arrow keys move it" });
+  const overview = h("div", { class: "overview" }, viewImage(image, image.views.at(-1)), region);
+  const moveTo = (x, y) => { centerRegion(x, y); redraw(); };
+  onDrag(overview, (x, y) => moveTo(x * image.width, y * image.height));
+  region.addEventListener("keydown", (e) => {
+    const step = KEY_STEPS[e.key];
     if (!step) return;
     e.preventDefault();
-    go(look.x + look.side / 2 + step[0], look.y + look.side / 2 + step[1]);
+    moveTo(viewer.x + viewer.size / 2 + step[0], viewer.y + viewer.size / 2 + step[1]);
   });
-  drawings.push(() => {
-    frame.style.left = `${(100 * look.x) / picture.width}%`;
-    frame.style.top = `${(100 * look.y) / picture.height}%`;
-    frame.style.width = `${(100 * look.side) / picture.width}%`;
-    frame.style.height = `${(100 * look.side) / picture.height}%`;
+  regionDrawers.push(() => {
+    region.style.left = `${(100 * viewer.x) / image.width}%`;
+    region.style.top = `${(100 * viewer.y) / image.height}%`;
+    region.style.width = `${(100 * viewer.size) / image.width}%`;
+    region.style.height = `${(100 * viewer.size) / image.height}%`;
   });
-  return h("div", {}, map, h("p", {}, extent(picture)));
+  return h("div", {}, overview, h("p", {}, describeCrop(image)));
 }
 
-/** What of the picture is shown. */
-function extent({ name, whole: [height, width], ...shown }) {
-  if (shown.height === height && shown.width === width)
-    return `${name}: the whole picture, ${width} \u00d7 ${height} pixels.`;
-  return `${name}: ${shown.width} \u00d7 ${shown.height} pixels from (${shown.left}, ${shown.top}) `
-    + `on, of ${width} \u00d7 ${height}.`;
+/** Which part of the image the crop shows. */
+function describeCrop({ name, hr_size: [height, width], ...crop }) {
+  if (crop.height === height && crop.width === width)
+    return `${name}: full image, ${width} \u00d7 ${height} pixels.`;
+  return `${name}: crop of ${crop.width} \u00d7 ${crop.height} pixels at (${crop.left}, `
+    + `${crop.top}), of ${width} \u00d7 ${height}.`;
 }
 
-function regionChoice() {
-  const largest = Math.min(...data.pictures.flatMap((each) => [each.width, each.height]));
-  const sides = SIDES.filter((side) => side <= largest);
-  if (sides.length < 2) return null;
-  const change = (side) => { enlarge(side); redraw(); };
-  return choice("Region", sides.map((side) => [side, `${side}\u2009px`]), look.side, change);
+function regionSizeControl() {
+  const largest = Math.min(...data.images.flatMap((image) => [image.width, image.height]));
+  const sizes = REGION_SIZES.filter((size) => size <= largest);
+  if (sizes.length < 2) return null;
+  const onChange = (size) => { setRegionSize(size); redraw(); };
+  const options = sizes.map((size) => [size, `${size}\u2009px`]);
+  return radioGroup("Region", options, viewer.size, onChange);
 }

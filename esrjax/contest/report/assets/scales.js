@@ -1,89 +1,91 @@
-// From figures to pixels, and where the ticks of an axis are.
+// Scales from values to pixels, and axes with ticks.
 
-function linear([low, high], [from, to]) {
-  const at = (value) => from + ((value - low) / (high - low || 1)) * (to - from);
-  return { at, ticks: (count) => steps(low, high, count), even: true };
+function linearScale([low, high], [from, to]) {
+  const toPixels = (value) => from + ((value - low) / (high - low || 1)) * (to - from);
+  return { toPixels, ticks: (count) => linearTicks(low, high, count), isLinear: true };
 }
 
-function logarithmic([low, high], range) {
-  const inner = linear([Math.log(low), Math.log(high)], range);
+function logScale([low, high], range) {
+  const scale = linearScale([Math.log(low), Math.log(high)], range);
   const ticks = (count) => {
-    const round = decades(low, high, count);
-    return round.length > 2 ? round : steps(low, high, count);
+    const values = logTicks(low, high, count);
+    return values.length > 2 ? values : linearTicks(low, high, count);
   };
-  return { at: (value) => inner.at(Math.log(value)), ticks };
+  return { toPixels: (value) => scale.toPixels(Math.log(value)), ticks };
 }
 
-/** Logarithmic where the figures span more than a factor of four. */
-function fitting(values, range, pad = 0.06) {
+/** A scale that spans all values: logarithmic if they span more than a factor of 4, else linear. */
+function autoScale(values, range, padding = 0.06) {
   const low = Math.min(...values), high = Math.max(...values);
   if (low > 0 && high / low > 4) {
-    const room = (high / low) ** pad;
-    return logarithmic([low / room, high * room], range);
+    const factor = (high / low) ** padding;
+    return logScale([low / factor, high * factor], range);
   }
-  const room = (high - low || Math.abs(high) / 10 || 1) * pad;
-  return linear([low - room, high + room], range);
+  const margin = (high - low || Math.abs(high) / 10 || 1) * padding;
+  return linearScale([low - margin, high + margin], range);
 }
 
-/** About zero: linear there, logarithmic far from it where a few lie very far (asinh). */
-function around(values, range) {
-  const sizes = values.map(Math.abs).sort((a, b) => a - b);
-  const usual = sizes[Math.floor(0.9 * (sizes.length - 1))], most = sizes.at(-1);
-  if (!(usual > 0 && most > 6 * usual)) return fitting(values, range, 0.04);
-  const bend = (value) => Math.asinh((4 * value) / usual);
-  const inner = fitting(values.map(bend), range, 0.04);
-  const within = (value) => value >= Math.min(...values) && value <= Math.max(...values);
+/** A scale for differences: linear, or asinh if there are outliers, so that both stay readable. */
+function differenceScale(values, range) {
+  const magnitudes = values.map(Math.abs).sort((a, b) => a - b);
+  const typical = magnitudes[Math.floor(0.9 * (magnitudes.length - 1))];
+  const largest = magnitudes.at(-1);
+  if (!(typical > 0 && largest > 6 * typical)) return autoScale(values, range, 0.04);
+  const transform = (value) => Math.asinh((4 * value) / typical);
+  const scale = autoScale(values.map(transform), range, 0.04);
+  const isInside = (value) => value >= Math.min(...values) && value <= Math.max(...values);
   const ticks = (count) => {
-    let sides = decades(usual / 3, most, Infinity);
-    while (2 * sides.length > count && sides.length > 1)
-      sides = sides.filter((_, k) => (sides.length - 1 - k) % 2 === 0);
-    return [...sides.map((value) => -value), 0, ...sides].filter(within);
+    let positive = logTicks(typical / 3, largest, Infinity);
+    while (2 * positive.length > count && positive.length > 1)
+      positive = positive.filter((_, k) => (positive.length - 1 - k) % 2 === 0);
+    return [...positive.map((value) => -value), 0, ...positive].filter(isInside);
   };
-  return { at: (value) => inner.at(bend(value)), ticks, bent: true };
+  return { toPixels: (value) => scale.toPixels(transform(value)), ticks, isAsinh: true };
 }
 
-/** Round figures, 1, 2 or 5 apart, at most about `count` of them. */
-function steps(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
+/** Round values 1, 2 or 5 times a power of ten apart, at most about `count` of them. */
+function linearTicks(low, high, count) {
+  const minStep = (high - low) / count, power = 10 ** Math.floor(Math.log10(minStep));
+  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= minStep) ?? 10);
   const first = Math.ceil(low / step), last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, k) => (first + k) * step);
 }
 
-/** 1, 2 and 5 times the powers of ten; the powers alone where all would be more than `count`. */
-function decades(low, high, count) {
+/** 1, 2 and 5 times powers of ten; only the powers if these would be more than `count`. */
+function logTicks(low, high, count) {
   const first = Math.floor(Math.log10(low)), last = Math.floor(Math.log10(high));
   const powers = Array.from({ length: last - first + 1 }, (_, k) => 10 ** (first + k));
-  const within = (factors) => powers.flatMap((power) => factors.map((factor) => factor * power))
+  const multiples = (factors) => powers
+    .flatMap((power) => factors.map((factor) => factor * power))
     .filter((value) => value >= low && value <= high);
-  const [all, bare] = [within([1, 2, 5]), within([1])];
-  return all.length > count && bare.length > 1 ? bare : all;
+  const [all, onlyPowers] = [multiples([1, 2, 5]), multiples([1])];
+  return all.length > count && onlyPowers.length > 1 ? onlyPowers : all;
 }
 
-/** The ticks of a linear axis have as many decimals as the one that needs most. */
-function tickTexts(scale, values) {
-  const plain = values.map((value) => Number(value.toPrecision(6)).toString());
-  const most = Math.max(...plain.map((text) => text.split(".")[1]?.length ?? 0));
-  const texts = scale.even ? values.map((value) => value.toFixed(most)) : plain;
-  return texts.map((text) => text.replace("-", "\u2212"));
+/** Labels of ticks; on a linear axis all have as many decimals as the one that needs most. */
+function tickLabels(scale, values) {
+  const exact = values.map((value) => Number(value.toPrecision(6)).toString());
+  const decimals = Math.max(...exact.map((text) => text.split(".")[1]?.length ?? 0));
+  const labels = scale.isLinear ? values.map((value) => value.toFixed(decimals)) : exact;
+  return labels.map((text) => text.replace("-", "\u2212"));
 }
 
-/** An axis with its grid and its name; `box` is the plotting area. */
-function axis(side, scale, box, label, count) {
-  const across = side === "bottom";
-  const values = scale.ticks(count), texts = tickTexts(scale, values);
-  const marks = values.map((value, k) => {
-    const at = scale.at(value);
-    const line = across
-      ? { x1: at, x2: at, y1: box.top, y2: box.bottom }
-      : { x1: box.left, x2: box.right, y1: at, y2: at };
-    const text = across
-      ? { x: at, y: box.bottom + 17, "text-anchor": "middle" }
-      : { x: box.left - 7, y: at + 4, "text-anchor": "end" };
-    return s("g", { class: "tick" }, s("line", line), s("text", text, texts[k]));
+/** An axis with grid lines and a title; `box` is the plotting area. */
+function axis(side, scale, box, title, count) {
+  const isHorizontal = side === "bottom";
+  const values = scale.ticks(count), labels = tickLabels(scale, values);
+  const ticks = values.map((value, k) => {
+    const position = scale.toPixels(value);
+    const line = isHorizontal
+      ? { x1: position, x2: position, y1: box.top, y2: box.bottom }
+      : { x1: box.left, x2: box.right, y1: position, y2: position };
+    const text = isHorizontal
+      ? { x: position, y: box.bottom + 17, "text-anchor": "middle" }
+      : { x: box.left - 7, y: position + 4, "text-anchor": "end" };
+    return s("g", { class: "tick" }, s("line", line), s("text", text, labels[k]));
   });
-  const name = across
+  const position = isHorizontal
     ? { x: (box.left + box.right) / 2, y: box.bottom + 36, "text-anchor": "middle" }
     : { x: 0, y: box.top - 12 };
-  return s("g", { class: "axis" }, marks, s("text", { class: "name", ...name }, label));
+  return s("g", { class: "axis" }, ticks, s("text", { class: "axis-title", ...position }, title));
 }

@@ -1,38 +1,38 @@
-// One note at a time beside what is pointed at, focused or tapped; Escape closes it.
+// Tooltips: one at a time, next to what is hovered, focused or tapped; Escape closes it.
 
-const tip = {
-  box: document.getElementById("tip"),
+const tooltip = {
+  node: document.getElementById("tooltip"),
   anchor: null,
 
-  show(anchor, lines, at) {
+  show(anchor, lines, box) {
     this.hide();
-    this.box.replaceChildren(...lines.filter(Boolean).map((line, k) =>
+    this.node.replaceChildren(...lines.filter(Boolean).map((line, k) =>
       h(k ? "p" : "strong", {}, line)));
-    this.box.hidden = false;
-    this.place(at ?? anchor.getBoundingClientRect());
-    if (anchor.matches("button")) anchor.setAttribute("aria-describedby", "tip");
+    this.node.hidden = false;
+    this.position(box ?? anchor.getBoundingClientRect());
+    if (anchor.matches("button")) anchor.setAttribute("aria-describedby", "tooltip");
     this.anchor = anchor;
   },
 
   hide() {
     this.anchor?.removeAttribute("aria-describedby");
     this.anchor = null;
-    this.box.hidden = true;
+    this.node.hidden = true;
   },
 
-  /** Above where there is room, else below; never out of the window. */
-  place(at) {
-    const own = this.box.getBoundingClientRect(), gap = 8;
+  /** Above the box if there is room, else below it; never outside the window. */
+  position(box) {
+    const own = this.node.getBoundingClientRect(), gap = 8;
     const width = document.documentElement.clientWidth;
-    const left = Math.min(at.left + at.width / 2 - own.width / 2, width - own.width - gap);
-    const above = at.top - own.height - gap;
-    const top = above >= gap ? above : at.top + at.height + gap;
-    this.box.style.left = `${Math.max(gap, left)}px`;
-    this.box.style.top = `${top}px`;
+    const left = Math.min(box.left + box.width / 2 - own.width / 2, width - own.width - gap);
+    const above = box.top - own.height - gap;
+    const top = above >= gap ? above : box.top + box.height + gap;
+    this.node.style.left = `${Math.max(gap, left)}px`;
+    this.node.style.top = `${top}px`;
   },
 
-  /** Gives a node a note: `lines()` is asked each time. */
-  on(node, lines) {
+  /** Attaches a tooltip to a node; `lines()` is called whenever it is shown. */
+  attach(node, lines) {
     const show = () => this.show(node, lines());
     const hide = () => this.anchor === node && this.hide();
     node.addEventListener("pointerenter", show);
@@ -44,6 +44,7 @@ const tip = {
   },
 };
 
-document.addEventListener("keydown", (e) => e.key === "Escape" && tip.hide());
-document.addEventListener("pointerdown", (e) => tip.anchor?.contains(e.target) || tip.hide());
-addEventListener("scroll", () => tip.hide(), { passive: true, capture: true });
+document.addEventListener("keydown", (e) => e.key === "Escape" && tooltip.hide());
+document.addEventListener("pointerdown", (e) =>
+  tooltip.anchor?.contains(e.target) || tooltip.hide());
+addEventListener("scroll", () => tooltip.hide(), { passive: true, capture: true });

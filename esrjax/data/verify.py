@@ -1,0 +1,220 @@
+"""Verification of datasets before training: damaged images, wrong LR, duplicates, leaks."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from esrjax.data.datasets import DatasetInfo, Pair, Progress, decode_source
+from esrjax.data.image_io import Pixels, prefetch_map
+from esrjax.data.resize import bicubic_downscale
+from esrjax.errors import UserError
+
+# Outer LR pixels that are not compared: newer versions of MATLAB pad symmetrically at the edge
+# where older ones replicate it, which changes two pixels by up to 10 levels.
+IGNORED_LR_BORDER = 2
+MAX_HASH_DISTANCE = 3  # of the 64 bits of a difference hash, for images that look alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairCheck:
+    """What was found in one pair.
+
+    Attributes:
+        name: Of the pair.
+        problems: What is wrong with it.
+        notes: What decoding has changed, which is not wrong.
+        size: (h, w) of HR, cropped to a multiple of the scale; None if it cannot be read.
+        lr_error: Largest difference between its LR image and the bicubic one, in levels; None where
+            the dataset has no LR.
+        digest: SHA-256 of the size and the pixels of HR.
+        dhash: Difference hash of HR, 64 bits; None for images with too little structure.
+    """
+
+    name: str
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    lr_error: int | None = None
+    digest: str | None = None
+    dhash: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetReport:
+    """The result of verifying a dataset.
+
+    Attributes:
+        num_images: How many pairs were checked.
+        min_hr_size: (h, w) of the HR image with the shortest side.
+        lr_error: Largest difference between an LR image and the bicubic one, in levels; None where
+            the dataset has no LR.
+        problems: What is wrong, a line each.
+        notes: What deserves a look but is not wrong, a line each.
+    """
+
+    num_images: int
+    min_hr_size: tuple[int, int] | None
+    lr_error: int | None
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def verify_dataset(
+    pairs: Sequence[Pair],
+    *,
+    against: Sequence[Pair] = (),
+    expected: DatasetInfo | None = None,
+    tolerance: int = 1,
+    progress: Progress = iter,
+) -> DatasetReport:
+    """Check every pair of a dataset, with two threads.
+
+    Args:
+        pairs: The dataset.
+        against: Pairs that must not be trained on, for instance the validation set: images that the
+            dataset shares with them are problems.
+        expected: What is known about the dataset: number and names of its images.
+        tolerance: Levels by which LR may differ from the bicubic LR, outer pixels excepted.
+        progress: Wraps the pairs, for instance in a progress bar.
+    """
+    checks = list(_check_pairs(pairs, tolerance, progress))
+    # 255 is the largest possible difference: the LR images of `against` are not judged.
+    against_checks = list(_check_pairs(against, 255, progress)) if against else []
+    problems = [f"{check.name}: {problem}" for check in checks for problem in check.problems]
+    leaks, similar = find_overlap(checks, against_checks)
+    notes = [f"{check.name}: {note}" for check in checks for note in check.notes]
+    sizes = [check.size for check in checks if check.size]
+    lr_errors = [check.lr_error for check in checks if check.lr_error is not None]
+    return DatasetReport(
+        num_images=len(pairs),
+        min_hr_size=min(sizes, key=min, default=None),
+        lr_error=max(lr_errors, default=None),
+        problems=(*_compare_with_info(pairs, expected), *problems, *leaks),
+        notes=(*notes, *_duplicates(checks), *similar),
+    )
+
+
+def check_pair(pair: Pair, tolerance: int) -> PairCheck:
+    """Check one pair; errors in reading it are problems of the result.
+
+    Args:
+        pair: The pair.
+        tolerance: Levels by which LR may differ from the bicubic LR, outer pixels excepted.
+    """
+    try:
+        images = {"HR": decode_source(pair.hr)}
+        images |= {} if pair.lr is None else {"LR": decode_source(pair.lr)}
+        lr, hr = pair.load_from_hr(images["HR"].pixels)
+    except UserError as error:
+        return PairCheck(name=pair.name, problems=(error.problem,))
+    notes = [(label, note) for label, image in images.items() for note in image.notes]
+    deep = [(label, note) for label, note in notes if note.startswith("16 bits")]
+    lr_error = None if pair.lr is None else max_abs_diff(lr, bicubic_downscale(hr, pair.scale))
+    problems = [f"{label} is not 8-bit: {note}" for label, note in deep]
+    harmless = [labelled_note for labelled_note in notes if labelled_note not in deep]
+    if lr_error is not None and lr_error > tolerance:
+        problems.append(f"LR differs from the bicubic LR by up to {lr_error} levels")
+    return PairCheck(
+        name=pair.name,
+        problems=tuple(problems),
+        notes=tuple(note if label == "HR" else f"LR: {note}" for label, note in harmless),
+        size=hr.shape[:2],
+        lr_error=lr_error,
+        digest=hashlib.sha256(f"{hr.shape}".encode() + hr.tobytes()).hexdigest(),
+        dhash=difference_hash(hr),
+    )
+
+
+def max_abs_diff(lr: Pixels, reference: Pixels) -> int:
+    """Return the largest absolute difference of two LR images (h, w, 3), in levels.
+
+    The two outer rows and columns are ignored (see `IGNORED_LR_BORDER`).
+    """
+    interior = tuple(
+        np.s_[IGNORED_LR_BORDER:-IGNORED_LR_BORDER] if side > 2 * IGNORED_LR_BORDER else np.s_[:]
+        for side in lr.shape[:2]
+    )
+    return int(np.abs(lr[interior].astype(int) - reference[interior]).max())
+
+
+def difference_hash(hr: Pixels) -> int | None:
+    """Return the 64-bit difference hash (dHash) of an image, robust to resizing and brightness.
+
+    The image is averaged to 8 x 9 gray cells; a bit is set where gray falls from a cell to its
+    right neighbor. None for images in which fewer than half of these steps exceed 2 levels, such as
+    sky: their bits are noise, and they would look like everything.
+    """
+    cells = np.asarray(Image.fromarray(hr).convert("L").resize((9, 8), Image.Resampling.BOX), int)
+    steps = cells[:, :-1] - cells[:, 1:]
+    if (np.abs(steps) > 2).mean() < 0.5:
+        return None
+    return int.from_bytes(np.packbits(steps > 0).tobytes(), "big")
+
+
+def find_overlap(
+    checks: Sequence[PairCheck], against_checks: Sequence[PairCheck]
+) -> tuple[list[str], list[str]]:
+    """Return the images that two datasets share.
+
+    Returns:
+        A line for every image that is equal to one of the other dataset, pixel by pixel; and one
+        for every image that only looks like one of it, by difference hash.
+    """
+    against_names = {check.digest: check.name for check in against_checks if check.digest}
+    leaks = [
+        f"{check.name}: the same image as {against_names[check.digest]} of a held-out dataset"
+        for check in checks
+        if check.digest in against_names
+    ]
+    hashed = [check for check in against_checks if check.dhash is not None]
+    hashes = np.array([check.dhash for check in hashed], np.uint64)
+    similar: list[str] = []
+    for check in checks:
+        close = [] if check.digest in against_names else _close_hashes(check, hashes)
+        similar += [
+            f"{check.name}: looks like {hashed[i].name} of a held-out dataset" for i in close
+        ]
+    return leaks, similar
+
+
+def _close_hashes(check: PairCheck, hashes: NDArray[np.uint64]) -> list[int]:
+    """Return the indices of the hashes within `MAX_HASH_DISTANCE` (Hamming distance)."""
+    if check.dhash is None or not hashes.size:
+        return []
+    distances = np.bitwise_count(hashes ^ np.uint64(check.dhash))
+    return np.flatnonzero(distances <= MAX_HASH_DISTANCE).tolist()
+
+
+def _duplicates(checks: Sequence[PairCheck]) -> list[str]:
+    """Return a line for every image that the dataset contains more than once."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for check in checks:
+        if check.digest:
+            names[check.digest].append(check.name)
+    return [f"{', '.join(same)}: the same image" for same in names.values() if len(same) > 1]
+
+
+def _compare_with_info(pairs: Sequence[Pair], info: DatasetInfo | None) -> list[str]:
+    if info is None:
+        return []
+    missing, unexpected = info.compare_names([pair.name for pair in pairs])
+    lines = [f"{info.title} has {info.num_images} images, this dataset {len(pairs)}"]
+    lines = lines if len(pairs) != info.num_images else []
+    lines += [f"missing: {_some_names(missing)}"] if missing else []
+    return lines + ([f"not part of {info.title}: {_some_names(unexpected)}"] if unexpected else [])
+
+
+def _some_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_pairs(pairs: Sequence[Pair], tolerance: int, progress: Progress) -> Iterator[PairCheck]:
+    """Check all pairs with two threads; at most a few images are in memory."""
+    checks = prefetch_map(lambda pair: check_pair(pair, tolerance), pairs, buffer_size=4)
+    for _, check in zip(progress(pairs), checks, strict=True):
+        yield check

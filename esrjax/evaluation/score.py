@@ -1,0 +1,163 @@
+"""PSNR and SSIM of an upscaler over a dataset, under one metric spec or several."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from esrjax.data.datasets import Pair, Progress
+from esrjax.data.image_io import Pixels
+from esrjax.errors import UserError
+from esrjax.evaluation.metrics import IncomparableImages, MetricSpec, SRImage, psnr, ssim
+from esrjax.evaluation.upscale import uint8_upscaler
+
+# (h, w, 3) uint8 -> (scale·h, scale·w, 3), uint8 or floats in [0, 1].
+ScorableUpscaler = Callable[[Pixels], SRImage]
+
+
+class WrongOutput(UserError):
+    """Raised when the output of an upscaler has the wrong shape or dtype."""
+
+
+class BadPairList(UserError):
+    """Raised when a list of pairs is empty or has duplicate names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageMetrics:
+    """PSNR and SSIM of one SR image, or their means over a dataset.
+
+    Attributes:
+        psnr: In dB.
+        ssim: In [-1, 1].
+    """
+
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """PSNR and SSIM of every image of a dataset.
+
+    Attributes:
+        spec: Name of the metric spec.
+        images: Name of a pair -> its metrics.
+    """
+
+    spec: str
+    images: Mapping[str, ImageMetrics]
+
+    @property
+    def mean(self) -> ImageMetrics:
+        """The arithmetic means over the images; PSNR is averaged in dB."""
+        metrics = self.images.values()
+        return ImageMetrics(
+            psnr=fmean(image.psnr for image in metrics),
+            ssim=fmean(image.ssim for image in metrics),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return `{"spec", "mean": {"psnr", "ssim"}, "images": {NAME: {"psnr", "ssim"}}}`."""
+        images = {name: asdict(metrics) for name, metrics in self.images.items()}
+        return {"spec": self.spec, "mean": asdict(self.mean), "images": images}
+
+
+def as_scorable(net: Any, spec: MetricSpec, **strategy: Any) -> ScorableUpscaler:
+    """Return a model as a function with the output that a metric spec needs.
+
+    Args:
+        net: A `Model` or `EnsembleModel`; any other callable is returned unchanged.
+        spec: Decides whether the output is uint8, or floats in [0, 1] before rounding.
+        **strategy: Keyword arguments of `net.upscaler`: self_ensemble, windows.
+    """
+    if not hasattr(net, "upscaler"):
+        return net
+    upscaler = net.upscaler(**strategy)
+    return upscaler if spec.needs_float_output else uint8_upscaler(upscaler)
+
+
+def score(
+    upscaler: ScorableUpscaler,
+    pairs: Sequence[Pair],
+    spec: MetricSpec,
+    progress: Progress = iter,
+) -> Scores:
+    """Return the scores of an upscaler over all pairs (see `score_with_specs`)."""
+    return score_with_specs(upscaler, pairs, [spec], progress)[0]
+
+
+def score_with_specs(
+    upscaler: ScorableUpscaler,
+    pairs: Sequence[Pair],
+    specs: Sequence[MetricSpec],
+    progress: Progress = iter,
+) -> tuple[Scores, ...]:
+    """Return the scores under each spec; every image is upscaled once.
+
+    Args:
+        upscaler: (h, w, 3) uint8 -> (scale·h, scale·w, 3), uint8, or floats in [0, 1] if any of the
+            specs needs float output (see `as_scorable`).
+        pairs: With unique names.
+        specs: The metric specs.
+        progress: Wraps the pairs, for instance in a progress bar.
+
+    Raises:
+        WrongOutput: If the output has the wrong shape or dtype.
+        BadPairList: If there are no pairs, or two of the same name.
+        IncomparableImages: If an image is too small for a spec.
+    """
+    _check_names(pairs)
+    needs_float_output = any(spec.needs_float_output for spec in specs)
+    images: list[dict[str, ImageMetrics]] = [{} for _ in specs]
+    for pair in progress(pairs):
+        sr, hr = _upscale(upscaler, pair, needs_float_output)
+        for spec, metrics in zip(specs, images, strict=True):
+            metrics[pair.name] = _measure(sr, hr, spec, pair.name)
+    return tuple(
+        Scores(spec=spec.name, images=metrics) for spec, metrics in zip(specs, images, strict=True)
+    )
+
+
+def _upscale(
+    upscaler: ScorableUpscaler, pair: Pair, needs_float_output: bool
+) -> tuple[SRImage, Pixels]:
+    """Return the SR image of a pair and its HR image."""
+    lr, hr = pair.load()
+    sr = upscaler(lr)
+    is_valid_dtype = (
+        np.issubdtype(sr.dtype, np.floating) if needs_float_output else sr.dtype == np.uint8
+    )
+    if is_valid_dtype and sr.shape == hr.shape:
+        return sr, hr
+    expected = "floats in [0, 1] of shape" if needs_float_output else "uint8"
+    raise WrongOutput(
+        f"the output is {sr.dtype} {sr.shape} for an LR image of {lr.shape}",
+        location=pair.name,
+        rule=f"the output is {expected} {hr.shape}: {pair.scale} x the LR size",
+        remedy="check the scale of the method, and that its output is "
+        + ("not rounded, as this metric requires" if needs_float_output else "converted to uint8"),
+    )
+
+
+def _measure(sr: SRImage, hr: Pixels, spec: MetricSpec, name: str) -> ImageMetrics:
+    try:
+        return ImageMetrics(psnr=psnr(sr, hr, spec), ssim=ssim(sr, hr, spec))
+    except IncomparableImages as error:
+        raise IncomparableImages(
+            error.problem, location=name, rule=error.rule, remedy=error.remedy
+        ) from error
+
+
+def _check_names(pairs: Sequence[Pair]) -> None:
+    names = Counter(pair.name for pair in pairs)
+    duplicates = sorted(name for name, count in names.items() if count > 1)
+    if duplicates or not names:
+        raise BadPairList(
+            f"Duplicate image names: {', '.join(duplicates)}" if duplicates else "No image pairs",
+            rule="scores are stored by image name, and averaged over at least one pair",
+            remedy="score one dataset at a time",
+        )

@@ -1,0 +1,604 @@
+"""Inference strategies: single pass, tiles, x8 self-ensemble, windows, blending of upscalers.
+
+An upscaler maps an LR image, (h, w, 3) uint8, to an SR image of floats in [0, 1]; `uint8_upscaler`
+rounds its result. Every strategy takes an upscaler and returns one, so that they can be composed.
+The file begins with a single forward pass over a whole image and the conversions around a network,
+and ends with the jobs that upscale image files."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+from PIL import Image
+
+from esrjax.data.image_io import (
+    SUFFIXES,
+    Pixels,
+    find_images,
+    read_image,
+    read_image_size,
+    write_image,
+)
+from esrjax.errors import UserError
+from esrjax.evaluation.metrics import to_uint8
+
+FloatImage = NDArray[np.float32]  # (h, w, 3), values in [0, 1], not clipped
+ImageSize = tuple[int, int]  # (h, w)
+Upscaler = Callable[[Pixels], FloatImage]  # (h, w, 3) uint8 -> (scale·h, scale·w, 3)
+# (1, h, w, 3) -> (1, scale·h, scale·w, 3), values in [0, data_range]
+ForwardFn = Callable[[Array], Array]
+
+
+def uint8_upscaler(upscaler: Upscaler) -> Callable[[Pixels], Pixels]:
+    """Return the upscaler with its output converted to uint8 (see `to_uint8`)."""
+    return lambda lr: to_uint8(upscaler(lr), 1.0)
+
+
+def single_pass(forward: ForwardFn, data_range: float) -> Upscaler:
+    """Return an upscaler that runs a network once over the image at its exact size.
+
+    Args:
+        forward: The network.
+        data_range: Images at its input and output have values in [0, data_range].
+    """
+
+    def upscale(lr: Pixels) -> FloatImage:
+        return to_unit_range(forward(to_network_input(lr, data_range)[None]), data_range)
+
+    return upscale
+
+
+def to_network_input(lr: Pixels, data_range: float) -> Array:
+    """Convert (h, w, 3) uint8 to float32 in [0, data_range].
+
+    The division by `255 / data_range`, instead of a multiplication, is that of the challenge's
+    official test code: it gives the same float32 values, bit by bit.
+    """
+    return lr.astype(np.float32) / np.float32(255 / data_range)  # pyright: ignore[reportReturnType] # jit accepts numpy arrays
+
+
+def to_unit_range(sr: Array, data_range: float) -> FloatImage:
+    """Convert (1, h, w, 3) with values in [0, data_range] to (h, w, 3) in [0, 1], not clipped."""
+    return np.asarray(sr, np.float32)[0] / np.float32(data_range)
+
+
+# --------------------------------------------------------------------------------------------------
+# Symmetric padding of an image to a multiple of the window size, before the network sees it.
+# --------------------------------------------------------------------------------------------------
+
+
+def pad_to_multiple(upscaler: Upscaler, multiple: int, scale: int) -> Upscaler:
+    """Return an upscaler that pads LR at the bottom and right, and crops SR back.
+
+    Padding is symmetric: the last row and column are repeated (np.pad's "symmetric", not
+    "reflect"). Both sides grow to the next larger multiple, always by at least one pixel: an image
+    whose sides are multiples already gets one more window in each direction. Source: team BBox,
+    NTIRE 2025 image super-resolution.
+
+    Args:
+        upscaler: Runs on the padded image.
+        multiple: LR pixels.
+        scale: HR size / LR size.
+    """
+
+    def upscale(lr: Pixels) -> FloatImage:
+        h, w = lr.shape[:2]
+        padded_h, padded_w = padded_size((h, w), multiple)
+        padded = np.pad(lr, ((0, padded_h - h), (0, padded_w - w), (0, 0)), mode="symmetric")
+        return upscaler(padded)[: scale * h, : scale * w]
+
+    return upscale
+
+
+def padded_size(size: ImageSize, multiple: int) -> ImageSize:
+    """Return the next larger multiples of both sides; multiples grow too."""
+    return (size[0] // multiple + 1) * multiple, (size[1] // multiple + 1) * multiple
+
+
+# --------------------------------------------------------------------------------------------------
+# Spans of a tile along one axis: what the network sees, and what is used of its output.
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TileSpan:
+    """One axis of a tile, in LR pixels of the whole image.
+
+    The network sees [start, stop); its output is used for [core_start, core_stop).
+
+    Attributes:
+        start: First pixel of the tile.
+        stop: End of the tile, exclusive.
+        core_start: First pixel for which the output is used.
+        core_stop: End of these pixels, exclusive.
+    """
+
+    start: int
+    stop: int
+    core_start: int
+    core_stop: int
+
+
+def paste(
+    sr: FloatImage, tile_sr: FloatImage, rows: TileSpan, columns: TileSpan, scale: int
+) -> None:
+    """Copy the core of a tile's output into the SR image, in place.
+
+    Args:
+        sr: (scale·h, scale·w, 3), the whole image.
+        tile_sr: The output for the tile of these spans.
+        rows: The tile along the height.
+        columns: The tile along the width.
+        scale: HR size / LR size.
+    """
+
+    def core_slice(span: TileSpan, origin: int) -> slice:
+        return slice((span.core_start - origin) * scale, (span.core_stop - origin) * scale)
+
+    sr[core_slice(rows, 0), core_slice(columns, 0)] = tile_sr[
+        core_slice(rows, rows.start), core_slice(columns, columns.start)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Tiled inference, exact: equal tiles, compiled once, with the result of a single pass.
+# --------------------------------------------------------------------------------------------------
+
+
+# LR (1, h, w, 3), and a mask (h, w) that is 1 on the image and 0 on padding -> SR.
+MaskedForwardFn = Callable[[Array, Array], Array]
+
+MAX_TILE_SIDE = 256  # LR pixels
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut into tiles.
+
+    Attributes:
+        tile_size: (h, w) of every tile, LR pixels.
+        receptive_field_radius: How far an output pixel depends on its surroundings, LR pixels.
+    """
+
+    tile_size: ImageSize
+    receptive_field_radius: int
+
+
+def fits_in_tile(lr: Pixels, tile_size: ImageSize) -> bool:
+    """Return whether one tile contains the image, in either orientation of the tile."""
+    height, width = _oriented(tile_size, lr)
+    return lr.shape[0] <= height and lr.shape[1] <= width
+
+
+def make_tiling(lr: Pixels, tile_size: ImageSize, receptive_field_radius: int) -> Tiling:
+    """Return the tiling of an image.
+
+    Args:
+        lr: (h, w, 3).
+        tile_size: (h, w), transposed if the image has the other orientation. A side that must
+            be tiled and is not larger than twice the radius is enlarged to four times the radius,
+            because no pixel of such a tile would be exact.
+        receptive_field_radius: LR pixels.
+    """
+    height, width = (
+        side
+        if side >= image_side or side > 2 * receptive_field_radius
+        else 4 * receptive_field_radius
+        for side, image_side in zip(_oriented(tile_size, lr), lr.shape[:2], strict=True)
+    )
+    return Tiling((height, width), receptive_field_radius)
+
+
+def _oriented(tile_size: ImageSize, lr: Pixels) -> ImageSize:
+    """Return the tile size in the orientation (landscape or portrait) of the image."""
+    height, width = tile_size
+    is_landscape = lr.shape[0] <= lr.shape[1]
+    return tile_size if is_landscape == (height <= width) else (width, height)
+
+
+def tile_sizes(
+    image_sizes: Iterable[ImageSize], max_side: int = MAX_TILE_SIDE
+) -> dict[ImageSize, ImageSize]:
+    """Return the tile size for every image size: at most two, one landscape and one portrait.
+
+    A tile size costs a compilation, so that images share them.
+
+    Args:
+        image_sizes: (h, w) of LR images.
+        max_side: Limit of a tile side, LR pixels.
+    """
+    sizes = set(image_sizes)
+    landscape, portrait = {s for s in sizes if s[0] <= s[1]}, {s for s in sizes if s[0] > s[1]}
+    return {
+        size: _covering_size(group, max_side) for group in (landscape, portrait) for size in group
+    }
+
+
+def _covering_size(sizes: set[ImageSize], max_side: int) -> ImageSize:
+    """Return the smallest size that contains all images, limited to `max_side`."""
+    return min(max_side, max(h for h, _ in sizes)), min(max_side, max(w for _, w in sizes))
+
+
+def tiled_upscaler(
+    forward: MaskedForwardFn, tiling: Tiling, data_range: float, scale: int
+) -> Upscaler:
+    """Return an upscaler that runs a network in equal tiles, with the result of a single pass.
+
+    Tiles overlap by twice the receptive field radius. Of each, only pixels at least a radius away
+    from an inner edge are used: these do not depend on what lies beyond the tile. The outermost
+    tiles are aligned with the image, so that padding acts as it does in a single pass. An image
+    smaller than a tile is placed in its upper left corner and the rest is masked.
+
+    Args:
+        forward: The network, given the tile and its mask.
+        tiling: Tile size and radius.
+        data_range: Images at the network's input and output have values in [0, data_range].
+        scale: HR size / LR size.
+    """
+
+    def upscale(lr: Pixels) -> FloatImage:
+        sr = np.empty((lr.shape[0] * scale, lr.shape[1] * scale, 3), np.float32)
+        height, width = tiling.tile_size
+        for rows in _tile_spans(lr.shape[0], height, tiling.receptive_field_radius):
+            for columns in _tile_spans(lr.shape[1], width, tiling.receptive_field_radius):
+                tile, mask = _cut_tile(lr, rows, columns, tiling.tile_size)
+                tile_sr = forward(to_network_input(tile, data_range)[None], mask)
+                paste(sr, to_unit_range(tile_sr, data_range), rows, columns, scale)
+        return sr
+
+    return upscale
+
+
+def _tile_spans(image_side: int, tile_side: int, radius: int) -> Iterator[TileSpan]:
+    """Yield tiles whose cores partition [0, image_side); the outermost touch the image edges.
+
+    A `tile_side` smaller than the image must exceed `2 * radius`, as that of `make_tiling` does:
+    otherwise cores are empty and the loop does not end.
+    """
+    core_start = 0
+    while core_start < image_side:
+        start = max(0, min(core_start - radius, image_side - tile_side))
+        stop = min(start + tile_side, image_side)
+        core_stop = image_side if stop == image_side else stop - radius
+        yield TileSpan(start, stop, core_start, core_stop)
+        core_start = core_stop
+
+
+def _cut_tile(
+    lr: Pixels, rows: TileSpan, columns: TileSpan, tile_size: ImageSize
+) -> tuple[Pixels, Array]:
+    """Return a tile (h, w, 3), zero beyond the image, and its mask (h, w)."""
+    crop = lr[rows.start : rows.stop, columns.start : columns.stop]
+    h, w = crop.shape[:2]
+    tile, mask = np.zeros((*tile_size, 3), np.uint8), np.zeros(tile_size, np.float32)
+    tile[:h, :w], mask[:h, :w] = crop, 1
+    return tile, mask  # pyright: ignore[reportReturnType] # jit accepts numpy arrays
+
+
+# --------------------------------------------------------------------------------------------------
+# The x8 geometric self-ensemble.
+# --------------------------------------------------------------------------------------------------
+
+
+def self_ensemble_upscaler(upscaler: Upscaler) -> Upscaler:
+    """Return an upscaler that averages over the eight flips and rotations of the image.
+
+    Each output is transformed back before the mean. Source: Timofte et al., Seven ways to improve
+    example-based single image super resolution, CVPR 2016, section 3.4.
+    """
+
+    def upscale(lr: Pixels) -> FloatImage:
+        total = np.zeros(1, np.float32)  # broadcast to the size of the output by the first sum
+        for rotations, flip in [(k, flip) for k in range(4) for flip in (False, True)]:
+            sr = upscaler(_transform(lr, rotations, flip))
+            total = total + _inverse_transform(sr, rotations, flip)
+        return total / np.float32(8)
+
+    return upscale
+
+
+def _transform(lr: Pixels, rotations: int, flip: bool) -> Pixels:
+    """Rotate by `rotations` x 90 degrees counterclockwise, then flip left-right."""
+    rotated = np.rot90(lr, rotations)
+    return np.ascontiguousarray(rotated[:, ::-1] if flip else rotated)
+
+
+def _inverse_transform(sr: FloatImage, rotations: int, flip: bool) -> FloatImage:
+    """Undo `_transform`: flip first, then rotate clockwise."""
+    return np.rot90(sr[:, ::-1] if flip else sr, -rotations)
+
+
+# --------------------------------------------------------------------------------------------------
+# Multi-window inference: the weighted mean over several ways to cut an image into windows.
+#
+# Source: team BBox, NTIRE 2025 image super-resolution, inference with several window sizes.
+# --------------------------------------------------------------------------------------------------
+
+
+Windows = Mapping[int, float]  # side of the windows, LR pixels -> weight in the mean
+
+OVERLAP_DIVISOR = 10  # a window sees 1/10 of its side of each neighbor
+
+
+def windowed_upscaler(upscaler: Upscaler, weights: Windows, scale: int) -> Upscaler:
+    """Return an upscaler that averages over several window sizes.
+
+    Window sizes that cut an image into the same grid are run once, with the sum of their weights.
+
+    Args:
+        upscaler: Runs on every window.
+        weights: Side of the windows, LR pixels -> weight; the weights are divided by their sum.
+        scale: HR size / LR size.
+    """
+
+    def upscale(lr: Pixels) -> FloatImage:
+        total = np.zeros(1, np.float32)
+        for grid, weight in _grids(lr.shape[:2], weights).items():
+            total = total + np.float32(weight) * _upscale_grid(upscaler, lr, grid, scale)
+        return total / np.float32(sum(weights.values()))
+
+    return upscale
+
+
+def count_windows(size: ImageSize, weights: Windows) -> Counter[ImageSize]:
+    """Return the sizes of all windows of an image of `size`, and how often each one is run."""
+    return Counter(
+        (row.stop - row.start, column.stop - column.start)
+        for grid in _grids(size, weights)
+        for row in _window_spans(size[0], grid[0])
+        for column in _window_spans(size[1], grid[1])
+    )
+
+
+def _grids(size: tuple[int, ...], weights: Windows) -> dict[ImageSize, float]:
+    """Return the number of windows (down, across) -> its weight.
+
+    An image side that is a multiple of the window's gets one window more than would cover it.
+    """
+    grids: Counter[ImageSize] = Counter()
+    for side, weight in weights.items():
+        grids[size[0] // side + 1, size[1] // side + 1] += weight  # pyright: ignore[reportArgumentType] # a Counter of float weights
+    return dict(grids)
+
+
+def _upscale_grid(upscaler: Upscaler, lr: Pixels, grid: ImageSize, scale: int) -> FloatImage:
+    """Upscale every window separately and join their cores, without blending at the seams.
+
+    The image is first reflect-padded at the bottom and right until it consists of equal windows.
+    """
+    h, w = lr.shape[:2]
+    rows, columns = (_window_spans(side, count) for side, count in zip((h, w), grid, strict=True))
+    padded_h, padded_w = rows[-1].stop, columns[-1].stop
+    padded = np.pad(lr, ((0, padded_h - h), (0, padded_w - w), (0, 0)), mode="reflect")
+    sr = np.empty((padded_h * scale, padded_w * scale, 3), np.float32)
+    for row in rows:
+        for column in columns:
+            window = padded[row.start : row.stop, column.start : column.stop]
+            paste(sr, upscaler(np.ascontiguousarray(window)), row, column, scale)
+    return sr[: h * scale, : w * scale]
+
+
+def _window_spans(image_side: int, count: int) -> list[TileSpan]:
+    """Return `count` equal windows that cover `image_side` pixels or a few more.
+
+    Each window sees a margin of a tenth of its side around its core, except at the image edges.
+    """
+    core = -(-image_side // count)  # rounded up
+    margin, end = core // OVERLAP_DIVISOR, core * count
+    return [
+        TileSpan(max(0, start - margin), min(end, start + core + margin), start, start + core)
+        for start in range(0, end, core)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Blending of the outputs of several upscalers to one image.
+# --------------------------------------------------------------------------------------------------
+
+
+BlendFn = Callable[[Sequence[FloatImage]], FloatImage]  # images of one size -> one image
+
+EPSILON = 1e-8  # added to distances, against a division by 0 for equal images
+
+
+def blend_upscalers(upscalers: Sequence[Upscaler], blend: BlendFn) -> Upscaler:
+    """Return an upscaler that runs all upscalers on an image and blends their outputs."""
+    return lambda lr: blend([upscaler(lr) for upscaler in upscalers])
+
+
+def weighted_blend(weights: Sequence[float]) -> BlendFn:
+    """Return the weighted mean as a blend function; the weights are divided by their sum."""
+
+    def blend(images: Sequence[FloatImage]) -> FloatImage:
+        terms = [weight * image for image, weight in zip(images, weights, strict=True)]
+        return np.asarray(sum(terms) / sum(weights), np.float32)
+
+    return blend
+
+
+def adaptive_blend(images: Sequence[FloatImage]) -> FloatImage:
+    """Blend with `adaptive_weighted_mean_uint8`, of the images rounded to uint8.
+
+    Args:
+        images: (H, W, 3) floats in [0, 1].
+
+    Returns:
+        (H, W, 3) float32 in [0, 1], multiples of 1/255.
+    """
+    levels = adaptive_weighted_mean_uint8([to_uint8(image, 1.0) for image in images])
+    return levels.astype(np.float32) / np.float32(255)
+
+
+# --- of uint8 images ---------------------------------------------------------------------------
+
+
+def weighted_mean_uint8(images: Sequence[Pixels], weights: Sequence[float]) -> Pixels:
+    """Return the weighted mean of uint8 images, rounded half to even."""
+    total = sum(
+        weight * image.astype(np.float64) for image, weight in zip(images, weights, strict=True)
+    )
+    return np.rint(total / sum(weights)).astype(np.uint8)
+
+
+def adaptive_weighted_mean_uint8(images: Sequence[Pixels]) -> Pixels:
+    """Return the mean of uint8 images weighted by their closeness to the plain mean, rounded down.
+
+    The weight of an image is `1 / (mean |image - plain mean| + 1e-8)`, normalized to a sum of 1.
+    Two images have the same distance from their mean, so that both weights are always 1/2 and the
+    result is `floor((a + b) / 2)`. Source: team BBox, NTIRE 2025 image super-resolution, adaptive
+    weighted fusion.
+
+    Args:
+        images: (H, W, 3) uint8.
+    """
+    float_images = [image.astype(np.float64) for image in images]
+    plain_mean = sum(float_images) / len(float_images)
+    closeness = [1 / (np.abs(image - plain_mean).mean() + EPSILON) for image in float_images]
+    total = sum(c / sum(closeness) * p for p, c in zip(float_images, closeness, strict=True))
+    # Where all images have the same level, the sum may be a rounding error below it, which floor
+    # would turn into the level below.
+    return np.floor(np.clip(np.round(total, 9), 0, 255)).astype(np.uint8)
+
+
+# --------------------------------------------------------------------------------------------------
+# Composition of inference strategies, in a fixed order.
+# --------------------------------------------------------------------------------------------------
+
+
+def compose_upscaler(
+    upscaler: Upscaler,
+    scale: int,
+    *,
+    self_ensemble: bool = False,
+    windows: Windows | None = None,
+    pad_multiple: int | None = None,
+) -> Upscaler:
+    """Return an upscaler with strategies applied, the self-ensemble outermost.
+
+    The image is flipped and rotated first, each of the eight images is cut into windows, and every
+    window is padded: it is the size of the network's input that must be a multiple.
+
+    Args:
+        upscaler: The innermost one, a network.
+        scale: HR size / LR size.
+        self_ensemble: Average over the eight flips and rotations.
+        windows: Side of the windows, LR pixels -> weight; None or empty for no windows.
+        pad_multiple: Pad to the next larger multiple, LR pixels; None for no padding.
+    """
+    composed = pad_to_multiple(upscaler, pad_multiple, scale) if pad_multiple else upscaler
+    composed = windowed_upscaler(composed, windows, scale) if windows else composed
+    return self_ensemble_upscaler(composed) if self_ensemble else composed
+
+
+# --------------------------------------------------------------------------------------------------
+# Jobs that upscale image files: the output path and the tile size of every input.
+# --------------------------------------------------------------------------------------------------
+
+
+class BadOutputPath(UserError):
+    """Raised when the output path does not fit the number or the names of the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleJob:
+    """One image file to upscale.
+
+    Attributes:
+        source: The LR image.
+        target: The SR image to write.
+        lr_size: (h, w) of the LR image, pixels.
+        tile_size: (h, w) of the tiles that it is processed in, LR pixels.
+    """
+
+    source: Path
+    target: Path
+    lr_size: ImageSize
+    tile_size: ImageSize
+
+
+def plan_upscale_jobs(
+    inputs: Sequence[Path],
+    output: Path,
+    scale: int,
+    max_tile_side: int,
+    *,
+    both_orientations: bool = False,
+) -> tuple[UpscaleJob, ...]:
+    """Return a job for every image; their sizes are read from the headers alone.
+
+    Args:
+        inputs: Image files and folders of them.
+        output: A folder for `NAMExSCALE.png`; for a single image also a file.
+        scale: HR size / LR size.
+        max_tile_side: Limit of a tile side, LR pixels.
+        both_orientations: Tiles must also serve the transposed images, which self-ensemble and
+            windows produce.
+
+    Raises:
+        ImagesNotFound: If there are no images.
+        BadOutputPath: If `output` does not fit them.
+    """
+    sources = find_images(inputs)
+    targets = _targets(sources, output, scale, has_folder=any(path.is_dir() for path in inputs))
+    lr_sizes = [_lr_size(source) for source in sources]
+    sizes_to_serve = lr_sizes + [(w, h) for h, w in lr_sizes] * both_orientations
+    tile_size_of = tile_sizes(sizes_to_serve, max_tile_side)
+    return tuple(
+        UpscaleJob(source=source, target=target, lr_size=lr_size, tile_size=tile_size_of[lr_size])
+        for source, target, lr_size in zip(sources, targets, lr_sizes, strict=True)
+    )
+
+
+def upscale_file(job: UpscaleJob, upscaler: Upscaler) -> tuple[str, ...]:
+    """Upscale one file, and return notes on what decoding it has changed."""
+    image = read_image(job.source)
+    write_image(job.target, uint8_upscaler(upscaler)(image.pixels))
+    return image.notes
+
+
+def cache_by_tile_size(
+    make_upscaler: Callable[[ImageSize], Upscaler],
+) -> Callable[[ImageSize], Upscaler]:
+    """Return `make_upscaler`, called once for each tile size: each one is compiled."""
+    return functools.cache(make_upscaler)
+
+
+def _lr_size(source: Path) -> ImageSize:
+    """Return (h, w); 1x1 for a damaged file, so that reading it later reports the error."""
+    try:
+        return read_image_size(source)
+    except UserError:
+        return 1, 1
+
+
+def _targets(
+    sources: tuple[Path, ...], output: Path, scale: int, *, has_folder: bool
+) -> tuple[Path, ...]:
+    """Return `output` itself for a single image, else `output/NAMExSCALE.png` for every one."""
+    if not has_folder and len(sources) == 1 and output.suffix.lower() in SUFFIXES:
+        return (output,)
+    if output.suffix.lower() in set(Image.registered_extensions()) - set(SUFFIXES):
+        raise _bad_output(f"Unsupported output format {output.suffix!r}", output)
+    if output.suffix.lower() in SUFFIXES:
+        raise _bad_output(f"Cannot write {len(sources)} images to one file {output.name!r}", output)
+    names = [f"{source.stem}x{scale}.png" for source in sources]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        problem = f"Several images would be written to {', '.join(duplicates[:5])}"
+        raise _bad_output(problem, output)
+    return tuple(output / name for name in names)
+
+
+def _bad_output(problem: str, output: Path) -> BadOutputPath:
+    return BadOutputPath(
+        problem,
+        location=str(output),
+        rule="a single image is written to a file or a folder, several to a folder by their names; "
+        f"files have the suffix {', '.join(SUFFIXES)}",
+        remedy="give a folder with -o, or upscale them separately",
+    )

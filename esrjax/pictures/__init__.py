@@ -1,1 +1,0 @@
-"""Images, and what is said of them."""

@@ -1,0 +1,465 @@
+"""Three 3x3 convolutions fused by line buffers on tensor cores: tile, row order and loop.
+
+The tile is one row of a 3x3 convolution. A row of a convolution is three matmuls, one for each row
+of the 3x3 kernel: an input row of shape `(columns, C)` times the three taps of a kernel row side by
+side, `(C, 3C)`. The products of the left and the right tap belong to neighbouring pixels; they go
+through shared memory and are read back shifted by one pixel. So all operands of wgmma are whole
+rows in shared memory. Operands that are shifted by a pixel instead are not possible, because tiled
+and swizzled memory cannot be sliced at a pixel; three shifted copies of every row would not fit
+into shared memory (324 KiB for 32 channels in float32, of 227 KiB).
+
+Float32 operands are multiplied in TF32 (10 bits of mantissa) and summed in float32; `kernels.smem`
+refuses them where a higher matmul precision is requested. wgmma reads 32-bit operands along the
+contraction axis only; it can transpose 16-bit ones alone. Hence right operands are stored
+transposed, `(..., 3C, C)` instead of `(..., C, 3C)`, in bfloat16 too, to have one layout.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from . import smem
+from .row_layout import load, mosaic_gpu, pallas
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refs:
+    """Memory of a program: operands and result in device memory, the rest in shared memory.
+
+    Attributes:
+        u: Input `(N, h, w, C)`.
+        w: Kernels of the three convolutions `(9, C, 3C)` (`walk._stack_weights`); on the device
+            transposed, `(9, 3C, C)`.
+        b: Biases `(3, C)`, float32.
+        gate_w: Kernel of the gate `(C, C)`, transposed likewise.
+        gate_b: Bias of the gate `(C,)`, float32.
+        mask: 1 for valid pixels `(h, w)`, float32.
+        y: Output `(N, h, w, C)`.
+        w_smem: Copy of `w`.
+        line_buffer: Last three input rows of each convolution `(3, 3, columns, C)`.
+        shift_smem: Products to be shifted by a pixel `(columns + 2, C + BANK_PAD)`, float32; the
+            first and the last row stay zero.
+        out_smem: Output row `(columns, C)`, from which the valid columns are stored.
+        barrier: Completion of asynchronous copies.
+        gate_w_smem: Copy of `gate_w`.
+        f_smem: Convolutions' output row `(columns, C)`, operand of the gate.
+    """
+
+    u: Any
+    w: Any
+    b: Any = None
+    gate_w: Any = None
+    gate_b: Any = None
+    mask: Any = None
+    y: Any
+    w_smem: Any
+    line_buffer: Any
+    shift_smem: Any
+    out_smem: Any
+    barrier: Any
+    gate_w_smem: Any = None
+    f_smem: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvTile:
+    """Input tile of image `n`: `num_rows` rows from row `top`, `columns` pixels from column `left`.
+
+    Rows are numbered from the first of the tile. Rows outside of the tile are zero.
+    """
+
+    refs: Refs
+    n: Any
+    top: Any
+    left: Any
+    num_rows: int
+    columns: int
+    channels: int
+    interpret: Any
+
+    def initialize(self) -> None:
+        """Copy the weights to shared memory and zero the line buffers."""
+        refs = self.refs
+        for source, target in ((refs.w, refs.w_smem), (refs.gate_w, refs.gate_w_smem)):
+            if source is not None:
+                mosaic_gpu().copy_gmem_to_smem(source, target, refs.barrier)
+                mosaic_gpu().barrier_wait(refs.barrier)
+        zeros = self._zeros()
+        for conv in range(3):
+            for slot in range(3):
+                refs.line_buffer[conv, slot] = zeros.astype(refs.u.dtype)
+        # Two overlapping stores, as a store has `columns` rows: they zero the first row and the
+        # last, which later stores leave as they are.
+        for start in (0, 2):
+            refs.shift_smem[pallas().ds(start, self.columns), : self.channels] = zeros
+
+    def load_row(self, k: Any) -> Array:
+        """Load input row `k`, clamped to the tile: `(columns, C)`."""
+        return self._load(
+            self.refs.u, self.n, self._image_row(k), self._column_slice(), slice(None)
+        )
+
+    def write_row(self, conv: int, k: Any, row: Array) -> None:
+        """Write input row `k` of a convolution to its line buffer, with invalid pixels zeroed."""
+        if self.refs.mask is not None:
+            mask = self._load(self.refs.mask, self._image_row(k), self._column_slice(), axis=1)
+            is_valid = lax.broadcast_in_dim(mask, (self.columns, self.channels), (0,))
+            row = jnp.where(is_valid > 0, row.astype(jnp.float32), self._zeros())
+        self.refs.line_buffer[conv, _slot(k)] = row.astype(self.refs.u.dtype)
+
+    def write_zero_row(self, conv: int) -> None:
+        """Write the row below the last one, which is zero, to the line buffer of a convolution."""
+        row = self._zeros().astype(self.refs.u.dtype)
+        self.refs.line_buffer[conv, _slot(self.num_rows)] = row
+
+    def conv_row(self, conv: int, k: Any) -> Array:
+        """Return row `k` of a convolution from its last three input rows.
+
+        The result is float32 `(columns, C)`, bias included. The row above the first is zero since
+        `initialize`: its slot is first written by row 2, after row 0 has been computed. The row
+        below the last is written by `write_zero_row`.
+        """
+        refs, channels = self.refs, self.channels
+        operands = [
+            (
+                refs.line_buffer.at[conv, _slot(k + kernel_row - 1)],
+                refs.w_smem.at[3 * conv + kernel_row],
+            )
+            for kernel_row in range(3)
+        ]
+        products = self._matmul(operands, 3 * channels)
+        left, center, right = (
+            lax.slice(
+                products,
+                (0, kernel_column * channels),
+                (self.columns, (kernel_column + 1) * channels),
+            )
+            for kernel_column in range(3)
+        )
+        # the left tap of pixel i is the product of pixel i - 1, the right tap that of i + 1
+        center = center + self._shift_columns(left, 0) + self._shift_columns(right, 2)
+        return (
+            center
+            if refs.b is None
+            else center + self._broadcast_channels(refs.b, conv, slice(None))
+        )
+
+    def gate_row(self, f: Array) -> Array | None:
+        """Return `W f + b` of a row `f (columns, C)`; None if the block has no gate."""
+        refs = self.refs
+        if refs.gate_w_smem is None:
+            return None
+        refs.f_smem[...] = f.astype(refs.u.dtype)
+        gate = self._matmul([(refs.f_smem, refs.gate_w_smem)], self.channels)
+        return gate + self._broadcast_channels(refs.gate_b, slice(None))
+
+    def _matmul(self, operands: list[tuple[Any, Any]], columns: int) -> Array:
+        """Return the sum of the matmuls of operands in shared memory, in float32.
+
+        The left operands have `self.columns` rows, the result has `columns` columns.
+        """
+
+        def accumulate(acc: Any) -> Array:
+            for lhs, rhs in operands:
+                # wgmma takes TF32 operands with the contraction axis contiguous only, so the right
+                # one is stored transposed (`FusedConv3._to_rhs`) and read through a transposed
+                # view; the interpreter is not so strict
+                rhs_ref = rhs.T if self.interpret is None else rhs
+                mosaic_gpu().wgmma(acc, lhs, rhs_ref)
+            return acc[...]
+
+        mosaic_gpu().commit_smem()  # wgmma must see what was written to shared memory
+        return pallas().run_scoped(
+            accumulate, mosaic_gpu().ACC((self.columns, columns), jnp.float32)
+        )
+
+    def _shift_columns(self, products: Array, start: int) -> Array:
+        """Return products shifted by one pixel: to the right for `start` 0, to the left for 2.
+
+        They are stored from row 1 of `shift_smem` on; the pixel that is shifted in is a zero row.
+        """
+        smem = self.refs.shift_smem
+        smem[pallas().ds(1, self.columns), : self.channels] = products
+        return self._load(smem, pallas().ds(start, self.columns), slice(0, self.channels))
+
+    def _broadcast_channels(self, ref: Any, *index: Any) -> Array:
+        """Load a vector `(C,)` and broadcast it to all pixels: `(columns, C)`."""
+        values = self._load(ref, *index, axis=0)
+        return lax.broadcast_in_dim(values, (self.columns, self.channels), (1,))
+
+    def _load(self, ref: Any, *index: Any, axis: int | None = None) -> Array:
+        """Load with the register layout of wgmma's accumulator, so that sums need no conversion.
+
+        For a vector, `axis` is the axis of `(columns, C)` that it lacks.
+        """
+        if self.interpret is not None:
+            return ref[index]
+        layout = mosaic_gpu().Layout.WGMMA
+        layout = layout if axis is None else layout.reduce(axis)
+        return load(ref.at[index], layout)
+
+    def _zeros(self) -> Array:
+        zeros = jnp.zeros((self.columns, self.channels), jnp.float32)
+        if self.interpret is not None:
+            return zeros
+        return mosaic_gpu().layout_cast(zeros, mosaic_gpu().Layout.WGMMA)
+
+    def _image_row(self, k: Any) -> Any:
+        return self.top + jnp.clip(k, 0, self.num_rows - 1)
+
+    def _column_slice(self) -> Any:
+        return pallas().ds(self.left, self.columns)
+
+
+def _slot(k: Any) -> Any:
+    """Return the slot of row `k` (at least −1) in a line buffer."""
+    return lax.rem(k + 3, 3)
+
+
+# --------------------------------------------------------------------------------------------------
+# Order in which a program computes the rows of a tile.
+# --------------------------------------------------------------------------------------------------
+
+
+ROW_HALO = 3  # rows read above and below the output, one for each convolution
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLoop:
+    """Loop over the rows of a tile in which each convolution is one row behind the one before.
+
+    Attributes:
+        tile: Input tile, halo included.
+        top: First output row in the image.
+        left: First output column in the image.
+        rows: Output rows.
+        columns: Output columns.
+        activate: Activation between convolutions.
+        epilogue: Output of the block from the convolutions' output, the block's input and the gate
+            (or None), all float32 `(columns, C)`.
+    """
+
+    tile: ConvTile
+    top: Any
+    left: Any
+    rows: int
+    columns: int
+    activate: Callable[[Array], Array]
+    epilogue: Callable[[Array, Array, Any], Array]
+
+    def run(self) -> None:
+        """Compute all rows; a row is loaded one iteration ahead."""
+        self.tile.initialize()
+        lax.fori_loop(0, self.tile.num_rows + ROW_HALO, self._step, self.tile.load_row(0))
+
+    def _step(self, i: Any, row: Array) -> Array:
+        """Store input row `i`; compute row `i − 1` of convolution 0, `i − 2` of 1 and `i − 3` of
+        2.
+        """
+        tile = self.tile
+        pallas().when(i < tile.num_rows)(lambda: tile.write_row(0, i, row))
+        pallas().when(i == tile.num_rows)(lambda: tile.write_zero_row(0))
+        next_row = tile.load_row(i + 1)
+        for conv in (0, 1):
+            self._compute_row(conv, i - conv - 1)
+        pallas().when(self._is_needed(i - ROW_HALO, 0))(lambda: self._store_row(i - ROW_HALO))
+        return next_row
+
+    def _compute_row(self, conv: int, k: Any) -> None:
+        """Compute row `k` of a convolution into the line buffer of the next."""
+        tile, next_conv = self.tile, conv + 1
+
+        @pallas().when(self._is_needed(k, ROW_HALO - next_conv))
+        def _() -> None:
+            tile.write_row(next_conv, k, self.activate(tile.conv_row(conv, k)))
+
+        pallas().when(k == tile.num_rows)(lambda: tile.write_zero_row(next_conv))
+
+    def _store_row(self, k: Any) -> None:
+        """Compute and store output row `k`."""
+        tile, refs = self.tile, self.tile.refs
+        f = tile.conv_row(2, k)
+        u = tile.load_row(k).astype(jnp.float32)
+        row = self.epilogue(f, u, tile.gate_row(f))
+        refs.out_smem[...] = row.astype(refs.y.dtype)
+        valid = refs.out_smem[pallas().ds(self.left - tile.left, self.columns), :]
+        refs.y[tile.n, tile.top + k, pallas().ds(self.left, self.columns), :] = valid
+
+    def _is_needed(self, k: Any, halo: int) -> Any:
+        """Return whether row `k` is in the tile and at most `halo` rows from the output."""
+        row = self.tile.top + k
+        is_near = (row >= self.top - halo) & (row < self.top + self.rows + halo)
+        return (k >= 0) & (k < self.tile.num_rows) & is_near
+
+
+# --------------------------------------------------------------------------------------------------
+# Three 3x3 convolutions fused by line buffers: rows pass from one convolution to the next on chip.
+#
+# A program owns a tile of the image and loops over its rows. It keeps the last three input rows of
+# every convolution in shared memory, computes the middle row of the output from them, and passes it
+# on. Only the input and the output of the block are in device memory.
+#
+# Every convolution is padded with zeros outside of the image. Tiles lie inside of the image; what
+# is computed near the edge of a tile is wrong, unless that edge is the image's, and is not stored.
+# --------------------------------------------------------------------------------------------------
+
+
+COL_HALO = 4  # columns per side that are not stored: 3 are needed, 4 leave a multiple of 8
+CONFIG_SPACE = {
+    "columns": smem.TILE_COLUMNS,  # of a tile, halo included
+    "rows": (16, 8, 32, 64),  # of a tile, without the halo
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedConv3:
+    """A block of three 3x3 convolutions as one kernel.
+
+    Attributes:
+        name: Name of the kernel.
+        columns: Columns of a tile, halo included.
+        rows: Output rows of a tile.
+        activate: Activation between convolutions, applied to float32 `(columns, C)`.
+        epilogue: Output of the block from the convolutions' output, the block's input and the gate
+            (or None), all float32 `(columns, C)`.
+        interpret: Parameters of the interpreter, or None for the device.
+    """
+
+    name: str
+    columns: int
+    rows: int
+    activate: Callable[[Array], Array]
+    epilogue: Callable[[Array, Array, Any], Array]
+    interpret: Any = None
+
+    def __call__(
+        self,
+        u: Array,
+        kernels: Sequence[Array],
+        biases: Sequence[Array] = (),
+        gate: tuple[Array, Array] | None = None,
+        mask: Array | None = None,
+    ) -> Array:
+        """Return the output of the block, of the shape and dtype of `u`.
+
+        Args:
+            u: Input `(N, h, w, C)`.
+            kernels: Kernels of the convolutions `(3, 3, C, C)`.
+            biases: Biases of the convolutions `(C,)`, or none.
+            gate: Kernel `(C, C)` and bias `(C,)` of the gate.
+            mask: 1 for valid pixels `(h, w)`; None if all are.
+        """
+        _, h, w, channels = u.shape
+        pad_channels, pad_columns = (
+            smem.padded_channels(channels) - channels,
+            max(0, self.columns - w),
+        )
+        operands = {
+            "u": jnp.pad(u, ((0, 0), (0, 0), (0, pad_columns), (0, pad_channels))),
+            "w": self._to_rhs(_stack_weights(kernels, pad_channels)),
+        }
+        if biases:
+            operands["b"] = jnp.pad(jnp.stack(biases), ((0, 0), (0, pad_channels))).astype(
+                jnp.float32
+            )
+        if gate is not None:
+            operands["gate_w"] = self._to_rhs(
+                jnp.pad(gate[0], ((0, pad_channels), (0, pad_channels)))
+            )
+            operands["gate_b"] = jnp.pad(gate[1], (0, pad_channels)).astype(jnp.float32)
+        # Padded columns need a mask: a convolution writes nonzero values there (its bias, and what
+        # its taps reach of the image), and the next one must read zeros.
+        if mask is not None or pad_columns:
+            is_valid = jnp.ones((h, w), jnp.float32) if mask is None else mask.astype(jnp.float32)
+            operands["mask"] = jnp.pad(is_valid, ((0, 0), (0, pad_columns)))
+        return self._run(operands, w)[:, :, :w, :channels]
+
+    def _to_rhs(self, matrix: Array) -> Array:
+        """Return a right operand as wgmma needs it on the device: transposed (`kernels.strip`)."""
+        return matrix.mT if self.interpret is None else matrix
+
+    def _run(self, operands: dict[str, Array], w: int) -> Array:
+        u = operands["u"]
+        n, h, _, channels = u.shape
+        grid = (n, pallas().cdiv(w, self.columns - 2 * COL_HALO), pallas().cdiv(h, self.rows))
+        smem_types = self._smem_types(channels, u.dtype, "gate_w" in operands)
+        names = [*operands, "y", *smem_types]  # order in which Pallas passes them: y is the output
+        run = mosaic_gpu().kernel(
+            lambda *refs: self._compute_tile(Refs(**dict(zip(names, refs, strict=True))), grid),
+            out_type=jax.ShapeDtypeStruct(u.shape, u.dtype),
+            scratch_types=list(smem_types.values()),
+            grid=(math.prod(grid),),
+            grid_names=("program",),
+            kernel_name=self.name,
+            interpret=self.interpret,
+        )
+        return run(*operands.values())
+
+    def _smem_types(self, channels: int, dtype: Any, is_gated: bool) -> dict[str, Any]:
+        """Return the shared-memory buffers; operands of wgmma must be tiled and swizzled.
+
+        A tile is 8 rows of `swizzle` bytes: 32, 64 or 128, the widest that divides a row, which is
+        a multiple of 32 bytes as channels are padded to a multiple of 16. `out_smem` and
+        `shift_smem` are no operands, and are sliced at single pixels, so they are plain.
+        """
+        swizzle = math.gcd(channels * dtype.itemsize, 128)
+        tiling = mosaic_gpu().TilingTransform((8, swizzle // dtype.itemsize))
+        tiling_kwargs = {"transforms": (tiling, mosaic_gpu().SwizzleTransform(swizzle))}
+        shapes = smem.smem_shapes(self.columns, channels, is_gated)
+        if self.interpret is None:
+            shapes["w_smem"] = (9, 3 * channels, channels)
+        untiled = {"out_smem": {}, "shift_smem": {}}
+        types = {
+            name: mosaic_gpu().SMEM(
+                shape,
+                jnp.float32 if name == "shift_smem" else dtype,
+                **untiled.get(name, tiling_kwargs),
+            )
+            for name, shape in shapes.items()
+        }
+        return {**types, "barrier": mosaic_gpu().Barrier()}
+
+    def _compute_tile(self, refs: Refs, grid: tuple[int, int, int]) -> None:
+        """Compute one tile: its output rows, and a halo of rows above and below.
+
+        The program's index counts row tiles first, then column tiles, then images. A last tile that
+        is not full is moved up and left to end with the image, so that no store needs a mask; a
+        pixel that two tiles store gets the same value from both.
+        """
+        _, h, width, channels = refs.u.shape
+        columns, rows = self.columns - 2 * COL_HALO, min(self.rows, h)
+        num_rows = min(rows + 2 * ROW_HALO, h)
+        rest, row_tile = jnp.divmod(lax.axis_index("program"), grid[2])
+        n, column_tile = jnp.divmod(rest, grid[1])
+        top = jnp.minimum(row_tile * rows, h - rows)
+        left = jnp.minimum(column_tile * columns, width - columns)
+        RowLoop(
+            tile=ConvTile(
+                refs=refs,
+                n=n,
+                top=jnp.clip(top - ROW_HALO, 0, h - num_rows),
+                left=jnp.clip(left - COL_HALO, 0, width - self.columns),
+                num_rows=num_rows,
+                columns=self.columns,
+                channels=channels,
+                interpret=self.interpret,
+            ),
+            top=top,
+            left=left,
+            rows=rows,
+            columns=columns,
+            activate=self.activate,
+            epilogue=self.epilogue,
+        ).run()
+
+
+def _stack_weights(kernels: Sequence[Array], pad_channels: int) -> Array:
+    """Return the kernels as `(9, C, 3C)`: by convolution and row, taps from left to right."""
+    weights = jnp.pad(jnp.stack(kernels), ((0, 0),) * 3 + ((0, pad_channels),) * 2)
+    channels = weights.shape[-1]
+    return weights.transpose(0, 1, 3, 2, 4).reshape(9, channels, 3 * channels)

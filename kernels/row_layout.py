@@ -1,0 +1,130 @@
+"""Tiles of which each thread has whole rows, and version-independent access to Pallas.
+
+A tile is `(rows, columns)`, spread over the 128 threads of a warpgroup. Every thread has whole rows
+in its registers, so reductions along a row need no communication, no shared memory is used,
+and columns need no padding. Layouts are those of Pallas on Mosaic GPU. Its interpreter does not
+model threads: there layouts are left out, and nothing else changes.
+"""
+
+import functools
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+WARPGROUP_THREADS = 128  # four warps of 32
+MAX_COLUMNS = 64  # three rows of float32 must fit into the (at most 255) registers of a thread
+
+
+@functools.cache
+def pallas() -> Any:
+    """Return the module `pallas`, imported at the first use of a kernel: the import takes time."""
+    from jax.experimental import pallas
+
+    return pallas
+
+
+@functools.cache
+def mosaic_gpu() -> Any:
+    """Return the module `pallas.mosaic_gpu`, likewise."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    return mosaic_gpu
+
+
+def load(ref: Any, layout: Any) -> Array:
+    """Load from memory into registers with `layout`.
+
+    JAX 0.10 requires an index argument (`idx`), JAX 0.12 has none: references are indexed by the
+    caller, and the argument is passed only where it is required. By default Pallas refuses loads
+    for which it has no optimized code; `optimized=False` allows them.
+    """
+    parameters = inspect.signature(mosaic_gpu().load).parameters
+    kwargs = (
+        {"idx": ()}
+        if "idx" in parameters and parameters["idx"].default is inspect.Parameter.empty
+        else {}
+    )
+    return mosaic_gpu().load(ref, layout=layout, optimized=False, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowTile:
+    """Loads, broadcasts and casts of tiles of `rows` x `columns`, in float32.
+
+    Attributes:
+        rows: Rows of a tile; a multiple of 128.
+        columns: Columns of a tile; at most `MAX_COLUMNS`.
+        interpret: Parameters of the interpreter, or None for the device.
+    """
+
+    rows: int
+    columns: int
+    interpret: Any = None
+
+    @property
+    def layout(self) -> Any:
+        """Layout of a tile: a row per thread, up to four adjacent columns per vector access.
+
+        Pallas names it after the tensor memory of Blackwell GPUs. No such memory is used here: the
+        layout is that of registers in which every thread has whole rows.
+        """
+        return mosaic_gpu().Layout.TCGEN05_TMEM_NATIVE(math.gcd(self.columns, 4))
+
+    @property
+    def unpacked_layout(self) -> Any:
+        """The same rows with columns one by one, for masking or reducing single columns."""
+        return mosaic_gpu().Layout.TCGEN05_TMEM_NATIVE(1)
+
+    def load(self, ref: Any, *index: Any) -> Array:
+        """Load a tile `(rows, columns)`."""
+        return self._load(ref, index, self.layout)
+
+    def load_row(self, ref: Any, *index: Any) -> Array:
+        """Load a vector `(columns,)` that every thread holds."""
+        return self._load(ref, index, self.layout.reduce(0))
+
+    def load_column(self, ref: Any, *index: Any) -> Array:
+        """Load a vector `(rows,)`, one element per thread and row."""
+        return self._load(ref, index, self.layout.reduce(1))
+
+    def broadcast_row(self, row: Array) -> Array:
+        """Broadcast `(columns,)` to a tile."""
+        return self.to_layout(
+            lax.broadcast_in_dim(row, (self.rows, self.columns), (1,)), self.layout
+        )
+
+    def broadcast_column(self, column: Array) -> Array:
+        """Broadcast `(rows,)` to a tile."""
+        return self.to_layout(
+            lax.broadcast_in_dim(column, (self.rows, self.columns), (0,)), self.layout
+        )
+
+    def full(self, value: float) -> Array:
+        """Return a tile filled with `value`."""
+        full = jnp.full((self.rows, self.columns), value, jnp.float32)
+        return self.to_layout(full, self.layout)
+
+    def full_column(self, value: float) -> Array:
+        """Return a vector `(rows,)` filled with `value`."""
+        return self.to_layout(jnp.full((self.rows,), value, jnp.float32), self.layout.reduce(1))
+
+    def to_layout(self, x: Array, layout: Any) -> Array:
+        """Return `x` in another layout."""
+        return mosaic_gpu().layout_cast(x, layout) if self.interpret is None else x
+
+    def _load(self, ref: Any, index: tuple[Any, ...], layout: Any) -> Array:
+        x = load(ref.at[index], layout) if self.interpret is None else ref[index]
+        return x.astype(jnp.float32)
+
+
+def tile_start(tile: Any, tile_rows: int, num_rows: int) -> Any:
+    """Return the first row of tile number `tile`; the last tile is moved up to end with the data.
+
+    Rows in which the last two tiles overlap are computed twice with equal results, so no thread
+    needs a mask. There must be at least `tile_rows` rows.
+    """
+    return jnp.minimum(tile * tile_rows, num_rows - tile_rows)

@@ -1,0 +1,48 @@
+"""`esrjax data`: a packed dataset is verified, scores and trained on by its name."""
+
+import json
+
+import numpy as np
+import pytest
+
+from esrjax.data.image_io import write_image
+from esrjax.data.resize import bicubic_downscale
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))
+    for seed, name in enumerate("ab"):
+        hr = np.random.default_rng(seed).integers(0, 256, (64, 48, 3), np.uint8)
+        write_image(tmp_path / f"Photos/HR/{name}.png", hr)
+        write_image(tmp_path / f"Photos/LR_bicubic_X4/{name}x4.png", bicubic_downscale(hr))
+    return tmp_path / "Photos"
+
+
+def test_packed_dataset_is_accepted_by_every_command(esrjax, crumbs, photos, tmp_path):
+    args = ["data", "pack", "Photos", "--name", "mine", "--crop-size", 32, "--step", 16, "--json"]
+    packed = esrjax(*args).json
+    assert (packed["dataset"], packed["num_images"], packed["num_sub_images"]) == (
+        "tfds:mine",
+        2,
+        2 * 3 * 2,
+    )
+    assert json.loads((tmp_path / "mine/1.0.0/metadata.json").read_text())["images"][0][0] == "a"
+    report = esrjax("data", "verify", "tfds:mine", "--json").json
+    assert report["passed"] and report["lr_error"] == 0 and report["min_hr_size"] == [32, 32]
+    scores = esrjax("eval", "crumb", "--data", "tfds:mine[:4]", "--json").json
+    assert list(scores["images"]) == ["a_000", "a_001", "a_002", "a_003"]
+    overrides = ["stage.0.data.datasets=['tfds:mine']", "stage.0.data.hr_patch_sizes=[[32, 32]]"]
+    options = (arg for override in overrides for arg in ("--set", override))
+    plan = esrjax("train", "quick", "--dry-run", *options)
+    assert plan.code == 0 and "dataset tfds:mine: 12 images" in plan.out
+
+
+def test_problems_of_a_dataset_are_reported_with_exit_code_1(esrjax, photos):
+    overlapping = esrjax("data", "verify", "Photos", "--against", photos / "HR")
+    assert overlapping.code == 1 and "problem: a: " in overlapping.out
+    assert esrjax("data", "verify", "Photos").code == 0
+    write_image(photos / "LR_bicubic_X4/ax4.png", np.zeros((16, 12, 3), np.uint8))
+    wrong_lr = esrjax("data", "verify", "Photos")
+    assert wrong_lr.code == 1 and "problem: a: LR" in wrong_lr.out
+    assert not esrjax("data", "verify", "Photos", "--json").json["passed"]

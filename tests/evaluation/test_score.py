@@ -1,0 +1,152 @@
+"""Scores of upscalers over image pairs: values, means, rejected outputs and pairs."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from esrjax.data.datasets import Pair, list_folder_pairs
+from esrjax.data.image_io import Pixels, write_image
+from esrjax.data.resize import bicubic_upscale
+from esrjax.evaluation.metrics import NTIRE, SPECS, IncomparableImages, Y, psnr, ssim
+from esrjax.evaluation.score import BadPairList, ImageMetrics, WrongOutput, score, score_with_specs
+
+
+@pytest.fixture
+def image_pairs(tmp_path: Path) -> tuple[Pair, ...]:
+    rng = np.random.default_rng(0)
+    for name, height in (("a", 32), ("b", 37), ("c", 24)):
+        write_image(tmp_path / f"{name}.png", rng.integers(0, 256, (height, 28, 3), np.uint8))
+    return list_folder_pairs(tmp_path)
+
+
+def bicubic(lr: Pixels) -> Pixels:
+    return bicubic_upscale(lr)
+
+
+def test_every_image_has_metrics_and_psnr_is_averaged_in_db(
+    image_pairs: tuple[Pair, ...],
+) -> None:
+    scores = score(bicubic, image_pairs, NTIRE)
+    for pair in image_pairs:
+        lr, hr = pair.load()
+        expected = ImageMetrics(
+            psnr=psnr(bicubic_upscale(lr), hr, NTIRE), ssim=ssim(bicubic_upscale(lr), hr, NTIRE)
+        )
+        assert scores.images[pair.name] == expected
+    psnrs = [metrics.psnr for metrics in scores.images.values()]
+    assert len(set(psnrs)) == 3
+    assert scores.mean.psnr == pytest.approx(sum(psnrs) / 3, abs=1e-12)
+    ssims = [metrics.ssim for metrics in scores.images.values()]
+    assert scores.mean.ssim == pytest.approx(sum(ssims) / 3, abs=1e-12)
+
+
+def test_several_specs_upscale_every_image_once(image_pairs: tuple[Pair, ...]) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def upscale(lr: Pixels) -> Pixels:
+        shapes.append(lr.shape)
+        return bicubic_upscale(lr)
+
+    scores = score_with_specs(upscale, image_pairs, [NTIRE, Y])
+    assert shapes == [(8, 7, 3), (9, 7, 3), (6, 7, 3)]
+    assert scores == (score(bicubic, image_pairs, NTIRE), score(bicubic, image_pairs, Y))
+    assert scores[0] != scores[1]
+
+
+def test_progress_receives_every_pair(image_pairs: tuple[Pair, ...]) -> None:
+    names: list[str] = []
+
+    def progress(pairs: Sequence[Pair]) -> Iterator[Pair]:
+        assert len(pairs) == 3
+        for pair in pairs:
+            yield pair
+            names.append(pair.name)
+
+    assert score(bicubic, image_pairs, Y, progress) == score(bicubic, image_pairs, Y)
+    assert names == ["a", "b", "c"]
+
+
+def test_scores_convert_to_json_types(image_pairs: tuple[Pair, ...]) -> None:
+    scores = score(bicubic, image_pairs, NTIRE)
+    plain = scores.as_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert list(plain) == ["spec", "mean", "images"]
+    assert plain["spec"] == "ntire"
+    assert plain["mean"] == {"psnr": scores.mean.psnr, "ssim": scores.mean.ssim}
+    assert plain["images"]["b"]["psnr"] == scores.images["b"].psnr
+    assert list(plain["images"]) == ["a", "b", "c"]
+
+
+def test_perfect_upscaler_has_infinite_psnr(image_pairs: tuple[Pair, ...]) -> None:
+    hr_of = {lr.tobytes(): hr for lr, hr in (pair.load() for pair in image_pairs)}
+    scores = score(lambda lr: hr_of[lr.tobytes()], image_pairs, NTIRE)
+    assert scores.mean.psnr == math.inf
+    assert scores.mean.ssim == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong_upscaler", "dtype_and_shape"),
+    [
+        (lambda lr: lr, "uint8 (8, 7, 3)"),
+        (lambda lr: bicubic_upscale(lr, 2), "uint8 (16, 14, 3)"),
+        (lambda lr: bicubic_upscale(lr) / 255, "float64 (32, 28, 3)"),
+    ],
+)
+def test_output_of_wrong_shape_or_dtype_is_rejected(
+    image_pairs: tuple[Pair, ...], wrong_upscaler: Any, dtype_and_shape: str
+) -> None:
+    with pytest.raises(WrongOutput) as caught:
+        score(wrong_upscaler, image_pairs, NTIRE)
+    assert dtype_and_shape in caught.value.problem and "(8, 7, 3)" in caught.value.problem
+    assert "uint8 (32, 28, 3)" in caught.value.rule
+    assert caught.value.location == "a" and caught.value.remedy
+
+
+def test_specs_that_do_not_round_need_float_output(image_pairs: tuple[Pair, ...]) -> None:
+    specs = [NTIRE, SPECS["rgb_unrounded"], SPECS["rgb_truncated"]]
+
+    def floats(lr: Pixels) -> Any:
+        return (bicubic_upscale(lr) - 0.25) / 255
+
+    rounded, unrounded, truncated = (
+        scores.mean.psnr for scores in score_with_specs(floats, image_pairs, specs)
+    )
+    assert rounded == score(bicubic, image_pairs, NTIRE).mean.psnr
+    darker = score(lambda lr: np.maximum(bicubic_upscale(lr), 1) - np.uint8(1), image_pairs, NTIRE)
+    assert truncated == darker.mean.psnr
+    assert len({rounded, unrounded, truncated}) == 3
+    with pytest.raises(WrongOutput) as caught:
+        score(bicubic, image_pairs, SPECS["rgb_truncated"])
+    assert "floats in [0, 1] of shape (32, 28, 3)" in caught.value.rule
+    assert "not rounded" in caught.value.remedy
+
+
+def test_image_that_is_too_small_is_reported(tmp_path: Path) -> None:
+    write_image(tmp_path / "tiny.png", np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(IncomparableImages, match="16x16") as caught:
+        score(bicubic, list_folder_pairs(tmp_path), NTIRE)
+    assert caught.value.location == "tiny"
+
+
+def test_empty_lists_and_duplicate_names_are_rejected(image_pairs: tuple[Pair, ...]) -> None:
+    with pytest.raises(BadPairList) as caught:
+        score(bicubic, [], NTIRE)
+    assert caught.value.rule and caught.value.remedy
+    with pytest.raises(BadPairList, match=": a, c"):
+        score(bicubic, [*image_pairs, image_pairs[2], image_pairs[0]], NTIRE)
+
+
+@pytest.mark.parametrize("name", ["Set5", "Set14"])
+def test_bicubic_means_equal_the_published_ones(reference: Path, name: str) -> None:
+    published = json.loads((reference / "protocol/bicubic_psnr.json").read_text())
+    expected = published["sets"][name]["average"]
+    rgb, luma = score_with_specs(bicubic, list_folder_pairs(reference / "data" / name), [NTIRE, Y])
+    assert rgb.mean.psnr == pytest.approx(expected["psnr_rgb"], abs=1e-6)
+    assert rgb.mean.ssim == pytest.approx(expected["ssim_rgb"], abs=1e-6)
+    assert luma.mean.psnr == pytest.approx(expected["psnr_y"], abs=1e-4)
+    assert luma.mean.ssim == pytest.approx(expected["ssim_y"], abs=1e-5)
