@@ -37,7 +37,7 @@ def test_hparams_of_tiny_weights_are_recognized(files):
     assert "eval_noise" not in sampling.members["hat"].hparams
 
 
-def test_fusion_is_the_floor_of_the_members_mean(files):
+def test_fusion_is_the_rounded_down_mean_of_the_members(files):
     smt, lr = esrjax.load("smt", files), np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     hat_out, mambairv2_out = (
         to_uint8(upscale(lr), 1.0).astype(int) for upscale in smt.member_upscalers().values()
@@ -51,9 +51,11 @@ def test_fusion_is_the_floor_of_the_members_mean(files):
 def test_images_equal_the_official_scripts(esrjax, reference, files):
     args = [arg for name, path in files.items() for arg in ("--checkpoint", f"{name}={path}")]
     result = esrjax("parity", "smt", *args, "--golden", reference / "golden/smt.npz", "--json")
-    assert result.code == 0 and result.json["passed"] is True and result.json["unchecked"] == []
-    assert len(result.json["cases"]) == 8
-    ties = [case["case"] for case in result.json["cases"] if case["changed_as_is"]]
+    assert (
+        result.code == 0 and result.json["passed"] is True and result.json["unchecked_keys"] == []
+    )
+    assert len(result.json["diffs"]) == 8
+    ties = [diff["name"] for diff in result.json["diffs"] if diff["num_changed_u8_unperturbed"]]
     assert set(ties) <= {"mamba_u8_3"}
 
 
