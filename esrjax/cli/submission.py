@@ -21,6 +21,7 @@ from esrjax.cli.options import (
 
 if TYPE_CHECKING:
     from esrjax.cli.handover import SubmissionBuilder
+    from esrjax.cli.judgement import SubmissionReport
     from esrjax.training.recipe import Recipe
 
 app = command_group("Challenge submissions: build one, or check whether it would be accepted.")
@@ -69,10 +70,7 @@ def build(
     builder = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams)
     builder.check_folder(output)
     report = builder.write(output)
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        typer.echo(report.text())
+    _print_report(report, as_json)
 
 
 @app.command()
@@ -89,11 +87,15 @@ def check(
 ) -> None:
     """Check PSNR thresholds, data policy and state dict; exit code 1 if any of them fails."""
     report = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams).check()
+    _print_report(report, as_json)
+    raise typer.Exit(bool(report.failures))
+
+
+def _print_report(report: SubmissionReport, as_json: bool) -> None:
     if as_json:
         print_json(report.as_dict())
     else:
         typer.echo(report.text())
-    raise typer.Exit(bool(report.failures))
 
 
 def _builder(

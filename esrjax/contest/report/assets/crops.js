@@ -59,6 +59,6 @@ function errorScaleControl() {
     redraw();
   };
   const options = ERROR_SCALES.map((n) => [n, n]);
-  return h("div", {}, radioGroup("White at", options, viewer.errorScale, onChange),
+  return h("div", {}, radioGroup("Max error", options, viewer.errorScale, onChange),
     h("p", { class: "gray-scale" }, "Error 0", h("span", { "aria-hidden": "true" }), label));
 }
