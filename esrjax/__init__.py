@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esrjax.evaluation.score import Scores
-    from esrjax.model import EnsembleModel, Model
+    from esrjax.inference import EnsembleModel, Model
 
 __all__ = ["evaluate", "load", "methods"]
 
@@ -37,7 +37,7 @@ def load(
     Raises:
         UserError: The method, the checkpoint or a hyperparameter is unknown or does not match.
     """
-    from esrjax.model import open_model
+    from esrjax.inference import open_model
 
     return open_model(name, checkpoint, hparams)
 

@@ -1,6 +1,6 @@
 """Entry point of the command `esrjax` and of `python -m esrjax`."""
 
-from esrjax.memory import reexec_with_huge_pages
+from esrjax.runtime import reexec_with_huge_pages
 
 
 def main() -> None:

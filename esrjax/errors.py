@@ -1,5 +1,7 @@
-"""The base class of errors that a user can correct."""
+"""Errors that a user can correct, and how the command line reports them."""
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -31,3 +33,124 @@ def _rebuild(
     cls: type[UserError], problem: str, rule: str, remedy: str, location: str | None
 ) -> UserError:
     return cls(problem, rule=rule, remedy=remedy, location=location)
+
+
+class NotFound(UserError):
+    """Raised when a name or a path leads to nothing: a method, recipe, checkpoint, image."""
+
+
+class DatasetNotFound(NotFound):
+    """Raised when a dataset is neither a known name nor a folder of images."""
+
+
+class InvalidArgument(UserError):
+    """Raised when an argument or an option has a value that is not allowed."""
+
+
+class UnreadableFile(UserError):
+    """Raised when a file cannot be read, or its content is not what it should be."""
+
+
+class UnwritableFile(UserError):
+    """Raised when a file or folder cannot be written, or exists and would be replaced."""
+
+
+class DownloadError(UserError):
+    """Raised when a file cannot be downloaded, or has another SHA-256."""
+
+
+class MissingExtra(UserError):
+    """Raised when an optional dependency is needed that is not installed."""
+
+
+class PluginError(UserError):
+    """Raised when a plugin or a kernel cannot be loaded, or declares what is not so."""
+
+
+class WeightsMismatch(UserError):
+    """Raised when the tensors of a checkpoint do not match the parameters of the network.
+
+    Attributes:
+        num_mismatches: Number of tensors and parameters that do not match.
+    """
+
+    num_mismatches: int = 0
+
+
+class ImageTooSmall(UserError):
+    """Raised when an image is smaller than a network or its self-ensemble allows."""
+
+
+class DatasetError(UserError):
+    """Raised when the images of a dataset do not form pairs of LR and HR."""
+
+
+class IncomparableImages(UserError):
+    """Raised when two images cannot be compared: their sizes differ, or are too small."""
+
+
+class InvalidOutput(UserError):
+    """Raised when the output of a network is not an image: NaN, or of a wrong size."""
+
+
+class UncountedOp(UserError):
+    """Raised when a trace contains a primitive that has no rule and is not free of cost."""
+
+
+class RecipeError(UserError):
+    """Raised when a recipe is invalid, or does not fit the network or the data."""
+
+
+class CheckpointError(UserError):
+    """Raised when a run cannot be resumed: its checkpoint is damaged, or its recipe differs."""
+
+
+class Diverged(UserError):
+    """Raised when a loss or a gradient is not finite during training."""
+
+
+class DistributedError(UserError):
+    """Raised when processes of a training do not connect, end early, or cannot share a batch."""
+
+
+class RulesError(UserError):
+    """Raised when a file of challenge rules is invalid."""
+
+
+class RankingError(UserError):
+    """Raised when results cannot be ranked together."""
+
+
+class SubmissionError(UserError):
+    """Raised when a submission would be incomplete, or differs from the published weights."""
+
+
+class TorchModelError(UserError):
+    """Raised when PyTorch code cannot be imported or built, or does not take the weights."""
+
+
+class TorchCompileError(UserError):
+    """Raised when `torch.compile` fails."""
+
+
+class ExportError(UserError):
+    """Raised when a network cannot be exported, or its export computes something else."""
+
+
+def run_and_report_errors(run: Callable[[], None]) -> int:
+    """Call `run` and return the exit code: 2 after a `UserError`, 130 after Ctrl-C, else 0.
+
+    A `UserError` is printed to standard error without a traceback; other exceptions pass.
+    """
+    try:
+        run()
+    except UserError as error:
+        return _print_error(f"esrjax: {error}", 2)
+    except KeyboardInterrupt:
+        return _print_error("esrjax: interrupted", 130)
+    return 0
+
+
+def _print_error(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code

@@ -8,17 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from esrjax.errors import UserError
+from esrjax.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from flax import nnx
 
 Form = Literal["train", "deploy"]  # with all branches, or with the branches fused
 EnsembleFusion = Literal["mean", "adaptive"]
-
-
-class BadHparam(UserError):
-    """Raised when a network has no such hyperparameter, or cannot be built with its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,7 @@ class Method:
         network: `network(rngs=..., **hparams)` builds the train form. Called on LR images
             `(N, h, w, 3)` it returns SR images `(N, s·h, s·w, 3)`, both with values in
             [0, data_range]; it pads its input itself where its paper does. SR images of further
-            scales are the outputs of submodules called `head_NAME` (`esrjax.network.taps.heads`).
+            scales are the outputs of submodules called `head_NAME` (`esrjax.nn.hooks.heads`).
         team: Name of the team or of the authors.
         paper: Title and address of the paper or report.
         license: License of the official code, by which the port is bound.
@@ -64,7 +60,7 @@ class Method:
         weights: Published checkpoints by name.
         pretrained: Weights that the plugin ships, as `package:file.safetensors`.
         torch_names: Torch key -> Flax path, for keys that differ from the path
-            (`esrjax.network.naming`).
+            (`esrjax.nn.state_dict`).
         unused_torch_keys: Glob patterns of torch keys without a parameter in the network, each with
             its reason.
         torch_buffers: Returns the constant buffers that the official class stores in its state
@@ -107,7 +103,7 @@ class Method:
             **hparams: Arguments of `network`.
 
         Raises:
-            BadHparam: `network` has no such argument.
+            InvalidArgument: `network` has no such argument.
         """
         import jax
         from flax import nnx
@@ -136,13 +132,13 @@ class Method:
         return self.weights["tiny"].hparams
 
     def check_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Raise `BadHparam` unless every key is an argument of `network`."""
+        """Raise `InvalidArgument` unless every key is an argument of `network`."""
         defaults = self.default_hparams()
         unknown = sorted(set(hparams) - set(defaults))
         if unknown:
             similar = difflib.get_close_matches(unknown[0], defaults, n=1)
             hint = f" (did you mean {similar[0]!r}?)" if similar else ""
-            raise BadHparam(
+            raise InvalidArgument(
                 f"Unknown hyperparameter: {', '.join(unknown)}",
                 rule="the arguments of the method's network are "
                 + ", ".join(f"{name}={value!r}" for name, value in defaults.items()),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from esrjax.network.ops import Kernel
+from esrjax.nn.ops import Kernel
 
 from . import tuning
 from .row_layout import (

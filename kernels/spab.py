@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from esrjax.network.ops import Kernel
+from esrjax.nn.ops import Kernel
 
 from . import fused_conv3 as walk
 from . import smem, tuning

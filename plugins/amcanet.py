@@ -25,9 +25,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, Sequential
-from esrjax.network.resampling import max_pool, resize_bilinear
-from esrjax.network.words import normalize, pixel_shuffle
+from esrjax.nn.functional import max_pool, normalize, pixel_shuffle, resize_bilinear
+from esrjax.nn.layers import Conv2d, Sequential
 
 from .parts.sources import ntire2026_url
 

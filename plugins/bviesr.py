@@ -25,8 +25,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential
-from esrjax.network.words import matmul, pixel_shuffle
+from esrjax.nn.functional import matmul, pixel_shuffle
+from esrjax.nn.layers import Conv2d, LayerNorm, Linear, Sequential
 
 from .parts.colour import rgb_mean
 from .parts.feed_forward import ConvFFN

@@ -20,8 +20,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, Sequential
-from esrjax.network.words import gelu, pixel_shuffle
+from esrjax.nn.functional import gelu, pixel_shuffle
+from esrjax.nn.layers import Conv2d, Sequential
 
 from .parts.colour import rgb_mean
 from .parts.dual_attention import ChannelAttentionBlock, LocalHandlingBlock, SpatialAttentionBlock

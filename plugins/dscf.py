@@ -36,13 +36,12 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.canvas import zero_pad
-from esrjax.network.layers import Conv2d, Sequential
-from esrjax.network.lora import LoRAConv2d
-from esrjax.network.naming import KeyMap
-from esrjax.network.reparam import Affine, Reparam, deploy
-from esrjax.network.weights import cast, load_state_dict, to_state_dict
-from esrjax.network.words import pixel_shuffle
+from esrjax.nn.functional import pixel_shuffle
+from esrjax.nn.layers import Conv2d, Sequential
+from esrjax.nn.lora import LoRAConv2d
+from esrjax.nn.masking import zero_pad
+from esrjax.nn.reparam import Affine, Reparam, deploy
+from esrjax.nn.state_dict import KeyMap, cast, load_state_dict, to_state_dict
 
 from .emsr import EMSR
 from .parts.sources import ntire2025_url, ntire2026_url

@@ -36,8 +36,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, LayerNorm, Sequential, param
-from esrjax.network.words import gelu, pixel_shuffle
+from esrjax.nn.functional import gelu, pixel_shuffle
+from esrjax.nn.layers import Conv2d, LayerNorm, Sequential, param
 
 from .parts.attentive import ASSM, AttentiveLayer, torch_buffers
 from .parts.colour import rgb_mean

@@ -8,7 +8,7 @@ Report and code differ: the 2026 report distills from an EMSR of 30 channels, bu
 was published (the wider one is `channels=30`). What it calls depthwise convolutions are dense.
 
 Training recipe: adapters of rank 2 (alpha 4) on the blocks, of rank 8 (alpha 16) on `conv_2` and
-the upsampler in the commented-out code of the released file (`esrjax.network.lora.add_lora` after
+the upsampler in the commented-out code of the released file (`esrjax.nn.lora.add_lora` after
 `deploy`); losses of reconstruction, teacher output and spatial affinity. All else is unspecified.
 """
 

@@ -28,10 +28,10 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.canvas import zero_pad
-from esrjax.network.layers import Conv2d, Sequential
-from esrjax.network.reparam import Affine, Reparam
-from esrjax.network.words import pixel_shuffle
+from esrjax.nn.functional import pixel_shuffle
+from esrjax.nn.layers import Conv2d, Sequential
+from esrjax.nn.masking import zero_pad
+from esrjax.nn.reparam import Affine, Reparam
 
 from .parts.sources import ntire2026_url
 from .parts.spab import parameter_free_attention

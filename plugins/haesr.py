@@ -35,9 +35,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, LayerNorm, Sequential, param
-from esrjax.network.resampling import global_avg_pool
-from esrjax.network.words import gelu, matmul, normalize, pixel_shuffle, softmax
+from esrjax.nn.functional import gelu, global_avg_pool, matmul, normalize, pixel_shuffle, softmax
+from esrjax.nn.layers import Conv2d, LayerNorm, Sequential, param
 
 from .parts import windows
 from .parts.esa import ESA

@@ -31,9 +31,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential
-from esrjax.network.resampling import global_avg_pool
-from esrjax.network.words import gelu
+from esrjax.nn.functional import gelu, global_avg_pool
+from esrjax.nn.layers import Conv2d, LayerNorm, Linear, Sequential
 
 from .parts.chance import drop_path_rates
 from .parts.feed_forward import MLP

@@ -30,9 +30,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, LayerNorm, Sequential
-from esrjax.network.resampling import reflect_pad
-from esrjax.network.words import gelu, pixel_shuffle, spatial_var
+from esrjax.nn.functional import gelu, pixel_shuffle, reflect_pad, spatial_var
+from esrjax.nn.layers import Conv2d, LayerNorm, Sequential
 
 from .parts.colour import rgb_mean
 from .parts.sources import ntire2026_url

@@ -29,8 +29,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, LayerNorm, Sequential
-from esrjax.network.words import pixel_shuffle
+from esrjax.nn.functional import pixel_shuffle
+from esrjax.nn.layers import Conv2d, LayerNorm, Sequential
 
 from .parts import spab
 from .parts.colour import rgb_mean

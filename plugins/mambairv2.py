@@ -31,7 +31,7 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Sequential
+from esrjax.nn.layers import Sequential
 
 from .parts.attentive import ASSM, AttentiveLayer, torch_buffers
 from .parts.feed_forward import ConvFFN, GatedMLP

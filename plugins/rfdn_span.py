@@ -23,8 +23,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, Sequential
-from esrjax.network.words import pixel_shuffle
+from esrjax.nn.functional import pixel_shuffle
+from esrjax.nn.layers import Conv2d, Sequential
 
 from .parts.sources import ntire2026_url
 from .parts.spab import parameter_free_attention

@@ -27,9 +27,14 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, GroupNorm, Sequential
-from esrjax.network.resampling import adaptive_max_pool, resize_bilinear, resize_nearest
-from esrjax.network.words import gelu, pixel_shuffle
+from esrjax.nn.functional import (
+    adaptive_max_pool,
+    gelu,
+    pixel_shuffle,
+    resize_bilinear,
+    resize_nearest,
+)
+from esrjax.nn.layers import Conv2d, GroupNorm, Sequential
 
 from .parts.sources import ntire2026_url
 

@@ -22,8 +22,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d
-from esrjax.network.words import pixel_shuffle
+from esrjax.nn.functional import pixel_shuffle
+from esrjax.nn.layers import Conv2d
 
 from .parts.near import nearest_upsample_init
 from .parts.sources import ntire2025_url

@@ -22,7 +22,7 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import LayerNorm, Sequential
+from esrjax.nn.layers import LayerNorm, Sequential
 
 from .parts.chance import StochasticDepth, drop_path_rates
 from .parts.feed_forward import MLP

@@ -25,8 +25,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import Conv2d, Sequential, param
-from esrjax.network.words import gelu, pixel_shuffle
+from esrjax.nn.functional import gelu, pixel_shuffle
+from esrjax.nn.layers import Conv2d, Sequential, param
 
 from .parts import dual_attention
 from .parts.colour import rgb_mean

@@ -26,7 +26,7 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.network.layers import param
+from esrjax.nn.layers import param
 
 from .dan import DAN
 from .dan import METHOD as DAN_METHOD

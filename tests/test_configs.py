@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 
 from esrjax import registry
-from esrjax.data import image_io as files
-from esrjax.network import archive
-from esrjax.network.naming import KeyMap
-from esrjax.network.reparam import deploy
-from esrjax.network.weights import to_state_dict
-from esrjax.training import loop
-from esrjax.training import recipe as recipes
+from esrjax.data import image_io
+from esrjax.nn import checkpoint_io
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import KeyMap, to_state_dict
+from esrjax.training import recipe_loader, train
+from esrjax.training.dry_run import dry_run
 from esrjax.training.recipe import Data, InitFrom, Recipe, Schedule, Stage, TeacherConfig
-from esrjax.training.rehearsal import dry_run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
@@ -59,7 +57,7 @@ def test_header_has_the_psnr_of_the_organisers(name):
         method.reported["psnr_test"],
     ]
     assert f"({method.team}, NTIRE 2026 team " in text and f"esrjax train {name} -o" in text
-    assert recipes.load(name).method == name and re.search(r"# Hardware: \S", text)
+    assert recipe_loader.load(name).method == name and re.search(r"# Hardware: \S", text)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,7 +68,7 @@ def test_recipe_is_listed_in_the_documentation(name):
 
 def test_large_batch_recipe_is_scaled_from_the_small_one():
     """As many patches, a learning rate scaled by the square root, an EMA over as many patches."""
-    small, large = recipes.load("spanv2"), recipes.load("spanv2_large_batch")
+    small, large = recipe_loader.load("spanv2"), recipe_loader.load("spanv2_large_batch")
     for scaled, base in zip(large.stage, small.stage, strict=True):
         k = scaled.data.batch_size / base.data.batch_size
         assert scaled.steps * k == base.steps
@@ -87,7 +85,7 @@ def test_large_batch_recipe_is_scaled_from_the_small_one():
 )
 def test_dry_run_misses_only_datasets_and_checkpoints(name):
     """At full size, without array values: globs, taps, pruning and initial weights match."""
-    for plan in dry_run(recipes.load(name)):
+    for plan in dry_run(recipe_loader.load(name)):
         assert plan.num_trained > 0
         for line in plan.missing:
             assert re.match(r"dataset |(init_from|teacher): No such checkpoint", line)
@@ -115,20 +113,22 @@ def image_dir(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(3):
         coarse = rng.integers(0, 256, (12, 12, 3)).astype(np.uint8)
-        files.write_image(tmp_path / "images" / f"{index}.png", coarse.repeat(8, 0).repeat(8, 1))
+        image_io.write_image(tmp_path / "images" / f"{index}.png", coarse.repeat(8, 0).repeat(8, 1))
     return tmp_path / "images"
 
 
 @pytest.mark.usefixtures("_fast_compilation")
 @pytest.mark.parametrize("name", mark_slow_except(FAST))
 def test_two_steps_of_every_stage(tmp_path, image_dir, name):
-    recipe, reports = small_recipe(recipes.load(name), image_dir), []
-    loop.run(recipe, tmp_path / "run", on_report=reports.append)
+    recipe, reports = small_recipe(recipe_loader.load(name), image_dir), []
+    train.run(recipe, tmp_path / "run", on_report=reports.append)
     assert [report.stage for report in reports] == [run.name for run in recipe.runs]
     assert [report.step for report in reports] == [STEPS * (run.index + 1) for run in recipe.runs]
-    files = sorted((tmp_path / "run" / "stages").iterdir())
-    results = [archive.read_checkpoint(file).state_dict for file in (*files, tmp_path / "run")]
-    assert len(files) == len(recipe.runs)
+    image_io = sorted((tmp_path / "run" / "stages").iterdir())
+    results = [
+        checkpoint_io.read_checkpoint(file).state_dict for file in (*image_io, tmp_path / "run")
+    ]
+    assert len(image_io) == len(recipe.runs)
     assert all(np.isfinite(array).all() for result in results for array in result.values())
     for before, after in pairwise(results[:-1]):
         assert any(not np.array_equal(before.get(key), value) for key, value in after.items())
@@ -241,7 +241,7 @@ def write_checkpoint(name: str, hparams, folder: Path):
     hparams = small_hparams({**method.default_hparams(), **hparams})
     net = method.build(**hparams)
     net = deploy(net) if form == "deploy" else net
-    metadata = archive.make_metadata(name, method, form, hparams)
+    metadata = checkpoint_io.make_metadata(name, method, form, hparams)
     file = folder / f"{name}.safetensors"
-    archive.write_safetensors(file, to_state_dict(net, KeyMap(method.torch_names)), metadata)
+    checkpoint_io.write_safetensors(file, to_state_dict(net, KeyMap(method.torch_names)), metadata)
     return str(file), hparams

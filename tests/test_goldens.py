@@ -15,9 +15,8 @@ from flax import nnx
 from twins.drawn import random_state_dict
 
 from esrjax import registry
-from esrjax.network.naming import KeyMap
-from esrjax.network.reparam import deploy
-from esrjax.network.weights import cast, load_state_dict, to_state_dict
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import KeyMap, cast, load_state_dict, to_state_dict
 from esrjax.testing import FAST_COMPILE
 
 GOLDENS = sorted((Path(__file__).parent / "goldens").glob("*.npz"))

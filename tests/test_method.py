@@ -6,8 +6,9 @@ import jax
 import pytest
 from flax import nnx
 
-from esrjax.method import BadHparam, Ensemble, Member, Method, Weights
-from esrjax.network.layers import Conv2d
+from esrjax.errors import InvalidArgument
+from esrjax.method import Ensemble, Member, Method, Weights
+from esrjax.nn.layers import Conv2d
 
 
 class Net(nnx.Module):
@@ -58,7 +59,7 @@ def test_build_depends_on_the_seed_only():
 
 
 def test_unknown_hparam_is_reported_with_the_known_ones():
-    with pytest.raises(BadHparam) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         make_method().build(chanels=3, channels=4, width=2)
     assert caught.value.problem == "Unknown hyperparameter: chanels, width"
     assert caught.value.rule.endswith("channels=4, scale=2")

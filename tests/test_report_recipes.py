@@ -11,7 +11,8 @@ from transcript.marks import unmarked
 from transcript.pairs import PAIRS
 from transcript.said import REPORT, implied, readings, stage_of_runs, stated
 
-from esrjax.training.recipe import Recipe, StageRun, load
+from esrjax.training.recipe import Recipe, StageRun
+from esrjax.training.recipe_loader import load
 
 DEVIATIONS = {("dscf", "teacher_channels"): "only an EMSR of 26 channels is public, not of 30"}
 

@@ -4,9 +4,9 @@ import pytest
 
 import esrjax
 from esrjax import registry
+from esrjax.inference import open_method
 from esrjax.method import Method
-from esrjax.model import open_method
-from esrjax.network.weights import named_parameters
+from esrjax.nn.state_dict import named_parameters
 
 MAX_BYTES = 1_000_000  # bytes of a file
 SHIPPED = [

@@ -11,7 +11,7 @@ from PIL import Image
 from esrjax import registry
 from esrjax.data.image_io import read_image, write_image
 from esrjax.evaluation.metrics import to_uint8
-from esrjax.model import open_method
+from esrjax.inference import open_method
 
 SOURCE = Path(__file__).parent / "thirdparty"
 pytestmark = pytest.mark.usefixtures("crumbs")

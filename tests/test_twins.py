@@ -18,14 +18,13 @@ from flax import nnx
 from twins.drawn import random_state_dict
 
 from esrjax import registry
-from esrjax.bridge.quality import compare_quality
 from esrjax.data.datasets import list_pairs
 from esrjax.evaluation import metrics, upscale
 from esrjax.evaluation.score import score
-from esrjax.model import open_method
-from esrjax.network.naming import KeyMap
-from esrjax.network.reparam import deploy
-from esrjax.network.weights import cast, load_state_dict, to_state_dict
+from esrjax.inference import open_method
+from esrjax.interop.torch_compare import compare_quality
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import KeyMap, cast, load_state_dict, to_state_dict
 from esrjax.testing import FAST_COMPILE
 
 FLOAT64_RTOL = 1e-9  # of the largest value

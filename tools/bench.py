@@ -18,8 +18,8 @@ from typing import Any
 from blocks import replace_block
 
 from esrjax import registry
-from esrjax.cli.tables import markdown_table
-from esrjax.cli.timings import peaks_text, table_cells
+from esrjax.cli.bench import peaks_text, table_cells
+from esrjax.cli.output import markdown_table
 from esrjax.method import Method
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from esrjax.data import datasets, tfds_writer
-from esrjax.training import batches
+from esrjax.training import loader
 from esrjax.training.recipe import Data
 
 NUM_SUB_IMAGES, BATCH_SIZE = 10_000, 16
@@ -47,7 +47,7 @@ def main(name: str = "BSD200", seconds: str = "10") -> None:
 def table_row(data: Data, seconds: float) -> str:
     """Return the row of the table for one setting."""
     begin = time.perf_counter()
-    source = batches.open_batches(data, 4, seed=1).iter_from(0, 10**6)
+    source = loader.open_batches(data, 4, seed=1).iter_from(0, 10**6)
     next(source)
     startup_s = time.perf_counter() - begin
     batches_per_s = count_batches(source, seconds) / seconds

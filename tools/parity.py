@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esrjax import registry
-from esrjax.bridge.case import ArrayDiff
-from esrjax.bridge.golden import GoldenComparison, compare
+from esrjax.inference import open_method
+from esrjax.interop.array_diff import ArrayDiff
+from esrjax.interop.parity import GoldenComparison, compare
 from esrjax.method import Method
-from esrjax.model import open_method
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 
 from esrjax import registry
-from esrjax.model import open_method
-from esrjax.network import archive
-from esrjax.network.naming import KeyMap
-from esrjax.network.weights import to_state_dict
-from esrjax.training import folder
+from esrjax.inference import open_method
+from esrjax.nn import checkpoint_io
+from esrjax.nn.state_dict import KeyMap, to_state_dict
+from esrjax.training import checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "plugins" / "pretrained"
 NOTE = (
@@ -20,14 +19,14 @@ NOTE = (
 
 def main(name: str, run: str) -> None:
     """Write the weights of `run` with metadata that names recipe and training images."""
-    recipe = folder.read_recipe(Path(run))
+    recipe = checkpoint.read_recipe(Path(run))
     if recipe is None or recipe.method != name:
         sys.exit(f"ship.py: {run} is not a finished run of {name}")
     model, method = open_method(name, run), registry.get_method(name)
     note = NOTE.format(sha256=recipe.sha256)
-    metadata = archive.make_metadata(name, method, "deploy", model.hparams, note=note)
+    metadata = checkpoint_io.make_metadata(name, method, "deploy", model.hparams, note=note)
     target = SHIPPED / f"{name}.safetensors"
-    archive.write_safetensors(
+    checkpoint_io.write_safetensors(
         target, to_state_dict(model.net, KeyMap(method.torch_names)), metadata
     )
     print(f"{target}: {target.stat().st_size:,} bytes")

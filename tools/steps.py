@@ -24,11 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from twins.spanv2 import Twin
 
 from esrjax import registry
-from esrjax.memory import reexec_with_huge_pages
-from esrjax.training import recipe as recipes
-from esrjax.training import state as states
-from esrjax.training.objective import Objective
-from esrjax.training.work import make_stage_optimizer
+from esrjax.runtime import reexec_with_huge_pages
+from esrjax.training import recipe_loader, train_state
+from esrjax.training.stage_trainer import make_stage_optimizer
+from esrjax.training.train_state import Objective
 
 LEARNING_RATE, ROUNDS = 1e-3, 15
 
@@ -36,11 +35,11 @@ LEARNING_RATE, ROUNDS = 1e-3, 15
 def jax_step(lr: np.ndarray, hr: np.ndarray) -> Callable[[], None]:
     """Return a call of the step that `esrjax train quick` compiles, on this batch."""
     method = registry.get_method("spanv2")
-    stage = replace(recipes.load("quick").stage[0], ema=None)
+    stage = replace(recipe_loader.load("quick").stage[0], ema=None)
     _, optimizer = make_stage_optimizer(stage)
-    graph, state = states.init_state(method.build(), stage, optimizer)
+    graph, state = train_state.init_state(method.build(), stage, optimizer)
     objective = Objective(graphdef=graph, stage=stage, data_range=method.data_range)
-    step = jax.jit(states.make_train_step(objective, optimizer), donate_argnums=0)
+    step = jax.jit(train_state.make_train_step(objective, optimizer), donate_argnums=0)
     carry = [state]
     images = jnp.asarray(lr), jnp.asarray(hr)
 

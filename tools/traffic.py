@@ -19,10 +19,10 @@ from esrjax_kernels.fused_conv3 import COL_HALO, CONFIG_SPACE, ROW_HALO
 from flax import nnx
 
 from esrjax import registry
-from esrjax.network import ops
-from esrjax.network.reparam import deploy
-from esrjax.network.words import OP_PREFIX, counted_op
-from esrjax.network.work import MAC_RULES, count_ops
+from esrjax.nn import ops
+from esrjax.nn.cost import MAC_RULES, count_ops
+from esrjax.nn.functional import OP_PREFIX, counted_op
+from esrjax.nn.reparam import deploy
 from esrjax.testing.kernels import operand_shapes
 
 BANDWIDTH = 4.8e12  # bytes per second

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from esrjax.network import ops
+from esrjax.nn import ops
 from esrjax.testing.kernels import NETWORK_DIMS, OPERAND_SPECS, operand_arrays
 
 TABLE = Path(__file__).parents[1] / "kernels/devices.toml"

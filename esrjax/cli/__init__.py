@@ -9,33 +9,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from esrjax.cache import enable_compilation_cache
-from esrjax.cli import (
-    bench,
-    contest,
-    data,
-    export,
-    fusion,
-    methods,
-    metrics,
-    parity,
-    pictures,
-    report,
-    submission,
-    training,
-    weights,
-)
-from esrjax.errors import UserError
+from esrjax.cli import bench, data, fuse, interop, methods, rank, submit, train, upscale, weights
+from esrjax.errors import run_and_report_errors
+from esrjax.runtime import enable_compilation_cache
 
 Command = Callable[..., None] | typer.Typer
 
 # The panels of `esrjax --help`, in order, with their commands; a Typer is a group of commands.
 PANELS: Mapping[str, Mapping[str, Command]] = {
-    "Run": {"demo": training.demo, "upscale": pictures.upscale, "fuse": fusion.fuse},
-    "Train": {"train": training.train, "recipes": training.recipes},
-    "Measure": {"eval": pictures.evaluate, "bench": bench.bench, "metrics": metrics.app},
-    "Challenge": {"rank": contest.rank, "submit": submission.app, "report": report.report},
-    "PyTorch and export": {"parity": parity.parity, "export": export.export},
+    "Run": {"demo": train.demo, "upscale": upscale.upscale, "fuse": fuse.fuse},
+    "Train": {"train": train.train, "recipes": train.recipes},
+    "Measure": {"eval": upscale.evaluate, "bench": bench.bench, "metrics": data.metrics_app},
+    "Challenge": {"rank": rank.rank, "submit": submit.app, "report": rank.report},
+    "PyTorch and export": {"parity": interop.parity, "export": interop.export},
     "Methods and data": {
         "method": methods.app,
         "weights": weights.app,
@@ -103,7 +89,7 @@ def _add_commands() -> None:
             if isinstance(command, typer.Typer):
                 app.add_typer(command, name=name, rich_help_panel=panel)
             else:
-                cls = parity.ParityCommand if name == "parity" else None  # has `parity verify`
+                cls = interop.ParityCommand if name == "parity" else None  # has `parity verify`
                 app.command(name, cls=cls, rich_help_panel=panel)(command)
 
 
@@ -114,22 +100,3 @@ def main() -> None:
     """Run the command line and exit with its code."""
     enable_compilation_cache()
     sys.exit(run_and_report_errors(app))
-
-
-def run_and_report_errors(run: Callable[[], None]) -> int:
-    """Call `run` and return the exit code: 2 after a `UserError`, 130 after Ctrl-C, else 0.
-
-    A `UserError` is printed to standard error without a traceback; other exceptions pass.
-    """
-    try:
-        run()
-    except UserError as error:
-        return _print_error(f"esrjax: {error}", 2)
-    except KeyboardInterrupt:
-        return _print_error("esrjax: interrupted", 130)
-    return 0
-
-
-def _print_error(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
-    return code

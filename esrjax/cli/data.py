@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esrjax.cli.options import BadOption, JsonOption, command_group, print_json, progress_bar
+from esrjax.cli.options import JsonOption, command_group, print_json
+from esrjax.errors import IncomparableImages, InvalidArgument
 
 if TYPE_CHECKING:
+    from esrjax.data.image_io import Pixels
     from esrjax.data.similar import FeatureExtractor
     from esrjax.data.verify import DatasetReport
+    from esrjax.evaluation.metrics import MetricSpec, MetricValues
+
 
 DATASET_HELP = "A dataset: its name, its folder, or tfds:NAME."
 
@@ -37,6 +43,7 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Extract sub-images of a dataset and write them as a TFDS dataset (ArrayRecord)."""
+    from esrjax.cli.output import progress_bar
     from esrjax.data import datasets, tfds_writer
 
     root, grid = _data_dir(output), tfds_writer.SubImageGrid(crop_size=crop_size, step=step)
@@ -72,6 +79,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every image pair: readable, sizes, bicubic LR, duplicates; exit code 1 on problems."""
+    from esrjax.cli.output import progress_bar
     from esrjax.data import datasets
     from esrjax.data import verify as verification
 
@@ -110,6 +118,7 @@ def select(
     as_json: JsonOption = False,
 ) -> None:
     """Select the images that are most similar to those of another dataset."""
+    from esrjax.cli.output import progress_bar
     from esrjax.data import datasets, similar
 
     extractor = _feature_extractor(features)
@@ -137,18 +146,18 @@ def _feature_extractor(text: str) -> FeatureExtractor:
         return thumbnail
     name, _, file = text.partition(":")
     if name != "clip" or not file:
-        raise BadOption(
+        raise InvalidArgument(
             f"Invalid --features {text!r}",
             rule="features are `thumbnail`, or `clip:FILE.onnx` with a CLIP image encoder",
             remedy="for example --features clip:vit_b32_image.onnx",
         )
-    from esrjax.bridge import clip
+    from esrjax.interop import clip
 
     return clip.load_image_encoder(Path(file))
 
 
 def _show(name: str, report: DatasetReport) -> None:
-    from esrjax.cli.tables import print_unwrapped, show_table
+    from esrjax.cli.output import print_unwrapped, show_table
 
     row = {
         "dataset": name,
@@ -171,9 +180,105 @@ def _data_dir(output: Path | None) -> Path:
         return output
     if os.environ.get("ESRJAX_DATA"):
         return Path(os.environ["ESRJAX_DATA"])
-    raise BadOption(
+    raise InvalidArgument(
         "Missing folder for the packed dataset",
         rule="packed datasets are written to $ESRJAX_DATA, where they are found by name, or to "
         "the folder of -o",
         remedy="set ESRJAX_DATA, or name a folder with -o",
     )
+
+
+# --------------------------------------------------------------------------------------------------
+# The commands `metrics list` and `metrics explain`.
+# --------------------------------------------------------------------------------------------------
+
+
+_ALREADY_UINT8 = (
+    "{name} is already uint8: its unrounded values are lost, so specs that differ only in the "
+    "rounding of the output agree"
+)
+_TOO_SMALL = "-: the images are too small for the border and the SSIM window"
+
+metrics_app = command_group("Metric specs: list them, compare two images under all of them.")
+
+
+@metrics_app.command("list")
+def list_specs(as_json: JsonOption = False) -> None:
+    """List the metric specs: the conventions of PSNR and SSIM, and who uses them."""
+    from esrjax.cli.output import show_table
+    from esrjax.evaluation.metrics import SPECS
+
+    rows = [_spec_row(spec) for spec in SPECS.values()]
+    if as_json:
+        print_json(rows)
+    else:
+        columns = {"spec": "spec", "used_by": "used by", "summary": "convention"}
+        show_table(
+            [{title: row[key] for key, title in columns.items()} for row in rows],
+            list(columns.values()),
+        )
+
+
+@metrics_app.command()
+def explain(
+    sr: Annotated[Path, typer.Argument(help="The upscaled image.", metavar="SR")],
+    hr: Annotated[Path, typer.Argument(help="The ground truth.", metavar="HR")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compute PSNR and SSIM of two images under every spec."""
+    from esrjax.data import image_io
+
+    sr_image, hr_image = image_io.read_image(sr), image_io.read_image(hr)
+    for path, image in ((sr, sr_image), (hr, hr_image)):
+        for note in image.notes:
+            typer.echo(f"{path.name}: {note}", err=True)
+    values = _metric_values(sr, hr, sr_image.pixels, hr_image.pixels)
+    if as_json:
+        print_json([{**_spec_row(v.spec), "psnr": v.psnr, "ssim": v.ssim} for v in values])
+    else:
+        _show_comparison(sr, values)
+
+
+def _metric_values(
+    sr: Path, hr: Path, sr_pixels: Pixels, hr_pixels: Pixels
+) -> Sequence[MetricValues]:
+    """The metrics under every spec; an error names the files."""
+    from esrjax.evaluation.metrics import compute_all_specs
+
+    try:
+        return compute_all_specs(sr_pixels, hr_pixels)
+    except IncomparableImages as error:
+        raise IncomparableImages(
+            error.problem, location=f"{sr} and {hr}", rule=error.rule, remedy=error.remedy
+        ) from error
+
+
+def _spec_row(spec: MetricSpec) -> dict[str, Any]:
+    return {
+        "spec": spec.name,
+        "version": spec.version,
+        "used_by": spec.used_by,
+        "summary": spec.summary,
+    }
+
+
+def _show_comparison(sr: Path, values: Sequence[MetricValues]) -> None:
+    from esrjax.cli.output import print_unwrapped, show_table
+
+    rows = [
+        {
+            "spec": value.spec.name,
+            "PSNR": "-" if value.psnr is None else f"{value.psnr:.4f}",
+            "SSIM": "-" if value.ssim is None else f"{value.ssim:.5f}",
+            "convention": value.spec.summary,
+        }
+        for value in values
+    ]
+    show_table(rows, list(rows[0]))
+    psnr = [v.psnr for v in values if v.psnr is not None and math.isfinite(v.psnr)]
+    if max(psnr, default=0) > min(psnr, default=0):
+        spread = f"{max(psnr) - min(psnr):.2f} dB"
+        print_unwrapped(f"\nPSNR of the same two images differs by up to {spread} between specs")
+    print_unwrapped(_ALREADY_UINT8.format(name=sr.name))
+    if any(value.ssim is None for value in values):
+        print_unwrapped(_TOO_SMALL)

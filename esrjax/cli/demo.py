@@ -11,21 +11,20 @@ import numpy as np
 from rich.console import Console
 
 from esrjax import registry
-from esrjax.cli.progress import TrainingBar
-from esrjax.cli.tables import show_table
-from esrjax.contest import clock, rank, rows, rules, table
-from esrjax.contest.clock import forward_fn
+from esrjax.bench import timing as clock
+from esrjax.bench.timing import forward_fn
+from esrjax.challenge import rank, results, rules, table
+from esrjax.cli.output import TrainingBar, show_table
 from esrjax.data import datasets, image_io, resize, visualize
 from esrjax.data.image_io import Pixels
+from esrjax.errors import MissingExtra
 from esrjax.evaluation.metrics import NTIRE
 from esrjax.evaluation.score import Scores, score
+from esrjax.inference import Model, open_method
 from esrjax.method import Method
-from esrjax.model import Model, open_method
-from esrjax.network.archive import MissingExtra
-from esrjax.network.cost import cost
-from esrjax.network.reparam import deploy
-from esrjax.training import loop
-from esrjax.training import recipe as recipes
+from esrjax.nn.cost import cost
+from esrjax.nn.reparam import deploy
+from esrjax.training import recipe_loader, train
 
 # Photographs of scikit-image in the public domain or under CC0; no scene is in both splits.
 TRAIN = "astronaut brick camera chelsea grass gravel moon retina rocket".split()
@@ -95,12 +94,12 @@ def _train(folder: Path, data: Path, minutes: float) -> Model:
         f"stage.0.validation={{dataset='{data / 'held-out'}', every=400}}",
     ]
     _CONSOLE.print("  compiling, then measuring the time of a step")
-    seconds = loop.measure_step_time(recipes.load("quick", overrides))
+    seconds = train.measure_step_time(recipe_loader.load("quick", overrides))
     steps = max(20, round(60 * minutes / seconds / 10) * 10)
     _CONSOLE.print(f"  {1 / seconds:.1f} steps/s on this machine: {steps} steps")
-    recipe = recipes.load("quick", [*overrides, f"stage.0.steps={steps}"])
+    recipe = recipe_loader.load("quick", [*overrides, f"stage.0.steps={steps}"])
     with TrainingBar(recipe.total_steps) as bar:
-        loop.run(recipe, run, on_report=bar.log)
+        train.run(recipe, run, on_report=bar.log)
     return open_method(recipe.method, run)
 
 
@@ -171,7 +170,7 @@ def _ranked(model: Model, scores: Scores, ratio: float) -> rank.Ranking:
     """
     challenge = rules.load_rules("ntire2026")
     counts = cost(model.net)
-    trained = rows.Row(
+    trained = results.Row(
         team="trained here",
         method=model.name,
         psnr_other={"held-out (3)": scores.mean.psnr},
@@ -180,7 +179,7 @@ def _ranked(model: Model, scores: Scores, ratio: float) -> rank.Ranking:
         flops_g=counts.macs / 1e9,
     )
     methods = {n: m for n in registry.names() if isinstance(m := registry.get_entry(n), Method)}
-    table_rows = [*rows.published_rows(methods), trained]
+    table_rows = [*results.published_rows(methods), trained]
     return rank.rank(table_rows, challenge, baseline_source="published", figures="printed")
 
 

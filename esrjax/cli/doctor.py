@@ -7,10 +7,10 @@ from importlib import metadata
 import jax
 
 from esrjax import registry
-from esrjax.door import entry_points_by_name
 from esrjax.errors import UserError
-from esrjax.memory import uses_huge_pages
-from esrjax.network import ops
+from esrjax.nn import ops
+from esrjax.registry import entry_points_by_name
+from esrjax.runtime import uses_huge_pages
 
 LIBRARIES = ("esrjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 EXTRAS = {  # extra -> the library that shows whether it is installed

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esrjax import registry
 from esrjax.cli.options import (
     CHECKPOINTS_HELP,
     HparamsOption,
@@ -18,9 +21,11 @@ from esrjax.cli.options import (
     parse_image_size,
     print_json,
 )
+from esrjax.errors import InvalidArgument, UnwritableFile, UserError
 
 if TYPE_CHECKING:
-    from esrjax.network.cost import Cost
+    from esrjax.nn.cost import Cost
+
 
 app = command_group("Installed methods: list, inspect, check and create them, count their cost.")
 
@@ -29,8 +34,7 @@ app = command_group("Installed methods: list, inspect, check and create them, co
 def list_methods(as_json: JsonOption = False) -> None:
     """List the installed methods with their parameters, MACs (256x256 LR) and weights."""
     from esrjax import registry
-    from esrjax.cli.tables import show_table
-    from esrjax.errors import UserError
+    from esrjax.cli.output import show_table
 
     rows: list[dict[str, Any]] = []
     for name in registry.names():
@@ -67,7 +71,7 @@ def _params_and_macs(name: str) -> dict[str, int]:
     reported, keys = registry.get_entry(name).reported, ("params", "macs")
     if all(key in reported for key in keys):
         return {key: int(reported[key]) for key in keys}
-    from esrjax.contest.costs import method_cost
+    from esrjax.challenge.evaluate import method_cost
 
     cost = method_cost(name)
     return {key: getattr(cost, key) for key in keys}
@@ -77,7 +81,7 @@ def _params_and_macs(name: str) -> dict[str, int]:
 def show(name: MethodArgument, as_json: JsonOption = False) -> None:
     """Show a method: description, paper, hyperparameters, reported figures and weights."""
     from esrjax import registry
-    from esrjax.cli.tables import show_method
+    from esrjax.cli.output import show_method
 
     entry, package = registry.get_entry(name), registry.distribution_of(name)
     if as_json:
@@ -91,7 +95,7 @@ def show(name: MethodArgument, as_json: JsonOption = False) -> None:
 def check(name: MethodArgument, hparams: HparamsOption = None, as_json: JsonOption = False) -> None:
     """Run the checks that every method must pass; exit code 1 if one fails."""
     from esrjax import registry
-    from esrjax.cli.tables import show_checks
+    from esrjax.cli.output import show_checks
     from esrjax.testing import run_checks
 
     method = registry.get_method(name)
@@ -115,7 +119,6 @@ def new(
     ] = None,
 ) -> None:
     """Create a package with a new method: a network to start from, its test, pyproject.toml."""
-    from esrjax.cli.scaffold import write_package
 
     for path in write_package(name, folder or Path(name)):
         typer.echo(path)
@@ -148,8 +151,8 @@ def cost(
     official: what the counters of the challenge see. full: all operations and parameters that the
     output depends on, those that the counters miss included.
     """
-    from esrjax.cli.tables import show_cost
-    from esrjax.contest.costs import method_cost
+    from esrjax.challenge.evaluate import method_cost
+    from esrjax.cli.output import show_cost
 
     size, files = parse_image_size(image_size), parse_checkpoints(checkpoint, [name])
     cost = method_cost(name, image_size=size, files=files, hparams=parse_hparams(hparams))
@@ -168,10 +171,136 @@ def _cost_json(name: str, cost: Cost, per_module: bool) -> dict[str, Any]:
 def doctor(as_json: JsonOption = False) -> None:
     """Show the environment: versions, devices, methods, kernels, extras and folders."""
     from esrjax.cli.doctor import environment
-    from esrjax.cli.tables import show_facts
+    from esrjax.cli.output import show_facts
 
     groups = environment()
     if as_json:
         print_json(groups)
     else:
         show_facts(groups)
+
+
+# --------------------------------------------------------------------------------------------------
+# The package that `esrjax method new NAME` creates: a method, its test and pyproject.toml.
+# --------------------------------------------------------------------------------------------------
+
+
+def write_package(name: str, folder: Path) -> tuple[Path, ...]:
+    """Write the package and return its files.
+
+    Args:
+        name: The method's name, a lower-case Python identifier.
+        folder: A new or empty folder.
+
+    Raises:
+        InvalidArgument: The name is invalid, or a method has it.
+        UnwritableFile: The folder is not empty.
+    """
+    _check_name(name)
+    _check_empty(folder)
+    values = {"name": name, "package": f"esrjax_{name}", "network": _class_name(name)}
+    files = {path: Template(text).substitute(values) for path, text in FILES.items()}
+    return tuple(_write(folder / path.format(**values), text) for path, text in files.items())
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.lstrip("\n"))
+    return path
+
+
+def _class_name(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _check_name(name: str) -> None:
+    if name.isidentifier() and not keyword.iskeyword(name) and name == name.lower():
+        if name not in registry.names():
+            return
+        raise InvalidArgument(
+            f"The method {name!r} already exists, in {registry.distribution_of(name)}",
+            rule="names of methods are unique",
+            remedy="choose another name",
+        )
+    raise InvalidArgument(
+        f"Invalid method name {name!r}",
+        rule="a method name is a Python identifier in lower case",
+        remedy="use letters, digits and underscores, for example my_net",
+    )
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UnwritableFile(
+            f"{str(folder)!r} already exists",
+            rule="a new package is written to a new or empty folder; nothing is overwritten",
+            remedy="choose another folder with -o",
+        )
+
+
+FILES = {
+    "pyproject.toml": """
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "esrjax-$name"
+version = "0.1.0"
+dependencies = ["esrjax"]
+
+[project.entry-points."esrjax.methods"]
+$name = "$package:METHOD"
+
+[tool.setuptools]
+packages = ["$package"]
+
+[tool.setuptools.package-data]
+$package = ["*.safetensors"]
+""",
+    "{package}/__init__.py": '''
+"""$network: describe the method in three sentences.
+
+Three convolutions and a pixel shuffle on top of nearest-neighbour upsampling: change them.
+"""
+
+import jax
+import jax.numpy as jnp
+from esrjax.method import Method
+from esrjax.nn.layers import Conv2d
+from esrjax.nn.functional import pixel_shuffle
+from flax import nnx
+
+
+class $network(nnx.Module):
+    """`(N, h, w, 3) -> (N, scale·h, scale·w, 3)`."""
+
+    def __init__(self, *, rngs: nnx.Rngs, channels: int = 16, scale: int = 4):
+        self.scale = scale
+        self.head = Conv2d(3, channels, rngs=rngs)
+        self.body = Conv2d(channels, channels, rngs=rngs)
+        self.tail = Conv2d(channels, 3 * scale**2, rngs=rngs)
+
+    def __call__(self, x):
+        residual = self.tail(jax.nn.relu(self.body(jax.nn.relu(self.head(x)))))
+        nearest = jnp.repeat(x, self.scale**2, axis=-1)
+        return pixel_shuffle(nearest + residual, self.scale)
+
+
+METHOD = Method(
+    network=$network,
+    team="my team",
+    paper="title and URL",
+    license="Apache-2.0",
+    description=__doc__,
+)
+''',
+    "tests/test_{name}.py": """
+from esrjax import registry
+from esrjax.testing import check_method
+
+
+def test_method_passes_all_checks():
+    check_method(registry.get_method("$name"))
+""",
+}

@@ -3,19 +3,14 @@
 import ast
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from esrjax.errors import UserError
+from esrjax.errors import InvalidArgument
 
 Item = TypeVar("Item")
-
-
-class BadOption(UserError):
-    """Raised when the value of an option is invalid, or options contradict each other."""
 
 
 CHECKPOINTS_HELP = (
@@ -117,7 +112,7 @@ ImplementationOption = Annotated[
 EngineOption = Annotated[
     Literal["auto", "jax", "onnxruntime"],
     typer.Option(
-        "--engine", help="Inference engine; auto: the installed one that is faster on this machine."
+        "--engine", help="Inference engine; auto: JAX, or ONNX Runtime for an .onnx file."
     ),
 ]
 
@@ -125,13 +120,6 @@ EngineOption = Annotated[
 def command_group(description: str) -> typer.Typer:
     """Return a group of commands that prints its help when it is run without a command."""
     return typer.Typer(help=description, no_args_is_help=True)
-
-
-def progress_bar(title: str) -> Callable[[Sequence[Item]], Iterable[Item]]:
-    """Return a function that passes items on and shows a progress bar, if on a terminal."""
-    from esrjax.cli.tables import progress
-
-    return lambda items: progress(items, title)
 
 
 def parse_hparams(texts: list[str] | None) -> dict[str, Any]:
@@ -142,7 +130,7 @@ def parse_hparams(texts: list[str] | None) -> dict[str, Any]:
 def _hparam(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise BadOption(
+        raise InvalidArgument(
             f"Invalid --hparam {text!r}",
             rule="a hyperparameter is KEY=VALUE: an argument of the network and its value",
             remedy="for example --hparam channels=48",
@@ -157,7 +145,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
     """`"256x256" -> (256, 256)` and `"256" -> (256, 256)`: height and width of an LR image."""
     sides = text.strip().split("x")
     if len(sides) > 2 or not all(n.isascii() and n.isdigit() and int(n) for n in sides):
-        raise BadOption(
+        raise InvalidArgument(
             f"Invalid --image-size {text!r}",
             rule="an image size is HEIGHTxWIDTH, or one number for a square, in LR pixels",
             remedy="for example --image-size 256x256",
@@ -176,7 +164,7 @@ def parse_windows(text: str | None) -> dict[int, float]:
         weights = {}
     if len(weights) == len(pairs):
         return weights
-    raise BadOption(
+    raise InvalidArgument(
         f"Invalid --windows {text!r}",
         rule="windows are a list of different side lengths in LR pixels, each with an optional "
         "weight (default 1)",
@@ -214,7 +202,7 @@ def _checkpoint(text: str, networks: list[str], *, bare: bool) -> tuple[str, Pat
     is_other_method = bool(equals) and name in registry.names()
     if bare and len(networks) == 1 and not is_other_method:
         return networks[0], Path(text)
-    raise BadOption(
+    raise InvalidArgument(
         f"--checkpoint {text!r} names a method that is not run: {name!r}"
         if is_other_method
         else f"--checkpoint {text!r} does not name its method",

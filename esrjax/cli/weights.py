@@ -20,8 +20,8 @@ app = command_group("Published weights: list, download and convert them.")
 @app.command("list")
 def list_weights(as_json: JsonOption = False) -> None:
     """List the published weights of every method, and the local file if downloaded."""
-    from esrjax import published, registry
-    from esrjax.cli.tables import show_table
+    from esrjax import hub, registry
+    from esrjax.cli.output import show_table
     from esrjax.method import Method
 
     rows: list[dict[str, Any]] = []
@@ -29,7 +29,7 @@ def list_weights(as_json: JsonOption = False) -> None:
         entry = registry.get_entry(name)
         for key, weights in entry.weights.items() if isinstance(entry, Method) else ():
             row = {"method": name, "weights": key, "form": weights.form}
-            file = published.find_local(weights)
+            file = hub.find_local(weights)
             rows.append({**row, "sha256": weights.sha256, "url": weights.url, "file": file})
     if as_json:
         print_json([{**row, "file": row["file"] and str(row["file"])} for row in rows])
@@ -64,12 +64,12 @@ def get(
     ] = None,
 ) -> None:
     """Download the published weights of a method; an interrupted download is resumed."""
-    from esrjax import published, registry
-    from esrjax.cli.progress import download_bar
+    from esrjax import hub, registry
+    from esrjax.cli.output import download_bar
 
-    weights = published.find_weights(name, registry.get_method(name), key)
+    weights = hub.find_weights(name, registry.get_method(name), key)
     with download_bar() as on_progress:
-        path = published.download(name, weights, output, on_progress)
+        path = hub.download(name, weights, output, on_progress)
     typer.echo(f"{path}: sha256 {weights.sha256} verified")
 
 
@@ -98,7 +98,7 @@ def convert(
     hparams: HparamsOption = None,
 ) -> None:
     """Check a checkpoint against its method and write it as .safetensors or .pth."""
-    from esrjax.bridge import conversion
+    from esrjax.interop import convert as conversion
 
     result = conversion.convert(
         name,

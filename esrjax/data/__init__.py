@@ -1,0 +1,1 @@
+"""Images and datasets: reading, resizing, TFDS records, verification, similarity search."""

@@ -14,7 +14,7 @@ from esrjax.data import tfds_records
 from esrjax.data.image_io import DecodedImage, Pixels, list_images, read_image, read_image_size
 from esrjax.data.resize import bicubic_downscale, bicubic_resize, mod_crop, resized_side
 from esrjax.data.tfds_records import TfdsImage
-from esrjax.errors import UserError
+from esrjax.errors import DatasetError, DatasetNotFound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +115,6 @@ def dataset_info(name: str) -> DatasetInfo | None:
 Progress = Callable[[Sequence["Pair"]], Iterable["Pair"]]
 
 
-class PairSizeMismatch(UserError):
-    """Raised when the size of an HR image is not `scale` times that of its LR image."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """An HR image and its LR image, not yet read.
@@ -149,8 +145,8 @@ class Pair:
             right to a multiple of the scale.
 
         Raises:
-            UnreadableImage: If a file is missing or damaged.
-            PairSizeMismatch: If the sizes do not match, or HR is smaller than the scale.
+            UnreadableFile: If a file is missing or damaged.
+            DatasetError: If the sizes do not match, or HR is smaller than the scale.
         """
         return self.load_from_hr(decode_source(self.hr).pixels)
 
@@ -171,9 +167,9 @@ class Pair:
         height, width = (resized_side(side, self.hr_scale) for side in (height, width))
         return height // self.scale, width // self.scale
 
-    def _size_mismatch(self, lr: Pixels, hr: Pixels) -> PairSizeMismatch:
+    def _size_mismatch(self, lr: Pixels, hr: Pixels) -> DatasetError:
         lr_size, hr_size = (f"{pixels.shape[0]}x{pixels.shape[1]}" for pixels in (lr, hr))
-        return PairSizeMismatch(
+        return DatasetError(
             f"the LR image is {lr_size}, the cropped HR image {hr_size} (height x width)",
             location=f"'{self.hr}'" + (f" and '{self.lr}'" if self.lr else ""),
             rule=f"the HR size, cropped to multiples of {self.scale}, is {self.scale} x the LR "
@@ -206,18 +202,6 @@ _LSDIR_FOLDER = re.compile(r"\d{4,}")  # LSDIR has a thousand images a folder: 0
 _MAX_NAMES = 5  # in an error, before "and N more"
 
 
-class DatasetNotFound(UserError):
-    """Raised when a name or path is not that of a dataset."""
-
-
-class AmbiguousDataset(UserError):
-    """Raised when the layout of a folder allows more than one interpretation."""
-
-
-class UnpairedImages(UserError):
-    """Raised when HR images have no LR image, or the reverse."""
-
-
 def list_folder_pairs(folder: str | Path, scale: int = 4) -> tuple[Pair, ...]:
     """Return the pairs of a dataset folder, unread, sorted by name.
 
@@ -227,8 +211,8 @@ def list_folder_pairs(folder: str | Path, scale: int = 4) -> tuple[Pair, ...]:
 
     Raises:
         DatasetNotFound: If there are no images.
-        AmbiguousDataset: If there are several HR or LR folders, or two images of one name.
-        UnpairedImages: If an image has no partner.
+        DatasetError: If there are several HR or LR folders, or two images of one name.
+        DatasetError: If an image has no partner.
     """
     folder = Path(folder)
     hr_folder, lr_folder = _hr_and_lr_folder(folder, scale)
@@ -254,9 +238,9 @@ def list_pairs(name: str | Path, scale: int = 4) -> tuple[Pair, ...]:
 
     Raises:
         DatasetNotFound: If there is no such dataset, or the subset is empty.
-        TfdsDatasetNotFound: If there is no such TFDS dataset.
-        AmbiguousDataset: If the layout of the folder is not clear.
-        UnpairedImages: If an image has no partner.
+        NotFound: If there is no such TFDS dataset.
+        DatasetError: If the layout of the folder is not clear.
+        DatasetError: If an image has no partner.
     """
     subset = None if Path(name).exists() else _SUBSET.fullmatch(str(name))
     if subset is None:
@@ -385,7 +369,7 @@ def _check_partners(folder: Path, hr: dict[str, Path], lr: dict[str, Path], suff
     unpaired = [f"{len(no_lr)} HR without LR: {_some_names(no_lr)}"] if no_lr else []
     unpaired += [f"{len(no_hr)} LR without HR: {_some_names(no_hr)}"] if no_hr else []
     if unpaired:
-        raise UnpairedImages(
+        raise DatasetError(
             f"Unpaired images in '{folder}': {'; '.join(unpaired)}",
             rule=f"the LR image of NAME is NAME{suffix}",
             remedy="add the missing images, or remove their partners",
@@ -413,6 +397,6 @@ def _not_a_dataset(folder: str | Path, reason: str) -> DatasetNotFound:
     return DatasetNotFound(f"'{folder}' is not a dataset: {reason}", rule=_LAYOUTS, remedy=remedy)
 
 
-def _ambiguous(folder: Path, reason: str) -> AmbiguousDataset:
+def _ambiguous(folder: Path, reason: str) -> DatasetError:
     remedy = "give the folder of the HR images, or leave only one candidate"
-    return AmbiguousDataset(f"'{folder}' is ambiguous: {reason}", rule=_LAYOUTS, remedy=remedy)
+    return DatasetError(f"'{folder}' is ambiguous: {reason}", rule=_LAYOUTS, remedy=remedy)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from esrjax.errors import UserError
+from esrjax.errors import NotFound, UnreadableFile, UnwritableFile
 
 RawPixels = NDArray[np.uint8 | np.uint16]  # (h, w, C): gray, gray + alpha, RGB or RGB + alpha
 ImageSource = Path | bytes  # an image file, or the content of one
@@ -208,18 +208,6 @@ SUFFIXES: dict[str, tuple[str, dict[str, Any]]] = {
 _REPLACE_FILE = "save the file again, or download it again"
 
 
-class UnreadableImage(UserError):
-    """Raised when an image file is missing, damaged or not an image."""
-
-
-class UnwritableImage(UserError):
-    """Raised when an image cannot be encoded or written to its path."""
-
-
-class ImagesNotFound(UserError):
-    """Raised when the given paths lead to no images."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
     """An image as read from a file.
@@ -247,7 +235,7 @@ def read_image(path: str | Path) -> DecodedImage:
         The image, (h, w, 3) uint8.
 
     Raises:
-        UnreadableImage: If the file is missing, damaged or not an image.
+        UnreadableFile: If the file is missing, damaged or not an image.
     """
     path = Path(path)
     _check_is_file(path)
@@ -260,7 +248,7 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
     Only the header is read.
 
     Raises:
-        UnreadableImage: If the file is missing, damaged or not an image.
+        UnreadableFile: If the file is missing, damaged or not an image.
     """
     path = Path(path)
     _check_is_file(path)
@@ -275,7 +263,7 @@ def decode_image(source: ImageSource, location: object) -> DecodedImage:
         location: What error messages call the source.
 
     Raises:
-        UnreadableImage: If it cannot be decoded.
+        UnreadableFile: If it cannot be decoded.
     """
     try:
         raw, notes = decode_raw(source)
@@ -296,7 +284,7 @@ def decode_image_size(source: ImageSource, location: object) -> tuple[int, int]:
         location: What error messages call the source.
 
     Raises:
-        UnreadableImage: If the header cannot be decoded.
+        UnreadableFile: If the header cannot be decoded.
     """
     try:
         return upright_size(source)
@@ -312,7 +300,7 @@ def write_image(path: str | Path, pixels: Pixels) -> None:
         pixels: (h, w, 3) uint8, RGB.
 
     Raises:
-        UnwritableImage: If the suffix, the array or the folder does not allow it. An existing file
+        UnwritableFile: If the suffix, the array or the folder does not allow it. An existing file
             is then left as it was.
     """
     path = Path(path)
@@ -337,7 +325,7 @@ def find_images(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     Folders are not searched recursively. A file that is given is taken whatever its suffix.
 
     Raises:
-        ImagesNotFound: If a path does not exist, or there is no image at all.
+        NotFound: If a path does not exist, or there is no image at all.
     """
     sources = [Path(path) for path in paths]
     if missing := [path for path in sources if not path.exists()]:
@@ -409,21 +397,21 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _unreadable(location: object, reason: str, remedy: str) -> UnreadableImage:
+def _unreadable(location: object, reason: str, remedy: str) -> UnreadableFile:
     rule = f"an image is a complete file in one of the formats {', '.join(FORMATS)}"
-    return UnreadableImage(f"Cannot read '{location}': {reason}", rule=rule, remedy=remedy)
+    return UnreadableFile(f"Cannot read '{location}': {reason}", rule=rule, remedy=remedy)
 
 
-def _unwritable(path: Path, reason: str) -> UnwritableImage:
+def _unwritable(path: Path, reason: str) -> UnwritableFile:
     rule = f"images are (h, w, 3) uint8, written to files with the suffix {', '.join(SUFFIXES)}"
     remedy = "choose another file name or folder, or correct the array"
-    return UnwritableImage(f"Cannot write '{path}': {reason}", rule=rule, remedy=remedy)
+    return UnwritableFile(f"Cannot write '{path}': {reason}", rule=rule, remedy=remedy)
 
 
-def _not_found(problem: str, paths: list[Path]) -> ImagesNotFound:
+def _not_found(problem: str, paths: list[Path]) -> NotFound:
     names = ", ".join(f"'{path}'" for path in paths) or "an empty list of paths"
     rule = f"give images, or folders that contain images ({', '.join(SUFFIXES)})"
-    return ImagesNotFound(f"{problem} {names}", rule=rule, remedy="check the paths")
+    return NotFound(f"{problem} {names}", rule=rule, remedy="check the paths")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -15,16 +15,12 @@ from PIL import Image
 from esrjax.data.datasets import Pair, Progress, decode_source
 from esrjax.data.image_io import Pixels
 from esrjax.data.tfds_records import TfdsImage
-from esrjax.errors import UserError
+from esrjax.errors import InvalidArgument
 
 FeatureVector = NDArray[np.float32]  # (d,)
 FeatureExtractor = Callable[[Pixels], FeatureVector]  # of an HR image; need not be normalized
 
 THUMBNAIL_SIDE = 8  # pixels
-
-
-class BadSelection(UserError):
-    """Raised when images cannot be selected, or links to them cannot be created."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +62,10 @@ def select_similar(
         The most similar first; ties are ordered by name.
 
     Raises:
-        BadSelection: If there are fewer candidates than `num_images`.
+        InvalidArgument: If there are fewer candidates than `num_images`.
     """
     if num_images > len(pairs):
-        raise BadSelection(
+        raise InvalidArgument(
             f"Cannot select {num_images} of {len(pairs)} images",
             rule="images are selected from the given datasets, each at most once",
             remedy="request fewer images, or give more datasets",
@@ -100,12 +96,12 @@ def with_unique_names(datasets: Sequence[tuple[str, Sequence[Pair]]]) -> tuple[P
 
 
 def check_linkable(pairs: Sequence[Pair], folder: Path) -> None:
-    """Raise `BadSelection` unless links to the pairs can be created in a new `folder`.
+    """Raise `InvalidArgument` unless links to the pairs can be created in a new `folder`.
 
     Names must be unique and images must be files, because each becomes a symbolic link.
     """
     if folder.exists():
-        raise BadSelection(
+        raise InvalidArgument(
             f"'{folder}' already exists",
             rule="selected images go into a new folder",
             remedy="give a new folder with -o",
@@ -113,7 +109,7 @@ def check_linkable(pairs: Sequence[Pair], folder: Path) -> None:
     counts = Counter(pair.name for pair in pairs)
     duplicates = [name for name, count in counts.items() if count > 1]
     if duplicates:
-        raise BadSelection(
+        raise InvalidArgument(
             f"several images would be named {duplicates[0]!r}",
             rule="an image is named by its file, and by its dataset where file names collide",
             remedy="rename the datasets, or select from one at a time",
@@ -121,7 +117,7 @@ def check_linkable(pairs: Sequence[Pair], folder: Path) -> None:
     if not all(
         isinstance(image, Path) for pair in pairs for image in (pair.hr, pair.lr or pair.hr)
     ):
-        raise BadSelection(
+        raise InvalidArgument(
             "images of a TFDS dataset cannot be selected",
             rule="a selected image is a link to its file",
             remedy="select from folders, and pack the selected images",
@@ -134,7 +130,7 @@ def link_images(images: Sequence[SimilarImage], folder: Path) -> None:
     It contains LR images only where every pair has one.
 
     Raises:
-        BadSelection: If the links cannot be created.
+        InvalidArgument: If the links cannot be created.
     """
     pairs = [image.pair for image in images]
     check_linkable(pairs, folder)
@@ -146,7 +142,7 @@ def link_images(images: Sequence[SimilarImage], folder: Path) -> None:
                 _link(pair.lr, partial / f"LR_bicubic_X{pair.scale}", f"{pair.name}x{pair.scale}")
         os.replace(partial, folder)
     except OSError as error:
-        raise BadSelection(
+        raise InvalidArgument(
             f"Cannot write '{folder}': {error.strerror}",
             rule="selected images go into a new folder, as links",
             remedy="give another folder with -o",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from esrjax.data.image_io import DecodedImage, decode_image, decode_image_size
-from esrjax.errors import UserError
+from esrjax.errors import NotFound
 
 TFDS_PREFIX = "tfds:"
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -24,10 +24,6 @@ _RULE = (
 )
 
 Feature = Literal["hr", "lr"]
-
-
-class TfdsDatasetNotFound(UserError):
-    """Raised when a TFDS dataset or split does not exist or cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +51,7 @@ class TfdsImage:
         """Return the image as it is stored, the content of a PNG or JPEG file.
 
         Raises:
-            TfdsDatasetNotFound: If the example cannot be read.
+            NotFound: If the example cannot be read.
         """
         try:
             return _data_source(self.folder, self.split)[self.index][self.feature]
@@ -89,7 +85,7 @@ def list_tfds_pairs(name: str, roots: Sequence[Path]) -> tuple[TfdsPair, ...]:
             ~/tensorflow_datasets). The newest version in the first of them is used.
 
     Raises:
-        TfdsDatasetNotFound: If it does not exist, has no such split, no feature `hr`, or is not
+        NotFound: If it does not exist, has no such split, no feature `hr`, or is not
             stored as ArrayRecord.
     """
     match = _REFERENCE.fullmatch(name)
@@ -166,8 +162,8 @@ def _data_source(folder: str, split: str) -> Any:
         raise _unusable(folder, f"it is stored as {builder.info.file_format}") from error
 
 
-def _not_found(problem: str, roots: Sequence[Path]) -> TfdsDatasetNotFound:
-    return TfdsDatasetNotFound(
+def _not_found(problem: str, roots: Sequence[Path]) -> NotFound:
+    return NotFound(
         problem,
         rule=_RULE,
         location="; ".join(f"'{root}'" for root in _search_path(roots)),
@@ -176,8 +172,8 @@ def _not_found(problem: str, roots: Sequence[Path]) -> TfdsDatasetNotFound:
     )
 
 
-def _unusable(location: str, reason: str) -> TfdsDatasetNotFound:
-    return TfdsDatasetNotFound(
+def _unusable(location: str, reason: str) -> NotFound:
+    return NotFound(
         f"the dataset cannot be read: {reason}",
         rule=f"{_RULE}; its file format is array_record",
         location=location,

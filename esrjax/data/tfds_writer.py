@@ -18,7 +18,7 @@ from PIL import Image
 from esrjax.data.datasets import Pair, Progress
 from esrjax.data.image_io import Pixels, prefetch_map
 from esrjax.data.tfds_records import NAME_PATTERN
-from esrjax.errors import UserError
+from esrjax.errors import UnwritableFile
 
 VERSION = "1.0.0"
 _DESCRIPTION = (
@@ -27,10 +27,6 @@ _DESCRIPTION = (
 )
 
 SubImagePair = tuple[Pixels, Pixels]  # LR and HR
-
-
-class UnwritableDataset(UserError):
-    """Raised when a dataset cannot be created: its grid, its name or its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +65,9 @@ class SubImageGrid:
         return [*range(0, last, self.step // scale), last]
 
     def check_scale(self, scale: int) -> None:
-        """Raise `UnwritableDataset` if LR and HR would be cropped differently, or not covered."""
+        """Raise `UnwritableFile` if LR and HR would be cropped differently, or not covered."""
         if self.crop_size % scale or self.step % scale or not 0 < self.step <= self.crop_size:
-            raise UnwritableDataset(
+            raise UnwritableFile(
                 f"Invalid grid of sub-images: crop size {self.crop_size}, step {self.step}",
                 rule=f"crop size and step are multiples of {scale}, the scale, and the step is not "
                 "larger than the crop size",
@@ -109,8 +105,8 @@ def pack(
         progress: Wraps the pairs, for instance in a progress bar.
 
     Raises:
-        UnwritableDataset: If grid, name or folder do not allow it.
-        UnreadableImage: If an image cannot be read; nothing is written then.
+        UnwritableFile: If grid, name or folder do not allow it.
+        UnreadableFile: If an image cannot be read; nothing is written then.
     """
     grid.check_scale(pairs[0].scale)
     check_destination(root, name)
@@ -134,9 +130,9 @@ def pack(
 
 
 def check_destination(root: Path, name: str) -> None:
-    """Raise `UnwritableDataset` if the name is invalid or `root/NAME` exists."""
+    """Raise `UnwritableFile` if the name is invalid or `root/NAME` exists."""
     if not NAME_PATTERN.fullmatch(name):
-        raise UnwritableDataset(
+        raise UnwritableFile(
             f"Invalid dataset name {name!r}",
             rule="a name consists of letters, digits and underscores, and begins with a letter",
             remedy="choose another --name",
@@ -211,8 +207,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self._examples
 
 
-def _unwritable(path: Path, reason: str) -> UnwritableDataset:
-    return UnwritableDataset(
+def _unwritable(path: Path, reason: str) -> UnwritableFile:
+    return UnwritableFile(
         f"the dataset cannot be written: {reason}",
         location=str(path),
         rule="a dataset is written to a new folder, NAME in $ESRJAX_DATA or in --output",

@@ -1,0 +1,1 @@
+"""Metrics, scores, inference strategies, fusion of images."""

@@ -13,15 +13,11 @@ from esrjax.data.image_io import (
     read_image_size,
     write_image,
 )
-from esrjax.errors import UserError
+from esrjax.errors import InvalidArgument
 
 FuseFn = Callable[[Sequence[Pixels]], Pixels]  # images of one size -> their fusion
 
 MAX_NAMES = 5  # in an error, before "and N more"
-
-
-class BadImageFusion(UserError):
-    """Raised when images cannot be fused: names, sizes, weights or the output path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +36,7 @@ def plan_fusion_jobs(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, .
         output: A folder; for single images also an image file.
 
     Raises:
-        BadImageFusion: If names do not match, or a source would be overwritten.
+        InvalidArgument: If names do not match, or a source would be overwritten.
     """
     jobs = _plan(inputs, output)
     sources = {source.resolve() for job in jobs for source in job.sources}
@@ -74,7 +70,7 @@ def fuse_files(job: FusionJob, fuse: FuseFn) -> None:
 
 
 def check_equal_sizes(jobs: Sequence[FusionJob]) -> None:
-    """Raise `BadImageFusion` unless the images of every job have one size, by their headers."""
+    """Raise `InvalidArgument` unless the images of every job have one size, by their headers."""
     for job in jobs:
         sizes = [f"{height}x{width}" for height, width in map(read_image_size, job.sources)]
         if len(set(sizes)) > 1:
@@ -86,7 +82,7 @@ def check_equal_sizes(jobs: Sequence[FusionJob]) -> None:
 
 
 def check_weights(weights: Sequence[float], inputs: Sequence[Path]) -> None:
-    """Raise `BadImageFusion` unless every input has a weight >= 0 and their sum is positive."""
+    """Raise `InvalidArgument` unless every input has a weight >= 0 and their sum is positive."""
     values = ", ".join(f"{weight:g}" for weight in weights)
     is_valid = len(weights) == len(inputs) and all(math.isfinite(w) and w >= 0 for w in weights)
     if not is_valid or not sum(weights):
@@ -121,8 +117,8 @@ def _check_equal_names(inputs: Sequence[Path], folders: Sequence[dict[str, Path]
         raise _bad_fusion("; ".join(problems), ", ".join(map(str, inputs)), remedy)
 
 
-def _bad_fusion(problem: str, location: str, remedy: str) -> BadImageFusion:
-    return BadImageFusion(
+def _bad_fusion(problem: str, location: str, remedy: str) -> InvalidArgument:
+    return InvalidArgument(
         problem,
         location=location or None,
         rule="images are fused by name: all folders have the same image names and sizes",

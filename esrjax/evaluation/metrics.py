@@ -10,13 +10,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from esrjax.data.image_io import Pixels
-from esrjax.errors import UserError
+from esrjax.errors import IncomparableImages, InvalidOutput, NotFound
 
 Metric = Literal["psnr", "ssim"]
-
-
-class UnknownMetricSpec(UserError):
-    """Raised when no metric spec has the requested name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +156,12 @@ def get_spec(name: str) -> MetricSpec:
     """Return the metric spec of that name, a key of `SPECS`.
 
     Raises:
-        UnknownMetricSpec: If there is none.
+        NotFound: If there is none.
     """
     if name in SPECS:
         return SPECS[name]
     close_names = difflib.get_close_matches(name.lower(), SPECS, n=1)
-    raise UnknownMetricSpec(
+    raise NotFound(
         f"Unknown metric spec '{name}'",
         rule=f"the specs are {', '.join(SPECS)}",
         remedy=f"did you mean '{close_names[0]}'?" if close_names else "choose one of these",
@@ -179,14 +175,6 @@ def get_spec(name: str) -> MetricSpec:
 
 Float64Array = NDArray[np.float64]
 SRImage = Pixels | NDArray[np.floating]  # (h, w, 3): uint8, or floats in [0, 1]
-
-
-class IncomparableImages(UserError):
-    """Raised when a metric cannot compare two images: their shapes, dtypes or sizes."""
-
-
-class NaNOutput(UserError):
-    """Raised when the output of a network contains NaN and cannot become an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +201,7 @@ def compute_all_specs(sr: SRImage, hr: Pixels) -> tuple[MetricValues, ...]:
 
     Raises:
         IncomparableImages: If shapes or dtypes do not match.
-        NaNOutput: If `sr` contains NaN.
+        InvalidOutput: If `sr` contains NaN.
     """
     _check_comparable(sr, hr)
     return tuple(
@@ -242,7 +230,7 @@ def psnr(sr: SRImage, hr: Pixels, spec: MetricSpec) -> float:
 
     Raises:
         IncomparableImages: If shapes or dtypes do not match, or nothing is left within the border.
-        NaNOutput: If `sr` contains NaN.
+        InvalidOutput: If `sr` contains NaN.
     """
     sr_values, hr_values = _prepare_pair(sr, hr, spec, "psnr")
     mse = float(np.mean(np.square(sr_values - hr_values))) + spec.mse_epsilon * spec.peak**2
@@ -267,7 +255,7 @@ def ssim(sr: SRImage, hr: Pixels, spec: MetricSpec) -> float:
     Raises:
         IncomparableImages: If shapes or dtypes do not match, or the window does not fit between the
             borders.
-        NaNOutput: If `sr` contains NaN.
+        InvalidOutput: If `sr` contains NaN.
     """
     sr_values, hr_values = _prepare_pair(sr, hr, spec, "ssim")
     maps = [
@@ -285,7 +273,7 @@ def to_uint8(sr: ArrayLike, data_range: float) -> Pixels:
         data_range: The value of white.
 
     Raises:
-        NaNOutput: If `sr` contains NaN.
+        InvalidOutput: If `sr` contains NaN.
     """
     return np.rint(_to_255_range(sr, data_range)).astype(np.uint8)
 
@@ -294,7 +282,7 @@ def _to_255_range(sr: ArrayLike, data_range: float) -> NDArray[np.floating]:
     """Clip floats to [0, data_range] and scale them to [0, 255] in float32."""
     values = np.asarray(sr, np.float32)
     if np.isnan(values).any():
-        raise NaNOutput(
+        raise InvalidOutput(
             f"{int(np.isnan(values).sum())} of {values.size} output values are NaN",
             rule="pixel values must be numbers",
             remedy="look for a division by zero, or for weights that diverged",

@@ -10,20 +10,12 @@ import numpy as np
 
 from esrjax.data.datasets import Pair, Progress
 from esrjax.data.image_io import Pixels
-from esrjax.errors import UserError
-from esrjax.evaluation.metrics import IncomparableImages, MetricSpec, SRImage, psnr, ssim
+from esrjax.errors import IncomparableImages, InvalidArgument, InvalidOutput
+from esrjax.evaluation.metrics import MetricSpec, SRImage, psnr, ssim
 from esrjax.evaluation.upscale import uint8_upscaler
 
 # (h, w, 3) uint8 -> (scale·h, scale·w, 3), uint8 or floats in [0, 1].
 ScorableUpscaler = Callable[[Pixels], SRImage]
-
-
-class WrongOutput(UserError):
-    """Raised when the output of an upscaler has the wrong shape or dtype."""
-
-
-class BadPairList(UserError):
-    """Raised when a list of pairs is empty or has duplicate names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +98,8 @@ def score_with_specs(
         progress: Wraps the pairs, for instance in a progress bar.
 
     Raises:
-        WrongOutput: If the output has the wrong shape or dtype.
-        BadPairList: If there are no pairs, or two of the same name.
+        InvalidOutput: If the output has the wrong shape or dtype.
+        InvalidArgument: If there are no pairs, or two of the same name.
         IncomparableImages: If an image is too small for a spec.
     """
     _check_names(pairs)
@@ -134,7 +126,7 @@ def _upscale(
     if is_valid_dtype and sr.shape == hr.shape:
         return sr, hr
     expected = "floats in [0, 1] of shape" if needs_float_output else "uint8"
-    raise WrongOutput(
+    raise InvalidOutput(
         f"the output is {sr.dtype} {sr.shape} for an LR image of {lr.shape}",
         location=pair.name,
         rule=f"the output is {expected} {hr.shape}: {pair.scale} x the LR size",
@@ -156,7 +148,7 @@ def _check_names(pairs: Sequence[Pair]) -> None:
     names = Counter(pair.name for pair in pairs)
     duplicates = sorted(name for name, count in names.items() if count > 1)
     if duplicates or not names:
-        raise BadPairList(
+        raise InvalidArgument(
             f"Duplicate image names: {', '.join(duplicates)}" if duplicates else "No image pairs",
             rule="scores are stored by image name, and averaged over at least one pair",
             remedy="score one dataset at a time",

@@ -24,7 +24,7 @@ from esrjax.data.image_io import (
     read_image_size,
     write_image,
 )
-from esrjax.errors import UserError
+from esrjax.errors import UnwritableFile, UserError
 from esrjax.evaluation.metrics import to_uint8
 
 FloatImage = NDArray[np.float32]  # (h, w, 3), values in [0, 1], not clipped
@@ -500,10 +500,6 @@ def compose_upscaler(
 # --------------------------------------------------------------------------------------------------
 
 
-class BadOutputPath(UserError):
-    """Raised when the output path does not fit the number or the names of the images."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class UpscaleJob:
     """One image file to upscale.
@@ -540,8 +536,8 @@ def plan_upscale_jobs(
             windows produce.
 
     Raises:
-        ImagesNotFound: If there are no images.
-        BadOutputPath: If `output` does not fit them.
+        NotFound: If there are no images.
+        UnwritableFile: If `output` does not fit them.
     """
     sources = find_images(inputs)
     targets = _targets(sources, output, scale, has_folder=any(path.is_dir() for path in inputs))
@@ -594,8 +590,8 @@ def _targets(
     return tuple(output / name for name in names)
 
 
-def _bad_output(problem: str, output: Path) -> BadOutputPath:
-    return BadOutputPath(
+def _bad_output(problem: str, output: Path) -> UnwritableFile:
+    return UnwritableFile(
         problem,
         location=str(output),
         rule="a single image is written to a file or a folder, several to a folder by their names; "

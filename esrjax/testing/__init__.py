@@ -1,12 +1,11 @@
 """Conformance checks for plugins and kernels, for use in the tests of any package."""
 
 from esrjax.testing.kernels import check_kernel
-from esrjax.testing.methods import FAST_COMPILE, CheckResult, MissingChex, check_method, run_checks
+from esrjax.testing.methods import FAST_COMPILE, CheckResult, check_method, run_checks
 
 __all__ = [
     "FAST_COMPILE",
     "CheckResult",
-    "MissingChex",
     "check_kernel",
     "check_method",
     "run_checks",

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from esrjax.errors import UserError
-from esrjax.network import ops
-from esrjax.network.kernel import Kernel
-from esrjax.network.words import OP_PREFIX
+from esrjax.errors import PluginError
+from esrjax.nn import ops
+from esrjax.nn.functional import OP_PREFIX
+from esrjax.nn.ops import Kernel
 from esrjax.testing.methods import assert_all_pass, run_check
 
 Distribution = Literal["any", "small", "positive", "negative", "mask", "valid_region"]
@@ -188,10 +188,6 @@ class _KernelFixture:
         return None if error is None else f"has a relative error of {error:.1e}"
 
 
-class NoSamples(UserError):
-    """Raised when there are no sample operands for an operation."""
-
-
 def check_kernel(
     kernel: Kernel,
     operation: str | Callable[..., Array],
@@ -204,7 +200,7 @@ def check_kernel(
 
     Args:
         kernel: The kernel.
-        operation: The name of one of `esrjax.network.ops`, or an operation of your own.
+        operation: The name of one of `esrjax.nn.ops`, or an operation of your own.
         samples: Lists of operands (float64 arrays), the smallest first; required for an operation
             of your own.
         call: How the kernel is run on this machine if it is not its platform, for instance in an
@@ -214,7 +210,7 @@ def check_kernel(
 
     Raises:
         AssertionError: With every check that fails.
-        NoSamples: If `samples` are required.
+        PluginError: If `samples` are required.
     """
     name = operation if isinstance(operation, str) else operation.__name__.removeprefix(OP_PREFIX)
     if samples is None and name not in SMALL_DIMS:
@@ -314,8 +310,8 @@ CHECKS = (
 # --- helpers -----------------------------------------------------------------------------------
 
 
-def _no_samples(name: str) -> NoSamples:
-    return NoSamples(
+def _no_samples(name: str) -> PluginError:
+    return PluginError(
         f"No sample operands for operation {name!r}",
         rule=f"there are sample operands for {', '.join(SMALL_DIMS)}",
         remedy="name one of these, or pass samples, the smallest first",

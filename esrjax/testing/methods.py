@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from esrjax.errors import UserError
+from esrjax.errors import MissingExtra
 from esrjax.method import Method
-from esrjax.network import canvas, words
-from esrjax.network.compilation import FAST_COMPILE
-from esrjax.network.cost import cost_of, mismatches
-from esrjax.network.naming import KeyMap
-from esrjax.network.reparam import Reparam, deploy
-from esrjax.network.taps import heads, taps
-from esrjax.network.weights import (
+from esrjax.nn import functional, masking
+from esrjax.nn.compilation import FAST_COMPILE
+from esrjax.nn.cost import cost_of, mismatches
+from esrjax.nn.hooks import heads, taps
+from esrjax.nn.reparam import Reparam, deploy
+from esrjax.nn.state_dict import (
+    KeyMap,
     cast,
     load_state_dict,
     named_parameters,
@@ -71,10 +71,6 @@ FLOAT64_TOLERANCE = 1e-9  # absolute, for values in [0, 1]
 FLOAT32_TOLERANCE = 1e-5  # absolute, for values in [0, 1]
 
 
-class MissingChex(UserError):
-    """Raised when chex, which the checks use, is not installed."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class _MethodFixture:
     """What every check receives: the network in both forms, freshly initialized."""
@@ -114,7 +110,7 @@ def check_method(method: Method, **hparams: Any) -> None:
 
     Raises:
         AssertionError: With every check that fails.
-        MissingChex: If chex is not installed.
+        MissingExtra: If chex is not installed.
     """
     assert_all_pass("the method", run_checks(method, **hparams))
 
@@ -226,7 +222,7 @@ def _all_params_have_gradients(fixture: _MethodFixture) -> None:
         return jax.grad(loss)(params)
 
     # The native lowering compiles fastest; that lowerings agree is tested with the functional ops.
-    with words.native_lowering(True):
+    with functional.native_lowering(True):
         grads_by_seed = [
             grads(nnx.state(perturb_weights(fixture.train_net, seed=seed), nnx.Param))
             for seed in (1, 2, 3)
@@ -250,7 +246,7 @@ def _masked_padding_changes_nothing(fixture: _MethodFixture) -> None:
     h, w = lr.shape[1:3]
     padding = [(0, 0), (0, 7), (0, 5), (0, 0)]
     mask = jnp.pad(jnp.ones((h, w)), padding[1:3])
-    with canvas.valid_region(mask):
+    with masking.valid_region(mask):
         padded_sr = fixture.deployed_net(jnp.pad(lr, padding))  # pyright: ignore[reportCallIssue] # networks are callable
     scale = fixture.method.scale
     sr = fixture.call(fixture.deployed_net, lr)
@@ -301,7 +297,7 @@ def _check_chex_is_installed() -> None:
     try:
         import chex  # noqa: F401 # pyright: ignore[reportUnusedImport] # only whether it is there
     except ImportError as error:
-        raise MissingChex(
+        raise MissingExtra(
             "chex is not installed",
             rule="the checks of a method use chex, an optional dependency",
             remedy='pip install "esrjax[dev]"',

@@ -11,16 +11,12 @@ from flax import nnx
 from jax import Array, lax
 
 from esrjax import registry
-from esrjax.errors import UserError
-from esrjax.network.taps import taps
-from esrjax.training.origin import LoadedModel, load_model
+from esrjax.errors import NotFound
+from esrjax.nn.hooks import taps
+from esrjax.training.init_from import LoadedModel, load_model
 from esrjax.training.recipe import Stage, TeacherConfig
 
 GraphDef = nnx.GraphDef[Any]
-
-
-class UnknownTap(UserError):
-    """Raised when a tap is not the path of a submodule that runs and returns features."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +64,7 @@ class Teacher:
             SR (n, s·h, s·w, 3), values in [0, 1], and one feature array per tap.
 
         Raises:
-            UnknownTap: A tap is not the path of a submodule that runs.
+            NotFound: A tap is not the path of a submodule that runs.
         """
         net = nnx.merge(self.graphdef, state)
         sr, features = forward_with_taps(
@@ -86,7 +82,7 @@ def forward_with_taps(net: nnx.Module, x: Array, paths: Sequence[str]) -> tuple[
         paths: Paths of submodules; `block_6:1` is the second output of `block_6`.
 
     Raises:
-        UnknownTap: A path is not that of a submodule that runs; lists those that do.
+        NotFound: A path is not that of a submodule that runs; lists those that do.
     """
     if not paths:
         return net(x), []  # pyright: ignore[reportCallIssue] # networks are callable
@@ -103,7 +99,7 @@ def _tap_output(path: str, outputs: Mapping[str, Any]) -> Array:
     if isinstance(output, tuple) and int(index or 0) < len(output):
         return output[int(index or 0)]
     if output is None or isinstance(output, tuple):
-        raise UnknownTap(
+        raise NotFound(
             f"Unknown tap {path!r}",
             rule="a tap is the path of a submodule that runs, PATH:N for the N-th of its outputs",
             location=", ".join(list(outputs)[:16]),

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network.layers import Conv2d, LayerNorm, Linear, Sequential, param, uniform_init
-from esrjax.network.words import at_least_f32, gelu, linear, matmul
+from esrjax.nn.functional import at_least_f32, gelu, linear, matmul
+from esrjax.nn.layers import Conv2d, LayerNorm, Linear, Sequential, param, uniform_init
 
 from .chance import image_keys
 from .feed_forward import ConvFFN, GatedMLP

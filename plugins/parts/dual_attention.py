@@ -11,10 +11,17 @@ from flax import nnx
 from jax import Array
 from jax.core import max_dim, min_dim
 
-from esrjax.network.extent import Dim, arange, dim_as_array, floor_div, is_static
-from esrjax.network.layers import Conv2d, LayerNorm, Sequential, param
-from esrjax.network.resampling import adaptive_max_pool, resize_nearest
-from esrjax.network.words import gelu, matmul, normalize, softmax, spatial_var
+from esrjax.nn.functional import (
+    adaptive_max_pool,
+    gelu,
+    matmul,
+    normalize,
+    resize_nearest,
+    softmax,
+    spatial_var,
+)
+from esrjax.nn.layers import Conv2d, LayerNorm, Sequential, param
+from esrjax.nn.masking import Dim, arange, dim_as_array, floor_div, is_static
 
 from .feed_forward import GatedFeedForward
 

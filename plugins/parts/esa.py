@@ -4,8 +4,8 @@ import jax
 from flax import nnx
 from jax import Array
 
-from esrjax.network.layers import Conv2d
-from esrjax.network.resampling import max_pool, resize_bilinear
+from esrjax.nn.functional import max_pool, resize_bilinear
+from esrjax.nn.layers import Conv2d
 
 
 class ESA(nnx.Module):

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network.layers import Conv2d, LayerNorm, Linear
-from esrjax.network.words import gelu
+from esrjax.nn.functional import gelu
+from esrjax.nn.layers import Conv2d, LayerNorm, Linear
 
 
 class GatedFeedForward(nnx.Module):

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network import ops
-from esrjax.network.layers import Linear, param, uniform_init
-from esrjax.network.words import conv1d, einsum
+from esrjax.nn import ops
+from esrjax.nn.functional import conv1d, einsum
+from esrjax.nn.layers import Linear, param, uniform_init
 
 
 class CausalConv1d(nnx.Module):

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from esrjax.network.layers import Conv2d
+from esrjax.nn.layers import Conv2d
 
 
 def nearest_upsample_init(conv: Conv2d) -> Conv2d:

@@ -14,8 +14,8 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
-from esrjax.network.layers import LayerNorm, Linear, Sequential, normal_init, param
-from esrjax.network.words import einsum, softmax
+from esrjax.nn.functional import einsum, softmax
+from esrjax.nn.layers import LayerNorm, Linear, Sequential, normal_init, param
 
 from . import windows
 from .feed_forward import GatedFeedForward

@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from esrjax.network import canvas, ops
-from esrjax.network.canvas import zero_pad
-from esrjax.network.layers import Conv2d, Sequential
-from esrjax.network.reparam import Affine, Reparam
+from esrjax.nn import masking, ops
+from esrjax.nn.layers import Conv2d, Sequential
+from esrjax.nn.masking import zero_pad
+from esrjax.nn.reparam import Affine, Reparam
 
 from .colour import RGB_MEAN
 
@@ -115,5 +115,5 @@ def conv_params(*convs: Conv2d) -> tuple[Array, ...]:
     """
     pairs = [(conv.effective_weight(), conv.bias) for conv in convs]
     params = [param for w, b in pairs for param in ([w] if b is None else [w, b[...]])]
-    mask = canvas.valid_mask()
+    mask = masking.valid_mask()
     return (*params, *([] if mask is None else [mask]))

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network.layers import Conv2d, Linear, PReLU, Sequential
-from esrjax.network.resampling import global_avg_pool
-from esrjax.network.words import softmax
+from esrjax.nn.functional import global_avg_pool, softmax
+from esrjax.nn.layers import Conv2d, Linear, PReLU, Sequential
 
 
 class SqueezeExcitation(nnx.Module):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network.layers import Conv2d, LayerNorm, Linear, PixelShuffle, Sequential, normal_init
+from esrjax.nn.layers import Conv2d, LayerNorm, Linear, PixelShuffle, Sequential, normal_init
 
 from .colour import rgb_mean
 from .repetition import apply_blocks

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.network import ops
-from esrjax.network.layers import Linear, normal_init, param
+from esrjax.nn import ops
+from esrjax.nn.layers import Linear, normal_init, param
 
 from . import windows
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from esrjax.network.extent import Dim, arange, dim_as_array, is_static
+from esrjax.nn.masking import Dim, arange, dim_as_array, is_static
 
 PositionIndex = NDArray[np.intp]
 

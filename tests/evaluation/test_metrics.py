@@ -17,15 +17,15 @@ from skimage.metrics import mean_squared_error, structural_similarity
 from esrjax.data.datasets import list_folder_pairs
 from esrjax.data.image_io import Pixels
 from esrjax.data.resize import bicubic_upscale
+from esrjax.errors import IncomparableImages, InvalidOutput, NotFound
 from esrjax.evaluation.metrics import (
     BASICSR_Y,
     NTIRE,
     SPECS,
-    IncomparableImages,
     MetricSpec,
-    NaNOutput,
     Y,
     compute_all_specs,
+    get_spec,
     psnr,
     ssim,
     to_uint8,
@@ -204,7 +204,7 @@ def test_floats_are_rounded_as_the_spec_requires() -> None:
     assert psnr(sr, hr, SPECS["rgb_truncated"]) == math.inf
     assert error_in_levels("rgb_unrounded") == pytest.approx(0.75, abs=1e-4)
     sr[0, 0] = np.nan  # within the border
-    with pytest.raises(NaNOutput):
+    with pytest.raises(InvalidOutput):
         psnr(sr, hr, NTIRE)
 
 
@@ -275,7 +275,7 @@ def test_to_uint8_inverts_the_conversion_to_network_input(
 
 
 def test_to_uint8_rejects_nan() -> None:
-    with pytest.raises(NaNOutput) as caught:
+    with pytest.raises(InvalidOutput) as caught:
         to_uint8(np.array([0.5, np.nan, np.nan]), 1)
     assert "2 of 3" in caught.value.problem and caught.value.remedy
 
@@ -313,3 +313,45 @@ def test_image_too_small_for_the_border_or_the_window_is_rejected() -> None:
             metric(noise(40, side, 3), noise(40, side, 3), NTIRE)
         assert f"40x{side}" in caught.value.problem and "'ntire'" in caught.value.problem
         assert caught.value.remedy
+
+
+# --- Metric specs: lookup by name, distinct definitions, summaries ---
+
+
+def test_specs_are_found_by_name() -> None:
+    assert {name: get_spec(name) for name in SPECS} == SPECS
+    assert (get_spec("ntire"), get_spec("y")) == (NTIRE, Y)
+    with pytest.raises(NotFound) as caught:
+        get_spec("basic_y")
+    assert "'basic_y'" in caught.value.problem and ", ".join(SPECS) in caught.value.rule
+    assert "'basicsr_y'" in caught.value.remedy
+    with pytest.raises(NotFound, match="'lpips'"):
+        get_spec("lpips")
+
+
+def test_definitions_and_summaries_are_distinct() -> None:
+    definitions = [replace(spec, name="", used_by="") for spec in SPECS.values()]
+    assert all(definitions.count(definition) == 1 for definition in definitions)
+    assert len({spec.summary for spec in SPECS.values()}) == len(SPECS)
+
+
+@pytest.mark.parametrize(
+    ("name", "clauses"),
+    [
+        ("ntire", ["RGB", "output rounded to 8 bits", "border 4"]),
+        ("y", ["BT.601 luma (16 to 235), rounded;", "output rounded to 8 bits", "border 4"]),
+        ("rgb_truncated", ["RGB", "output truncated to 8 bits", "border 4"]),
+        (
+            "pyiqa_y_border0",
+            [
+                "BT.601 luma (0 to 255), rounded for SSIM",
+                "output rounded to 8 bits",
+                "border 0",
+                "MSE + 1e-08",
+                "negative SSIM clipped",
+            ],
+        ),
+    ],
+)
+def test_summary_follows_from_the_fields(name: str, clauses: list[str]) -> None:
+    assert all(clause in SPECS[name].summary for clause in clauses)

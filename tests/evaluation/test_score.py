@@ -12,8 +12,9 @@ import pytest
 from esrjax.data.datasets import Pair, list_folder_pairs
 from esrjax.data.image_io import Pixels, write_image
 from esrjax.data.resize import bicubic_upscale
-from esrjax.evaluation.metrics import NTIRE, SPECS, IncomparableImages, Y, psnr, ssim
-from esrjax.evaluation.score import BadPairList, ImageMetrics, WrongOutput, score, score_with_specs
+from esrjax.errors import IncomparableImages, InvalidArgument, InvalidOutput
+from esrjax.evaluation.metrics import NTIRE, SPECS, Y, psnr, ssim
+from esrjax.evaluation.score import ImageMetrics, score, score_with_specs
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_perfect_upscaler_has_infinite_psnr(image_pairs: tuple[Pair, ...]) -> No
 def test_output_of_wrong_shape_or_dtype_is_rejected(
     image_pairs: tuple[Pair, ...], wrong_upscaler: Any, dtype_and_shape: str
 ) -> None:
-    with pytest.raises(WrongOutput) as caught:
+    with pytest.raises(InvalidOutput) as caught:
         score(wrong_upscaler, image_pairs, NTIRE)
     assert dtype_and_shape in caught.value.problem and "(8, 7, 3)" in caught.value.problem
     assert "uint8 (32, 28, 3)" in caught.value.rule
@@ -120,7 +121,7 @@ def test_specs_that_do_not_round_need_float_output(image_pairs: tuple[Pair, ...]
     darker = score(lambda lr: np.maximum(bicubic_upscale(lr), 1) - np.uint8(1), image_pairs, NTIRE)
     assert truncated == darker.mean.psnr
     assert len({rounded, unrounded, truncated}) == 3
-    with pytest.raises(WrongOutput) as caught:
+    with pytest.raises(InvalidOutput) as caught:
         score(bicubic, image_pairs, SPECS["rgb_truncated"])
     assert "floats in [0, 1] of shape (32, 28, 3)" in caught.value.rule
     assert "not rounded" in caught.value.remedy
@@ -134,10 +135,10 @@ def test_image_that_is_too_small_is_reported(tmp_path: Path) -> None:
 
 
 def test_empty_lists_and_duplicate_names_are_rejected(image_pairs: tuple[Pair, ...]) -> None:
-    with pytest.raises(BadPairList) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         score(bicubic, [], NTIRE)
     assert caught.value.rule and caught.value.remedy
-    with pytest.raises(BadPairList, match=": a, c"):
+    with pytest.raises(InvalidArgument, match=": a, c"):
         score(bicubic, [*image_pairs, image_pairs[2], image_pairs[0]], NTIRE)
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrjax.network import ops
-from esrjax.network.ops import Kernel
+from esrjax.errors import PluginError
+from esrjax.nn import ops
+from esrjax.nn.ops import Kernel
 from esrjax.testing import check_kernel
-from esrjax.testing.kernels import NoSamples
 
 
 def cubed(x, w):
@@ -140,5 +140,5 @@ def test_values_are_checked_where_the_kernel_can_run():
 
 @pytest.mark.parametrize("operation, name", [(CUBED, "cubed"), ("gated_residue", "gated_residue")])
 def test_operation_without_samples_is_reported(operation, name):
-    with pytest.raises(NoSamples, match=repr(name)):
+    with pytest.raises(PluginError, match=repr(name)):
         check_kernel(GOOD_KERNEL, operation)

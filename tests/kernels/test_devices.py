@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from esrjax_kernels import tuning
 
-from esrjax.network import kernel, ops
+from esrjax.errors import NotFound
+from esrjax.nn import ops
 from esrjax.testing.kernels import operand_arrays, operand_shapes
 
 NAME, DIMS = "gated_residual", (1, 8, 8, 32)
@@ -129,13 +130,13 @@ def test_cuda_program_contains_the_kernel_only_when_tuned(tune):
 
 
 def test_forced_kernel_on_a_cpu_names_the_platform():
-    with ops.implementation("kernel"), pytest.raises(ops.NoKernel, match=r"cuda.*cpu"):
+    with ops.implementation("kernel"), pytest.raises(NotFound, match=r"cuda.*cpu"):
         ops.gated_residual(*operand_arrays(NAME, DIMS, "float32"))
 
 
 def test_doctor_reports_why_a_kernel_is_not_used(esrjax, monkeypatch):
     reason = esrjax("doctor", "--json").json["kernels"][NAME]
     assert "cuda" in reason and "cpu" in reason
-    monkeypatch.setattr(kernel, "platform", lambda: "cuda")
+    monkeypatch.setattr(ops, "platform", lambda: "cuda")
     reason = esrjax("doctor", "--json").json["kernels"][NAME]
     assert "cuda" in reason and "not been tuned on cpu: run tools/tune.py" in reason

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from interpreter import ON_CPU
 
-from esrjax.network import ops
+from esrjax.nn import ops
 from esrjax.testing import check_kernel
 from esrjax.testing.kernels import (
     NETWORK_DIMS,

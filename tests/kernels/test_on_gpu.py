@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from esrjax import registry
-from esrjax.network import ops
-from esrjax.network.reparam import deploy
+from esrjax.nn import ops
+from esrjax.nn.reparam import deploy
 from esrjax.testing import check_kernel
 from esrjax.testing.kernels import NETWORK_DIMS, OPERAND_SPECS, RTOL, operand_arrays
 

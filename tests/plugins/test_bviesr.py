@@ -5,7 +5,7 @@ import numpy as np
 from esrjax_plugins.bviesr import BVIESR, ChannelSelfCorrelation
 from flax import nnx
 
-from esrjax.network.taps import taps
+from esrjax.nn.hooks import taps
 
 
 def normal_array(*shape):

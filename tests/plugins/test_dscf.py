@@ -9,12 +9,11 @@ from esrjax_plugins.parts.spab import normalize_input
 from flax import nnx
 
 from esrjax import registry
-from esrjax.model import open_method
-from esrjax.network import archive, canvas
-from esrjax.network.naming import KeyMap
-from esrjax.network.reparam import deploy
-from esrjax.network.weights import cast, named_parameters, to_state_dict
-from esrjax.network.words import conv2d
+from esrjax.inference import open_method
+from esrjax.nn import checkpoint_io, masking
+from esrjax.nn.functional import conv2d
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import KeyMap, cast, named_parameters, to_state_dict
 
 
 def random_image(dtype):
@@ -60,7 +59,7 @@ def test_head_pads_the_valid_region_of_a_masked_image():
     head = DSCFHead(4, rank=2, rngs=nnx.Rngs(0))
     z = normalize_input(random_image(jnp.float32))
     padding = [(0, 0), (0, 3), (0, 2), (0, 0)]
-    with canvas.valid_region(jnp.pad(jnp.ones(z.shape[1:3]), padding[1:3])):
+    with masking.valid_region(jnp.pad(jnp.ones(z.shape[1:3]), padding[1:3])):
         outputs = head(jnp.pad(z, padding, constant_values=7.0))
     for actual, expected in zip(outputs, deploy(head)(z), strict=True):
         np.testing.assert_allclose(actual[:, :9, :11], expected, rtol=0, atol=1e-2)
@@ -75,7 +74,9 @@ def test_blocks_tail_and_upsampler_have_adapters(rank, tail_rank, adapters):
 
 
 def test_published_weights_are_emsr_merged(reference):
-    official = archive.read_checkpoint(reference / "weights" / "team15_DSCF_Fused.pth").state_dict
+    official = checkpoint_io.read_checkpoint(
+        reference / "weights" / "team15_DSCF_Fused.pth"
+    ).state_dict
     path = reference / "weights" / "team23_DSCF.pth"
     merged = to_state_dict(merge(open_method("emsr", path).net), KeyMap(TORCH_NAMES))
     loaded = to_state_dict(open_method("dscf", path).net, KeyMap(TORCH_NAMES))

@@ -12,10 +12,9 @@ from esrjax_plugins.parts.attentive import ASSM, GumbelRouting, straight_through
 from esrjax_plugins.parts.wavelet import haar, inverse_haar
 from flax import nnx
 
-from esrjax.model import open_method
-from esrjax.network.naming import KeyMap
-from esrjax.network.taps import taps
-from esrjax.network.weights import to_state_dict
+from esrjax.inference import open_method
+from esrjax.nn.hooks import taps
+from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 SMALL = dict(
     channels=12,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from esrjax.bridge.golden import FLOAT32_RTOL, compare
-from esrjax.model import open_method
+from esrjax.inference import open_method
+from esrjax.interop.parity import FLOAT32_RTOL, compare
 
 
 def test_noise_is_compared_in_double_precision_where_float32_is_not_enough(reference):

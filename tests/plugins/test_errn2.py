@@ -7,9 +7,9 @@ import pytest
 from esrjax_plugins.errn2 import ERB, RepConv
 from flax import nnx
 
-from esrjax.network.layers import Conv2d
-from esrjax.network.reparam import deploy
-from esrjax.network.weights import cast, perturb_weights
+from esrjax.nn.layers import Conv2d
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import cast, perturb_weights
 
 
 class ZeroPaddedERB(ERB):

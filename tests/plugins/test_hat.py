@@ -8,10 +8,10 @@ from esrjax_plugins.hat import METHOD, OCAB
 from esrjax_plugins.parts.windows import overlapping_position_index
 from flax import nnx
 
-from esrjax.network.cost import cost
-from esrjax.network.taps import heads, taps
-from esrjax.network.weights import perturb_weights
-from esrjax.recognition import abstract_network
+from esrjax.loading import abstract_network
+from esrjax.nn.cost import cost
+from esrjax.nn.hooks import heads, taps
+from esrjax.nn.state_dict import perturb_weights
 from esrjax.testing import FAST_COMPILE
 
 SMALL = dict(channels=12, num_groups=1, depth=1, num_heads=2, window_size=4, squeeze_factor=6)

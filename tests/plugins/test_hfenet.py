@@ -8,8 +8,7 @@ import torch
 from esrjax_plugins.hfenet import EA, ReflectDepthwiseConv2d
 from flax import nnx
 
-from esrjax.network.naming import KeyMap
-from esrjax.network.weights import to_state_dict
+from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 
 @pytest.mark.parametrize("kernel_size, dilation", [(3, 1), (5, 5), (7, 3)])

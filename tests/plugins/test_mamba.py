@@ -7,8 +7,7 @@ import torch
 from esrjax_plugins.parts.mamba import CausalConv1d, Mamba
 from flax import nnx
 
-from esrjax.network.naming import KeyMap
-from esrjax.network.weights import cast, perturb_weights, to_state_dict
+from esrjax.nn.state_dict import KeyMap, cast, perturb_weights, to_state_dict
 
 NO_RENAMES = KeyMap({})
 

@@ -5,8 +5,8 @@ import numpy as np
 from esrjax_plugins.mambagate_sr import METHOD, MGAB, Conv3XCWithBranches
 from flax import nnx
 
-from esrjax.network.cost import cost
-from esrjax.network.reparam import deploy
+from esrjax.nn.cost import cost
+from esrjax.nn.reparam import deploy
 
 
 def test_the_gate_starts_at_zero():

@@ -8,10 +8,10 @@ from esrjax_plugins.mambairv2 import METHOD
 from esrjax_plugins.parts.feed_forward import GatedMLP
 from flax import nnx
 
-from esrjax.model import open_method
-from esrjax.network.cost import cost
-from esrjax.network.taps import heads, taps
-from esrjax.recognition import abstract_network
+from esrjax.inference import open_method
+from esrjax.loading import abstract_network
+from esrjax.nn.cost import cost
+from esrjax.nn.hooks import heads, taps
 from esrjax.testing import FAST_COMPILE
 
 LIGHT = dict(

@@ -8,10 +8,10 @@ from esrjax_plugins import hat, mambairv2, swinir
 from esrjax_plugins.parts import chance
 from flax import nnx
 
-from esrjax.network.cost import cost
-from esrjax.network.taps import taps
-from esrjax.network.weights import perturb_weights
-from esrjax.recognition import abstract_network
+from esrjax.loading import abstract_network
+from esrjax.nn.cost import cost
+from esrjax.nn.hooks import taps
+from esrjax.nn.state_dict import perturb_weights
 from esrjax.testing import FAST_COMPILE
 
 NUM_GROUPS = 3
@@ -60,7 +60,7 @@ def loss_and_grads(name, **kwargs):
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_scanned_groups_have_the_same_gradients(name, monkeypatch):
-    keys = lambda x: jax.random.split(jax.random.key(1), len(x))  # noqa: E731 # independent of rounding
+    keys = lambda x: jax.random.split(jax.random.key(1), len(x))  # independent of rounding  # noqa: E731
     monkeypatch.setattr(chance, "image_keys", keys)
     pairs = zip(
         *(loss_and_grads(name, scan_layers=scan_layers) for scan_layers in (True, False)),

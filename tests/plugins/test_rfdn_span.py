@@ -6,7 +6,7 @@ import numpy as np
 from esrjax_plugins.rfdn_span import RFDB
 from flax import nnx
 
-from esrjax.network.taps import taps
+from esrjax.nn.hooks import taps
 
 
 def test_block_gates_with_the_distilled_features():

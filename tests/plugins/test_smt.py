@@ -5,9 +5,9 @@ import pytest
 
 import esrjax
 from esrjax import registry
-from esrjax.contest.costs import method_cost
+from esrjax.challenge.evaluate import method_cost
 from esrjax.evaluation.metrics import to_uint8
-from esrjax.model import open_method
+from esrjax.inference import open_method
 
 MEMBERS = ("hat", "mambairv2")
 

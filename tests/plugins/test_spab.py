@@ -7,11 +7,11 @@ from esrjax_plugins.parts.spab import SPAB
 from esrjax_plugins.spanv2 import GatedSPAB
 from flax import nnx
 
-from esrjax.network import canvas, ops
-from esrjax.network.ops import Kernel
-from esrjax.network.reparam import deploy
-from esrjax.network.taps import taps
-from esrjax.network.weights import perturb_weights
+from esrjax.nn import masking, ops
+from esrjax.nn.hooks import taps
+from esrjax.nn.ops import Kernel
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import perturb_weights
 
 OFFSET = 100
 MASK = np.pad(np.ones((3, 4), np.float32), ((0, 2), (0, 2)))
@@ -51,7 +51,7 @@ def first_output(outputs):
 @pytest.mark.parametrize("name", BLOCK_CLASSES)
 def test_fused_operation_equals_the_layers(marking_kernels, name, mask):
     net, is_valid = make_block(name), np.ones((5, 6)) if mask is None else mask
-    with canvas.valid_region(jnp.asarray(is_valid, jnp.float32)):
+    with masking.valid_region(jnp.asarray(is_valid, jnp.float32)):
         with ops.implementation("reference"):
             unfused = first_output(net(random_features()))
         fused = first_output(net(random_features()))

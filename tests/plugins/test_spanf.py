@@ -7,10 +7,9 @@ from esrjax_plugins.spanf import Conv3XCStem
 from flax import nnx
 
 from esrjax import registry
-from esrjax.network.naming import KeyMap
-from esrjax.network.reparam import deploy
-from esrjax.network.weights import to_state_dict
-from esrjax.network.words import pixel_shuffle
+from esrjax.nn.functional import pixel_shuffle
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 TAIL_CHANNELS = {"pds": 20, "pkdsr": 24}
 

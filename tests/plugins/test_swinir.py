@@ -9,9 +9,9 @@ from esrjax_plugins.parts.window_attention import WindowSelfAttention
 from esrjax_plugins.swinir import METHOD, SwinTransformerBlock
 from flax import nnx
 
-from esrjax.network.cost import cost
-from esrjax.network.weights import perturb_weights
-from esrjax.recognition import abstract_network
+from esrjax.loading import abstract_network
+from esrjax.nn.cost import cost
+from esrjax.nn.state_dict import perturb_weights
 from esrjax.testing import FAST_COMPILE
 
 SMALL = dict(channels=8, num_groups=2, depth=2, num_heads=2, window_size=4)

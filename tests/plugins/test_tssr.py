@@ -7,7 +7,7 @@ from esrjax_plugins.tssr import TSSRBlock
 from flax import nnx
 
 from esrjax import registry
-from esrjax.network.naming import KeyMap
+from esrjax.nn.state_dict import KeyMap
 
 
 def test_extern_conv_is_the_third_convolution():

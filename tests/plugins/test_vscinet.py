@@ -7,9 +7,8 @@ import torch
 from esrjax_plugins.vscinet import METHOD, VCSA, InceptionDWConv
 from flax import nnx
 
-from esrjax.network.cost import cost
-from esrjax.network.naming import KeyMap
-from esrjax.network.weights import to_state_dict
+from esrjax.nn.cost import cost
+from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 
 @pytest.mark.parametrize("h, w", [(8, 9), (3, 2)])

@@ -6,8 +6,7 @@ from esrjax_plugins.dan import DAN
 from esrjax_plugins.zenosr import ACN, METHOD
 from flax import nnx
 
-from esrjax.network.naming import KeyMap
-from esrjax.network.weights import load_state_dict, to_state_dict
+from esrjax.nn.state_dict import KeyMap, load_state_dict, to_state_dict
 
 HPARAMS = {"channels": 4, "num_blocks": 2}
 LR = jnp.asarray(np.random.default_rng(0).random((1, 8, 9, 3)), jnp.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from esrjax.data import image_io
-from esrjax.training import loop
+from esrjax.training import train
 from esrjax.training.checkpoint import Checkpointer
 
 WEIGHTS = ("train.safetensors", "deploy.safetensors")
@@ -46,7 +46,7 @@ def stop_after(stop_step: int, recipe, run: Path, monkeypatch) -> None:
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Checkpointer, "save", save_and_stop)
-        loop.run(recipe, run)
+        train.run(recipe, run)
 
 
 def write_recipe(tmp_path: Path, recipe_dict) -> str:

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from esrjax import registry
-from esrjax.network import ops, words
-from esrjax.network.reduction import SUM_OP
-from esrjax.network.weights import cast, perturb_weights
+from esrjax.nn import functional, ops
+from esrjax.nn.functional import SUM_OP
+from esrjax.nn.state_dict import cast, perturb_weights
 from esrjax.testing import FAST_COMPILE
-from esrjax.training import recipe as recipes
-from esrjax.training import state as states
-from esrjax.training.objective import Objective
-from esrjax.training.work import make_stage_optimizer
+from esrjax.training import recipe_loader, train_state
+from esrjax.training.stage_trainer import make_stage_optimizer
+from esrjax.training.train_state import Objective
 
 HALF = jnp.bfloat16
 SWIN = dict(
@@ -74,9 +73,9 @@ def test_matmuls_are_bf16_and_exponentials_float32(name):
 @pytest.mark.parametrize(
     "op, shapes",
     [
-        (words.layer_norm, [(2, 5, 12), (12,), (12,)]),
-        (words.group_norm, [(2, 5, 4, 12), (12,), (12,)]),
-        (words.softmax, [(3, 40)]),
+        (functional.layer_norm, [(2, 5, 12), (12,), (12,)]),
+        (functional.group_norm, [(2, 5, 4, 12), (12,), (12,)]),
+        (functional.softmax, [(3, 40)]),
         (ops.selective_scan, [(1, 50, 3), (1, 50, 3), (3, 4), (1, 50, 4), (1, 50, 4), (3,)]),
     ],
     ids=["layer_norm", "group_norm", "softmax", "selective_scan"],
@@ -113,12 +112,12 @@ def test_two_steps_with_all_heads(name, recipe_dict):
     method = registry.get_method(name)
     heads = {f"head_{scale}x": 0.5 for scale in method.default_hparams()["extra_scales"]}
     stage = replace(
-        recipes.parse(recipe_dict).stage[0], loss={"l1": 0.5}, heads=heads, precision="bf16"
+        recipe_loader.parse(recipe_dict).stage[0], loss={"l1": 0.5}, heads=heads, precision="bf16"
     )
     _, optimizer = make_stage_optimizer(stage)
-    graphdef, state = states.init_state(make_network(name, depth=1), stage, optimizer)
+    graphdef, state = train_state.init_state(make_network(name, depth=1), stage, optimizer)
     objective = Objective(graphdef=graphdef, stage=stage, data_range=1.0)
-    step = jax.jit(states.make_train_step(objective, optimizer), compiler_options=FAST_COMPILE)
+    step = jax.jit(train_state.make_train_step(objective, optimizer), compiler_options=FAST_COMPILE)
     lr, losses = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8), []
     for _ in range(2):
         state, loss = step(state, None, jnp.asarray(lr), jnp.asarray(lr.repeat(4, 1).repeat(4, 2)))

@@ -7,7 +7,8 @@ from importlib import resources
 
 import pytest
 
-from esrjax.training import recipe as recipes
+from esrjax.errors import NotFound, RecipeError
+from esrjax.training import recipe, recipe_loader
 
 SHIPPED = [
     file.name.removesuffix(".toml")
@@ -18,11 +19,11 @@ SHIPPED = [
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipe_is_valid(name):
-    assert all(stage.steps or stage.epochs for stage in recipes.load(name).stage)
+    assert all(stage.steps or stage.epochs for stage in recipe_loader.load(name).stage)
 
 
 def test_spanv2_has_the_values_of_the_report():
-    first, second = recipes.load("spanv2").stage
+    first, second = recipe_loader.load("spanv2").stage
     assert (first.steps, second.steps) == (1_000_000, 1_000_000)
     assert first.loss == {"l1": 1.0, "fft": 0.05} and second.loss == {"mse": 5.0, "gradient": 3.0}
     assert (first.optimizer.learning_rate, second.optimizer.learning_rate) == (1e-3, 5e-4)
@@ -38,8 +39,8 @@ def test_all_errors_are_reported_with_path_and_nearest_key(recipe_dict):
     stage["loss"] = {"l1": 1.0, "perceptual": 1.0}
     recipe_dict["stage"][1]["data"]["batchsize"] = 4
     recipe_dict["sead"] = 1
-    with pytest.raises(recipes.RecipeError) as error:
-        recipes.parse(recipe_dict, "mine.toml")
+    with pytest.raises(RecipeError) as error:
+        recipe_loader.parse(recipe_dict, "mine.toml")
     text = str(error.value)
     assert "mine.toml" in text and "6 errors" in text
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
@@ -61,21 +62,21 @@ def test_all_errors_are_reported_with_path_and_nearest_key(recipe_dict):
 )
 def test_inconsistent_schedule_is_reported(recipe_dict, schedule, problem):
     recipe_dict["stage"][0]["schedule"] = schedule
-    with pytest.raises(recipes.RecipeError, match=problem):
-        recipes.parse(recipe_dict)
+    with pytest.raises(RecipeError, match=problem):
+        recipe_loader.parse(recipe_dict)
 
 
 def test_duplicate_stage_name_is_reported(recipe_dict):
     recipe_dict["stage"][1]["name"] = "first"
-    with pytest.raises(recipes.RecipeError, match="duplicates: first"):
-        recipes.parse(recipe_dict)
+    with pytest.raises(RecipeError, match="duplicates: first"):
+        recipe_loader.parse(recipe_dict)
 
 
 def test_overrides_change_values_by_path(tmp_path, recipe_dict):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(recipe_dict))
     overrides = ["stage.1.optimizer.learning_rate=2e-4", "seed=9", "stage.0.name=other"]
-    changed = recipes.load(file, [*overrides, "hparams.channels=8"])
+    changed = recipe_loader.load(file, [*overrides, "hparams.channels=8"])
     assert changed.stage[1].optimizer.learning_rate == 2e-4 and changed.seed == 9
     assert changed.stage[0].name == "other" and changed.hparams == {"channels": 8}
 
@@ -92,30 +93,30 @@ def test_overrides_change_values_by_path(tmp_path, recipe_dict):
 def test_override_of_an_unknown_path_is_reported(tmp_path, recipe_dict, override, problem):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(recipe_dict))
-    with pytest.raises(recipes.RecipeError) as error:
-        recipes.load(file, [override])
+    with pytest.raises(RecipeError) as error:
+        recipe_loader.load(file, [override])
     assert problem in str(error.value)
 
 
 def test_resolved_recipe_equals_the_recipe(tmp_path, recipe_dict):
-    first = recipes.parse(recipe_dict)
+    first = recipe_loader.parse(recipe_dict)
     file = tmp_path / "recipe.json"
-    file.write_text(recipes.to_json(first))
-    assert recipes.load(file) == first and recipes.load(file).sha256 == first.sha256
-    assert recipes.load(file, ["seed=4"]).sha256 != first.sha256
+    file.write_text(recipe.to_json(first))
+    assert recipe_loader.load(file) == first and recipe_loader.load(file).sha256 == first.sha256
+    assert recipe_loader.load(file, ["seed=4"]).sha256 != first.sha256
 
 
 def test_unknown_recipe_lists_the_shipped_ones():
-    with pytest.raises(recipes.UnknownRecipe) as error:
-        recipes.load("quik")
+    with pytest.raises(NotFound) as error:
+        recipe_loader.load("quik")
     assert "'quik'" in str(error.value) and "spanv2" in str(error.value)
 
 
 def test_invalid_toml_is_reported_with_the_file(tmp_path):
     file = tmp_path / "broken.toml"
     file.write_text("method = \n")
-    with pytest.raises(recipes.RecipeError) as error:
-        recipes.load(file)
+    with pytest.raises(RecipeError) as error:
+        recipe_loader.load(file)
     assert "broken.toml" in str(error.value) and "cannot be read" in str(error.value)
 
 

@@ -14,11 +14,11 @@ import jax
 import pytest
 from runs import hashes, logged_steps, stop_after, write_images, write_recipe
 
-from esrjax.network import archive
-from esrjax.training import loop
-from esrjax.training import recipe as recipes
-from esrjax.training.checkpoint import Checkpointer, CheckpointError
-from esrjax.training.interruption import PreemptionHandler
+from esrjax.errors import CheckpointError, UnwritableFile
+from esrjax.nn import checkpoint_io
+from esrjax.training import recipe_loader, train
+from esrjax.training.checkpoint import Checkpointer
+from esrjax.training.distributed import PreemptionHandler
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def _compilation_cache(tmp_path_factory):
 
 @pytest.fixture
 def recipe(recipe_dict):
-    return recipes.parse(recipe_dict)
+    return recipe_loader.parse(recipe_dict)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def full_run(recipe, image_dir):
     """An uninterrupted run of the recipe."""
     run = image_dir.parent / "full"
     if not run.exists():
-        loop.run(recipe, run)
+        train.run(recipe, run)
     return run
 
 
@@ -65,7 +65,7 @@ def test_stopped_run_resumes_to_the_same_weights(tmp_path, recipe, full_run, mon
         run = tmp_path / f"stopped{step}"
         stop_after(step, recipe, run, monkeypatch)
         assert not (run / "deploy.safetensors").exists()
-        loop.run(recipe, run, resume=True)
+        train.run(recipe, run, resume=True)
         assert is_same_run(run, full_run)
 
 
@@ -74,15 +74,15 @@ def test_finished_stage_is_not_trained_again(tmp_path, recipe, full_run, monkeyp
     for num_files in range(1, 4):  # stages/00, stages/01, train.safetensors
         run = tmp_path / f"written{num_files}"
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(archive, "write_safetensors", _interrupt_after(num_files))
-            loop.run(recipe, run)
-        loop.run(recipe, run, resume=True)
+            patch.setattr(checkpoint_io, "write_safetensors", _interrupt_after(num_files))
+            train.run(recipe, run)
+        train.run(recipe, run, resume=True)
         assert is_same_run(run, full_run)
 
 
 def _interrupt_after(num_files: int):
     """Return a writer that raises after the given number of files."""
-    write, count = archive.write_safetensors, iter(range(1, num_files + 1))
+    write, count = checkpoint_io.write_safetensors, iter(range(1, num_files + 1))
 
     def write_one(*args):
         write(*args)
@@ -96,13 +96,13 @@ def test_resume_with_another_pipeline_and_save_interval(
     tmp_path, recipe_dict, full_run, monkeypatch
 ):
     """Fields that do not affect the weights may change."""
-    stop_after(5, recipes.parse(recipe_dict), tmp_path / "run", monkeypatch)
+    stop_after(5, recipe_loader.parse(recipe_dict), tmp_path / "run", monkeypatch)
     for stage in recipe_dict["stage"]:
         stage["save_every"] = 7
         stage["data"] = stage["data"] | {"crop_on": "device", "cache_gib": 1.0}
-    loop.run(recipes.parse(recipe_dict), tmp_path / "run", resume=True)
+    train.run(recipe_loader.parse(recipe_dict), tmp_path / "run", resume=True)
     assert is_same_run(tmp_path / "run", full_run)
-    assert recipes.load(tmp_path / "run" / "recipe.json").stage[1].save_every == 7
+    assert recipe_loader.load(tmp_path / "run" / "recipe.json").stage[1].save_every == 7
 
 
 def test_preemption_sync_count_grows_by_one(monkeypatch):
@@ -127,10 +127,10 @@ def test_sigterm_saves_and_the_run_resumes(tmp_path, recipe, full_run):
             return handler.should_stop()
 
         callbacks = {"on_report": lambda _: None, "should_stop": should_stop}
-        with PreemptionHandler() as handler, pytest.raises(loop.TrainingStopped) as error:
-            loop.run_stages(recipe, run, resume=False, **callbacks)
+        with PreemptionHandler() as handler, pytest.raises(train.TrainingStopped) as error:
+            train.run_stages(recipe, run, resume=False, **callbacks)
         assert error.value.step == Checkpointer(run).latest() == stop_step
-        loop.run(recipe, run, resume=True)
+        train.run(recipe, run, resume=True)
         assert is_same_run(run, full_run)
     with PreemptionHandler(), pytest.raises(KeyboardInterrupt):
         for _ in range(2):
@@ -147,22 +147,22 @@ def test_full_disk_is_reported_with_step_and_last_checkpoint(tmp_path, recipe, m
 
     monkeypatch.setattr(Checkpointer, "save", save_until_full)
     with pytest.raises(CheckpointError) as error:
-        loop.run(recipe, tmp_path / "run")
+        train.run(recipe, tmp_path / "run")
     problem, remedy = error.value.problem, error.value.remedy
     assert "step 10" in problem and "No space left" in problem
     assert "step 5" in remedy and "--resume" in remedy
     monkeypatch.undo()
-    loop.run(recipe, tmp_path / "run", resume=True)
+    train.run(recipe, tmp_path / "run", resume=True)
 
 
 def test_full_disk_while_saving_the_result_of_a_stage(tmp_path, recipe, full_run, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(archive.UnwritableCheckpoint) as error:
+    with monkeypatch.context() as patch, pytest.raises(UnwritableFile) as error:
         patch.setattr(Path, "write_bytes", _disk_full)
-        loop.run(recipe, tmp_path / "run")
+        train.run(recipe, tmp_path / "run")
     assert "No space left" in error.value.problem and "--resume" in error.value.remedy
     assert "stages/00-first" in str(error.value)
     assert not list((tmp_path / "run" / "stages").iterdir())
-    loop.run(recipe, tmp_path / "run", resume=True)
+    train.run(recipe, tmp_path / "run", resume=True)
     assert is_same_run(tmp_path / "run", full_run)
 
 
@@ -247,5 +247,5 @@ def test_full_disk_ends_the_command_with_an_error_and_it_resumes(tmp_path, recip
     assert process.returncode == 2 and "esrjax: " in stderr and "Traceback" not in stderr
     latest = Checkpointer(run).latest()
     assert latest and "--resume" in stderr and f"of step {latest}\n" in stderr
-    loop.run(recipes.parse(recipe_dict), run, resume=True)
+    train.run(recipe_loader.parse(recipe_dict), run, resume=True)
     assert Checkpointer(run).latest() == 68

@@ -9,13 +9,11 @@ from crumbs import Crumb
 from flax import nnx
 from jax.sharding import Mesh
 
-from esrjax.network.weights import cast
-from esrjax.training import recipe as recipes
-from esrjax.training import state as states
-from esrjax.training.cluster import Cluster
-from esrjax.training.devices import DataParallel, local_replica
-from esrjax.training.objective import Objective
-from esrjax.training.work import make_stage_optimizer
+from esrjax.nn.state_dict import cast
+from esrjax.training import recipe_loader, train_state
+from esrjax.training.distributed import Cluster, DataParallel, local_replica
+from esrjax.training.stage_trainer import make_stage_optimizer
+from esrjax.training.train_state import Objective
 
 BATCH = 8
 STAGE = {
@@ -39,9 +37,11 @@ def batch(step):
 
 def train(data_parallel):
     """Return the weights after twenty steps."""
-    stage = recipes.parse({"method": "spanv2", "seed": 0, "stage": [STAGE]}).stage[0]
+    stage = recipe_loader.parse({"method": "spanv2", "seed": 0, "stage": [STAGE]}).stage[0]
     _, optimizer = make_stage_optimizer(stage)
-    graphdef, state = states.init_state(cast(Crumb(rngs=nnx.Rngs(0)), np.float64), stage, optimizer)
+    graphdef, state = train_state.init_state(
+        cast(Crumb(rngs=nnx.Rngs(0)), np.float64), stage, optimizer
+    )
     objective = Objective(graphdef=graphdef, stage=stage, data_range=1.0)
     step = data_parallel.compile_step(objective, optimizer)
     state = data_parallel.replicate(state)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from esrjax import registry
-from esrjax.training import muon, optim
+from esrjax.training import optim
 from esrjax.training.recipe import InitFrom
 
 TERMS = {
@@ -184,7 +184,7 @@ def lora(value, run, _):
 
 
 def newton_schulz(value, *_):
-    return value, dict(zip("abc", muon.NS_COEFFS, strict=True)) | {"iterations": muon.NS_STEPS}
+    return value, dict(zip("abc", optim.NS_COEFFS, strict=True)) | {"iterations": optim.NS_STEPS}
 
 
 PAIRS = {

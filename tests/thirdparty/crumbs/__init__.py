@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from esrjax.method import Ensemble, Member, Method
-from esrjax.network.layers import Conv2d, param
-from esrjax.network.words import pixel_shuffle
+from esrjax.nn.functional import pixel_shuffle
+from esrjax.nn.layers import Conv2d, param
 
 AUTHORS = {"team": "Bakery", "paper": "unpublished", "license": "MIT"}
 

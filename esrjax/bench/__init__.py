@@ -1,0 +1,1 @@
+"""Timing of networks, interleaved benchmarks of several models, and their rooflines."""

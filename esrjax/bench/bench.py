@@ -1,0 +1,363 @@
+"""Benchmark cases: each combination of method, engine, op implementation and precision."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from esrjax.bench import timing
+from esrjax.bench.roofline import MachinePeak, PeakProbe, Workload, workload
+from esrjax.bench.timing import (
+    InterleavedTimings,
+    count_compilations,
+    median_interval,
+    time_interleaved,
+)
+from esrjax.errors import UncountedOp
+from esrjax.inference import check_min_side
+from esrjax.method import Method
+from esrjax.nn import ops
+from esrjax.nn.compilation import compiler_options
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import cast
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class SkipBackend(Exception):
+    """Raised when an engine cannot run the network, by its factory; the other cases still run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchCase:
+    """One row of a benchmark at each image size.
+
+    Attributes:
+        method: Name of the method.
+        engine: What runs it, such as `jax-cpu` or `pytorch`.
+        implementation: Implementation of ops (`auto`, `reference`, `kernel`); None for engines
+            without that choice.
+        precision: Dtype of weights and images.
+    """
+
+    method: str
+    engine: str
+    implementation: str | None = None
+    precision: Precision = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledCase:
+    """A network bound to one input image, ready to be called.
+
+    Attributes:
+        call: Runs one forward pass.
+        compile_s: Compilation time, s; None where nothing was compiled.
+        executable_mib: Memory of arguments, outputs and temporaries as the compiler plans it, MiB;
+            None where no compiler reports it.
+    """
+
+    call: Callable[[], Any]
+    compile_s: float | None = None
+    executable_mib: float | None = None
+
+
+# Takes one LR image (1, h, w, 3) as a NumPy array in the precision of the case.
+Factory = Callable[[Any], CompiledCase]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """An engine that runs deployed networks.
+
+    Attributes:
+        factory: Name, method and network -> factory of its compiled case.
+        supports_variants: Whether it runs every implementation and precision that is benchmarked;
+            otherwise it runs one case, in float32.
+    """
+
+    factory: Callable[[str, Method, nnx.Module], Factory]
+    supports_variants: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variants:
+    """Op implementations and precisions to benchmark, in all combinations."""
+
+    implementations: Sequence[str] = ("auto",)
+    precisions: Sequence[Precision] = ("float32",)
+
+
+def jax_backend() -> dict[str, Backend]:
+    """Return JAX on its default platform, by its engine name (`jax-cpu`, `jax-gpu`)."""
+    return {f"jax-{jax.default_backend()}": Backend(factory=_jax_factory, supports_variants=True)}
+
+
+def bench_cases(
+    name: str,
+    method: Method,
+    net: nnx.Module,
+    backends: Mapping[str, Backend],
+    variants: Variants,
+) -> Iterator[tuple[BenchCase, Factory]]:
+    """Yield the benchmark cases of one deployed network, each with its factory.
+
+    Args:
+        name: Name of the method.
+        method: The method itself.
+        net: Its network in deploy form, in float32.
+        backends: Engine name -> backend.
+        variants: Implementations and precisions, for backends that support them.
+    """
+    for engine, backend in backends.items():
+        if backend.supports_variants:
+            for implementation, precision in itertools.product(
+                variants.implementations, variants.precisions
+            ):
+                case = BenchCase(
+                    method=name, engine=engine, implementation=implementation, precision=precision
+                )
+                yield case, backend.factory(name, method, cast(net, precision))
+        else:
+            yield BenchCase(method=name, engine=engine), backend.factory(name, method, net)
+
+
+def _jax_factory(name: str, method: Method, net: nnx.Module) -> Factory:
+    def compile_case(image: Any) -> CompiledCase:
+        lr = jax.device_put(image)
+        compiled = timing.compile_forward(timing.forward_fn(net), lr)
+        call = functools.partial(compiled.call, lr)
+        return CompiledCase(
+            call=call, compile_s=compiled.compile_s, executable_mib=compiled.executable_mib
+        )
+
+    return compile_case
+
+
+# --------------------------------------------------------------------------------------------------
+# Benchmark of methods: interleaved runtimes at several image sizes and engines, with roofline.
+# --------------------------------------------------------------------------------------------------
+
+
+BenchRow = dict[str, Any]
+ImageSize = tuple[int, int]  # (height, width) of the LR image
+TorchFactories = Mapping[str, Mapping[str, Factory]]  # by method and engine
+
+# Key of a row -> engine whose runtime is the denominator of that ratio.
+RATIO_BASELINES = {"torch_eager_ratio": "pytorch", "torch_compile_ratio": "pytorch-compiled"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeMeasurement:
+    """All cases timed at one image size.
+
+    Attributes:
+        image_size: (height, width) of the LR image.
+        cases: The cases that could run.
+        compilations: Number of XLA compilations for each case.
+        timings: Interleaved runtimes of the cases.
+    """
+
+    image_size: ImageSize
+    cases: Mapping[BenchCase, CompiledCase]
+    compilations: Mapping[BenchCase, int]
+    timings: InterleavedTimings[BenchCase]
+
+
+def bench(
+    methods: Mapping[str, Method],
+    image_sizes: Sequence[ImageSize],
+    hparams: Mapping[str, Any],
+    seconds: float,
+    backends: Mapping[str, Backend] | None = None,
+    *,
+    variants: Variants | None = None,
+    torch_factories: TorchFactories | None = None,
+) -> dict[str, Any]:
+    """Time untrained, deployed networks of several methods, interleaved at each image size.
+
+    Args:
+        methods: Methods by name.
+        image_sizes: (height, width) of the LR images.
+        hparams: Hyper-parameters that every network is built with.
+        seconds: Time budget of each row, and of each probe of the machine's peaks.
+        backends: Engine name -> backend; JAX alone by default.
+        variants: Op implementations and precisions, for backends that support them.
+        torch_factories: Method -> engine -> factory of the user's PyTorch network.
+
+    Returns:
+        `device` and `machine` describe the machine; `peaks` has its measured peaks by precision;
+        `rows` has one row for each image size, method, engine, implementation and precision;
+        `notes` lists the cases that were skipped and the rooflines that are missing, and why.
+
+    Raises:
+        ImageTooSmall: A method does not accept one of the image sizes; nothing has run by then.
+    """
+    for name, method in methods.items():
+        for image_size in image_sizes:
+            check_min_side(name, method.min_side, image_size)
+    backends, variants = backends or jax_backend(), variants or Variants()
+    nets = {name: _deployed(method, hparams) for name, method in methods.items()}
+    factories: dict[BenchCase, Factory] = {}
+    for name, net in nets.items():
+        factories |= bench_cases(name, methods[name], net, backends, variants)
+        torch = (torch_factories or {}).get(name, {})
+        factories |= {BenchCase(method=name, engine=engine): f for engine, f in torch.items()}
+    notes: list[str] = []
+    peaks, measurements = _measure(factories, image_sizes, seconds, notes)
+    rows = [row for size in measurements for row in _rows(size, methods, nets, peaks, notes)]
+    machine = timing.machine_info() | {"implementation": ",".join(variants.implementations)}
+    return {
+        "device": machine["device"],
+        "machine": machine,
+        "peaks": {precision: vars(peak) for precision, peak in peaks.items()},
+        "rows": rows,
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _deployed(method: Method, hparams: Mapping[str, Any]) -> nnx.Module:
+    """Return an untrained network in deploy form and eval mode (no stochastic depth)."""
+    net = deploy(method.build(**hparams))
+    net.eval()
+    return net
+
+
+def _measure(
+    factories: Mapping[BenchCase, Factory],
+    image_sizes: Sequence[ImageSize],
+    seconds: float,
+    notes: list[str],
+) -> tuple[dict[str, MachinePeak], list[SizeMeasurement]]:
+    """Measure the machine's peaks before and after the networks, and the networks in between."""
+    compiler_options()  # compiles once in a process; must not count as a compilation of a case
+    precisions = dict.fromkeys(case.precision for case in factories)
+    probes = {precision: PeakProbe(precision) for precision in precisions}
+    for probe in probes.values():
+        probe.measure(seconds)
+    measurements = [_measure_size(factories, size, seconds, notes) for size in image_sizes]
+    for probe in probes.values():
+        probe.measure(seconds)
+    return {precision: probe.peak() for precision, probe in probes.items()}, measurements
+
+
+def _measure_size(
+    factories: Mapping[BenchCase, Factory],
+    image_size: ImageSize,
+    seconds: float,
+    notes: list[str],
+) -> SizeMeasurement:
+    image = np.random.default_rng(0).random((1, *image_size, 3))
+    cases: dict[BenchCase, CompiledCase] = {}
+    compilations: dict[BenchCase, int] = {}
+    for case, factory in factories.items():
+        with (
+            count_compilations() as compile_seconds,
+            ops.implementation(case.implementation) if case.implementation else nullcontext(),
+        ):
+            try:
+                cases[case] = factory(image.astype(jnp.dtype(case.precision)))
+            except SkipBackend as error:
+                notes.append(f"{case.method}: {case.engine} skipped, {error}")
+        compilations[case] = len(compile_seconds)
+    calls = {case: compiled.call for case, compiled in cases.items()}
+    # Each timed call follows an untimed one if engines with thread pools of their own alternate.
+    several_engines = len({case.engine for case in cases}) > 1
+    timings = time_interleaved(calls, budget_s=seconds, prime_before_each=several_engines)
+    return SizeMeasurement(
+        image_size=image_size, cases=cases, compilations=compilations, timings=timings
+    )
+
+
+def _rows(
+    measurement: SizeMeasurement,
+    methods: Mapping[str, Method],
+    nets: Mapping[str, nnx.Module],
+    peaks: Mapping[str, MachinePeak],
+    notes: list[str],
+) -> list[BenchRow]:
+    workloads = {
+        name: _workload(name, methods[name], net, measurement, notes) for name, net in nets.items()
+    }
+    return [
+        _timing_columns(measurement, case)
+        | _ratio_columns(measurement, case)
+        | _roofline_columns(measurement, case, workloads[case.method], peaks[case.precision])
+        for case in measurement.cases
+    ]
+
+
+def _workload(
+    name: str, method: Method, net: nnx.Module, measurement: SizeMeasurement, notes: list[str]
+) -> Workload | None:
+    try:
+        return workload(method, net, measurement.image_size)
+    except UncountedOp as error:
+        notes.append(f"{name}: no roofline, {error.problem}")
+        return None
+
+
+def _timing_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
+    samples, compiled = measurement.timings.samples_ms(case), measurement.cases[case]
+    low, high = median_interval(samples)
+    return {
+        "method": case.method,
+        "image_size": f"{measurement.image_size[0]}x{measurement.image_size[1]}",
+        "engine": case.engine,
+        "implementation": case.implementation,
+        "precision": case.precision,
+        "median_ms": float(np.median(samples)),
+        "low_ms": low,
+        "high_ms": high,
+        "first_ms": measurement.timings.first_ms[case],
+        "samples_ms": samples,
+        "compile_s": compiled.compile_s,
+        "compilations": measurement.compilations[case],
+        "peak_mib": compiled.executable_mib,
+    }
+
+
+def _ratio_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
+    """Return runtimes divided by those of the method's PyTorch networks.
+
+    Ratios are taken in each round; the row has their median and its 95 % interval. A ratio of
+    medians would keep the drift of the machine between rounds.
+    """
+    return {
+        key: value
+        for name, engine in RATIO_BASELINES.items()
+        for key, value in _ratio(
+            measurement, case, name, BenchCase(method=case.method, engine=engine)
+        ).items()
+    }
+
+
+def _ratio(measurement: SizeMeasurement, case: BenchCase, name: str, base: BenchCase) -> BenchRow:
+    if case == base or base not in measurement.cases:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    ratios = measurement.timings.ratios(case, base)
+    low, high = median_interval(ratios)
+    return {name: float(np.median(ratios)), f"{name}_low": low, f"{name}_high": high}
+
+
+def _roofline_columns(
+    measurement: SizeMeasurement, case: BenchCase, work: Workload | None, peak: MachinePeak
+) -> BenchRow:
+    if work is None:
+        return dict.fromkeys(("macs", "bytes", "min_time_ms", "bound", "roofline_fraction"))
+    num_bytes = work.elements * jnp.dtype(case.precision).itemsize
+    min_time_ms, bound = peak.min_time_ms(work.macs, num_bytes)
+    return {
+        "macs": work.macs,
+        "bytes": num_bytes,
+        "min_time_ms": min_time_ms,
+        "bound": bound,
+        "roofline_fraction": min_time_ms / float(np.median(measurement.timings.samples_ms(case))),
+    }

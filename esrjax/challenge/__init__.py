@@ -1,0 +1,1 @@
+"""The challenge: rules, measured results, ranking, its sensitivity, submissions, report page."""

@@ -1,0 +1,378 @@
+"""Cost of a registered method, or of all passes of an ensemble."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from esrjax import registry
+from esrjax.bench import timing
+from esrjax.bench import timing as clock
+from esrjax.bench.record import Timing
+from esrjax.bench.timing import CompiledForward, forward_fn
+from esrjax.challenge import record
+from esrjax.challenge.record import BaselineTiming, DatasetMetrics, ProtocolTiming, Result
+from esrjax.challenge.rules import Rules
+from esrjax.data.datasets import Pair, Progress
+from esrjax.errors import RankingError
+from esrjax.evaluation.score import Scores
+from esrjax.evaluation.upscale import ImageSize, count_windows, padded_size
+from esrjax.inference import (
+    EnsembleModel,
+    Model,
+    check_ensemble,
+    check_min_side,
+    member_hparams,
+    open_method,
+)
+from esrjax.loading import abstract_network
+from esrjax.method import Member, Method
+from esrjax.nn import ops
+from esrjax.nn.cost import Cost, OpCost, cost_of
+from esrjax.nn.reparam import deploy
+
+SELF_ENSEMBLE_PASSES = 8  # flips and rotations of the x8 geometric self-ensemble
+
+
+def method_cost(
+    name: str,
+    *,
+    image_size: ImageSize = (256, 256),
+    files: Mapping[str, Path] | None = None,
+    hparams: Mapping[str, Any] | None = None,
+) -> Cost:
+    """Return the cost of a method, or of all passes of an ensemble, for one LR image.
+
+    Args:
+        name: A registered method or ensemble.
+        image_size: Height and width of the LR image, pixels.
+        files: Checkpoints by method; a method without one is built with `hparams`.
+        hparams: Hyper-parameters of the network; the defaults where None.
+
+    Raises:
+        ImageTooSmall: The image is smaller than a method accepts.
+        InvalidArgument: `files` or `hparams` do not fit the ensemble.
+    """
+    entry, files = registry.get_entry(name), files or {}
+    if isinstance(entry, Method):
+        check_min_side(name, entry.min_side, image_size)
+        return cost_of(entry, _network(name, entry, files, hparams or {}), image_size=image_size)
+    check_ensemble(name, entry, files, hparams)
+    members = entry.members.items()
+    return _sum(
+        [
+            _member_cost(method, member, image_size, files, member_hparams(method, hparams))
+            for method, member in members
+        ]
+    )
+
+
+def _network(
+    name: str, method: Method, files: Mapping[str, Path], hparams: Mapping[str, Any]
+) -> nnx.Module:
+    if name in files:
+        return open_method(name, files[name], hparams).net
+    return abstract_network(method, "deploy", hparams)
+
+
+def _member_cost(
+    name: str,
+    member: Member,
+    image_size: ImageSize,
+    files: Mapping[str, Path],
+    hparams: Mapping[str, Any],
+) -> Cost:
+    """Cost of all passes of a member; its parameters count once, as all passes share them."""
+    method = registry.get_method(name)
+    check_min_side(name, method.min_side, image_size)
+    net = _network(name, method, files, hparams)
+    costs = [
+        _multiply(cost_of(method, net, image_size=size), name, count)
+        for size, count in _passes(member, image_size).items()
+    ]
+    return replace(_sum(costs), params=costs[0].params, params_full=costs[0].params_full)
+
+
+def _passes(member: Member, size: ImageSize) -> Counter[ImageSize]:
+    """Size of the network's input -> number of passes of that size, for an LR image of `size`."""
+    passes: Counter[ImageSize] = Counter()
+    windows = count_windows(size, member.windows) if member.windows else {size: 1}
+    for window, count in windows.items():
+        padded = padded_size(window, member.pad_multiple) if member.pad_multiple else window
+        passes[padded] += count * (SELF_ENSEMBLE_PASSES if member.self_ensemble else 1)
+    return passes
+
+
+def _multiply(cost: Cost, member: str, count: int) -> Cost:
+    """Cost of `count` passes, its ops with the member's name in their path."""
+    return replace(
+        cost,
+        macs=cost.macs * count,
+        macs_full=cost.macs_full * count,
+        activations=cost.activations * count,
+        convs=cost.convs * count,
+        ops=tuple(_multiply_op(op, member, count) for op in cost.ops),
+    )
+
+
+def _multiply_op(op: OpCost, member: str, count: int) -> OpCost:
+    return replace(
+        op,
+        path=f"{member}.{op.path}" if op.path else member,
+        macs_full=op.macs_full * count,
+        macs=op.macs * count,
+        activations=op.activations * count,
+        convs=op.convs * count,
+    )
+
+
+def _sum(costs: list[Cost]) -> Cost:
+    return Cost(
+        params=sum(cost.params for cost in costs),
+        params_full=sum(cost.params_full for cost in costs),
+        macs=sum(cost.macs for cost in costs),
+        macs_full=sum(cost.macs_full for cost in costs),
+        activations=sum(cost.activations for cost in costs),
+        convs=sum(cost.convs for cost in costs),
+        ops=tuple(op for cost in costs for op in cost.ops),
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Protocol timing: runtime over the images of a dataset as the organisers' program measures it.
+#
+# The program runs every image once, in order: one forward pass, timed from the call until the
+# device is done. There is no repetition, no outlier is dropped, and the first image counts in the
+# mean; it has no warm-up but what a team's constructor or loader ran. JAX adds one thing, a
+# compilation for each image size. These are compiled before the loop, outside the timing, and not
+# called there.
+# --------------------------------------------------------------------------------------------------
+
+
+def time_by_protocol(
+    model: Model, pairs: Sequence[Pair], rules: Rules, progress: Progress = iter
+) -> ProtocolTiming:
+    """Time each image once, as the organisers' program does.
+
+    For a cold start as in the challenge this must be the first work of its process.
+
+    Args:
+        model: Model to time.
+        pairs: LR/HR pairs of the dataset, in order; only the LR images are used.
+        rules: Rules with the warm-up passes of the model's team.
+        progress: Wraps the pairs, for example in a progress bar.
+
+    Raises:
+        ImageTooSmall: An LR image is smaller than the method accepts; nothing has run by then.
+    """
+    compiled = _compile_shapes(model, pairs)
+    passes = rules.num_warmup_passes(model.method.team)
+    if rules.timing and passes:
+        _warm_up(model, rules.timing.lr_side, passes)
+    times = {pair.name: _time_image_ms(compiled, _load_lr(model, pair)) for pair in progress(pairs)}
+    return ProtocolTiming(
+        ms_per_image=times,
+        warmup_passes=passes,
+        num_shapes=len(compiled),
+        compile_s=sum(forward.compile_s for forward in compiled.values()),
+        peak_mib=timing.peak_memory_mib(),
+        executable_mib=max((f.executable_mib or 0 for f in compiled.values()), default=0) or None,
+        device=timing.device_name(),
+        implementation=ops.implementation.value,
+    )
+
+
+def _compile_shapes(model: Model, pairs: Sequence[Pair]) -> dict[tuple[int, ...], CompiledForward]:
+    shapes = dict.fromkeys(_load_lr(model, pair).shape for pair in pairs)
+    return {
+        shape: timing.compile_forward(forward_fn(model.net), jnp.zeros(shape)) for shape in shapes
+    }
+
+
+def _warm_up(model: Model, side: int, passes: int) -> None:
+    lr = jnp.zeros((1, side, side, 3))
+    compiled = timing.compile_forward(forward_fn(model.net), lr)
+    for _ in range(passes):
+        timing.time_forward_ms(compiled, lr)
+
+
+def _time_image_ms(compiled: dict[tuple[int, ...], CompiledForward], lr: Array) -> float:
+    """Runtime of one pass; the image is on the device before the timing starts."""
+    return timing.time_forward_ms(compiled[lr.shape], jax.block_until_ready(lr))
+
+
+def _load_lr(model: Model, pair: Pair) -> Array:
+    """LR image (1, h, w, 3), float32, with values in [0, data_range]."""
+    pixels = pair.load()[0]
+    check_min_side(model.name, model.method.min_side, pixels.shape[:2])
+    scale = np.float32(255 / model.method.data_range)
+    return jax.device_put(pixels[None].astype(np.float32) / scale)
+
+
+# --------------------------------------------------------------------------------------------------
+# Results of models: scores, cost and runtime, measured and written to result files.
+# --------------------------------------------------------------------------------------------------
+
+
+TIMING_SHAPE = (1, 256, 256, 3)  # shape of the LR image that runtimes are measured on
+
+
+def write_results(
+    models: Sequence[Model | EnsembleModel],
+    scored: Sequence[Scores],
+    data: str,
+    folder: Path,
+    *,
+    baseline: str | None = None,
+    protocol_timings: Mapping[str, ProtocolTiming] | None = None,
+) -> tuple[Path, ...]:
+    """Time models, interleaved, and write one result file for each.
+
+    A file that has the same weights and metric keeps the results of its other datasets.
+
+    Args:
+        models: Models to time; not ensembles.
+        scored: Scores of each model on the dataset.
+        data: Name of the dataset.
+        folder: Folder of the result files, `METHOD.json`; created if needed.
+        baseline: A method to time interleaved with the models, untrained; None for no baseline.
+        protocol_timings: Model name -> runtime over the images of the dataset.
+
+    Returns:
+        The paths of the result files.
+
+    Raises:
+        RankingError: One of the models is an ensemble.
+        UnwritableFile: The folder cannot be written into.
+        UnreadableFile: A result file of a model exists, but is malformed.
+    """
+    single = check_rankable(models, folder)
+    previous = [_load_existing(folder / f"{model.name}.json") for model in single]
+    timings, baseline_timing = time_models(single, baseline)
+    paths: list[Path] = []
+    for model, scores, old in zip(single, scored, previous, strict=True):
+        path = folder / f"{model.name}.json"
+        protocol = (
+            {data: (protocol_timings or {})[model.name]}
+            if model.name in (protocol_timings or {})
+            else {}
+        )
+        new = make_result(model, scores, data, timings[model.name])
+        new = replace(new, baseline=baseline_timing, protocol_timing=protocol)
+        record.save_result(_with_other_datasets(new, old), path)
+        paths.append(path)
+    return tuple(paths)
+
+
+def baseline_name(rules: Rules) -> str | None:
+    """Return the name of the baseline's method, or None if it is not installed."""
+    name = rules.baseline.method
+    return name if name in registry.names() else None
+
+
+def time_models(
+    models: Sequence[Model], baseline: str | None
+) -> tuple[dict[str, Timing], BaselineTiming | None]:
+    """Time models at 1x256x256x3, interleaved with each other and with the baseline.
+
+    Args:
+        models: Models to time.
+        baseline: Name of the baseline's method, which may also be one of the models.
+
+    Returns:
+        The runtimes by name, and the runtime and cost of the baseline if there is one.
+    """
+    nets = {model.name: model.net for model in models}
+    if baseline is None:
+        return _time_nets(nets), None
+    method = registry.get_method(baseline)
+    baseline_net = deploy(method.build())
+    timings = _time_nets({baseline: baseline_net, **nets})
+    cost = cost_of(method, baseline_net)
+    return timings, BaselineTiming(
+        method=baseline,
+        team=method.team,
+        params=cost.params,
+        macs=cost.macs,
+        runtime=timings[baseline],
+    )
+
+
+def _time_nets(nets: Mapping[str, nnx.Module]) -> dict[str, Timing]:
+    return clock.time_networks({name: forward_fn(net) for name, net in nets.items()}, TIMING_SHAPE)
+
+
+def _load_existing(path: Path) -> Result | None:
+    return record.load_result(path) if path.exists() else None
+
+
+def _with_other_datasets(new: Result, old: Result | None) -> Result:
+    """`new`, plus the other datasets of `old` if that has the same weights and metric."""
+    if old is None or (old.weights_sha256, old.spec) != (new.weights_sha256, new.spec):
+        return new
+    quality, timing = (
+        {**old.quality, **new.quality},
+        {**old.protocol_timing, **new.protocol_timing},
+    )
+    return replace(new, quality=quality, protocol_timing=timing)
+
+
+def make_result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:
+    """Return the result of one model on one dataset.
+
+    Args:
+        model: The model, whose cost is counted.
+        scores: Its scores on the dataset.
+        data: Name of the dataset.
+        runtime: Its runtime at 1x256x256x3.
+    """
+    cost = cost_of(model.method, model.net)
+    return Result(
+        method=model.name,
+        team=model.method.team,
+        weights_sha256=model.checkpoint.sha256,
+        spec=scores.spec,
+        quality={data: _dataset_metrics(scores)},
+        params=cost.params,
+        macs=cost.macs,
+        activations=cost.activations,
+        convs=cost.convs,
+        runtime=runtime,
+        versions={name: metadata.version(name) for name in ("esrjax", "jax", "flax", "numpy")},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _dataset_metrics(scores: Scores) -> DatasetMetrics:
+    mean, psnr = scores.mean, {name: metrics.psnr for name, metrics in scores.images.items()}
+    return DatasetMetrics(psnr=mean.psnr, ssim=mean.ssim, num_images=len(psnr), psnr_per_image=psnr)
+
+
+def check_rankable(models: Sequence[Model | EnsembleModel], folder: Path) -> list[Model]:
+    """Return the models if all are single networks and results can be written into `folder`.
+
+    Raises:
+        RankingError: One of them is an ensemble.
+        UnwritableFile: The folder cannot be written into.
+    """
+    record.check_writable_folder(folder)
+    return [_single_network(model) for model in models]
+
+
+def _single_network(model: Model | EnsembleModel) -> Model:
+    if isinstance(model, Model):
+        return model
+    raise RankingError(
+        f"{model.name!r} is an ensemble",
+        rule="the challenge ranks single networks",
+        remedy=f"evaluate its members: {', '.join(model.members)}",
+    )

@@ -1,0 +1,309 @@
+"""Comparability of rows, and the baseline that their scores are relative to."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from esrjax.challenge.results import Row
+from esrjax.challenge.rules import Baseline, Rules
+from esrjax.errors import RankingError
+from esrjax.schema import bullet_list
+
+_CONDITIONS = ("device", "conditions", "spec")
+
+
+def is_baseline(row: Row, rules: Rules) -> bool:
+    """Return whether the row is the organisers' own entry."""
+    return row.team == rules.baseline.team or row.method == rules.baseline.method
+
+
+def find_baseline(rows: Sequence[Row], rules: Rules) -> Row:
+    """Return the row of the baseline; its parameters and FLOPs are positive.
+
+    Raises:
+        RankingError: No such row, or several.
+    """
+    candidates = [r for r in rows if is_baseline(r, rules) and r.params_m > 0 and r.flops_g > 0]
+    if len(candidates) == 1:
+        return candidates[0]
+    raise RankingError(
+        f"{len(candidates) or 'No'} usable rows of the baseline {rules.baseline.method!r}",
+        rule="scores are ratios to one baseline, timed on the same machine in the same way",
+        remedy=f"measure {rules.baseline.method!r} once, together with the others, "
+        "or use --baseline published for runtimes of the organisers' own machine",
+    )
+
+
+def baseline_runtime_ms(row: Row, reference: Row | Baseline) -> float:
+    """Return the baseline's runtime that a row is scored against, ms.
+
+    It is the one timed interleaved with the row's method, where there is one; else that of
+    `reference`, the baseline's own row or its published figures.
+    """
+    interleaved_ms = None if isinstance(reference, Baseline) else row.baseline_ms
+    return interleaved_ms or reference.runtime_ms
+
+
+def check_comparable(rows: Sequence[Row], reference: Row | Baseline) -> None:
+    """Raise `RankingError`, listing the differences, unless all rows were measured alike."""
+    device = reference.device or "unknown"
+    problems = [difference for name in _CONDITIONS if (difference := _difference(rows, name))]
+    if isinstance(reference, Baseline):
+        other_devices = {row.device for row in rows} - {None, device}
+        problems += [f"device: {device} (published baseline), {d} (rows)" for d in other_devices]
+    if not problems:
+        return
+    raise RankingError(
+        f"The rows are not comparable: {bullet_list(problems, 'difference')}",
+        rule="all rows of a ranking have one device, one way of timing and one metric",
+        remedy="measure all of them, the baseline too, in the same way on one machine",
+    )
+
+
+def _difference(rows: Sequence[Row], name: str) -> str | None:
+    """`name: value (methods), other value (methods)`, or None if all rows agree."""
+    methods_of: dict[str, list[str]] = {}
+    for row in rows:
+        methods_of.setdefault(getattr(row, name) or "unknown", []).append(row.method)
+    values = [f"{value} ({', '.join(methods)})" for value, methods in sorted(methods_of.items())]
+    return f"{name}: {', '.join(values)}" if len(values) > 1 else None
+
+
+# --------------------------------------------------------------------------------------------------
+# Scores and ranks of rows under the rules of a challenge, as pure functions.
+# --------------------------------------------------------------------------------------------------
+
+
+Track = Literal["runtime", "params", "flops", "main"]
+BaselineSource = Literal["measured", "published"]
+Figures = Literal["exact", "printed"]
+TRACKS: tuple[Track, ...] = ("runtime", "params", "flops", "main")
+
+# ranked: has ranks. no_psnr: no PSNR on the challenge's own splits to compare with the thresholds.
+# below_threshold: below a PSNR threshold. baseline: the organisers' own entry.
+Status = Literal["ranked", "no_psnr", "below_threshold", "baseline"]
+STATUSES: tuple[Status, ...] = ("ranked", "no_psnr", "below_threshold", "baseline")
+
+_LOG_MAX_FLOAT = math.log(math.nextafter(math.inf, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedEntry:
+    """One method in a ranking.
+
+    Attributes:
+        row: Its figures.
+        status: Whether it is ranked, and if not, why.
+        below_threshold: Splits on which its PSNR is below the threshold.
+        waiver: Why it is ranked in spite of that, or None.
+        log_scores: Track -> logarithm of its score; the score itself overflows a float for a method
+            with 355 times the baseline's runtime.
+        ranks: Track -> rank, None if it is not ranked.
+    """
+
+    row: Row
+    status: Status
+    below_threshold: frozenset[str]
+    waiver: str | None
+    log_scores: Mapping[Track, float]
+    ranks: Mapping[Track, int] | None = None
+
+    def score(self, track: Track) -> float:
+        """Return the score in a track; infinity if it overflows a float."""
+        return (
+            math.exp(self.log_scores[track])
+            if self.log_scores[track] < _LOG_MAX_FLOAT
+            else math.inf
+        )
+
+    def rank(self, track: Track) -> int | None:
+        """Return the rank in a track, or None if the entry is not ranked."""
+        return self.ranks[track] if self.ranks else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry for JSON, without per-image figures and provenance.
+
+        An infinite score and the ranks of an unranked method are None.
+        """
+        scores = {track: self.score(track) for track in TRACKS}
+        finite = {f"score_{k}": v if math.isfinite(v) else None for k, v in scores.items()}
+        ranks = {f"rank_{track}": self.rank(track) for track in TRACKS}
+        status = {"ranked": self.status == "ranked", "status": self.status}
+        figures = asdict(replace(self.row, series={}, provenance={}))
+        del figures["series"], figures["provenance"]
+        return {"team": self.row.team, **finite, **ranks, **status, **figures}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """All entries, ordered by status and then by main score.
+
+    Attributes:
+        rules: Rules of the challenge.
+        reference: Figures that the scores are relative to: a row, or the published baseline.
+        entries: The entries in order.
+        apply_thresholds: Whether entries must reach the PSNR thresholds.
+        figures: Whether scores are computed from exact figures, or from figures rounded as printed
+            in the published table.
+    """
+
+    rules: Rules
+    reference: Row | Baseline
+    entries: tuple[RankedEntry, ...]
+    apply_thresholds: bool = True
+    figures: Figures = "exact"
+
+    @property
+    def baseline_source(self) -> BaselineSource:
+        """Whether scores are relative to a measured or to the published baseline."""
+        return "published" if isinstance(self.reference, Baseline) else "measured"
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all entries, in their order."""
+        return tuple(entry.row for entry in self.entries)
+
+    def with_status(self, status: Status) -> tuple[RankedEntry, ...]:
+        """Return the entries of one status, in order."""
+        return tuple(entry for entry in self.entries if entry.status == status)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on waivers and on published figures that need an explanation."""
+        notes = [
+            f"{entry.row.team}: {text}."
+            for entry in self.entries
+            for text in (entry.waiver, *self.rules.notes_for(entry.row.team, entry.row.flops_g))
+            if text
+        ]
+        return tuple(notes)
+
+
+def rank(
+    rows: Iterable[Row],
+    rules: Rules,
+    *,
+    baseline_source: BaselineSource = "measured",
+    figures: Figures = "exact",
+    apply_thresholds: bool = True,
+) -> Ranking:
+    """Score all rows, and rank those that qualify.
+
+    Args:
+        rows: Figures of the methods, the baseline among them.
+        rules: Rules of the challenge.
+        baseline_source: Scores are relative to the baseline's row, or to its published figures.
+        figures: Score exact figures, or figures rounded as printed in the published table.
+        apply_thresholds: Rank only methods that reach the PSNR thresholds; otherwise all but the
+            baseline are ranked.
+
+    Raises:
+        RankingError: The rows have no usable baseline, or several.
+        RankingError: The rows were not measured alike.
+    """
+    rows = [_rounded(row, rules) if figures == "printed" else row for row in rows]
+    reference = rules.baseline if baseline_source == "published" else find_baseline(rows, rules)
+    check_comparable(rows, reference)
+    unranked = [_score_row(row, reference, rules, apply_thresholds) for row in rows]
+    field = [entry.log_scores for entry in unranked if entry.status == "ranked"]
+    entries = [_with_ranks(e, field) if e.status == "ranked" else e for e in unranked]
+    ordered = tuple(sorted(entries, key=_sort_key))
+    return Ranking(
+        rules=rules,
+        reference=reference,
+        entries=ordered,
+        apply_thresholds=apply_thresholds,
+        figures=figures,
+    )
+
+
+def rerank(
+    ranking: Ranking,
+    *,
+    rows: Iterable[Row] | None = None,
+    rules: Rules | None = None,
+    baseline_source: BaselineSource | None = None,
+    figures: Figures | None = None,
+) -> Ranking:
+    """Rank again with something changed; every argument that is None stays as in `ranking`."""
+    return rank(
+        ranking.rows if rows is None else rows,
+        rules or ranking.rules,
+        baseline_source=baseline_source or ranking.baseline_source,
+        figures=figures or ranking.figures,
+        apply_thresholds=ranking.apply_thresholds,
+    )
+
+
+def _score_row(
+    row: Row, reference: Row | Baseline, rules: Rules, apply_thresholds: bool
+) -> RankedEntry:
+    """Entry with status and scores, still without ranks."""
+    below = _below_threshold(row, rules) if apply_thresholds else frozenset[str]()
+    waiver = rules.waiver_reason(row.team) if below else None
+    has_psnr = not apply_thresholds or (row.psnr_valid is not None and row.psnr_test is not None)
+    if is_baseline(row, rules):
+        status = "baseline"
+    elif below and not waiver:
+        status = "below_threshold"
+    else:
+        status = "ranked" if has_psnr else "no_psnr"
+    log_scores = _log_scores(row, reference, rules)
+    return RankedEntry(
+        row=row, status=status, below_threshold=below, waiver=waiver, log_scores=log_scores
+    )
+
+
+def _below_threshold(row: Row, rules: Rules) -> frozenset[str]:
+    """Splits on which the rounded PSNR is below its threshold."""
+    thresholds = rules.psnr_thresholds
+    checks = (
+        ("valid", row.psnr_valid, thresholds.valid),
+        ("test", row.psnr_test, thresholds.test),
+    )
+    return frozenset(
+        split
+        for split, psnr, threshold in checks
+        if psnr is not None and round(psnr, thresholds.decimals) < threshold
+    )
+
+
+def _log_scores(row: Row, reference: Row | Baseline, rules: Rules) -> dict[Track, float]:
+    """Equations 1 and 2 of the challenge report, as logarithms."""
+    factor, weights = rules.score.factor, rules.score.weights
+    logs: dict[Track, float] = {
+        "runtime": factor * row.runtime_ms / baseline_runtime_ms(row, reference),
+        "params": factor * row.params_m / reference.params_m,
+        "flops": factor * row.flops_g / reference.flops_g,
+    }
+    # Log-sum-exp: with the largest term factored out, no term overflows.
+    largest = max(logs.values())
+    terms = (getattr(weights, track) * math.exp(log - largest) for track, log in logs.items())
+    return {**logs, "main": largest + math.log(sum(terms))}
+
+
+def _with_ranks(entry: RankedEntry, field: Sequence[Mapping[Track, float]]) -> RankedEntry:
+    """Ranks count from 1; equal scores share the better rank, and the next one is skipped."""
+    num_better = {t: sum(other[t] < entry.log_scores[t] for other in field) for t in TRACKS}
+    return replace(entry, ranks={track: 1 + count for track, count in num_better.items()})
+
+
+def _sort_key(entry: RankedEntry) -> tuple[int, float, str, str]:
+    return (
+        STATUSES.index(entry.status),
+        entry.log_scores["main"],
+        entry.row.team,
+        entry.row.method,
+    )
+
+
+def _rounded(row: Row, rules: Rules) -> Row:
+    """The row with its figures rounded as in the published table."""
+    decimals = rules.score.decimals
+    return replace(
+        row,
+        runtime_ms=round(row.runtime_ms, decimals.runtime),
+        params_m=round(row.params_m, decimals.params),
+        flops_g=round(row.flops_g, decimals.flops),
+    )

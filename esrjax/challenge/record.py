@@ -1,0 +1,167 @@
+"""Result files: quality, cost and runtime of one method as JSON."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from statistics import fmean
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from esrjax.bench.record import Timing
+from esrjax.errors import UnreadableFile, UnwritableFile
+from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DatasetMetrics:
+    """Quality of a method on one dataset.
+
+    Attributes:
+        psnr: Mean PSNR over the images, dB.
+        ssim: Mean SSIM over the images, if it was computed.
+        num_images: Number of images.
+        psnr_per_image: Image name -> PSNR in dB, in the order of the dataset.
+    """
+
+    psnr: PositiveFloat
+    ssim: float | None = None
+    num_images: NonNegativeInt
+    psnr_per_image: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class BaselineTiming:
+    """Runtime and cost of the baseline, timed interleaved with a method in one process.
+
+    The network is untrained, as weights change neither runtime nor cost.
+
+    Attributes:
+        method: Name of the baseline's method.
+        team: Name of its team.
+        params: Number of parameters.
+        macs: Multiply-adds at 1x256x256x3, as the organisers count them.
+        runtime: Runtime at 1x256x256x3.
+    """
+
+    method: str
+    team: str
+    params: NonNegativeInt
+    macs: NonNegativeInt
+    runtime: Timing
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ProtocolTiming:
+    """Runtime over the images of a dataset as the organisers' program measures it.
+
+    Attributes:
+        ms_per_image: Image name -> ms of its one forward pass, in the order of the dataset. The
+            first image has no warm-up of its own, only the passes before the loop.
+        warmup_passes: Number of forward passes before the loop.
+        num_shapes: Number of different LR sizes, each of which was compiled before the loop.
+        compile_s: Seconds for compiling all of them.
+        peak_mib: Peak of the device's allocator since the process began, MiB, if it is reported.
+        executable_mib: Largest planned memory among the compiled sizes, MiB.
+        device: Name of the GPU, or model and cores of the CPU.
+        implementation: Requested implementation of ops.
+    """
+
+    ms_per_image: Mapping[str, PositiveFloat]
+    warmup_passes: NonNegativeInt
+    num_shapes: NonNegativeInt
+    compile_s: float
+    peak_mib: float | None = None
+    executable_mib: float | None = None
+    device: str
+    implementation: str | None = None
+
+    @property
+    def mean_ms(self) -> float:
+        """Mean over all images, the first included: the organisers' figure."""
+        return fmean(self.ms_per_image.values())
+
+    @property
+    def first_ms(self) -> float:
+        """Runtime of the first image, which includes the start-up cost."""
+        return next(iter(self.ms_per_image.values()))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Result:
+    """Everything measured of one method with one checkpoint; the content of a result file.
+
+    Attributes:
+        method: Name of the method.
+        team: Name of its team.
+        weights_sha256: Hash of the checkpoint, if it was loaded from a file.
+        spec: Metric specification of PSNR and SSIM.
+        quality: Dataset name -> metrics; `valid` and `test` are the splits of the challenge.
+        params: Number of parameters.
+        macs: Multiply-adds at 1x256x256x3, as the organisers count them.
+        activations: Output elements of the convolutions at 1x256x256x3.
+        convs: Number of convolutions.
+        runtime: Runtime at 1x256x256x3.
+        baseline: The challenge's baseline, timed interleaved with this method.
+        protocol_timing: Dataset name -> runtime as the organisers' program measures it.
+        versions: Package -> version.
+        commit: Git commit of esrjax, if it is known.
+        created: Date and time, ISO 8601.
+    """
+
+    method: str
+    team: str
+    weights_sha256: str | None = None
+    spec: str
+    quality: Mapping[str, DatasetMetrics]
+    params: NonNegativeInt
+    macs: NonNegativeInt
+    activations: NonNegativeInt
+    convs: NonNegativeInt
+    runtime: Timing
+    baseline: BaselineTiming | None = None
+    protocol_timing: Mapping[str, ProtocolTiming] = field(default_factory=dict[str, ProtocolTiming])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    commit: str | None = None
+    created: str
+
+
+RESULT_ADAPTER = TypeAdapter(Result)  # validates and serializes result files
+
+
+def check_writable_folder(folder: Path) -> None:
+    """Raise `UnwritableFile` unless results can be written into `folder`, which may be new."""
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UnwritableFile(
+            f"Cannot write results into '{folder}'",
+            rule="results are written into a new or existing folder with write permission",
+            location=str(parent),
+            remedy="name another folder with -o",
+        )
+
+
+def save_result(result: Result, path: Path) -> None:
+    """Write a result file atomically, and create its folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp_path = path.with_name(f".{path.name}.new")
+    tmp_path.write_bytes(RESULT_ADAPTER.dump_json(result, indent=2) + b"\n")
+    os.replace(tmp_path, path)
+
+
+def load_result(path: Path) -> Result:
+    """Read a result file.
+
+    Raises:
+        UnreadableFile: The file does not match `Result`.
+    """
+    try:
+        return RESULT_ADAPTER.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UnreadableFile(
+            f"Invalid result file: {bullet_list(format_errors(error))}",
+            rule="every field of esrjax.challenge.record.Result with its type, and no other",
+            location=str(path),
+            remedy="measure it again with this version of esrjax, or move it out of the folder",
+        ) from None

@@ -1,0 +1,102 @@
+"""Renderer of the report: one HTML file with its style, script and data, and no requests."""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from esrjax.errors import UnwritableFile
+
+# In order of execution: each script may use those before it.
+SCRIPTS = (
+    "elements tip scales table labels pareto distributions divider region crops pictures report"
+).split()
+
+# Characters that could end the <script> element around the JSON, or break old parsers.
+_JSON_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+
+
+def render_page(content: Mapping[str, Any]) -> str:
+    """Return the HTML page.
+
+    Its content security policy allows only its own style and script, by hash, and images in data
+    URIs; a browser refuses every other resource.
+
+    Args:
+        content: Data from `esrjax.challenge.report.content.build_content`.
+
+    Raises:
+        ValueError: A number in `content` is not finite.
+    """
+    style = _read_asset("style.css")
+    script = "\n".join(_read_asset(f"{name}.js") for name in SCRIPTS)
+    return Template(_read_asset("page.html")).substitute(
+        title=html.escape(content["title"]),
+        policy=_security_policy(style, script),
+        style=style,
+        script=script,
+        data=_embeddable_json(content),
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Raise `UnwritableFile` unless a page can be written to `path`."""
+    parent = next(p for p in path.absolute().parents if p.exists())
+    is_html = path.suffix in (".html", ".htm") and not path.is_dir()
+    if not is_html or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UnwritableFile(
+            f"Cannot write the report to '{path}'",
+            rule="a report is a file NAME.html in a folder with write permission",
+            location=str(parent if is_html else path),
+            remedy="name another file with -o",
+        )
+
+
+def write_page(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the page atomically; create its folder if needed.
+
+    Args:
+        path: File to write, `.html` or `.htm`.
+        content: Data from `esrjax.challenge.report.content.build_content`.
+
+    Raises:
+        UnwritableFile: The page cannot be written there.
+        ValueError: A number in `content` is not finite; an existing file is unchanged.
+    """
+    check_writable(path)
+    tmp_path = path.with_name(f".esrjax-{secrets.token_hex(6)}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        tmp_path.write_text(render_page(content), "utf-8")
+        os.replace(tmp_path, path)
+    finally:
+        with suppress(OSError):
+            tmp_path.unlink()
+
+
+def _read_asset(name: str) -> str:
+    return (resources.files("esrjax.challenge.report") / "assets" / name).read_text("utf-8")
+
+
+def _security_policy(style: str, script: str) -> str:
+    directives = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'"}
+    directives |= {"style-src": _hash(style), "script-src": _hash(script), "form-action": "'none'"}
+    return "; ".join(f"{directive} {sources}" for directive, sources in directives.items())
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _embeddable_json(content: Mapping[str, Any]) -> str:
+    """JSON that cannot end the element around it; NaN and infinity are errors."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(_JSON_ESCAPES)

@@ -1,0 +1,360 @@
+"""Comparison of a mean PSNR with the threshold of a challenge, before and after rounding."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Literal
+
+from esrjax.bench.record import Timing
+from esrjax.challenge import evaluate
+from esrjax.challenge.evaluate import Progress
+from esrjax.challenge.record import ProtocolTiming, Result
+from esrjax.challenge.rules import Rules
+from esrjax.data.datasets import Pair
+from esrjax.errors import InvalidArgument, SubmissionError
+from esrjax.evaluation.metrics import get_spec
+from esrjax.evaluation.score import Scores, as_scorable, score
+from esrjax.inference import Model
+
+Split = Literal["valid", "test"]
+SPLITS: tuple[Split, ...] = ("valid", "test")
+ThresholdOutcome = Literal["passes", "passes only after rounding", "waived", "fails", "not checked"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdCheck:
+    """A mean PSNR and the threshold that it must reach.
+
+    Attributes:
+        split: Split of the challenge over which the mean was taken.
+        psnr: Mean PSNR, dB.
+        num_images: Number of images behind the mean.
+        required_images: Number of images of the challenge's own split.
+        threshold: PSNR to reach, dB.
+        decimals: Decimals to which the challenge rounds the PSNR before it compares.
+        waiver: Why the team is ranked even below the threshold, or None.
+    """
+
+    split: Split
+    psnr: float
+    num_images: int
+    required_images: int
+    threshold: float
+    decimals: int
+    waiver: str | None = None
+
+    @property
+    def rounded_margin_mdb(self) -> float:
+        """Rounded PSNR minus threshold, in 0.001 dB; negative if the check fails."""
+        return 1000 * round(round(self.psnr, self.decimals) - self.threshold, self.decimals)
+
+    @property
+    def unrounded_margin_mdb(self) -> float:
+        """PSNR minus threshold, in 0.001 dB."""
+        return 1000 * (self.psnr - self.threshold)
+
+    @property
+    def outcome(self) -> ThresholdOutcome:
+        """Outcome under the rules; "not checked" if the images are not the whole split."""
+        if self.num_images != self.required_images:
+            return "not checked"
+        if self.rounded_margin_mdb < 0:
+            return "waived" if self.waiver else "fails"
+        return "passes" if self.unrounded_margin_mdb >= 0 else "passes only after rounding"
+
+
+def threshold_checks(
+    means: Mapping[Split, tuple[float, int]], rules: Rules, team: str
+) -> tuple[ThresholdCheck, ...]:
+    """Return the threshold check of each split.
+
+    Args:
+        means: Split -> mean PSNR in dB, and the number of images behind it.
+        rules: Rules with the thresholds.
+        team: Team of the entry, which may have a waiver.
+    """
+    thresholds = rules.psnr_thresholds
+    return tuple(
+        ThresholdCheck(
+            split=split,
+            psnr=psnr,
+            num_images=num_images,
+            required_images=thresholds.num_images,
+            threshold=thresholds.valid if split == "valid" else thresholds.test,
+            decimals=thresholds.decimals,
+            waiver=rules.waiver_reason(team),
+        )
+        for split, (psnr, num_images) in means.items()
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Submissions: measurements of a model, and its entry in the organisers' results.json.
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsEntry:
+    """An entry of the organisers' results.json, with their keys in their order.
+
+    Lists have one figure per image. Runtimes are in ms, PSNR in dB, memory in MiB, activations and
+    parameters in 10⁶, FLOPs in 10⁹ multiply-adds.
+    """
+
+    valid_runtime: tuple[float, ...]
+    valid_psnr: tuple[float, ...]
+    valid_memory: float
+    valid_ave_runtime: float
+    valid_ave_psnr: float
+    test_runtime: tuple[float, ...]
+    test_psnr: tuple[float, ...]
+    test_memory: float
+    test_ave_runtime: float
+    test_ave_psnr: float
+    activations: float
+    num_conv: int
+    flops: float
+    num_parameters: float
+
+
+def model_number(rules: Rules, team: str, requested: int | None) -> int:
+    """Return the model number of a submission.
+
+    Args:
+        rules: Rules with the numbers that the organisers assigned.
+        team: Team of the method.
+        requested: Number that the user asks for; None for the assigned one.
+
+    Raises:
+        InvalidArgument: No number is assigned to the team or requested, or the requested one
+            belongs to another team.
+    """
+    assigned = next((int(key) for key, name in rules.teams.items() if name == team), None)
+    if requested is None and assigned is None:
+        raise InvalidArgument(
+            f"No model number for team {team!r} in {rules.name}",
+            rule="a submission is identified by its model number",
+            remedy="give the number that the organisers assigned to you with --id",
+        )
+    number = assigned if requested is None else requested
+    owner = rules.teams.get(f"{number:02d}", team)
+    if number is None or owner != team:
+        raise InvalidArgument(
+            f"--id {number} belongs to {owner}",
+            rule=f"results are assigned to teams by number; this method is by {team}",
+            remedy="give the number that the organisers assigned to you",
+        )
+    return number
+
+
+def score_splits(
+    model: Model, pairs: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
+) -> dict[Split, Scores]:
+    """Return the scores on each split, with the metric of the thresholds.
+
+    Args:
+        model: Model to score.
+        pairs: Split -> LR/HR pairs.
+        rules: Rules with the metric specification.
+        progress: Wraps the pairs, for example in a progress bar.
+    """
+    spec = get_spec(rules.psnr_thresholds.spec)
+    return {
+        split: score(as_scorable(model, spec), split_pairs, spec, progress)
+        for split, split_pairs in pairs.items()
+    }
+
+
+def measure_submission(
+    model: Model, pairs: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
+) -> Result:
+    """Measure everything that a submission reports.
+
+    The runtime over images is measured first, before any other work of the process, as the
+    organisers' program does; then come PSNR, and runtime at one image size interleaved with the
+    baseline.
+
+    Args:
+        model: Model to measure.
+        pairs: Split -> LR/HR pairs.
+        rules: Rules of the challenge.
+        progress: Wraps the pairs, for example in a progress bar.
+    """
+    protocol = {
+        split: evaluate.time_by_protocol(model, split_pairs, rules, progress)
+        for split, split_pairs in pairs.items()
+    }
+    scores = score_splits(model, pairs, rules, progress)
+    timings, baseline = evaluate.time_models([model], evaluate.baseline_name(rules))
+    results = [
+        evaluate.make_result(model, split_scores, split, timings[model.name])
+        for split, split_scores in scores.items()
+    ]
+    quality = {split: metrics for result in results for split, metrics in result.quality.items()}
+    return replace(results[0], quality=quality, protocol_timing=protocol, baseline=baseline)
+
+
+def results_entry(result: Result) -> ResultsEntry:
+    """Return the organisers' figures of a result with quality and protocol timing of both splits.
+
+    Raises:
+        SubmissionError: The memory of a split is unknown.
+    """
+    valid, test = (result.protocol_timing[split] for split in SPLITS)
+    valid_psnr, test_psnr = (_psnr_per_image(result, split) for split in SPLITS)
+    return ResultsEntry(
+        valid_runtime=tuple(valid.ms_per_image.values()),
+        valid_psnr=valid_psnr,
+        valid_memory=memory_mib(valid),
+        valid_ave_runtime=valid.mean_ms,
+        valid_ave_psnr=fmean(valid_psnr),
+        test_runtime=tuple(test.ms_per_image.values()),
+        test_psnr=test_psnr,
+        test_memory=memory_mib(test),
+        test_ave_runtime=test.mean_ms,
+        test_ave_psnr=fmean(test_psnr),
+        activations=result.activations / 1e6,
+        num_conv=result.convs,
+        flops=result.macs / 1e9,
+        num_parameters=result.params / 1e6,
+    )
+
+
+def memory_mib(timing: ProtocolTiming) -> float:
+    """Return the memory of a run, MiB: the allocator's peak if reported, else the compiler's plan.
+
+    Raises:
+        SubmissionError: Neither is reported.
+    """
+    memory = timing.peak_mib if timing.peak_mib is not None else timing.executable_mib
+    if memory is None:
+        raise SubmissionError(
+            f"{timing.device} reports neither the allocator's peak nor the compiler's memory plan",
+            rule="results.json contains the memory of every model",
+            remedy="measure on another device",
+        )
+    return memory
+
+
+def results_json(key: str, entry: ResultsEntry) -> str:
+    """Return the organisers' results.json with one entry; its key is like `23_NAME`."""
+    return json.dumps({key: asdict(entry)}, allow_nan=False) + "\n"
+
+
+def _psnr_per_image(result: Result, split: Split) -> tuple[float, ...]:
+    return tuple((result.quality[split].psnr_per_image or {}).values())
+
+
+# --------------------------------------------------------------------------------------------------
+# Factsheet of a submission in Markdown: measurements, training, weights and environment.
+# --------------------------------------------------------------------------------------------------
+
+
+_AS_COUNTED = "as the organisers count, at 256x256"
+
+
+def factsheet_markdown(
+    key: str,
+    result: Result,
+    entry: ResultsEntry,
+    checks: Sequence[ThresholdCheck],
+    training: Sequence[str],
+    weights: Sequence[str],
+) -> str:
+    """Return the factsheet of a submission.
+
+    Args:
+        key: Key of the submission, like `23_NAME`.
+        result: Everything measured of the model.
+        entry: Its entry in results.json.
+        checks: Its PSNR against the thresholds.
+        training: Lines about the training.
+        weights: Lines about the weights.
+    """
+    rows = [*_cost(entry), *_memory(result), *_runtimes(result), *map(_quality, checks)]
+    table = "\n".join(f"| {name} | {figure} | {method} |" for name, figure, method in rows)
+    sections = [
+        f"# {key}, {result.team}",
+        f"| | | |\n|---|---:|---|\n{table}",
+        "## Training\n\n" + _bullets(training),
+        "## Weights\n\n" + _bullets(weights),
+        "## Environment\n\n" + _bullets(_environment(result)),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def threshold_text(check: ThresholdCheck) -> str:
+    """Return a check in words.
+
+    For example `threshold 26.90 dB: +0 mdB rounded, -3.6 mdB unrounded; passes only after
+    rounding`.
+    """
+    threshold = f"{check.threshold:.{check.decimals}f}"
+    text = (
+        f"threshold {threshold} dB: {check.rounded_margin_mdb:+.0f} mdB rounded, "
+        f"{check.unrounded_margin_mdb:+.1f} mdB unrounded; {check.outcome}"
+    )
+    if check.outcome == "not checked":
+        return f"{text}: {check.num_images} images instead of {check.required_images}"
+    return f"{text}: {check.waiver}" if check.outcome == "waived" else text
+
+
+def _cost(entry: ResultsEntry) -> list[tuple[str, str, str]]:
+    return [
+        ("parameters", f"{entry.num_parameters:.6f} M", _AS_COUNTED),
+        ("FLOPs", f"{entry.flops:.4f} G", f"multiply-adds, {_AS_COUNTED}"),
+        ("activations", f"{entry.activations:.4f} M", f"outputs of convolutions, {_AS_COUNTED}"),
+        ("convolutions", str(entry.num_conv), _AS_COUNTED),
+    ]
+
+
+def _memory(result: Result) -> list[tuple[str, str, str]]:
+    is_planned = {split: result.protocol_timing[split].peak_mib is None for split in SPLITS}
+    return [
+        (
+            f"memory, {split}",
+            f"{memory_mib(result.protocol_timing[split]):.2f} MiB",
+            "the compiler's plan for the largest image" if planned else "the allocator's peak",
+        )
+        for split, planned in is_planned.items()
+    ]
+
+
+def _runtimes(result: Result) -> list[tuple[str, str, str]]:
+    means = {split: result.protocol_timing[split].mean_ms for split in SPLITS}
+    protocol = "each image once, mean including the first"
+    baseline = result.baseline
+    rows = [
+        *((f"runtime, {split}", f"{mean:.3f} ms", protocol) for split, mean in means.items()),
+        ("runtime, average", f"{fmean(means.values()):.3f} ms", "mean of the two"),
+        ("runtime, one size", *_median(result.runtime)),
+    ]
+    if baseline:
+        rows += [(f"runtime of {baseline.method}, one size", *_median(baseline.runtime))]
+    return rows
+
+
+def _median(timing: Timing) -> tuple[str, str]:
+    size = "x".join(map(str, timing.shape[1:3]))
+    method = f"median of {timing.num_runs} runs at {size}, 95 % interval {timing.low_ms:.3f} to"
+    return f"{timing.median_ms:.3f} ms", f"{method} {timing.high_ms:.3f} ms, interleaved"
+
+
+def _quality(check: ThresholdCheck) -> tuple[str, str, str]:
+    return f"PSNR, {check.split}", f"{check.psnr:.4f} dB", threshold_text(check)
+
+
+def _environment(result: Result) -> list[str]:
+    timing = result.runtime
+    return [
+        f"device: {timing.device}" + (f", driver {timing.driver}" if timing.driver else ""),
+        f"one size: {timing.conditions}, implementation of ops: {timing.implementation}",
+        f"metric: `{result.spec}`",
+        ", ".join(f"{name} {version}" for name, version in result.versions.items()),
+        result.created,
+    ]
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

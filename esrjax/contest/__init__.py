@@ -1,1 +1,0 @@
-"""Challenge rules, measurements, rankings, submissions and benchmarks."""

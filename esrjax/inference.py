@@ -1,0 +1,413 @@
+"""Checks of the inputs that a method accepts: image size and windows."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from esrjax import hub, registry
+from esrjax.data.image_io import Pixels
+from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
+from esrjax.evaluation import upscale
+from esrjax.evaluation.upscale import Upscaler, Windows
+from esrjax.loading import HParams, load_network
+from esrjax.method import Ensemble, Method
+from esrjax.nn import checkpoint_io, masking
+from esrjax.nn.checkpoint_io import Checkpoint
+from esrjax.nn.compilation import jit
+from esrjax.nn.reparam import deploy
+
+MIN_WINDOW_SIDE = 8  # LR pixels
+
+
+def check_min_side(name: str, min_side: int, shape: tuple[int, ...]) -> None:
+    """Raise `ImageTooSmall` unless a method accepts LR images of `shape`.
+
+    Args:
+        name: Of the method, for the message.
+        min_side: Its smallest side, LR pixels.
+        shape: (h, w), LR pixels.
+    """
+    if min(shape) < min_side:
+        raise ImageTooSmall(
+            f"the image is {shape[1]} x {shape[0]} pixels",
+            rule=f"{name} accepts images of at least {min_side} pixels per side",
+            remedy="use a larger image, or another method",
+        )
+
+
+def check_windows(name: str, min_side: int, windows: Windows) -> None:
+    """Raise `InvalidArgument` unless a method can be run in these windows.
+
+    Args:
+        name: Of the method, for the message.
+        min_side: Its smallest side, LR pixels.
+        windows: Side of the windows, LR pixels -> weight.
+    """
+    # An image slightly larger than `side` is cut into two windows of little more than side / 2.
+    min_window_side = max(2 * min_side, MIN_WINDOW_SIDE)
+    too_small = sorted(side for side in windows if side < min_window_side)
+    if too_small or not all(math.isfinite(w) and w > 0 for w in windows.values()):
+        text = ", ".join(f"{side}:{weight:g}" for side, weight in windows.items())
+        raise InvalidArgument(
+            f"Invalid windows {text}",
+            rule=f"{name} accepts windows of at least {min_window_side} pixels per side, because "
+            "the windows that an image is cut into may have half as many; weights are positive",
+            remedy="use larger windows, or leave them out",
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# The model of a method: a network with weights, called on images.
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A method with weights, in deploy form.
+
+    `model(lr)` upscales an image, (h, w, 3) uint8 -> (scale·h, scale·w, 3) uint8.
+
+    Attributes:
+        name: Of the method in the registry.
+        method: The method.
+        net: The network in deploy form.
+        hparams: The network's hyperparameters; unset ones have their defaults.
+        checkpoint: Where the weights come from.
+    """
+
+    name: str
+    method: Method
+    net: nnx.Module
+    hparams: HParams = field(default_factory=dict[str, Any])
+    checkpoint: Checkpoint
+
+    @property
+    def scale(self) -> int:
+        """HR size / LR size."""
+        return self.method.scale
+
+    def __call__(self, lr: Pixels) -> Pixels:
+        """Upscale an image in a single pass at its exact size.
+
+        Args:
+            lr: (h, w, 3) uint8, RGB.
+
+        Returns:
+            (scale·h, scale·w, 3) uint8.
+
+        Raises:
+            ImageTooSmall: If a side is shorter than `method.min_side`.
+            InvalidOutput: If the network's output contains NaN.
+        """
+        return upscale.uint8_upscaler(self.upscaler())(lr)
+
+    def upscaler(
+        self,
+        tile_size: upscale.ImageSize | None = None,
+        *,
+        self_ensemble: bool = False,
+        windows: upscale.Windows | None = None,
+        pad_multiple: int | None = None,
+    ) -> Upscaler:
+        """Return a function from LR images to SR images as floats in [0, 1].
+
+        Args:
+            tile_size: (h, w), LR pixels: process images in tiles of this size, with the result of a
+                single pass. None for a single pass; so is a method whose receptive field is the
+                whole image.
+            self_ensemble: Average over the eight flips and rotations.
+            windows: Side of windows, LR pixels -> weight; average over these ways to cut an image
+                into windows.
+            pad_multiple: Pad LR symmetrically to the next larger multiple, LR pixels.
+
+        Raises:
+            InvalidArgument: If the method cannot be run in these windows.
+        """
+        upscaler = upscale.single_pass(self.forward, self.method.data_range)
+        if tile_size is not None and not self.method.needs_full_image:
+            upscaler = self._with_tiles(tile_size, upscaler)
+        check_windows(self.name, self.method.min_side, windows or {})
+        strategy: Any = {
+            "self_ensemble": self_ensemble,
+            "windows": windows,
+            "pad_multiple": pad_multiple,
+        }
+        return self._with_size_check(upscale.compose_upscaler(upscaler, self.scale, **strategy))
+
+    def _with_tiles(self, tile_size: upscale.ImageSize, single_pass: Upscaler) -> Upscaler:
+        """Return a tiled upscaler; `single_pass` where the receptive field is the whole image."""
+
+        def run(lr: Pixels) -> upscale.FloatImage:
+            # One tile needs no overlap, and saves measuring the receptive field.
+            fits = upscale.fits_in_tile(lr, tile_size)
+            radius = 0 if fits else self.receptive_field_radius
+            if radius is None:
+                return single_pass(lr)
+            tiling = upscale.make_tiling(lr, tile_size, radius)
+            upscaler = upscale.tiled_upscaler(
+                self.masked_forward, tiling, self.method.data_range, self.method.scale
+            )
+            return upscaler(lr)
+
+        return run
+
+    def _with_size_check(self, upscaler: Upscaler) -> Upscaler:
+        def run(lr: Pixels) -> upscale.FloatImage:
+            check_min_side(self.name, self.method.min_side, lr.shape[:2])
+            return upscaler(lr)
+
+        return run
+
+    @functools.cached_property
+    def receptive_field_radius(self) -> int | None:
+        """The radius of the receptive field, LR pixels; None if it is the whole image."""
+        return masking.receptive_field_radius(self.forward, self.method.scale)
+
+    @functools.cached_property
+    def forward(self) -> Callable[[Array], Array]:
+        """The network, (n, h, w, 3) -> (n, scale·h, scale·w, 3), compiled for every size.
+
+        Input and output are floats in [0, `method.data_range`].
+        """
+        graphdef, state = nnx.split(self.net)
+        run = jit(lambda state, lr: nnx.merge(graphdef, state)(lr))  # pyright: ignore[reportCallIssue] # networks are callable
+        return lambda lr: run(state, lr)
+
+    @functools.cached_property
+    def masked_forward(self) -> Callable[[Array, Array], Array]:
+        """As `forward`, for an image that is padded: `mask` (h, w) is 1 on the image, else 0."""
+        graphdef, state = nnx.split(self.net)
+
+        @jit
+        def run(state: Any, lr: Array, mask: Array) -> Array:
+            with masking.valid_region(mask):
+                return nnx.merge(graphdef, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+
+        return lambda lr, mask: run(state, lr, mask)
+
+
+# --------------------------------------------------------------------------------------------------
+# The model of an ensemble: several networks with weights whose outputs are blended.
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EnsembleModel:
+    """An ensemble with the weights of its members, called on images like a `Model`.
+
+    Attributes:
+        name: Of the ensemble in the registry.
+        ensemble: How its members are run and blended.
+        members: Name of a method -> its model.
+    """
+
+    name: str
+    ensemble: Ensemble
+    members: Mapping[str, Model]
+
+    @property
+    def scale(self) -> int:
+        """HR size / LR size."""
+        return self.ensemble.scale
+
+    def __call__(self, lr: Pixels) -> Pixels:
+        """Upscale an image: (h, w, 3) uint8 -> (scale·h, scale·w, 3) uint8."""
+        return upscale.uint8_upscaler(self.upscaler())(lr)
+
+    def upscaler(
+        self,
+        tile_size: upscale.ImageSize | None = None,
+        *,
+        self_ensemble: bool = False,
+        windows: upscale.Windows | None = None,
+    ) -> Upscaler:
+        """Return a function from LR images to SR images as floats in [0, 1].
+
+        Args:
+            tile_size: (h, w) of tiles, LR pixels, for members that support exact tiling.
+            self_ensemble: Run every member with the x8 self-ensemble; members that the ensemble
+                runs so do in any case.
+            windows: For members without windows of their own, as in `Model.upscaler`.
+        """
+        upscalers = self.member_upscalers(tile_size, self_ensemble=self_ensemble, windows=windows)
+        return upscale.blend_upscalers(list(upscalers.values()), self.blend)
+
+    def member_upscalers(
+        self,
+        tile_size: upscale.ImageSize | None = None,
+        *,
+        self_ensemble: bool = False,
+        windows: upscale.Windows | None = None,
+    ) -> dict[str, Upscaler]:
+        """Return the upscaler of every member, by name; arguments as in `upscaler`."""
+        return {
+            name: self.members[name].upscaler(
+                tile_size,
+                self_ensemble=self_ensemble or member.self_ensemble,
+                windows=member.windows or windows,
+                pad_multiple=member.pad_multiple,
+            )
+            for name, member in self.ensemble.members.items()
+        }
+
+    @property
+    def blend(self) -> upscale.BlendFn:
+        """The function that blends the outputs of the members, given in their order."""
+        weights = [member.weight for member in self.ensemble.members.values()]
+        return (
+            upscale.adaptive_blend
+            if self.ensemble.fusion == "adaptive"
+            else upscale.weighted_blend(weights)
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# Loading of models: from the name of a method or ensemble, and checkpoints.
+# --------------------------------------------------------------------------------------------------
+
+
+CheckpointPaths = Mapping[str, str | Path]  # name of a method -> its checkpoint
+
+
+def open_model(
+    name: str,
+    checkpoint: str | Path | CheckpointPaths | None = None,
+    hparams: HParams | None = None,
+) -> Model | EnsembleModel:
+    """Load a method or an ensemble with its weights.
+
+    Args:
+        name: Of a registered method or ensemble.
+        checkpoint: As in `open_method`. For an ensemble a mapping from members to checkpoints,
+            `{"span": "span.pth"}`; other members use the default weights.
+        hparams: As in `open_method`. For an ensemble with the member's name in front,
+            `{"span.channels": 48}`.
+
+    Raises:
+        NotFound: If a method has no default weights and no checkpoint is given.
+        InvalidArgument: If members do not fit together, or an argument belongs to no member.
+    """
+    entry = registry.get_entry(name)
+    checkpoints = checkpoint if isinstance(checkpoint, Mapping) else {name: checkpoint}
+    if isinstance(entry, Method):
+        return open_method(name, checkpoints.get(name), hparams)
+    check_ensemble(name, entry, checkpoints, hparams)
+    members = {
+        member: open_method(member, checkpoints.get(member), member_hparams(member, hparams))
+        for member in entry.members
+    }
+    return EnsembleModel(name=name, ensemble=entry, members=members)
+
+
+def open_method(
+    name: str, checkpoint: str | Path | None = None, hparams: HParams | None = None
+) -> Model:
+    """Load a method with its weights, in deploy form.
+
+    Args:
+        name: Of a registered method; ensembles are loaded by `open_model`.
+        checkpoint: A file (.pth, .safetensors), a run directory, or the key of published weights
+            (`Method.weights`) that are downloaded. None for the weights that the method ships, or
+            else the first published ones that are downloaded.
+        hparams: The network's hyperparameters; those of the checkpoint's metadata if None.
+
+    Raises:
+        NotFound: If there are no default weights and no checkpoint is given.
+    """
+    method = registry.get_method(name)
+    path = (
+        _default_checkpoint(name, method)
+        if checkpoint is None
+        else _resolve_checkpoint(name, method, checkpoint)
+    )
+    loaded = load_network(name, method, checkpoint_io.read_checkpoint(path), hparams)
+    return Model(
+        name=name,
+        method=method,
+        net=deploy(loaded.net),
+        hparams=loaded.hparams,
+        checkpoint=loaded.checkpoint,
+    )
+
+
+def member_hparams(member: str, hparams: HParams | None) -> HParams:
+    """Return the hparams of one member: `{"span.channels": 48}` -> `{"channels": 48}`."""
+    prefix = f"{member}."
+    return {k.removeprefix(prefix): v for k, v in (hparams or {}).items() if k.startswith(prefix)}
+
+
+def check_ensemble(
+    name: str, ensemble: Ensemble, checkpoints: Mapping[str, Any], hparams: HParams | None
+) -> None:
+    """Raise `InvalidArgument` unless the members share the scale and every argument is a member's.
+
+    Args:
+        name: Of the ensemble.
+        ensemble: The ensemble.
+        checkpoints: By member; a checkpoint for the ensemble itself is an error.
+        hparams: With the member's name in front.
+    """
+    members = ", ".join(ensemble.members) or "none"
+    scales = {registry.get_method(member).scale for member in ensemble.members} | {ensemble.scale}
+    if len(scales) > 1 or not ensemble.members:
+        raise InvalidArgument(
+            f"the members of {name!r} cannot be combined: {members}",
+            rule=f"an ensemble has at least one member, and all have its scale, {ensemble.scale}",
+            remedy="correct the members or the scale of the ensemble",
+        )
+    hparams_of = {member: member_hparams(member, hparams) for member in ensemble.members}
+    if checkpoints.get(name) is not None or sum(map(len, hparams_of.values())) < len(hparams or {}):
+        first = next(iter(ensemble.members))
+        raise InvalidArgument(
+            f"{name!r} is an ensemble and has no weights or hparams of its own",
+            rule=f"checkpoints and hparams belong to its members: {members}",
+            remedy=f"give a checkpoint as {first}=FILE, an hparam as {first}.NAME=VALUE",
+        )
+
+
+def _default_checkpoint(name: str, method: Method) -> Path:
+    """Return the weights that the method ships, else the first published ones on this machine."""
+    if method.pretrained is not None:
+        package, _, file = method.pretrained.partition(":")
+        with resources.as_file(resources.files(package) / file) as path:
+            return path
+    downloaded = [path for weights in method.weights.values() if (path := hub.find_local(weights))]
+    if not downloaded:
+        raise _no_weights(f"No weights for {name!r} on this machine", name, method)
+    return downloaded[0]
+
+
+def _resolve_checkpoint(name: str, method: Method, checkpoint: str | Path) -> str | Path:
+    """Return the path itself, or the downloaded file if it is the key of published weights."""
+    weights = method.weights.get(str(checkpoint))
+    if weights is None or Path(checkpoint).exists():
+        return checkpoint
+    if (file := hub.find_local(weights)) is not None:
+        return file
+    raise _no_weights(
+        f"The published weights {str(checkpoint)!r} of {name!r} are not downloaded", name, method
+    )
+
+
+def _no_weights(problem: str, name: str, method: Method) -> NotFound:
+    published_weights = [
+        f"{key} ({weights.url or 'no URL'}, sha256 {weights.sha256[:12]}…)"
+        for key, weights in method.weights.items()
+    ]
+    is_downloadable = any(weights.url for weights in method.weights.values())
+    return NotFound(
+        problem,
+        rule=f"published weights of {name}: {', '.join(published_weights) or 'none'}",
+        remedy=f"download them with `esrjax weights get {name}`, or give a file with --checkpoint"
+        if is_downloadable
+        else "give a file with --checkpoint",
+    )

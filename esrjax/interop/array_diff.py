@@ -1,0 +1,147 @@
+"""`ArrayDiff`, the comparison of one JAX array with PyTorch's, and its tolerances.
+
+Tolerances are relative to the value range of the data, not elementwise: a network's output crosses
+zero, where a relative error per element says nothing.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import optax
+from numpy.typing import NDArray
+
+from esrjax.evaluation.metrics import to_uint8
+
+Array = NDArray[Any]
+Precision = Literal["float32", "float64"]
+Implementation = Literal["auto", "reference", "kernel"]  # of operations, see `nn.ops`
+
+# Both frameworks compute in full float32 (no TF32: JAX runs at matmul precision "highest", PyTorch
+# on a CPU), but sum in different orders. In float64 almost no rounding is left, so that a wrong
+# constant in the seventh digit shows.
+FLOAT32_RTOL = 1e-4  # times the larger of `data_range` and PyTorch's peak-to-peak range
+FLOAT64_RTOL = 1e-9  # times PyTorch's peak-to-peak range
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayDiff:
+    """The difference of one array of JAX's and PyTorch's, in PyTorch's layout.
+
+    Attributes:
+        name: What the array is: an output, an activation, a gradient or a weight.
+        shape: Shape in PyTorch's layout.
+        max_abs_diff: Largest absolute difference.
+        tolerance: Largest `max_abs_diff` that passes.
+        num_changed_u8: How many values differ after rounding to uint8; None where the array is no
+            image in float32.
+        precision: Precision that both sides were computed in.
+        float32_max_abs_diff: `max_abs_diff` in float32, where that failed and the comparison was
+            repeated in float64.
+        worst_key: State-dict key of the array with the largest ratio of difference to tolerance,
+            where several arrays are summarized in one.
+        max_changed_u8: Largest `num_changed_u8` that passes; None where it is not limited.
+        num_changed_u8_unperturbed: `num_changed_u8` for the input as it is, where the comparison
+            passes only for an input perturbed by one float32 rounding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    max_abs_diff: float
+    tolerance: float
+    num_changed_u8: int | None = None
+    precision: Precision = "float32"
+    float32_max_abs_diff: float | None = None
+    worst_key: str | None = None
+    max_changed_u8: int | None = None
+    num_changed_u8_unperturbed: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether difference and changed values are within their limits; NaN does not pass."""
+        within_count = (
+            self.max_changed_u8 is None or (self.num_changed_u8 or 0) <= self.max_changed_u8
+        )
+        return self.max_abs_diff <= self.tolerance and within_count
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields and `passed` in plain types, for JSON."""
+        return {**vars(self), "shape": list(self.shape), "passed": self.passed}
+
+
+def count_changed_u8(jax_array: Array, torch_array: Array, data_range: float) -> int:
+    """Count the values that differ after rounding to uint8; all, if a side is not finite.
+
+    Args:
+        jax_array: JAX's image, of any shape.
+        torch_array: PyTorch's image, of the same shape.
+        data_range: Value that becomes 255.
+
+    Returns:
+        The number of values (channels count separately) that differ by at least one level.
+    """
+    if not (np.isfinite(jax_array).all() and np.isfinite(torch_array).all()):
+        return jax_array.size
+    return int(np.sum(to_uint8(jax_array, data_range) != to_uint8(torch_array, data_range)))
+
+
+# --------------------------------------------------------------------------------------------------
+# Conversion of channels-last arrays (JAX) to the layouts that PyTorch modules use.
+# --------------------------------------------------------------------------------------------------
+
+
+def candidate_layouts(array: Array, shape: tuple[int, ...]) -> list[Array]:
+    """Return `array` in every layout that gives it PyTorch's `shape`.
+
+    Layouts are channels first or last, each as an image (H, W) or as tokens (L) in raster order.
+    Several fit where, for instance, the image has as many rows as channels.
+
+    Args:
+        array: JAX's array, `(N, ..., C)`.
+        shape: PyTorch's shape. If it has fewer channels than `array`, the first ones are taken,
+            because a golden file may store only the first channels of an activation.
+
+    Returns:
+        Arrays of `shape`; an empty list if no layout fits.
+    """
+    layouts = [array] if array.shape == shape else []
+    if array.ndim < 2 or len(shape) < 2 or shape[0] != len(array):
+        return layouts
+    tokens = array.reshape(len(array), -1, array.shape[-1])
+    for shape_axis, channel_axis, tensor in ((1, 1, tokens.mT), (-1, 2, tokens)):
+        channels, num_tokens = shape[shape_axis], math.prod(shape[1:]) // max(shape[shape_axis], 1)
+        if channels <= array.shape[-1] and num_tokens == tokens.shape[1]:
+            layouts.append(np.take(tensor, np.arange(channels), channel_axis).reshape(shape))
+    return layouts
+
+
+def to_channels_first(array: Array) -> Array:
+    """Return `array (N, ..., C)` as `(N, C, ...)`."""
+    return np.moveaxis(array, -1, 1)
+
+
+# --------------------------------------------------------------------------------------------------
+# `OptimizerPair`, one optimizer in optax and in `torch.optim`.
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerPair:
+    """One optimizer in both frameworks, with the same hyperparameters.
+
+    Attributes:
+        torch_name: Class name in `torch.optim`.
+        torch_kwargs: Its keyword arguments, `lr` included.
+        optax_tx: The same optimizer in optax.
+        only_2d: Whether it updates 2-D parameters only, as Muon does.
+        grad_scales: One optimizer step each, with the gradient times this factor; errors of the
+            moment estimates show from the second step on.
+    """
+
+    torch_name: str
+    torch_kwargs: Mapping[str, Any]
+    optax_tx: optax.GradientTransformation
+    only_2d: bool = False
+    grad_scales: tuple[float, ...] = (1.0,)

@@ -1,0 +1,409 @@
+"""`ExportCheck`, the comparison of an exported network with JAX in float32, and its tolerances."""
+
+import json
+import os
+import platform
+import secrets
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax import export as jax_export
+from numpy.typing import NDArray
+
+from esrjax.errors import ExportError, UnwritableFile
+from esrjax.inference import Model
+from esrjax.interop.onnx import converter, runtime
+from esrjax.nn import functional, ops
+from esrjax.nn.state_dict import cast
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+NchwForward = Callable[
+    [NDArray[np.float32]], NDArray[np.float32]
+]  # (1, 3, h, w) -> (1, 3, s·h, s·w)
+
+IMAGE_SIZES = ((16, 24), (33, 21), (75, 131))  # (h, w), LR pixels: odd sides and several tiles
+MAX_FLOAT32_DIFF = 1e-4  # of data_range, for exports in float32
+MIN_PSNR_DB = 50.0  # against JAX in float32, for exports in float16 and bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCheck:
+    """Difference between an exported network and JAX in float32.
+
+    Attributes:
+        image_sizes: (h, w) of the LR images, pixels.
+        max_abs_diff: Largest absolute difference, as a fraction of `data_range`.
+        psnr: PSNR of the exported network's outputs against JAX's, dB; None if they are equal.
+        is_finite: Whether all outputs are finite.
+    """
+
+    image_sizes: tuple[tuple[int, int], ...]
+    max_abs_diff: float
+    psnr: float | None
+    is_finite: bool
+
+    def within_tolerance(self, dtype: Dtype) -> bool:
+        """Return whether the exported network computes the same as JAX, for its precision.
+
+        Args:
+            dtype: Precision of the exported network.
+        """
+        if dtype == "float32":
+            return self.is_finite and self.max_abs_diff < MAX_FLOAT32_DIFF
+        return self.is_finite and (self.psnr is None or self.psnr >= MIN_PSNR_DB)
+
+
+def image_sizes(min_side: int) -> tuple[tuple[int, int], ...]:
+    """Return the sizes (h, w) of the images of the check, none smaller than `min_side`."""
+    return tuple((max(h, min_side), max(w, min_side)) for h, w in IMAGE_SIZES)
+
+
+def photo_like_noise(size: tuple[int, int], data_range: float) -> NDArray[np.float32]:
+    """Return noise with the spectrum of photographs, whose amplitude falls as 1 / frequency.
+
+    Args:
+        size: (h, w), pixels.
+        data_range: Value of white.
+
+    Returns:
+        `(1, 3, h, w)`, float32, in [0, `data_range`].
+    """
+    noise = np.random.default_rng(0).standard_normal((3, *size))
+    rows, columns = (np.fft.fftfreq(side) for side in size)
+    frequency = np.hypot(rows[:, None], columns[None])
+    spectrum = np.fft.fft2(noise) / np.maximum(frequency, 1 / max(size))
+    image = np.fft.ifft2(spectrum).real
+    image = (image - image.min()) / np.ptp(image)
+    return (data_range * image[None]).astype(np.float32)
+
+
+def compare(
+    exported_forward: NchwForward,
+    images: Sequence[Any],
+    references: Sequence[Any],
+    data_range: float,
+) -> ExportCheck:
+    """Compare an exported network with JAX.
+
+    Args:
+        exported_forward: The exported network.
+        images: LR images `(1, 3, h, w)`.
+        references: JAX's outputs in float32, `(1, 3, s·h, s·w)`.
+        data_range: Value of white.
+    """
+    diffs = [
+        (exported_forward(lr) - sr) / data_range for lr, sr in zip(images, references, strict=True)
+    ]
+    errors = np.concatenate([diff.ravel() for diff in diffs]).astype(np.float64)
+    mse = float(np.mean(errors**2))
+    return ExportCheck(
+        image_sizes=tuple(lr.shape[2:] for lr in images),
+        max_abs_diff=float(np.max(np.abs(errors))),
+        psnr=float(-10 * np.log10(mse)) if mse > 0 else None,
+        is_finite=bool(np.isfinite(errors).all()),
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Export of networks to ONNX and StableHLO: one file for images of any size, checked against JAX.
+#
+# Input and output of an exported network are float32 `(1, 3, h, w)`, values in [0, `data_range`],
+# whatever precision it computes in.
+# --------------------------------------------------------------------------------------------------
+
+
+ExportFormat = Literal["onnx", "stablehlo"]
+
+REQUIRED_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
+PLATFORMS = ("cpu", "cuda")  # that a StableHLO artifact runs on
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportMetadata:
+    """Metadata of an exported file, stored in the .onnx or as JSON next to the .stablehlo.
+
+    Attributes:
+        method: Name of the method.
+        format: "onnx" or "stablehlo".
+        dtype: Precision of weights and computation; inputs and outputs are float32.
+        scale: Upscaling factor.
+        data_range: Value of white in inputs and outputs.
+        min_side: Smallest side of an LR image, pixels.
+        receptive_field_radius: Radius in LR pixels, for exact tiling; None if the network needs
+            the full image.
+        hparams: Hyperparameters that differ from the method's defaults.
+        license: License of the method.
+        weights_sha256: SHA-256 of the checkpoint, or of the file that it was converted from.
+        layout: Layout of inputs and outputs.
+        checks: Comparison with JAX by dtype. An ONNX file in float32 has one for float16 as well:
+            the accuracy that engines with float16 reach.
+        versions: Versions of Python and of packages.
+    """
+
+    method: str
+    format: ExportFormat
+    dtype: Dtype
+    scale: int
+    data_range: float
+    min_side: int
+    receptive_field_radius: int | None
+    hparams: Mapping[str, Any]
+    license: str
+    weights_sha256: str
+    layout: str = "NCHW float32, batch 1, RGB"
+    checks: Mapping[str, ExportCheck] = field(default_factory=dict[str, ExportCheck])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def check_libraries(format: ExportFormat) -> None:
+    """Check that the libraries of a format are installed.
+
+    Args:
+        format: "onnx" or "stablehlo".
+
+    Raises:
+        MissingExtra: If one is not.
+    """
+    for library in REQUIRED_LIBRARIES[format]:
+        runtime.import_library(library)
+
+
+def export(
+    model: Model, target: Path, format: ExportFormat, dtype: Dtype = "float32"
+) -> ExportMetadata:
+    """Export a network, compare its outputs with JAX's and write it.
+
+    StableHLO has no metadata: it is written next to the file, as `NAME.stablehlo.json`.
+
+    Args:
+        model: The network, with its method and weights.
+        target: File to write.
+        format: "onnx" or "stablehlo".
+        dtype: Precision of weights and computation.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        ExportError: If the network cannot be traced with symbolic height and width.
+        ExportError: If it cannot be converted to ONNX.
+        ExportError: If its outputs differ from JAX's.
+        UnwritableFile: If the file cannot be written.
+    """
+    _check_symbolic_shape(model)
+    images = [
+        photo_like_noise(size, model.method.data_range)
+        for size in image_sizes(model.method.min_side)
+    ]
+    references = [_jax_forward(model, lr) for lr in images]
+    artifact, checks = _export_and_check(model, format, dtype, images, references)
+    export_metadata = _make_metadata(model, format, dtype, checks)
+    if format == "onnx":
+        converter.write_metadata(artifact, _as_strings(export_metadata))
+        _write_atomically({target: artifact.SerializeToString()})
+    else:
+        json_path = target.with_name(target.name + ".json")
+        _write_atomically(
+            {target: artifact, json_path: json.dumps(asdict(export_metadata), indent=2).encode()}
+        )
+    return export_metadata
+
+
+# --- conversion --------------------------------------------------------------------------------
+
+
+def nchw_forward(net: nnx.Module, dtype: Dtype = "float32") -> Callable[[Array], Array]:
+    """Return the forward pass in NCHW, with float32 input and output.
+
+    Args:
+        net: The network, NHWC.
+        dtype: Precision of weights and computation.
+
+    Returns:
+        A function `(1, 3, h, w) -> (1, 3, s·h, s·w)`.
+    """
+    compute_dtype = jnp.dtype(dtype)
+    graphdef, state = nnx.split(cast(net, compute_dtype))
+
+    def forward(lr: Array) -> Array:
+        sr = nnx.merge(graphdef, state)(lr.transpose(0, 2, 3, 1).astype(compute_dtype))  # pyright: ignore[reportCallIssue] # networks are callable
+        return sr.transpose(0, 3, 1, 2).astype(jnp.float32)
+
+    return forward
+
+
+def symbolic_input(min_side: int) -> jax.ShapeDtypeStruct:
+    """Return an abstract LR image `(1, 3, h, w)` with symbolic height and width.
+
+    Args:
+        min_side: Smallest value of both; JAX needs it to decide comparisons of shapes.
+    """
+    h, w = jax_export.symbolic_shape("h, w", constraints=[f"h >= {min_side}", f"w >= {min_side}"])
+    return jax.ShapeDtypeStruct((1, 3, h, w), jnp.float32)
+
+
+def _check_symbolic_shape(model: Model) -> None:
+    try:
+        jax.eval_shape(nchw_forward(model.net), symbolic_input(model.method.min_side))
+    except Exception as error:  # tracing a network raises almost anything
+        raise ExportError(
+            f"{model.name} cannot be traced for images of any size: "
+            + str(error).strip().split("\n")[0],
+            rule="height and width are symbolic in export: no `if` on them, no numpy functions",
+            location=_user_frame(error),
+            remedy="write its shape arithmetic with esrjax.nn.masking; see docs/export.md",
+        ) from error
+
+
+def _user_frame(error: BaseException) -> str:
+    """Return the innermost line of the traceback outside of JAX."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if f"{os.sep}jax{os.sep}" not in frame.filename][-1]
+    return f"{last.filename}, line {last.lineno}: {last.line}"
+
+
+def to_onnx(name: str, net: nnx.Module, min_side: int, dtype: Dtype = "float32") -> Any:
+    """Convert a network to ONNX, without check and metadata.
+
+    Args:
+        name: Name of the graph.
+        net: The network.
+        min_side: Smallest side of an LR image, pixels.
+        dtype: Precision of weights and computation.
+
+    Returns:
+        An `onnx.ModelProto`.
+    """
+    # `native_lowering`: convolution and softmax as such, not in the forms that XLA runs faster.
+    with functional.native_lowering(True), ops.implementation("reference"):
+        return converter.to_onnx(nchw_forward(net, dtype), symbolic_input(min_side), name)
+
+
+def to_stablehlo(net: nnx.Module, min_side: int, dtype: Dtype = "float32") -> bytes:
+    """Convert a network to a serialized `jax.export` artifact, without check.
+
+    Args:
+        net: The network.
+        min_side: Smallest side of an LR image, pixels.
+        dtype: Precision of weights and computation.
+    """
+    with ops.implementation("reference"):
+        forward = jax.jit(nchw_forward(net, dtype))
+        exported = jax_export.export(forward, platforms=PLATFORMS)(symbolic_input(min_side))
+    return bytes(exported.serialize())
+
+
+def to_onnx_bytes(model: Model) -> bytes:
+    """Convert a network to the bytes of an .onnx file with metadata, without check."""
+    onnx_proto = to_onnx(model.name, model.net, model.method.min_side)
+    converter.write_metadata(onnx_proto, _as_strings(_make_metadata(model, "onnx", "float32", {})))
+    return onnx_proto.SerializeToString()
+
+
+def _export_and_check(
+    model: Model, format: ExportFormat, dtype: Dtype, images: list[Any], references: list[Any]
+) -> tuple[Any, dict[str, ExportCheck]]:
+    """Convert and compare with JAX; ONNX in float32 is compared in float16 as well."""
+    min_side, data_range = model.method.min_side, model.method.data_range
+    if format == "stablehlo":
+        artifact = to_stablehlo(model.net, min_side, dtype)
+        check = compare(_stablehlo_forward(artifact), images, references, data_range)
+    else:
+        artifact = to_onnx(model.name, model.net, min_side, dtype)
+        check = compare(_onnx_forward(artifact), images, references, data_range)
+    if not check.within_tolerance(dtype):
+        raise _export_mismatch(model.name, format, dtype, check)
+    checks = {dtype: check}
+    if format == "onnx" and dtype == "float32":
+        float16_forward = _onnx_forward(to_onnx(model.name, model.net, min_side, "float16"))
+        checks["float16"] = compare(float16_forward, images, references, data_range)
+    return artifact, checks
+
+
+def _onnx_forward(onnx_proto: Any) -> NchwForward:
+    session = runtime.make_session(onnx_proto.SerializeToString())
+    return lambda lr: session.run(None, {converter.INPUT: lr})[0]
+
+
+def _stablehlo_forward(artifact: bytes) -> NchwForward:
+    call = jax_export.deserialize(bytearray(artifact)).call
+    return lambda lr: np.asarray(call(lr))
+
+
+def _jax_forward(model: Model, lr: NDArray[np.float32]) -> NDArray[np.float32]:
+    sr = model.forward(jnp.asarray(lr.transpose(0, 2, 3, 1)))
+    return np.asarray(sr).transpose(0, 3, 1, 2)
+
+
+def _export_mismatch(
+    name: str, format: ExportFormat, dtype: Dtype, check: ExportCheck
+) -> ExportError:
+    limit = f"{MAX_FLOAT32_DIFF:g} of data_range" if dtype == "float32" else f"{MIN_PSNR_DB:g} dB"
+    problem = (
+        f"differs from JAX in float32 by {check.max_abs_diff:.2g} of data_range, "
+        f"{check.psnr or 0:.1f} dB"
+    )
+    return ExportError(
+        f"{name} as {format} in {dtype} {problem if check.is_finite else 'is not finite'}",
+        rule=f"all values are finite and the difference is within {limit}; nothing was written",
+        location=", ".join(f"{h}x{w}" for h, w in check.image_sizes),
+        remedy="run it in JAX" if dtype == "float32" else "export it in float32",
+    )
+
+
+def _make_metadata(
+    model: Model, format: ExportFormat, dtype: Dtype, checks: Mapping[str, ExportCheck]
+) -> ExportMetadata:
+    method, checkpoint_metadata = model.method, model.checkpoint.metadata
+    packages = ("esrjax", "jax", *(("onnx", "onnxruntime") if format == "onnx" else ()))
+    return ExportMetadata(
+        method=model.name,
+        format=format,
+        dtype=dtype,
+        scale=method.scale,
+        data_range=method.data_range,
+        min_side=method.min_side,
+        receptive_field_radius=None if method.needs_full_image else model.receptive_field_radius,
+        hparams=dict(model.hparams),
+        license=method.license,
+        weights_sha256=(checkpoint_metadata.source_sha256 if checkpoint_metadata else "")
+        or model.checkpoint.sha256,
+        checks=checks,
+        versions={"python": platform.python_version()} | {n: metadata.version(n) for n in packages},
+    )
+
+
+def _as_strings(export_metadata: ExportMetadata) -> dict[str, str]:
+    """Return the fields as JSON, and strings as they are: ONNX metadata values are strings."""
+    fields = asdict(export_metadata)
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
+
+
+def _write_atomically(files: Mapping[Path, bytes]) -> None:
+    """Write all files to temporary files in the same folders, then rename them."""
+    tmp_paths = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in files}
+    try:
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tmp_paths[path].write_bytes(data)
+        for path in files:
+            os.replace(tmp_paths[path], path)
+    except OSError as error:
+        raise UnwritableFile(
+            f"Cannot write the exported network: {error.strerror or error}",
+            rule="the folder must exist or be creatable, be writable and have free space",
+            location=", ".join(map(str, files)),
+            remedy="choose another output with -o",
+        ) from error
+    finally:
+        for path in tmp_paths.values():
+            path.unlink(missing_ok=True)

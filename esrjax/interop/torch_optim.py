@@ -1,0 +1,274 @@
+"""Forward pass, module trace, gradients and optimizer steps of a PyTorch network, in NumPy.
+
+Inputs are images `(N, h, w, C)`, as in JAX; results are in PyTorch's layout. Everything runs on the
+CPU in the input's precision, so that no TF32 is involved.
+"""
+
+import contextlib
+import copy
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
+
+from esrjax.errors import TorchCompileError, TorchModelError
+from esrjax.interop.array_diff import Array
+from esrjax.interop.torch_model import CudaToCpu, TorchModel, wrap_user_errors
+from esrjax.interop.trace import HookEvent, InOut
+from esrjax.nn.checkpoint_io import StateDict
+
+
+def forward(model: TorchModel, x: Array) -> Array:
+    """Return the network's output for images.
+
+    Args:
+        model: The network.
+        x: LR images `(N, h, w, 3)`; the network runs in their precision.
+
+    Returns:
+        SR images `(N, 3, s·h, s·w)`.
+
+    Raises:
+        TorchModelError: If the network's code raises an error.
+    """
+    with _prepared_input(model, x) as x_torch, torch.no_grad():
+        return _to_numpy(model.module(x_torch))
+
+
+def record_events(model: TorchModel, x: Array) -> list[HookEvent]:
+    """Return the inputs and outputs of every module, in execution order.
+
+    Args:
+        model: The network.
+        x: LR images `(N, h, w, 3)`; the network runs in their precision.
+
+    Raises:
+        TorchModelError: If the network's code raises an error.
+    """
+    events: list[HookEvent] = []
+    live_tensors: list[Any] = []  # keeps tensors alive: `id` is unique among live objects only
+    with contextlib.ExitStack() as hooks, _prepared_input(model, x) as x_torch, torch.no_grad():
+        for path, module in model.module.named_modules():
+            hooks.enter_context(_hooked(path, module, events, live_tensors))
+        model.module(x_torch)
+    return events
+
+
+def gradients(model: TorchModel, x: Array, target: Array) -> tuple[Array, StateDict]:
+    """Return the gradients of the mean squared error with respect to input and weights.
+
+    Args:
+        model: The network.
+        x: LR images `(N, h, w, 3)`; the network runs in their precision.
+        target: HR images `(N, 3, H, W)`.
+
+    Returns:
+        Gradients of the input `(N, 3, h, w)` and of the weights, by PyTorch's names. Weights with
+        `requires_grad=False`, or that the network does not read in eval mode, have none.
+    """
+    with _prepared_input(model, x) as x_torch:
+        x_torch.requires_grad_()
+        model.module.zero_grad()
+        (model.module(x_torch) - torch.from_numpy(target)).square().mean().backward()
+        params = model.module.named_parameters()
+        grads = {key: _to_numpy(param.grad) for key, param in params if param.grad is not None}
+        return _to_numpy(x_torch.grad), grads
+
+
+def has_optimizer(name: str) -> bool:
+    """Return whether this version of PyTorch has the optimizer; `Muon` was added in 2.9."""
+    return hasattr(torch.optim, name)
+
+
+def optimizer_step(
+    name: str,
+    kwargs: Mapping[str, Any],
+    weights: StateDict,
+    grads: StateDict,
+    grad_scales: Sequence[float] = (1.0,),
+) -> StateDict:
+    """Return the weights after optimizer steps of `torch.optim`.
+
+    Args:
+        name: Class in `torch.optim`.
+        kwargs: Its keyword arguments.
+        weights: Weights by name.
+        grads: Their gradients.
+        grad_scales: One step each, with all gradients times this factor.
+    """
+    params = {key: torch.nn.Parameter(torch.tensor(value)) for key, value in weights.items()}
+    optimizer = getattr(torch.optim, name)(params.values(), **kwargs)
+    for scale in grad_scales:
+        for key, param in params.items():
+            param.grad = torch.tensor(scale * grads[key])
+        with _NoBfloat16():
+            optimizer.step()
+    return {key: _to_numpy(param) for key, param in params.items()}
+
+
+class _NoBfloat16(TorchFunctionMode):
+    """Context manager in which `Tensor.bfloat16()` does nothing.
+
+    `torch.optim.Muon` orthogonalizes in bfloat16, whose rounding would hide all but gross errors.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return args[0] if func is torch.Tensor.bfloat16 else func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _prepared_input(model: TorchModel, x: Array) -> Generator[Any]:
+    """Yield the input as a tensor `(N, C, h, w)`, with the network in the same precision."""
+    x_torch = torch.tensor(np.moveaxis(x, -1, 1).copy())
+    with (
+        CudaToCpu(model.source.file, model.notes),
+        wrap_user_errors(model.source.file, "Running it"),
+    ):
+        model.module.to(x_torch.dtype)
+        yield x_torch
+
+
+@contextlib.contextmanager
+def _hooked(
+    path: str, module: Any, events: list[HookEvent], live_tensors: list[Any]
+) -> Generator[None]:
+    """Hook a module, so that inputs and outputs of its calls are appended to `events`."""
+    call_counts = Counter[InOut]()
+
+    def record(io: InOut, values: Any) -> None:
+        tensors = _float_tensors(values)
+        live_tensors.extend(tensors)
+        call_counts[io] += 1
+        events.append(
+            HookEvent(
+                path=path,
+                class_name=type(module).__name__,
+                io=io,
+                call_index=call_counts[io],
+                arrays=tuple(map(_to_numpy, tensors)),
+                tensor_ids=tuple(map(id, tensors)),
+            )
+        )
+
+    def on_input(_: Any, args: Any, kwargs: Any) -> None:
+        record("in", (*args, *kwargs.values()))
+
+    def on_output(_: Any, args: Any, output: Any) -> None:
+        record("out", output if isinstance(output, tuple | list) else (output,))
+
+    pre_hook = module.register_forward_pre_hook(on_input, with_kwargs=True)
+    post_hook = module.register_forward_hook(on_output)
+    try:
+        yield
+    finally:
+        pre_hook.remove()
+        post_hook.remove()
+
+
+def _float_tensors(values: Any) -> list[Any]:
+    """Return the floating-point tensors, without scalars, among a module's inputs or outputs."""
+    tensors = (value for value in values if torch.is_tensor(value) and value.ndim)
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
+
+
+def _to_numpy(tensor: Any) -> Array:
+    """Return a copy, since modules that work in place change the outputs of others."""
+    return tensor.detach().numpy().copy()
+
+
+# --------------------------------------------------------------------------------------------------
+# PyTorch execution modes that `esrjax bench` times: eager, channels-last and torch.compile.
+# --------------------------------------------------------------------------------------------------
+
+
+TorchMode = Literal["eager", "channels-last", "compiled"]
+INDUCTOR_CACHE_VAR = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def prepare(
+    model: TorchModel, lr: NDArray[np.float32], scale: int, mode: TorchMode
+) -> Callable[[], Any]:
+    """Return a function that runs the network on one image, after one warm-up call.
+
+    Args:
+        model: The network; a copy of it runs, so that its memory format stays as it is.
+        lr: LR image `(1, h, w, 3)`, float32.
+        scale: Expected scale of the network.
+        mode: "eager", "channels-last" (eager, channels-last memory format) or "compiled"
+            (torch.compile for this image size alone).
+
+    Returns:
+        A function without arguments that returns the network's output `(1, 3, s·h, s·w)`, a
+        torch tensor.
+
+    Raises:
+        TorchModelError: If the network's code raises an error.
+        TorchCompileError: If torch.compile fails.
+        TorchModelError: If the output is not `scale` times as large as the input.
+    """
+    memory_format = torch.channels_last if mode == "channels-last" else torch.contiguous_format
+    module = copy.deepcopy(model.module).to(memory_format=memory_format)
+    x = torch.from_numpy(lr.transpose(0, 3, 1, 2)).contiguous(memory_format=memory_format)
+    if mode == "compiled":
+        module = _compile(model, module, x)
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return module(x)
+
+    with wrap_user_errors(model.source.file, "Running it"):
+        shape = tuple(call().shape)
+    _check_output_shape(model, shape, (1, 3, scale * lr.shape[1], scale * lr.shape[2]))
+    return call
+
+
+def _compile(model: TorchModel, module: Any, x: Any) -> Any:
+    """Compile for this image size alone, without Inductor's on-disk cache of earlier runs."""
+    try:
+        with _fresh_inductor_cache(), torch.inference_mode():
+            compiled: Any = torch.compile(module, dynamic=False)
+            compiled(x)
+            return compiled
+    except Exception as error:  # no C++ compiler, or any error of Dynamo or Inductor
+        message = (str(error).strip() or "no message").splitlines()[0]
+        raise TorchCompileError(
+            f"torch.compile raised {type(error).__name__}: {message}",
+            rule="torch.compile needs a C++ compiler, and code that it can trace",
+            location=str(model.source.file),
+            remedy="install a compiler, or omit --torch-compile",
+        ) from error
+
+
+@contextmanager
+def _fresh_inductor_cache() -> Generator[None]:
+    """Use an empty cache folder, or `compile_s` would depend on what ran before."""
+    previous = os.environ.get(INDUCTOR_CACHE_VAR)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ[INDUCTOR_CACHE_VAR] = folder
+        try:
+            yield
+        finally:
+            del os.environ[INDUCTOR_CACHE_VAR]
+            if previous is not None:
+                os.environ[INDUCTOR_CACHE_VAR] = previous
+
+
+def _check_output_shape(
+    model: TorchModel, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    if shape != expected:
+        raise TorchModelError(
+            f"{model.source.class_name} returns {shape}, expected {expected}",
+            rule="both networks upscale an image by the same factor: (N, 3, s·h, s·w)",
+            location=str(model.source.file),
+            remedy="check the constructor arguments and the scale",
+        )

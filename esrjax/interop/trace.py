@@ -1,0 +1,450 @@
+"""Traces of all modules' inputs and outputs in JAX and PyTorch, and their alignment.
+
+`jax_*` names arrays and paths of the flax.nnx network, `torch_*` those of the PyTorch network.
+PyTorch's hooks fire in execution order, and that order is kept; JAX's calls are looked up by path.
+"""
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+
+from esrjax.interop.array_diff import FLOAT64_RTOL, Array, candidate_layouts
+from esrjax.nn.compilation import FAST_COMPILE
+from esrjax.nn.hooks import with_hooks
+from esrjax.nn.state_dict import KeyMap
+
+InOut = Literal["in", "out"]
+CallKey = tuple[str, InOut]  # path of an nnx module, and its inputs or outputs
+JaxCalls = Mapping[CallKey, Sequence[tuple[Array, ...]]]  # one tuple of arrays per call
+
+ROOT = ""  # path of the network itself, as in `torch.nn.Module.named_modules`
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HookEvent:
+    """The inputs ("in") or outputs ("out") of one call of a PyTorch module.
+
+    Attributes:
+        path: Path of the module, `ROOT` for the network.
+        class_name: Class of the module.
+        io: "in" when the module's forward begins, "out" when it has ended.
+        call_index: Number of the module's call, from 1; a module may run several times.
+        arrays: Floating-point tensors among its inputs or outputs.
+        tensor_ids: `id` of each tensor: the output of one module and the input of another have the
+            same id exactly if they are the same tensor.
+    """
+
+    path: str
+    class_name: str
+    io: InOut
+    call_index: int
+    arrays: tuple[Array, ...]
+    tensor_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxDiff:
+    """The element with the largest absolute difference of two arrays.
+
+    Attributes:
+        index: Its index in PyTorch's layout.
+        jax_value: JAX's value there.
+        torch_value: PyTorch's value there.
+        max_abs_diff: Their absolute difference.
+        value_range: Peak-to-peak range of PyTorch's array, see `value_range`.
+    """
+
+    index: tuple[int, ...]
+    jax_value: float
+    torch_value: float
+    max_abs_diff: float
+    value_range: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the difference exceeds rounding in float64; NaN does."""
+        return not self.max_abs_diff <= FLOAT64_RTOL * self.value_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceEvent:
+    """A hook event of PyTorch, compared with the call of the JAX module of the same weights.
+
+    Attributes:
+        hook: PyTorch's event.
+        jax_path: Path of the nnx module; None if it has no counterpart, or ran less often.
+        diff: Largest difference; None where no arrays could be compared.
+        module_stack: Paths of the PyTorch modules that are running, outermost first, without the
+            module itself.
+    """
+
+    hook: HookEvent
+    jax_path: str | None
+    diff: MaxDiff | None
+    module_stack: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether arrays were compared and differ."""
+        return self.diff is not None and self.diff.differs
+
+    @property
+    def agrees(self) -> bool:
+        """Whether arrays were compared and are equal."""
+        return self.diff is not None and not self.diff.differs
+
+
+def record_calls(net: nnx.Module, x: Array) -> JaxCalls:
+    """Run the JAX network and record inputs and outputs of every module.
+
+    Args:
+        net: The network.
+        x: Images `(N, h, w, 3)`, in the precision to compute in.
+
+    Returns:
+        Arrays by module path and "in" or "out", one tuple per call.
+    """
+    graphdef, state = nnx.split(net)
+
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    def run(state: Any, x: Any) -> Any:
+        calls: dict[CallKey, list[Any]] = defaultdict(list)
+        net = with_hooks(
+            nnx.merge(graphdef, state),
+            lambda path, output: calls[path, "out"].append(_arrays(output)),
+            lambda path, inputs: calls[path, "in"].append(_arrays(inputs)),
+        )
+        calls[ROOT, "in"].append((x,))
+        calls[ROOT, "out"].append((net(x),))
+        return dict(calls)
+
+    with jax.default_matmul_precision("highest"):
+        return jax.tree.map(np.asarray, run(state, x))
+
+
+def align(
+    hook_events: Iterable[HookEvent], jax_calls: JaxCalls, key_map: KeyMap
+) -> list[TraceEvent]:
+    """Pair every hook event of PyTorch with the call of the corresponding JAX module.
+
+    Args:
+        hook_events: PyTorch's events in execution order, from `pytorch.record_events`.
+        jax_calls: JAX's calls, from `record_calls`.
+        key_map: Maps PyTorch's module paths to those of nnx (`Method.torch_names`).
+
+    Returns:
+        One event per hook event, in PyTorch's order.
+    """
+    trace_events: list[TraceEvent] = []
+    module_stack: list[str] = []
+    for hook in hook_events:
+        if hook.io == "out":
+            module_stack.pop()
+        jax_path = key_map.to_flax(hook.path) if hook.path else ROOT
+        calls = jax_calls.get((jax_path, hook.io), ())
+        jax_arrays = calls[hook.call_index - 1] if hook.call_index <= len(calls) else None
+        trace_events.append(
+            TraceEvent(
+                hook=hook,
+                jax_path=None if jax_arrays is None else jax_path,
+                diff=None if jax_arrays is None else _largest_diff(jax_arrays, hook.arrays),
+                module_stack=tuple(module_stack),
+            )
+        )
+        if hook.io == "in":
+            module_stack.append(hook.path)
+    return trace_events
+
+
+def _arrays(values: Any) -> tuple[Any, ...]:
+    """Return the floating-point arrays, without scalars, among a module's inputs or outputs."""
+    values = values if isinstance(values, tuple | list) else (values,)
+    return tuple(
+        value
+        for value in values
+        if isinstance(value, jax.Array)
+        and value.ndim
+        and jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
+    )
+
+
+def _largest_diff(jax_arrays: Sequence[Array], torch_arrays: Sequence[Array]) -> MaxDiff | None:
+    """Return the relatively largest difference among the arrays at the same position."""
+    diffs = [max_diff(*pair) for pair in zip(jax_arrays, torch_arrays, strict=False)]
+    return max((g for g in diffs if g is not None), key=_relative_diff, default=None)
+
+
+def _relative_diff(diff: MaxDiff) -> float:
+    ratio = (
+        diff.max_abs_diff / diff.value_range if diff.value_range else float(diff.max_abs_diff > 0)
+    )
+    return np.inf if np.isnan(ratio) else ratio
+
+
+def max_diff(jax_array: Array, torch_array: Array) -> MaxDiff | None:
+    """Return the largest difference in the layout in which the arrays are closest.
+
+    The layout is not known: if channels and rows have the same extent, several layouts fit, and
+    only one of them makes sense.
+
+    Args:
+        jax_array: JAX's array, channels last.
+        torch_array: PyTorch's array, channels first or last, an image or tokens.
+
+    Returns:
+        The difference, or None if no layout fits. Arrays of different shapes are no error: the two
+        networks may divide their computation into modules differently, for example with a pixel
+        shuffle inside or outside of a `Sequential`.
+    """
+    if jax_array.size != torch_array.size:
+        return None
+    diffs = [
+        _max_diff_of_equal_shapes(layout, torch_array)
+        for layout in candidate_layouts(jax_array, torch_array.shape)
+    ]
+    return min(diffs, key=_relative_diff, default=None)
+
+
+def _max_diff_of_equal_shapes(jax_array: Array, torch_array: Array) -> MaxDiff:
+    with np.errstate(invalid="ignore"):  # inf - inf
+        abs_diff = np.abs(jax_array.astype(np.float64) - torch_array)
+    index = np.unravel_index(np.argmax(abs_diff), abs_diff.shape)  # argmax returns the first NaN
+    return MaxDiff(
+        index=tuple(map(int, index)),
+        jax_value=float(jax_array[index]),
+        torch_value=float(torch_array[index]),
+        max_abs_diff=float(abs_diff[index]),
+        value_range=value_range(torch_array),
+    )
+
+
+def value_range(array: Array) -> float:
+    """Return the peak-to-peak range, or the largest absolute value of a constant array."""
+    return float(np.ptp(array)) or float(np.max(np.abs(array)))
+
+
+# --------------------------------------------------------------------------------------------------
+# `Divergence`, the first module where JAX and PyTorch differ, and `LayerReport`.
+#
+# `jax_*` names paths of the flax.nnx network, `torch_*` those of the PyTorch network.
+# --------------------------------------------------------------------------------------------------
+
+
+FLOAT32_CONSTANT_RTOL = 1e-6  # of the value range: error of a constant kept in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """The first difference, in PyTorch's execution order, between the two networks.
+
+    Attributes:
+        cause: "module" if a module has the same inputs and other outputs; "code" if the difference
+            arises in the code between two modules.
+        torch_path: PyTorch's path of the module at which it shows.
+        jax_path: nnx path of the same module.
+        class_name: Its class in PyTorch.
+        call_index: Number of the module's call, from 1.
+        io: Whether its inputs ("in") or outputs ("out") differ.
+        last_agreeing: PyTorch's path of the last module before it whose outputs agree.
+        enclosing: PyTorch's path of the module whose `forward` contains the difference.
+        torch_only: Modules, with their classes, that ran in between and exist in PyTorch only.
+        diff: The largest difference there.
+    """
+
+    cause: Literal["module", "code"]
+    torch_path: str
+    jax_path: str
+    class_name: str
+    call_index: int
+    io: Literal["in", "out"]
+    last_agreeing: str | None
+    enclosing: str
+    torch_only: tuple[str, ...]
+    diff: MaxDiff
+
+    @property
+    def location(self) -> str:
+        """Where the difference arises, in one line."""
+        if self.cause == "module":
+            jax_name = f", JAX {self.jax_path}" if self.jax_path != self.torch_path else ""
+            call = f", call {self.call_index}" if self.call_index > 1 else ""
+            return f"in {_display_name(self.torch_path)} ({self.class_name}{jax_name}){call}"
+        before = (
+            f"the end of {_display_name(self.torch_path)}" if self.io == "out" else self.torch_path
+        )
+        between = (
+            f"after {self.last_agreeing}, before {before}"
+            if self.last_agreeing
+            else f"before {before}"
+        )
+        torch_only = (
+            f"; only PyTorch has {', '.join(self.torch_only)} there" if self.torch_only else ""
+        )
+        return f"in the forward of {_display_name(self.enclosing)}, {between}{torch_only}"
+
+    @property
+    def description(self) -> str:
+        """Both values and their difference, in one line."""
+        diff, index = self.diff, ", ".join(map(str, self.diff.index))
+        ratio = diff.max_abs_diff / diff.value_range if diff.value_range else float("inf")
+        hint = "; often a constant kept in float32" if ratio < FLOAT32_CONSTANT_RTOL else ""
+        label = "input" if self.io == "in" else "output"
+        return (
+            f"{label} at [{index}] is {diff.jax_value:.9g} in JAX and "
+            f"{diff.torch_value:.9g} in PyTorch: "
+            f"difference {diff.max_abs_diff:.2e}, {ratio:.1e} of the value range{hint}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, `location` and `description` in plain types, for JSON."""
+        return {**asdict(self), "location": self.location, "description": self.description}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """The comparison of all modules of both networks.
+
+    Attributes:
+        num_compared: Inputs and outputs that were compared.
+        first_divergence: The first difference that persists; None if the networks agree.
+        harmless_diffs: Modules that differ while the modules around and after them agree: the two
+            networks are divided into modules differently there.
+        torch_only: Modules that ran in PyTorch only.
+        jax_only: Modules that ran in JAX only.
+        shape_mismatch: Modules whose arrays have no common layout and are not compared.
+    """
+
+    num_compared: int
+    first_divergence: Divergence | None
+    harmless_diffs: tuple[str, ...]
+    torch_only: tuple[str, ...]
+    jax_only: tuple[str, ...]
+    shape_mismatch: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields in plain types, for JSON."""
+        return {
+            **vars(self),
+            "first_divergence": self.first_divergence.as_dict() if self.first_divergence else None,
+        }
+
+
+def summarize(events: Sequence[TraceEvent], jax_paths: Sequence[str]) -> LayerReport:
+    """Summarize an aligned trace.
+
+    Args:
+        events: Result of `trace.align`, in PyTorch's execution order.
+        jax_paths: Paths of the JAX modules that ran.
+    """
+    matched_paths = {event.jax_path for event in events}
+    return LayerReport(
+        num_compared=sum(event.diff is not None for event in events),
+        first_divergence=_first_divergence(events),
+        harmless_diffs=_unique_labels(
+            event
+            for index, event in enumerate(events)
+            if event.differs and not _persists(index, events)
+        ),
+        torch_only=_unique_labels(event for event in events if event.jax_path is None),
+        jax_only=tuple(sorted({path for path in jax_paths if path not in matched_paths})),
+        shape_mismatch=_unique_labels(
+            event for event in events if event.jax_path is not None and event.diff is None
+        ),
+    )
+
+
+def _first_divergence(events: Sequence[TraceEvent]) -> Divergence | None:
+    for index, event in enumerate(events):
+        if event.differs and _persists(index, events):
+            return _make_divergence(event, events[:index])
+    return None
+
+
+def _persists(index: int, events: Sequence[TraceEvent]) -> bool:
+    """Return whether the modules that enclose or consume the differing array differ as well.
+
+    A difference that vanishes is no fault: for example, PyTorch applies a ReLU inside of a module
+    and JAX after it.
+    """
+    event, later = events[index], events[index + 1 :]
+    outputs = [e for e in later if e.hook.io == "out"]
+    enclosing_outputs = (
+        next(e for e in outputs if e.hook.path == path) for path in event.module_stack
+    )
+    return not any(e.agrees for e in (*enclosing_outputs, *_consumers(event, later)))
+
+
+def _consumers(event: TraceEvent, later: Sequence[TraceEvent]) -> list[TraceEvent]:
+    """Return dependent events: the module's outputs, or inputs that are these outputs."""
+    hook = event.hook
+    if hook.io == "in":
+        return [e for e in later if e.hook.path == hook.path][:1]
+    inputs = (e for e in later if e.hook.io == "in")
+    return [e for e in inputs if set(e.hook.tensor_ids) & set(hook.tensor_ids)]
+
+
+def _make_divergence(event: TraceEvent, earlier: Sequence[TraceEvent]) -> Divergence:
+    last = max((i for i, e in enumerate(earlier) if e.agrees), default=None)
+    last_agreeing = None if last is None else earlier[last]
+    between = earlier if last is None else earlier[last + 1 :]
+    hook = event.hook
+    same_input = (
+        last_agreeing is not None
+        and hook.io == "out"
+        and (last_agreeing.hook.path, last_agreeing.hook.io) == (hook.path, "in")
+    )
+    torch_only = {e.hook.path: e.hook.class_name for e in between if e.jax_path is None}
+    assert event.diff is not None and event.jax_path is not None
+    return Divergence(
+        cause="module" if same_input else "code",
+        torch_path=hook.path,
+        jax_path=event.jax_path,
+        class_name=hook.class_name,
+        call_index=hook.call_index,
+        io=hook.io,
+        last_agreeing=last_agreeing.hook.path
+        if last_agreeing is not None and last_agreeing.hook.io == "out"
+        else None,
+        enclosing=_innermost_common(
+            _stack_after(last_agreeing),
+            (*event.module_stack, hook.path)[: _stack_depth_before(event)],
+        ),
+        torch_only=tuple(f"{path} ({class_name})" for path, class_name in torch_only.items()),
+        diff=event.diff,
+    )
+
+
+def _stack_depth_before(event: TraceEvent) -> int:
+    """Return how many modules run just before the event; a module that ends still runs."""
+    return len(event.module_stack) + (event.hook.io == "out")
+
+
+def _stack_after(event: TraceEvent | None) -> tuple[str, ...]:
+    """Return the modules that run just after the event, outermost first."""
+    if event is None:
+        return ()
+    return (*event.module_stack, event.hook.path) if event.hook.io == "in" else event.module_stack
+
+
+def _innermost_common(stack_a: tuple[str, ...], stack_b: tuple[str, ...]) -> str:
+    """Return the innermost module that both stacks have in common."""
+    shared = ROOT
+    for a, b in zip(stack_a, stack_b, strict=False):
+        if a != b:
+            break
+        shared = a
+    return shared
+
+
+def _display_name(path: str) -> str:
+    return path or "the network"
+
+
+def _unique_labels(events: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{event.hook.path} ({event.hook.class_name})" for event in events))

@@ -1,0 +1,1 @@
+"""Building blocks of networks: ops, layers, kernels, reparameterization, cost, state dicts."""

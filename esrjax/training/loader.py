@@ -1,0 +1,375 @@
+"""Random choice of the patches of a batch, a function of seed and step alone."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, TypedDict
+
+import grain
+import numpy as np
+from absl import flags
+from numpy.typing import NDArray
+
+from esrjax.data.datasets import Pair, list_pairs
+from esrjax.data.image_io import Pixels, prefetch_map
+from esrjax.errors import RecipeError
+from esrjax.training.recipe import Data
+
+Int32Array = NDArray[np.int32]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchBatchSpec:
+    """The patches of one batch: where they are cropped, and how they are augmented.
+
+    The order is: crop, transpose, flip, channel order. Transpose and flips together give the 8
+    symmetries of the square.
+
+    Attributes:
+        lr_patch_size: (h, w) of an LR patch; the HR patch is `scale` times as large.
+        image_index: (n,), the training image of each patch.
+        top: (n,), first LR row of each crop.
+        left: (n,), first LR column of each crop.
+        transpose: (n,), whether a crop of (w, h) is taken and its height and width are swapped.
+        vflip: (n,), whether it is flipped top to bottom.
+        hflip: (n,), whether it is flipped left to right.
+        channel_order: (n, 3), the source channel of each channel of the patch.
+    """
+
+    lr_patch_size: tuple[int, int]
+    image_index: Int32Array
+    top: Int32Array
+    left: Int32Array
+    transpose: BoolArray
+    vflip: BoolArray
+    hflip: BoolArray
+    channel_order: Int32Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchSampler:
+    """Draws the patches of one stage, by step.
+
+    Attributes:
+        data: The stage's data.
+        lr_sizes: (N, 2), LR height and width of every training image, dataset after dataset.
+        dataset_lengths: Number of images of each dataset.
+        scale: Upscaling factor.
+        seed: Seed of all draws.
+        shard: `(i, n)`: the i-th of n equal parts of every batch. The whole batch is drawn
+            everywhere, so that it does not depend on the number of processes.
+    """
+
+    data: Data
+    lr_sizes: Int32Array
+    dataset_lengths: Sequence[int]
+    scale: int
+    seed: int
+    shard: tuple[int, int] = (0, 1)
+
+    @cached_property
+    def image_order(self) -> Any:
+        """Endless sequence of image indices: shuffled epochs over all images.
+
+        Grain computes the i-th element without those before it, and shuffles every epoch anew.
+        With weights, every dataset has shuffled epochs of its own, and they are mixed by weight.
+        """
+        weights = list(self.data.dataset_weights.values())
+        if None in weights:
+            return self._shuffled_indices(0, len(self.lr_sizes))
+        ends = list(accumulate(self.dataset_lengths))
+        starts = [end - count for end, count in zip(ends, self.dataset_lengths, strict=True)]
+        datasets = [self._shuffled_indices(*span) for span in zip(starts, ends, strict=True)]
+        return grain.MapDataset.mix(datasets, [weight or 0.0 for weight in weights])
+
+    def _shuffled_indices(self, start: int, end: int) -> Any:
+        return grain.MapDataset.range(start, end).shuffle(seed=self.seed).repeat()
+
+    def sample(self, step: int) -> PatchBatchSpec:
+        """Return this shard of the draw of `step`, from 0; it does not depend on earlier steps."""
+        # The order of the calls of `rng` is fixed: another one gives other patches for every seed,
+        # and a run resumed across that change would not be bit-exact.
+        rng, n = np.random.default_rng((self.seed, step)), self.data.batch_size
+        hr_sizes = self.data.patch_sizes_at(step)
+        height, width = (side // self.scale for side in hr_sizes[rng.integers(len(hr_sizes))])
+        image_index = np.array([self.image_order[step * n + i] for i in range(n)], np.int32)
+        # Drawn even where it is not used, so that `augment` does not change the crops drawn below.
+        hflip, vflip, transpose = (
+            rng.integers(2, size=n).astype(bool) & (name in self.data.augment)
+            for name in ("hflip", "vflip", "rot90")
+        )
+        crop_sizes = np.where(transpose[:, None], (width, height), (height, width))
+        corner = rng.integers(1 + self.lr_sizes[image_index] - crop_sizes).astype(np.int32)
+        channel_order = np.tile(np.arange(3, dtype=np.int32), (n, 1))
+        if "rgb" in self.data.augment:
+            shuffled = rng.permuted(channel_order, axis=1)
+            channel_order = np.where(rng.integers(2, size=(n, 1)), shuffled, channel_order)
+        index, num_shards = self.shard
+        rows = slice(index * n // num_shards, (index + 1) * n // num_shards)
+        return PatchBatchSpec(
+            lr_patch_size=(height, width),
+            image_index=image_index[rows],
+            top=corner[rows, 0],
+            left=corner[rows, 1],
+            transpose=transpose[rows],
+            # By definition the flips come first, then rot90 (counterclockwise: transpose, then
+            # vflip). Here the transpose comes first, with the crop. Moved past it, hflip and vflip
+            # change places, and the vflip of rot90 inverts what is then the vertical one.
+            vflip=np.where(transpose, ~hflip, vflip)[rows],
+            hflip=np.where(transpose, vflip, hflip)[rows],
+            channel_order=channel_order[rows],
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# Cache of decoded training images, limited in size.
+# --------------------------------------------------------------------------------------------------
+
+
+GIB = 2**30
+
+
+class ImageCache(Sequence[tuple[Pixels, Pixels]]):
+    """Sequence of (LR, HR) images that caches what it reads until its capacity is reached.
+
+    Nothing is evicted: images are drawn in shuffled order, so none is needed sooner than another,
+    and replacing one by another would not save reads. Thread-safe.
+
+    Args:
+        pairs: The image pairs.
+        capacity_gib: Capacity in GiB, over all readers together.
+        num_readers: Number of processes that have a copy of the cache.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], capacity_gib: float, num_readers: int = 1):
+        self._pairs, self._free_bytes = pairs, int(capacity_gib * GIB / num_readers)
+        self._cache: dict[int, tuple[Pixels, Pixels]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
+        images = self._pairs[index].load()
+        num_bytes = sum(image.nbytes for image in images)
+        with self._lock:
+            if num_bytes <= self._free_bytes and index not in self._cache:
+                self._free_bytes -= num_bytes
+                self._cache[index] = images
+        return images
+
+    def __iter__(self) -> Iterator[tuple[Pixels, Pixels]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without cached images: a worker process reads its own."""
+        free_bytes = self._free_bytes + sum(
+            image.nbytes for pair in self._cache.values() for image in pair
+        )
+        return {"_pairs": self._pairs, "_free_bytes": free_bytes, "_cache": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
+
+
+# --------------------------------------------------------------------------------------------------
+# Batches of patches cropped by the host; a batch is a function of seed and step alone.
+# --------------------------------------------------------------------------------------------------
+
+
+UInt8Array = NDArray[np.uint8]
+
+# With worker processes, Grain's dataset is made longer than what is read from it: its workers
+# release their shared memory when they are stopped, but not when they reach the end by themselves.
+_EXTRA_STEPS = 10**6
+
+
+class PatchBatch(TypedDict):
+    """A batch of cropped patches before flips and channel shuffle, which run on the devices.
+
+    Attributes:
+        lr: (n, h, w, 3), uint8.
+        hr: (n, s·h, s·w, 3), uint8.
+        vflip: (n,), which patches are flipped top to bottom.
+        hflip: (n,), which patches are flipped left to right.
+        channel_order: (n, 3), the source channel of each channel of the result.
+    """
+
+    lr: UInt8Array
+    hr: UInt8Array
+    vflip: BoolArray
+    hflip: BoolArray
+    channel_order: Int32Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batches:
+    """The batches of one stage, by step.
+
+    Attributes:
+        sampler: What is drawn for each step.
+        images: (LR, HR) of every training image, (h, w, 3) and (s·h, s·w, 3), uint8.
+    """
+
+    sampler: PatchSampler
+    images: Sequence[tuple[Pixels, Pixels]]
+
+    def batch_at(self, step: int) -> PatchBatch:
+        """Return the batch of `step`, from 0; it does not depend on the batches before it."""
+        spec = self.sampler.sample(step)
+        corners = zip(spec.image_index, spec.top, spec.left, spec.transpose, strict=True)
+        crops = [self._crop(int(index), spec.lr_patch_size, *corner) for index, *corner in corners]
+        return PatchBatch(
+            lr=np.stack([lr for lr, _ in crops]),
+            hr=np.stack([hr for _, hr in crops]),
+            vflip=spec.vflip,
+            hflip=spec.hflip,
+            channel_order=spec.channel_order,
+        )
+
+    def iter_from(self, step: int, stop: int, threads: int = 2) -> Generator[PatchBatch]:
+        """Yield the batches from `step` up to, but not including, `stop`, prefetched.
+
+        Args:
+            step: First step, from 0.
+            stop: Step after the last one.
+            threads: Threads that crop, of this process or of each worker process.
+        """
+        num_workers = self.sampler.data.num_workers
+        end = stop + (_EXTRA_STEPS if num_workers else 0)
+        read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        source: Any = (
+            grain.MapDataset.range(step, end).map(self.batch_at).to_iter_dataset(read_options)
+        )
+        iterator = iter(_prefetch_in_processes(source, num_workers) if num_workers else source)
+        try:
+            yield from islice(iterator, stop - step)
+        finally:
+            iterator.close()
+
+    def _crop(
+        self, index: int, lr_patch_size: tuple[int, int], top: int, left: int, transpose: bool
+    ) -> tuple[UInt8Array, UInt8Array]:
+        """Return the same patch of LR and HR, with height and width swapped if `transpose`."""
+        h, w = lr_patch_size[::-1] if transpose else lr_patch_size
+        lr, hr = self.images[index]
+        s = self.sampler.scale
+        lr_crop = lr[top : top + h, left : left + w]
+        hr_crop = hr[s * top : s * (top + h), s * left : s * (left + w)]
+        return (lr_crop.swapaxes(0, 1), hr_crop.swapaxes(0, 1)) if transpose else (lr_crop, hr_crop)
+
+
+def _prefetch_in_processes(source: Any, num_workers: int) -> Any:
+    """Return the dataset computed by worker processes."""
+    flags.FLAGS.mark_as_parsed()  # Grain reads its absl flags, which no absl.app has parsed here
+    options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+    return source.mp_prefetch(options, worker_init_fn=_init_worker)
+
+
+def _init_worker(index: int, count: int) -> None:
+    """Worker initializer: ignore SIGINT/SIGTERM, exit when the parent exits.
+
+    Both signals reach the whole process group; the parent alone decides when the workers stop.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+
+
+def _exit_with_parent(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def open_batches(data: Data, scale: int, seed: int, shard: tuple[int, int] = (0, 1)) -> Batches:
+    """Return the batches of a stage, or one shard of each.
+
+    Datasets that fit into `data.cache_gib` are read now, others while they are used.
+
+    Args:
+        data: The stage's data.
+        scale: Upscaling factor.
+        seed: Seed of the sampler.
+        shard: `(i, n)`: the i-th of n equal parts of every batch.
+
+    Raises:
+        RecipeError: A patch size is not divisible by the scale, or images are smaller than it.
+    """
+    _check_divisible(data, scale)
+    min_side = max(max(size) for size in data.all_patch_sizes) // scale
+    pairs_by_dataset = [
+        _with_downscales(find_pairs(name, scale), data.hr_downscales)
+        for name in data.dataset_weights
+    ]
+    sizes = {pair: pair.lr_size() for pairs in pairs_by_dataset for pair in pairs}
+    undersized = [
+        pair for pairs in pairs_by_dataset for pair in pairs if min(sizes[pair]) < min_side
+    ]
+    excluded = set(undersized)
+    usable = [[pair for pair in pairs if pair not in excluded] for pairs in pairs_by_dataset]
+    if undersized and (data.undersized == "error" or not all(usable)):
+        raise _undersized(
+            undersized, [pair for pairs in pairs_by_dataset for pair in pairs], min_side * scale
+        )
+    all_usable = [pair for pairs in usable for pair in pairs]
+    sampler = PatchSampler(
+        data=data,
+        lr_sizes=np.array([sizes[pair] for pair in all_usable], np.int32),
+        dataset_lengths=[len(dataset) for dataset in usable],
+        scale=scale,
+        seed=seed,
+        shard=shard,
+    )
+    return Batches(sampler=sampler, images=_cached_images(all_usable, sampler))
+
+
+def _cached_images(pairs: Sequence[Pair], sampler: PatchSampler) -> ImageCache:
+    """Return the image cache, filled if all images fit and this process crops them."""
+    data = sampler.data
+    images = ImageCache(pairs, data.cache_gib, num_readers=max(1, data.num_workers))
+    pixels = int(np.prod(sampler.lr_sizes.astype(np.int64), axis=1).sum()) * (1 + sampler.scale**2)
+    if 3 * pixels <= data.cache_gib * GIB and not data.num_workers:
+        for _ in prefetch_map(images.__getitem__, range(len(pairs))):
+            pass
+    return images
+
+
+def find_pairs(name: str | Path, scale: int) -> tuple[Pair, ...]:
+    """Return the pairs of a dataset, by name or folder, or of a part of it; no pixels are read."""
+    return list_pairs(str(name), scale)
+
+
+def _with_downscales(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[Pair, ...]:
+    """Return the pairs, followed by a downscaled copy of each for every factor."""
+    return (*pairs, *(pair.downscaled(factor) for factor in factors for pair in pairs))
+
+
+def _check_divisible(data: Data, scale: int) -> None:
+    indivisible = [size for size in data.all_patch_sizes if size[0] % scale or size[1] % scale]
+    if indivisible:
+        raise RecipeError(
+            f"HR patches of {indivisible[0][0]}x{indivisible[0][1]} have no LR counterpart",
+            rule=f"height and width of an HR patch are multiples of {scale}, the scale",
+            remedy="change data.hr_patch_sizes",
+        )
+
+
+def _undersized(undersized: Sequence[Pair], pairs: Sequence[Pair], min_side: int) -> RecipeError:
+    names = ", ".join(pair.name for pair in undersized[:5])
+    return RecipeError(
+        f"{len(undersized)} of {len(pairs)} images are too small: {names}",
+        rule=f"each side of an HR image has at least the {min_side} pixels of the largest patch",
+        remedy='reduce data.hr_patch_sizes, or skip these images with data.undersized = "skip"',
+    )

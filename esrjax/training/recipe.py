@@ -1,0 +1,621 @@
+"""Schema of a stage's training data."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from esrjax.schema import (
+    BY_TYPE,
+    LIST,
+    NUMBER,
+    STRICT,
+    STRING,
+    TABLE,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+)
+
+Augment = Literal["hflip", "vflip", "rot90", "rgb"]
+SideLength = Annotated[int, Field(gt=0)]
+PatchSize = tuple[SideLength, SideLength]  # height and width of an HR crop, pixels
+PatchSizes = Annotated[tuple[PatchSize, ...], Field(min_length=1)]
+DownscaleFactor = Annotated[float, Field(gt=0, lt=1)]
+DatasetNames = Annotated[tuple[str, ...], Field(min_length=1)]
+DatasetWeights = Annotated[Mapping[str, PositiveFloat], Field(min_length=1)]
+Datasets = Annotated[Annotated[DatasetNames, LIST] | Annotated[DatasetWeights, TABLE], BY_TYPE]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PatchPhase:
+    """One entry of `patch_schedule`: the patch sizes from a step of the stage on.
+
+    Attributes:
+        step: First step of the stage, from 0, that uses these sizes.
+        hr_patch_sizes: (height, width) of the HR crops, pixels.
+    """
+
+    step: Annotated[int, Field(gt=0)]
+    hr_patch_sizes: PatchSizes
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    """Datasets, patches and augmentation of a stage.
+
+    Attributes:
+        datasets: Names or folders of datasets, or parts of them (`LSDIR[:10000]`, `LSDIR[20%]`).
+            A list samples all images with equal probability; a table gives the relative weight
+            with which patches are drawn from each dataset.
+        hr_patch_sizes: (height, width) of the HR crops, pixels. One size is drawn per batch.
+        patch_schedule: Curriculum: other patch sizes from given steps of the stage on.
+        batch_size: Patches per step, over all devices and processes.
+        augment: Augmentations, each applied to a patch with probability 1/2. hflip, vflip and rot90
+            together give the 8 symmetries of the square; rgb shuffles the colour channels (Yoo et
+            al., CVPR 2020, arXiv 2004.00448).
+        hr_downscales: Factors below 1. Each adds a copy of every HR image, resized by bicubic, with
+            the LR image recomputed from it.
+        undersized: Images smaller than the largest patch raise an error, or are skipped.
+        crop_on: Where patches are cropped: on the host, or on the device, which then keeps all
+            images in its memory.
+        num_workers: Processes of the host that crop patches; 0 uses threads of the main process.
+        cache_gib: GiB of decoded images that the host keeps in memory, over all its workers; other
+            images are read again whenever they are drawn.
+    """
+
+    datasets: Datasets
+    hr_patch_sizes: PatchSizes
+    patch_schedule: tuple[PatchPhase, ...] = ()
+    batch_size: Annotated[int, Field(gt=0)]
+    augment: tuple[Augment, ...] = ()
+    hr_downscales: tuple[DownscaleFactor, ...] = ()
+    undersized: Literal["error", "skip"] = "error"
+    crop_on: Literal["host", "device"] = "host"
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    cache_gib: PositiveFloat = 4.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Data":
+        steps = [phase.step for phase in self.patch_schedule]
+        if steps != sorted(set(steps)):
+            raise ValueError("patch_schedule: the steps must be strictly increasing")
+        if self.crop_on == "device" and self.num_workers:
+            raise ValueError('num_workers requires crop_on = "host"')
+        return self
+
+    @property
+    def dataset_weights(self) -> dict[str, float | None]:
+        """Dataset -> its relative weight; None where all images have equal probability."""
+        if isinstance(self.datasets, Mapping):
+            return dict(self.datasets)
+        return dict.fromkeys(self.datasets)
+
+    @property
+    def all_patch_sizes(self) -> tuple[PatchSize, ...]:
+        """The HR patch sizes of all phases, (height, width) in pixels."""
+        return (
+            *self.hr_patch_sizes,
+            *(size for phase in self.patch_schedule for size in phase.hr_patch_sizes),
+        )
+
+    def patch_sizes_at(self, step: int) -> tuple[PatchSize, ...]:
+        """Return the candidate sizes for the batch of `step`, counted from 0 in the stage."""
+        active = [phase.hr_patch_sizes for phase in self.patch_schedule if phase.step <= step]
+        return active[-1] if active else self.hr_patch_sizes
+
+
+# --------------------------------------------------------------------------------------------------
+# Schema of a stage's loss: terms, their weights, and the teacher of the distillation terms.
+# --------------------------------------------------------------------------------------------------
+
+
+ImageTerm = Literal["l1", "mse", "charbonnier", "fft", "gradient", "laplacian"]
+DistillationTerm = Literal[
+    "teacher_l1", "teacher_mse", "teacher_edges", "teacher_affinity", "teacher_features"
+]
+LossTerm = Literal[ImageTerm, DistillationTerm]
+FEATURE_TERMS: tuple[DistillationTerm, ...] = (
+    "teacher_affinity",
+    "teacher_features",
+)  # compare intermediate features, not images
+
+Breakpoints = Annotated[tuple[tuple[NonNegativeInt, NonNegativeFloat], ...], Field(min_length=2)]
+# A number, or [[step, weight], ...]: piecewise linear between the breakpoints, constant outside.
+LossWeight = Annotated[Annotated[PositiveFloat, NUMBER] | Annotated[Breakpoints, LIST], BY_TYPE]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TeacherConfig:
+    """The frozen network whose output and features the `teacher_` terms compare with.
+
+    It is either the result of an earlier stage, or a method with a checkpoint.
+
+    Attributes:
+        stage: Name of an earlier stage whose final network is the teacher.
+        method: Name of the teacher's method.
+        checkpoint: Path or name of the teacher's weights.
+        hparams: Hyperparameters of the network that the checkpoint needs, beyond the defaults.
+        taps: Submodule of the student -> submodule of the teacher, by path (`block_1`), whose
+            outputs the feature terms compare.
+    """
+
+    stage: str | None = None
+    method: str | None = None
+    checkpoint: str | None = None
+    hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    taps: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @model_validator(mode="after")
+    def _check(self) -> "TeacherConfig":
+        if self.stage is not None and (self.method or self.checkpoint or self.hparams):
+            raise ValueError("teacher takes `stage`, or `method` and `checkpoint`, not both")
+        if self.stage is None and not (self.method and self.checkpoint):
+            raise ValueError("teacher needs `stage`, or `method` and `checkpoint`")
+        return self
+
+
+# --------------------------------------------------------------------------------------------------
+# Schema of a stage's optimizer and learning-rate schedule.
+# --------------------------------------------------------------------------------------------------
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+_SCHEDULE_OF_FIELD = (("restarts", "cosine"), ("milestones", "multistep"), ("step_size", "step"))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Optimizer:
+    """Adam, AdamW or MuAdamW; the defaults are PyTorch's.
+
+    MuAdamW is Muon for matrices and convolution kernels, and AdamW for all other parameters (NTIRE
+    2026 report, VARH-AI, Eq. 13-15).
+
+    Attributes:
+        name: The optimizer. The weight decay of adam is added to the gradient (L2), that of adamw
+            and muadamw to the update (decoupled).
+        learning_rate: Initial learning rate; of MuAdamW, that of its AdamW part.
+        b1: Decay of the first moment.
+        b2: Decay of the second moment.
+        eps: Term added to the denominator.
+        weight_decay: Coefficient of the weight decay.
+        muon_learning_rate: Initial learning rate of Muon; required by muadamw, and by it only.
+        momentum: Nesterov momentum of Muon.
+    """
+
+    name: Literal["adam", "adamw", "muadamw"]
+    learning_rate: PositiveFloat
+    b1: Fraction = 0.9
+    b2: Fraction = 0.999
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    muon_learning_rate: PositiveFloat | None = None
+    momentum: Fraction = 0.95
+
+    @model_validator(mode="after")
+    def _check(self) -> "Optimizer":
+        if (self.name == "muadamw") != (self.muon_learning_rate is not None):
+            raise ValueError(
+                "muon_learning_rate is required by the optimizer 'muadamw', and only by it"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Schedule:
+    """Learning-rate schedule over the steps of a stage; MuAdamW's two rates follow the same one.
+
+    All steps but `warmup_steps` are counted from the end of the warm-up.
+
+    Attributes:
+        name: constant; cosine: a half cosine to `end_learning_rate`, started again at each of
+            `restarts`; multistep: multiplied by `gamma` at each of `milestones`; step: multiplied
+            by `gamma` every `step_size` steps.
+        end_learning_rate: Last value of a cosine.
+        warmup_steps: Steps of a linear warm-up from zero.
+        restarts: Steps at which the cosine starts again.
+        restart_weights: Factor of the learning rate at the start of each cosine: one for the first
+            and one per restart; all 1 by default.
+        milestones: Steps of multistep.
+        gamma: Factor of multistep and step.
+        step_size: Interval of step, in steps.
+    """
+
+    name: Literal["constant", "cosine", "multistep", "step"] = "constant"
+    end_learning_rate: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 0
+    restarts: tuple[NonNegativeInt, ...] = ()
+    restart_weights: tuple[PositiveFloat, ...] = ()
+    milestones: tuple[NonNegativeInt, ...] = ()
+    gamma: PositiveFloat = 0.5
+    step_size: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Schedule":
+        if self.restart_weights and len(self.restart_weights) != len(self.restarts) + 1:
+            raise ValueError("restart_weights must have one element more than restarts")
+        for name, schedule in _SCHEDULE_OF_FIELD:
+            if getattr(self, name) and self.name != schedule:
+                raise ValueError(
+                    f"{name} is a field of the schedule '{schedule}', not of '{self.name}'"
+                )
+        for name in ("restarts", "milestones"):
+            steps: tuple[int, ...] = getattr(self, name)
+            if list(steps) != sorted(set(steps)):
+                raise ValueError(f"{name} must be strictly increasing")
+        if self.name == "step" and not self.step_size:
+            raise ValueError("the schedule 'step' needs `step_size`, its interval in steps")
+        return self
+
+
+# --------------------------------------------------------------------------------------------------
+# Schema of a stage: one training from initial to final weights.
+# --------------------------------------------------------------------------------------------------
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Globs = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class InitFrom:
+    """Initial weights of a stage: the result of an earlier stage, or a checkpoint.
+
+    Attributes:
+        stage: Name of an earlier stage.
+        checkpoint: Path or name of a file of weights.
+        method: Method of the checkpoint, if it is not the recipe's.
+        hparams: Hyperparameters of the network that the checkpoint needs, beyond the defaults.
+    """
+
+    stage: str | None = None
+    checkpoint: str | None = None
+    method: str | None = None
+    hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @model_validator(mode="after")
+    def _check(self) -> "InitFrom":
+        if (self.stage is None) == (self.checkpoint is None):
+            raise ValueError("init_from takes `stage` or `checkpoint`, exactly one of them")
+        if self.stage is not None and (self.method or self.hparams):
+            raise ValueError(
+                "init_from takes `method` and `hparams` only with `checkpoint`; a stage has its own"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Prune:
+    """Structured pruning of a wider network at the start of a stage.
+
+    Attributes:
+        criterion: Which channels stay: the first ones, or those with the largest L1 norm.
+    """
+
+    criterion: Literal["first", "l1"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoRA:
+    """Low-rank adapters on convolutions; they alone are trained.
+
+    Later stages keep them as long as their `lora` is equal; otherwise they are merged into the
+    kernels first.
+
+    Attributes:
+        rank: Rank of the adapters.
+        alpha: The product of the factors is scaled by `alpha / rank`.
+        target_modules: Globs of the paths of the convolutions.
+    """
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    target_modules: Annotated[Globs, Field(min_length=1)] = ("*",)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Validation:
+    """Validation during a stage.
+
+    Attributes:
+        dataset: Name or folder of the dataset, or a part of it.
+        every: Interval in steps; the last step is always scored.
+        spec: Name of the metric spec (`esrjax metrics list`).
+        patience: The stage ends after this many consecutive scores without improvement.
+    """
+
+    dataset: str
+    every: PositiveInt
+    spec: str = "ntire"
+    patience: PositiveInt | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stage:
+    """One training from initial to final weights.
+
+    Attributes:
+        name: Unique name within the recipe.
+        steps: Length in optimizer steps; either this or `epochs`.
+        epochs: Length in epochs, in each of which every image is cropped once.
+        data: Datasets, patches and augmentation.
+        loss: Term -> its weight, constant or piecewise linear over the steps.
+        heads: Path of a further output of the network -> its weight. Every image term is also
+            computed for that output, against HR resized to its size, and added with that weight.
+        optimizer: The optimizer.
+        schedule: The learning-rate schedule.
+        init_from: Initial weights: "scratch", "previous" (the result of the stage before), a table,
+            or any other string: the path or name of a checkpoint.
+        reinit: Globs of parameters that `init_from` lacks and that keep their initialization.
+        hparams: Hyperparameters of the network from this stage on.
+        prune: How wider initial weights are reduced to this network.
+        form: "deploy" fuses the reparameterized branches first and trains the fused network.
+        train_fused: Train the branches, but compute with the convolutions that they fuse to: the
+            same loss and gradient at the cost of the deploy form.
+        teacher: The teacher of the distillation terms.
+        lora: Low-rank adapters to train instead of the weights.
+        freeze: Globs of parameters that are not trained.
+        ema: Decay of an exponential moving average of the weights, which then is the result.
+        validation: Dataset, interval and metric of the validation.
+        select: The result is the last weights, or those with the best validation PSNR.
+        precision: Precision of the network's arithmetic; weights, optimizer and loss stay float32.
+        grad_accum_steps: Micro-batches into which a batch is split, to save memory.
+        grad_clip_norm: Largest global norm of the gradient.
+        repeat: How often the stage runs; each repetition starts from the result of the one before.
+        save_every: Interval of checkpoints, in steps.
+    """
+
+    name: str
+    steps: PositiveInt | None = None
+    epochs: PositiveInt | None = None
+    data: Data
+    loss: Annotated[Mapping[LossTerm, LossWeight], Field(min_length=1)]
+    heads: Mapping[str, PositiveFloat] = field(default_factory=dict[str, float])
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    init_from: Annotated[Annotated[str, STRING] | Annotated[InitFrom, TABLE], BY_TYPE] = "previous"
+    reinit: Globs = ()
+    hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    prune: Prune | None = None
+    form: Literal["train", "deploy"] = "train"
+    train_fused: bool = False
+    teacher: TeacherConfig | None = None
+    lora: LoRA | None = None
+    freeze: Globs = ()
+    ema: Fraction | None = None
+    validation: Validation | None = None
+    select: Literal["last", "best"] = "last"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    grad_accum_steps: PositiveInt = 1
+    grad_clip_norm: PositiveFloat | None = None
+    repeat: PositiveInt = 1
+    save_every: PositiveInt = 5000
+
+    @model_validator(mode="after")
+    def _check(self) -> "Stage":
+        problems = [
+            complaint
+            for holds, complaint in (
+                ((self.steps is None) != (self.epochs is None), "needs either steps or epochs"),
+                (self.select == "last" or self.validation, 'select = "best" needs `validation`'),
+                (
+                    self.teacher or not self._teacher_terms,
+                    f"{self._teacher_terms} need a `teacher`",
+                ),
+                (not self.teacher or self._teacher_terms, "no term of the loss uses the teacher"),
+                (
+                    self._taps_match_loss,
+                    f"{', '.join(FEATURE_TERMS)} and `teacher.taps` need each other",
+                ),
+                (
+                    self.data.batch_size % self.grad_accum_steps == 0,
+                    "grad_accum_steps must divide data.batch_size",
+                ),
+            )
+            if not holds
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def _teacher_terms(self) -> str:
+        """Names of the loss terms that need a teacher, comma-separated."""
+        return ", ".join(term for term in self.loss if term.startswith("teacher_"))
+
+    @property
+    def _taps_match_loss(self) -> bool:
+        feature_terms: set[DistillationTerm] = set(FEATURE_TERMS)
+        return bool(feature_terms & set(self.loss)) == bool(self.teacher and self.teacher.taps)
+
+    @property
+    def init_source(self) -> InitFrom | Literal["scratch", "previous"]:
+        """`init_from`, with the name of a checkpoint wrapped in an `InitFrom`."""
+        if isinstance(self.init_from, InitFrom) or self.init_from in ("scratch", "previous"):
+            return self.init_from  # pyright: ignore[reportReturnType] # one of the two words
+        return InitFrom(checkpoint=self.init_from)
+
+    @property
+    def resume_key(self) -> "Stage":
+        """The stage with the fields reset that change only its speed and how often it is saved."""
+        data = replace(self.data, crop_on="host", num_workers=0, cache_gib=4.0)
+        return replace(self, data=data, save_every=5000)
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Paths or names of the checkpoints that the stage reads."""
+        init = self.init_source.checkpoint if isinstance(self.init_source, InitFrom) else None
+        return tuple(file for file in (init, self.teacher and self.teacher.checkpoint) if file)
+
+
+# --------------------------------------------------------------------------------------------------
+# Schema of a recipe: method, hyperparameters, seed and stages of one training.
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Repeat:
+    """A group of consecutive stages that runs several times: A B A B ...
+
+    Attributes:
+        stages: Names of the stages, in the order of the recipe.
+        times: How often the group runs.
+    """
+
+    stages: Annotated[tuple[str, ...], Field(min_length=1)]
+    times: PositiveInt
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """One execution of a stage.
+
+    Attributes:
+        index: Position among all runs of the recipe, from 0.
+        name: Name of the stage, with the repetition (`warm-up 2/3`) if it runs several times.
+        stage: The stage as this run executes it.
+    """
+
+    index: int
+    name: str
+    stage: Stage
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Recipe:
+    """One training of a method, in stages.
+
+    Attributes:
+        method: Name of the method.
+        seed: Seed of weights, patches and augmentation.
+        stage: The stages, in order.
+        repeat: Groups of consecutive stages that run several times.
+        hparams: Hyperparameters of the network, beyond the method's defaults.
+        parallel: Data parallelism over devices: one jitted program over a mesh, or pmap.
+    """
+
+    method: str
+    seed: NonNegativeInt
+    stage: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    repeat: tuple[Repeat, ...] = ()
+    hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    parallel: Literal["jit", "pmap"] = "jit"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        problems = [*self._duplicate_names(), *self._invalid_groups(), *self._unknown_stages()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _duplicate_names(self) -> list[str]:
+        names = [stage.name for stage in self.stage]
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        return (
+            [f"stage names must be unique, duplicates: {', '.join(duplicates)}"]
+            if duplicates
+            else []
+        )
+
+    def _invalid_groups(self) -> list[str]:
+        """Return errors for groups of `repeat` that are not consecutive or share a stage."""
+        names = [stage.name for stage in self.stage]
+        problems: list[str] = []
+        for group in self.repeat:
+            first = names.index(group.stages[0]) if group.stages[0] in names else 0
+            if tuple(names[first : first + len(group.stages)]) != group.stages:
+                problems.append(f"repeat: {', '.join(group.stages)} are not consecutive stages")
+        grouped = [name for group in self.repeat for name in group.stages]
+        if len(grouped) != len(set(grouped)):
+            problems.append("repeat: a stage is in two groups")
+        return problems
+
+    def _unknown_stages(self) -> list[str]:
+        """Return errors for references to stages that are not earlier ones."""
+        problems: list[str] = []
+        earlier: list[str] = []
+        for stage in self.stage:
+            init = stage.init_from.stage if isinstance(stage.init_from, InitFrom) else None
+            teacher = stage.teacher and stage.teacher.stage
+            for field_name, name in (("init_from", init), ("teacher", teacher)):
+                if name is not None and name not in earlier:
+                    names = ", ".join(earlier) or "none"
+                    problems.append(
+                        f"{stage.name}: {field_name} {name!r} is not an earlier stage "
+                        f"(earlier stages: {names})"
+                    )
+            earlier.append(stage.name)
+        return problems
+
+    @property
+    def runs(self) -> tuple[StageRun, ...]:
+        """All executions of stages, in order.
+
+        From its second repetition on, a stage starts from the weights of the run before it,
+        whatever the first one started from.
+        """
+        repetitions: dict[str, int] = {}
+        times = {name: group.times for group in self.repeat for name in group.stages}
+        runs: list[StageRun] = []
+        for stage in self._unroll():
+            repetitions[stage.name] = repetition = repetitions.get(stage.name, 0) + 1
+            total = stage.repeat * times.get(stage.name, 1)
+            name = stage.name if total == 1 else f"{stage.name} {repetition}/{total}"
+            resolved = (
+                stage
+                if repetition == 1
+                else replace(stage, init_from="previous", reinit=(), prune=None)
+            )
+            runs.append(StageRun(index=len(runs), name=name, stage=resolved))
+        return tuple(runs)
+
+    def hparams_at(self, run: StageRun) -> dict[str, Any]:
+        """Return the hyperparameters that the recipe sets for the network that `run` trains."""
+        hparams = dict(self.hparams)
+        for earlier in self.runs[: run.index + 1]:
+            hparams |= earlier.stage.hparams
+        return hparams
+
+    def _unroll(self) -> list[Stage]:
+        """Return the stages in order of execution, repetitions included."""
+        unrolled: list[Stage] = []
+        done: set[str] = set()
+        for stage in self.stage:
+            if stage.name in done:
+                continue
+            group = next((g for g in self.repeat if stage.name in g.stages), None)
+            names = group.stages if group else (stage.name,)
+            block = [s for s in self.stage if s.name in names for _ in range(s.repeat)]
+            unrolled += block * (group.times if group else 1)
+            done |= set(names)
+        return unrolled
+
+    @property
+    def resume_key(self) -> "Recipe":
+        """The recipe with the fields reset that may change when a run is resumed.
+
+        Two recipes with equal keys train bit-identical weights.
+        """
+        return replace(self, stage=tuple(stage.resume_key for stage in self.stage))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of `resume_key`; independent of TOML formatting and omitted defaults."""
+        return hashlib.sha256(to_json(self.resume_key).encode()).hexdigest()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all runs together; a stage in epochs counts 0 until `resolve_epochs`."""
+        return sum(run.stage.steps or 0 for run in self.runs)
+
+
+RECIPE = TypeAdapter(Recipe)
+
+
+def to_json(recipe: Recipe) -> str:
+    """Return the recipe as indented JSON, every default included."""
+    return RECIPE.dump_json(recipe, indent=2).decode() + "\n"

@@ -1,0 +1,305 @@
+"""Validation during training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from jax import Array
+
+from esrjax import registry
+from esrjax.data.datasets import Pair
+from esrjax.evaluation.metrics import MetricSpec, get_spec
+from esrjax.evaluation.score import ImageMetrics, score
+from esrjax.evaluation.upscale import single_pass, uint8_upscaler
+from esrjax.method import Method
+from esrjax.nn.compilation import jit
+from esrjax.nn.reparam import deploy
+from esrjax.training import distributed, init_from, losses, optim, train_state
+from esrjax.training import pipeline as feeds
+from esrjax.training.distributed import DataParallel, local_replica
+from esrjax.training.init_from import LoadedModel, StageModelLoader
+from esrjax.training.loader import find_pairs
+from esrjax.training.logging import Throughput, TrainReport
+from esrjax.training.recipe import Recipe, Stage, StageRun, Validation
+from esrjax.training.teacher import Teacher, forward_with_taps, load_teacher
+from esrjax.training.train_state import GraphDef, Objective, TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validator:
+    """Scores networks of one method on one dataset, in deploy form.
+
+    Attributes:
+        method: The method.
+        pairs: Image pairs of the dataset.
+        spec: The metric spec.
+        every: Interval in steps.
+    """
+
+    method: Method
+    pairs: Sequence[Pair]
+    spec: MetricSpec
+    every: int
+
+    @classmethod
+    def create(cls, cfg: Validation, method: Method) -> Validator:
+        """Return the validator of a stage.
+
+        Args:
+            cfg: The validation of the recipe.
+            method: The method.
+
+        Raises:
+            UserError: There is no such dataset or metric spec.
+        """
+        return cls(
+            method=method,
+            pairs=find_pairs(cfg.dataset, method.scale),
+            spec=get_spec(cfg.spec),
+            every=cfg.every,
+        )
+
+    def __call__(self, net: nnx.Module) -> ImageMetrics:
+        """Return the mean metrics of `net`; it may be in train form and mode, and is unchanged."""
+        deployed = deploy(net)
+        deployed.eval()
+        graphdef, state = nnx.split(deployed)
+        upscaler = single_pass(lambda lr: _forward(graphdef, state, lr), self.method.data_range)
+        scorable = upscaler if self.spec.needs_float_output else uint8_upscaler(upscaler)
+        return score(scorable, self.pairs, self.spec).mean
+
+
+@functools.partial(jit, static_argnums=0)
+def _forward(graphdef: nnx.GraphDef[Any], state: Any, lr: Array) -> Array:
+    """Run the network; compiled once per image size, since the weights are an argument."""
+    return nnx.merge(graphdef, state)(lr)
+
+
+# --------------------------------------------------------------------------------------------------
+# Trainer of one stage.
+# --------------------------------------------------------------------------------------------------
+
+
+LOG_EVERY = 50  # steps between two reports
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StageTrainer:
+    """Everything that training a stage needs; steps are counted within the stage.
+
+    Attributes:
+        recipe: The recipe.
+        run: The stage run.
+        method: The method.
+        model: The initial network.
+        start_step: Steps of the runs before this one.
+        graphdef: Graph definition of the network.
+        state: Initial training state, replicated over the devices.
+        teacher_state: Variables of the teacher, replicated; None without a teacher.
+        step_fn: The compiled training step.
+        lr_schedule: Step -> learning rate.
+        data_parallel: The devices.
+        validator: Scores the network, None if the stage has no validation.
+    """
+
+    recipe: Recipe
+    run: StageRun
+    method: Method
+    model: LoadedModel
+    start_step: int
+    graphdef: GraphDef
+    state: TrainState
+    teacher_state: Any
+    step_fn: train_state.TrainStepFn
+    lr_schedule: Callable[[int], Any]
+    data_parallel: DataParallel
+    validator: Validator | None
+
+    @classmethod
+    def create(cls, recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> StageTrainer:
+        """Build network, teacher, optimizer and training step of a stage.
+
+        Args:
+            recipe: The recipe, in steps.
+            run: The stage run.
+            load_stage: Returns the result of an earlier stage.
+
+        Raises:
+            UserError: Initial weights, teacher, schedule or batch size do not fit the stage.
+        """
+        stage, method = run.stage, registry.get_method(recipe.method)
+        model = init_from.init_stage_model(recipe, run, load_stage)
+        teacher = load_teacher(stage, load_stage)
+        lr_schedule, optimizer = make_stage_optimizer(stage)
+        adapters = make_adapters(model, teacher, stage, recipe.seed + run.index)
+        graphdef, state = train_state.init_state(model.net, stage, optimizer, adapters)
+        objective = Objective(
+            graphdef=graphdef, stage=stage, data_range=method.data_range, teacher=teacher
+        )
+        data_parallel = DataParallel.for_batch(
+            stage.data.batch_size // stage.grad_accum_steps, recipe.parallel
+        )
+        return cls(
+            recipe=recipe,
+            run=run,
+            method=method,
+            model=model,
+            start_step=sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index]),
+            graphdef=graphdef,
+            state=data_parallel.replicate(state),
+            teacher_state=data_parallel.replicate(teacher and teacher.state),
+            step_fn=data_parallel.compile_step(objective, optimizer),
+            lr_schedule=lr_schedule,
+            data_parallel=data_parallel,
+            validator=stage.validation and Validator.create(stage.validation, method),
+        )
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the recipe."""
+        return self.run.stage
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps, if `patience` does not end the stage earlier."""
+        assert self.stage.steps is not None  # `resolve_epochs` ran before
+        return self.stage.steps
+
+    def batches(self, start_step: int) -> Iterator[tuple[jax.Array, jax.Array]]:
+        """Yield LR and HR batches from `start_step` on, sharded over the devices."""
+        # Every run draws other patches: its seed is 7919, a prime, away from that of the run before
+        # it. Grain takes no seeds from 2**32 on.
+        seed = (self.recipe.seed + 7919 * self.run.index) % 2**31
+        shard = jax.process_index(), jax.process_count()
+        pipeline = feeds.open_pipeline(
+            self.stage.data, self.method.scale, seed, self.data_parallel, shard
+        )
+        return pipeline.iter_from(start_step, self.num_steps)
+
+    def train_step(
+        self, state: TrainState, lr: jax.Array, hr: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        """Run one training step.
+
+        Args:
+            state: The training state. It may be donated: do not use it after the call.
+            lr: LR batch (n, h, w, 3), uint8, sharded.
+            hr: HR batch (n, s·h, s·w, 3), uint8, sharded.
+
+        Returns:
+            The new state and the loss, which may not be computed yet.
+        """
+        # An implicit transfer (a Python scalar, a NumPy array) would stall every step: raise.
+        with jax.transfer_guard("disallow"):
+            return self.step_fn(state, self.teacher_state, lr, hr)
+
+    def should_validate(self, step: int) -> bool:
+        """Return whether the network is validated after `step` steps."""
+        validator = self.validator
+        return validator is not None and (step % validator.every == 0 or step == self.num_steps)
+
+    def should_report(self, step: int) -> bool:
+        """Return whether a report is made after `step` steps."""
+        return step % LOG_EVERY == 0 or step == self.num_steps or self.should_validate(step)
+
+    def should_save(self, step: int) -> bool:
+        """Return whether a checkpoint is saved after `step` steps."""
+        return step % self.stage.save_every == 0 or step == self.num_steps
+
+    def is_done(self, state: TrainState, step: int) -> bool:
+        """Return whether all steps are done, or `patience` validations did not improve.
+
+        With `patience`, a value of the state is read, which waits for the devices.
+        """
+        patience = self.stage.validation and self.stage.validation.patience
+        out_of_patience = bool(
+            patience and state.best and int(state.best.evals_since_best) >= patience
+        )
+        return step >= self.num_steps or out_of_patience
+
+    def report(self, state: TrainState, step: int, throughput: Throughput) -> TrainReport:
+        """Return the report after `step` steps, with a validation if one is due.
+
+        Args:
+            state: The training state.
+            step: Steps done in the stage.
+            throughput: Measured since the last report.
+        """
+        metrics = None
+        if self.validator is not None and self.should_validate(step):
+            metrics = self.validator(train_state.merge_network(self.graphdef, local_replica(state)))
+        return TrainReport(
+            stage=self.run.name,
+            step=self.start_step + step,
+            total_steps=self.recipe.total_steps,
+            loss=throughput.loss,
+            learning_rate=float(self.lr_schedule(step - 1)),  # of the last step; optax's begin at 0
+            steps_per_s=throughput.steps_per_s,
+            images_per_s=throughput.steps_per_s * self.stage.data.batch_size,
+            data_wait=throughput.data_wait,
+            limit=throughput.limit,
+            # One value for all processes: it decides on the best weights and on `patience`, where a
+            # difference in the last digit would let one process stop and the others wait for it.
+            psnr=metrics and distributed.broadcast_from_main(metrics.psnr),
+            ssim=metrics and metrics.ssim,
+        )
+
+    def final_model(self, state: TrainState) -> LoadedModel:
+        """Return the result of the stage: the last weights, or those with the best validation."""
+        net = train_state.merge_network(
+            self.graphdef, local_replica(state), best=self.stage.select == "best"
+        )
+        return replace(self.model, net=net)
+
+
+def make_stage_optimizer(stage: Stage) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Return the learning-rate schedule of a stage, and its optimizer with gradient clipping.
+
+    Raises:
+        RecipeError: The schedule is longer than the stage.
+    """
+    assert stage.steps is not None
+    lr_schedule = optim.make_schedule(stage.schedule, stage.optimizer.learning_rate, stage.steps)
+    optimizer = optim.make_optimizer(stage.optimizer, lr_schedule)
+    if stage.grad_clip_norm is None:
+        return lr_schedule, optimizer
+    return lr_schedule, optax.chain(optax.clip_by_global_norm(stage.grad_clip_norm), optimizer)
+
+
+def make_adapters(model: LoadedModel, teacher: Teacher | None, stage: Stage, seed: int) -> Any:
+    """Return the trained 1x1 kernels of the `teacher_features` term, () without that term.
+
+    Args:
+        model: The student.
+        teacher: The teacher.
+        stage: The stage.
+        seed: Seed of the kernels.
+
+    Raises:
+        NotFound: A tap is not the path of a submodule that runs.
+    """
+    if teacher is None or stage.teacher is None or "teacher_features" not in stage.loss:
+        return ()
+    student_channels = _tap_channels(
+        model.net, tuple(stage.teacher.taps), registry.get_method(model.method)
+    )
+    net = nnx.merge(teacher.graphdef, teacher.state)
+    method = registry.get_method(stage.teacher.method or model.method)
+    teacher_channels = _tap_channels(net, teacher.tap_paths, method)
+    return losses.init_adapters(
+        jax.random.key(seed), list(zip(student_channels, teacher_channels, strict=True))
+    )
+
+
+def _tap_channels(net: nnx.Module, paths: tuple[str, ...], method: Method) -> list[int]:
+    """Return the number of channels of each tap, from an abstract forward pass."""
+    side = max(32, method.min_side)  # any size that the network accepts
+    lr = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+    _, features = nnx.eval_shape(lambda net, lr: forward_with_taps(net, lr, paths), net, lr)
+    return [feature.shape[-1] for feature in features]

@@ -1,0 +1,251 @@
+"""Training loop: runs the stages of a recipe sequentially, with checkpoints and resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from esrjax import registry
+from esrjax.errors import Diverged
+from esrjax.training import loader
+from esrjax.training.checkpoint import Checkpointer, RunDir, StageArtifacts, latest_run
+from esrjax.training.dry_run import dry_run
+from esrjax.training.init_from import LoadedModel, find_checkpoint
+from esrjax.training.logging import Meter, TrainReport
+from esrjax.training.recipe import Recipe, Stage, StageRun
+from esrjax.training.stage_trainer import StageTrainer, Validator
+from esrjax.training.train_state import TrainState
+
+
+class TrainingStopped(Exception):
+    """Raised when a training has been stopped, after its state was saved.
+
+    Attributes:
+        step: Steps done, over all stages.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+ReportCallback = Callable[[TrainReport], None]
+StopCallback = Callable[[], bool]  # called after every step: whether to stop
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_report: ReportCallback = lambda _: None,
+) -> tuple[Path, ...]:
+    """Run a recipe.
+
+    A run that was interrupted and resumed is bit-exact: it ends with the same weights as one that
+    was not (on a CPU, with the same number of devices). Batches and augmentation are functions of
+    seed and step, and a checkpoint contains the whole training state.
+
+    Args:
+        recipe: The recipe.
+        folder: Where weights, checkpoints and metrics are written.
+        resume: Whether to continue the run in `folder`.
+        on_report: Called with every report, on all processes.
+
+    Returns:
+        The files of the final weights, one for each form (train, deploy) of the network.
+
+    Raises:
+        UserError: The recipe or the folder is invalid.
+        Diverged: The loss or the gradient is not finite.
+    """
+    check_recipe(recipe)
+    return run_stages(resolve_epochs(recipe), folder, resume=resume, on_report=on_report)
+
+
+def run_stages(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    on_report: ReportCallback,
+    should_stop: StopCallback = lambda: False,
+) -> tuple[Path, ...]:
+    """Run a recipe that `check_recipe` accepts and whose length is in steps.
+
+    Finished stages are skipped; the unfinished one continues from the last checkpoint.
+
+    Args:
+        recipe: The recipe.
+        folder: Where weights, checkpoints and metrics are written.
+        resume: Whether to continue the run in `folder`.
+        on_report: Called with every report, on all processes.
+        should_stop: Called after every step.
+
+    Returns:
+        The files of the final weights, one for each form (train, deploy) of the network.
+
+    Raises:
+        TrainingStopped: `should_stop` returned true; the state is saved.
+        Diverged: The loss or the gradient is not finite.
+    """
+    run_dir, artifacts = RunDir.open(folder, recipe, resume=resume), StageArtifacts(folder, recipe)
+    checkpoints = Checkpointer(folder)
+    # Steps after the last checkpoint run again, with the same values, and are logged again.
+    run_dir.truncate_metrics(checkpoints.latest() or 0)
+    runs = recipe.runs
+    for stage_run in runs:
+        if not artifacts.has_finished(stage_run):
+            load_stage = _stage_loader(artifacts, runs, stage_run.index)
+            trainer = StageTrainer.create(recipe, stage_run, load_stage)
+            artifacts.save(stage_run, fit(trainer, checkpoints, run_dir, on_report, should_stop))
+    checkpoints.close()
+    return artifacts.export(artifacts.load(runs[-1]))
+
+
+def _stage_loader(
+    artifacts: StageArtifacts, runs: tuple[StageRun, ...], run_index: int
+) -> Callable[[str | None], LoadedModel]:
+    return lambda name: artifacts.load(latest_run(runs, run_index, name))
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check a recipe and everything it refers to; nothing is started or written.
+
+    Raises:
+        UserError: A hyperparameter, dataset, metric spec or checkpoint is unknown or missing, or a
+            stage fails in the dry run.
+    """
+    method = registry.get_method(recipe.method)
+    method.check_hparams(recipe.hparams)
+    for stage in recipe.stage:
+        method.check_hparams(stage.hparams)
+        for name in stage.data.dataset_weights:
+            loader.find_pairs(name, method.scale)
+        if stage.validation is not None:
+            Validator.create(stage.validation, method)
+        for file in stage.checkpoints:
+            find_checkpoint(file)
+    dry_run(recipe)
+
+
+def resolve_epochs(recipe: Recipe) -> Recipe:
+    """Return the recipe with epochs converted to steps; in an epoch every image is cropped once."""
+    scale = registry.get_method(recipe.method).scale
+    return replace(recipe, stage=tuple(_with_steps(stage, scale) for stage in recipe.stage))
+
+
+def _with_steps(stage: Stage, scale: int) -> Stage:
+    if stage.epochs is None:
+        return stage
+    num_images = sum(len(loader.find_pairs(name, scale)) for name in stage.data.dataset_weights)
+    num_images *= 1 + len(stage.data.hr_downscales)
+    steps = -(-stage.epochs * num_images // stage.data.batch_size)  # rounded up
+    return replace(stage, steps=steps, epochs=None)
+
+
+def fit(
+    trainer: StageTrainer,
+    checkpoints: Checkpointer,
+    run_dir: RunDir,
+    on_report: ReportCallback,
+    should_stop: StopCallback,
+) -> LoadedModel:
+    """Train one stage, from the last checkpoint if that belongs to it.
+
+    Args:
+        trainer: The stage.
+        checkpoints: The checkpoints of the run.
+        run_dir: Where metrics are logged.
+        on_report: Called with every report.
+        should_stop: Called after every step.
+
+    Returns:
+        The resulting network.
+
+    Raises:
+        TrainingStopped: `should_stop` returned true; the state is saved.
+        Diverged: The loss or the gradient is not finite.
+    """
+    state, step = _resume(trainer, checkpoints)
+    meter = Meter()
+    # A batch depends on seed and step alone, so a resumed stage opens its data at `step` and gets
+    # the batches that it would have got without the interruption.
+    source = meter.timed(trainer.batches(step))
+    while not trainer.is_done(state, step):
+        state, loss = trainer.train_step(state, *next(source))
+        step += 1
+        meter.add(loss)  # not read yet: the host does not wait for the devices
+        if trainer.should_report(step):
+            _check_finite(state, trainer, checkpoints)
+            report = trainer.report(state, step, meter.throughput())
+            # Before the checkpoint of this step: a resumed run does not repeat the validation.
+            state = state if report.psnr is None else state.with_score(report.psnr)
+            run_dir.log_metrics(**vars(report))
+            on_report(report)
+            meter.reset()
+        stop_now = should_stop()  # once per step: with several processes it counts its calls
+        if stop_now or trainer.should_save(step) or trainer.is_done(state, step):
+            # A checkpoint never contains a state that has diverged.
+            _check_finite(state, trainer, checkpoints)
+            checkpoints.save(trainer.start_step + step, state, {"stage": trainer.run.name})
+        if stop_now:
+            raise TrainingStopped(trainer.start_step + step)
+    return trainer.final_model(state)
+
+
+def _resume(trainer: StageTrainer, checkpoints: Checkpointer) -> tuple[TrainState, int]:
+    """Return the state and the number of steps done in this stage, from the last checkpoint.
+
+    A checkpoint is the whole `TrainState` (parameters, moving average, optimizer, statistics, best
+    validation, step), restored bit by bit; nothing else changes from step to step.
+    """
+    step = checkpoints.latest() or 0
+    # Steps count over all stages: one that is not beyond `start_step` is of an earlier stage, and
+    # `start_step` itself is the end of the stage before.
+    if step <= trainer.start_step:
+        return trainer.state, 0
+    state, _ = checkpoints.restore(step, trainer.state)
+    return state, step - trainer.start_step
+
+
+def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
+    """Return the mean seconds of a step of the first stage, after two warm-up steps.
+
+    Args:
+        recipe: The recipe.
+        num_steps: Number of timed steps.
+    """
+    recipe = resolve_epochs(recipe)
+    trainer = StageTrainer.create(recipe, recipe.runs[0], _no_stage)
+    state, source = trainer.state, trainer.batches(0)
+    start = time.perf_counter()
+    for index, (lr, hr) in zip(range(-2, num_steps), source, strict=False):
+        state, loss = trainer.train_step(state, lr, hr)
+        jax.block_until_ready(loss)
+        start = time.perf_counter() if index < 0 else start  # restarts after each warm-up step
+    return (time.perf_counter() - start) / num_steps
+
+
+def _no_stage(name: str | None) -> LoadedModel:
+    raise AssertionError(f"the first stage starts from {name!r}")  # the schema forbids it
+
+
+def _check_finite(state: TrainState, trainer: StageTrainer, checkpoints: Checkpointer) -> None:
+    step = int(jax.device_get(state.first_nonfinite_step))
+    if step < 0:
+        return
+    latest = checkpoints.latest()
+    raise Diverged(
+        f"the loss or its gradient is not finite at step {trainer.start_step + step} "
+        f"({trainer.run.name})",
+        rule="loss and gradient are finite at every step",
+        location=str(checkpoints.folder),
+        remedy=f"lower the learning rate or add a warm-up; the last checkpoint is of step {latest}"
+        if latest is not None
+        else "lower the learning rate or add a warm-up; there is no checkpoint before that step",
+    )

@@ -1,0 +1,236 @@
+"""The command line: help that imports nothing heavy, and output that programs can rely on."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from esrjax import registry
+from esrjax.bench import roofline
+from esrjax.cli import PANELS, app
+from esrjax.nn import ops
+
+COMMANDS = [name for commands in PANELS.values() for name in commands]
+GROUPS = {
+    group.name: [command.name or command.callback.__name__ for command in typer.registered_commands]
+    for group in app.registered_groups
+    if (typer := group.typer_instance)
+}
+TREE = {
+    "recipes": ["list", "show", "schema"],
+    "metrics": ["list", "explain"],
+    "submit": ["build", "check"],
+    "method": ["list", "show", "check", "new", "cost"],
+    "weights": ["list", "get", "convert"],
+    "data": ["pack", "verify", "select"],
+}
+HEAVY = {"jax", "flax", "numpy", "torch", "optax", "PIL", "safetensors", "esrjax_plugins"}
+
+SPAN = {
+    "method": "span",
+    "params": 150_688,
+    "params_full": 150_688,
+    "macs": 9_833_807_872,
+    "macs_full": 9_833_807_872,
+    "activations": 41_680_896,
+    "convs": 22,
+}
+SPANV2 = {
+    "method": "spanv2",
+    "params": 139_104,
+    "params_full": 139_104,
+    "macs": 9_107_931_136,
+    "macs_full": 9_107_931_136,
+    "activations": 51_380_224,
+    "convs": 22,
+}
+ROW = set(
+    """method image_size engine implementation precision median_ms low_ms high_ms first_ms
+    samples_ms compile_s compilations peak_mib torch_eager_ratio torch_eager_ratio_low
+    torch_eager_ratio_high torch_compile_ratio torch_compile_ratio_low torch_compile_ratio_high
+    macs bytes min_time_ms bound roofline_fraction""".split()
+)
+
+
+# --- help --------------------------------------------------------------------------------------
+
+
+def test_help_of_every_command_imports_nothing_heavy():
+    commands = [[], *([name] for name in COMMANDS), ["parity", "verify"]]
+    commands += [[group, name] for group, names in GROUPS.items() for name in names]
+    code = f"""
+import contextlib, io, json, sys
+from esrjax import registry
+from esrjax.cli import app
+for args in {commands}:
+    for option in ("-h", "--help"):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            app([*args, option], standalone_mode=False)
+        assert "Usage:" in out.getvalue()
+print(json.dumps(list(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {name.split(".")[0] for name in json.loads(run.stdout)} & HEAVY
+
+
+def test_help_lists_every_command_in_its_panel(esrjax):
+    result = esrjax("--help")
+    assert result.code == 0
+    assert all(f" {name} " in result.out for name in COMMANDS)
+    positions = [result.out.index(f" {panel} ") for panel in PANELS]
+    assert positions == sorted(positions)
+    assert GROUPS == TREE
+
+
+def test_version_and_shell_completion(esrjax, monkeypatch):
+    result = esrjax("--version")
+    assert result.code == 0 and result.out.startswith("esrjax ")
+    assert "--install-completion" in esrjax("--help").out
+    monkeypatch.setenv("_ESRJAX_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "esrjax method ")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert set(TREE["method"]) <= set(esrjax().out.split())
+
+
+def test_unknown_option_is_reported(esrjax):
+    result = esrjax("method", "list", "--jason")
+    assert result.code == 2 and "No such option: --jason" in result.err
+
+
+# --- methods -----------------------------------------------------------------------------------
+
+
+def test_list_has_every_method(esrjax, crumbs, monkeypatch):
+    monkeypatch.setenv(registry.PLUGINS_ENV, "span, spanv2, crumb")
+    rows = {row.pop("name"): row for row in esrjax("method", "list", "--json").json}
+    assert rows["span"] == {
+        "team": "EfficientSR Organizers",
+        "scale": 4,
+        "params": 150_688,
+        "macs": 9_833_807_872,
+        "weights": ["ntire2026"],
+        "pretrained": True,
+    }
+    assert set(rows) == {"span", "spanv2", "crumb"}
+    assert (rows["spanv2"]["team"], rows["spanv2"]["params"]) == ("XiaomiMM", 139_104)
+    assert rows["crumb"] == {
+        "team": "Bakery",
+        "scale": 4,
+        "params": 30,
+        "macs": 27 * 256 * 256,
+        "weights": [],
+        "pretrained": True,
+    }
+
+
+def test_output_is_not_wrapped_without_a_terminal(esrjax, monkeypatch):
+    monkeypatch.setenv(registry.PLUGINS_ENV, "span, spanv2")
+    lines = esrjax("method", "list").out.splitlines()
+    assert lines[0].split() == "name team scale params macs weights pretrained".split()
+    span = next(line for line in lines if line.startswith("span "))
+    assert (
+        span.split() == "span EfficientSR Organizers 4 150,688 9,833,807,872 ntire2026 yes".split()
+    )
+    lines = esrjax("method", "show", "span").out.splitlines()
+    assert "conv_cat ─ upsampler ─ shuffle" in next(line for line in lines if "conv_cat ─" in line)
+    assert any(
+        line.endswith("6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971")
+        for line in lines
+    )
+
+
+def test_show_has_description_and_package(esrjax):
+    method = esrjax("method", "show", "spanv2", "--json").json
+    assert method["description"].startswith("SPANV2: the winner")
+    assert method["package"].startswith("esrjax ")
+    assert (method["name"], method["macs"]) == ("spanv2", 9_107_931_136)
+
+
+@pytest.mark.parametrize("implementation", ops.IMPLEMENTATIONS)
+@pytest.mark.parametrize("figures", [SPAN, SPANV2], ids=["span", "spanv2"])
+def test_cost_is_the_same_with_every_implementation(esrjax, figures, implementation):
+    with ops.implementation(implementation):
+        assert esrjax("method", "cost", figures["method"], "--json").json == figures
+
+
+def test_cost_depends_on_image_size_and_hparams(esrjax):
+    half_side = esrjax("method", "cost", "span", "--image-size", 128, "--json").json
+    half_area = esrjax("method", "cost", "span", "--image-size", "128x256", "--json").json
+    assert (half_side["macs"], half_side["params"]) == (SPAN["macs"] // 4, SPAN["params"])
+    assert (half_area["macs"], half_area["params"]) == (SPAN["macs"] // 2, SPAN["params"])
+    larger = esrjax("method", "cost", "span", "--hparam", "channels=48", "--json").json
+    square = 48 * 48 * 9 + 48  # eighteen in the blocks, conv_2 and the upsampler
+    assert larger["params"] == (27 * 48 + 48) + 20 * square + (192 * 48 + 48)
+
+
+def test_costs_of_modules_add_up_to_the_total(esrjax):
+    cost = esrjax("method", "cost", "spanv2", "--per-module", "--json").json
+    for figure in ("macs", "macs_full", "activations"):
+        assert sum(module[figure] for module in cost["modules"]) == cost[figure]
+    assert cost["modules"][0]["path"] == "block_1.c1"
+    table = esrjax("method", "cost", "spanv2", "--per-module").out
+    assert "block_5.guidance_map_conv" not in table and "block_5 " in table
+
+
+# --- measurements ------------------------------------------------------------------------------
+
+
+def test_bench_times_methods_interleaved(esrjax, crumbs, monkeypatch):
+    monkeypatch.setitem(roofline.PROBE_SIZES, "cpu", (2**16, 64))
+    args = "crumb loaf --image-size 16x16,8x24 --seconds 0.01 --json".split()
+    report = esrjax("bench", *args).json
+    assert set(report) == {"device", "machine", "peaks", "rows", "notes"}
+    order = [(row["method"], row["image_size"]) for row in report["rows"]]
+    assert order == [(name, size) for size in ("16x16", "8x24") for name in ("crumb", "loaf")]
+    for row in report["rows"]:
+        assert set(row) == ROW
+        assert row["engine"] == "jax-cpu"
+        assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
+        assert row["compile_s"] > 0
+
+
+def test_doctor_reports_versions_device_and_methods(esrjax, crumbs, monkeypatch):
+    monkeypatch.setenv(registry.PLUGINS_ENV, "span, crumb")
+    environment = esrjax("doctor", "--json").json
+    assert environment["versions"]["jax"] and environment["device"]["platform"] == "cpu"
+    assert environment["methods"]["crumb"] == "crumbs 0.3"
+    assert "crumbs 0.3" in esrjax("doctor").out
+
+
+def test_rank_reproduces_the_published_table(esrjax, reference):
+    report = esrjax("rank", reference / "protocol/table1.csv", "--json").json
+    assert len(report["rows"]) == 16
+    ranked = [row for row in report["rows"] if row["ranked"]]
+    assert [row["rank_main"] for row in ranked] == list(range(1, 15))
+    first = ranked[0]
+    assert first["team"] == "XiaomiMM"
+    assert (round(first["score_runtime"], 2), round(first["score_params"], 2)) == (3.95, 6.30)
+    assert (round(first["score_flops"], 2), round(first["score_main"], 2)) == (6.38, 4.43)
+    assert (first["rank_runtime"], first["rank_params"], first["rank_flops"]) == (1, 5, 6)
+    last = report["rows"][-1]
+    assert (last["team"], last["ranked"], last["rank_main"]) == (
+        "EfficientSR Organizers",
+        False,
+        None,
+    )
+    (note,) = report["notes"]
+    assert all(part in note for part in ("IN2GM", "7th", "26.98 dB"))
+
+
+@pytest.mark.parametrize("figures", ["exact", "printed"])
+def test_rank_notes_the_wrong_raw_figure(esrjax, reference, figures):
+    results = reference / "protocol/results.json"
+    text = esrjax("rank", results, "--figures", figures).out
+    (line,) = [line for line in text.splitlines() if line.startswith("XiaomiMM: ")]
+    assert "1.59 G" in line and "9.11 G" in line
+    notes = esrjax("rank", results, "--figures", figures, "--json").json["notes"]
+    assert sum("1.59 G" in note for note in notes) == 1
+
+
+def test_nan_becomes_null_in_json(esrjax, crumbs, tmp_path):
+    golden = tmp_path / "golden.npz"
+    np.savez(golden, x0=np.zeros((1, 3, 8, 8)), y0=np.full((1, 3, 32, 32), np.nan))
+    result = esrjax("parity", "crumb", "--golden", golden, "--json")
+    assert (result.code, result.json["passed"], result.json["max_abs_diff"]) == (1, False, None)

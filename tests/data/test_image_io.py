@@ -1,0 +1,423 @@
+"""Image files: any mode in, 8-bit RGB out; writing is atomic; every error is reported."""
+
+import errno
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from esrjax.data import image_io
+from esrjax.data.image_io import Pixels, decode_raw, find_images, read_image, write_image
+from esrjax.errors import NotFound, UnreadableFile, UnwritableFile
+
+RANDOM = np.random.default_rng(0)
+GRAY = "grey repeated in three channels"
+WHITE = "transparency composited over white"
+PALETTE = "palette converted to RGB"
+ROUNDED = "16 bits per channel rounded to 8"
+
+
+def noise(*shape: int) -> Pixels:
+    return RANDOM.integers(0, 256, shape, np.uint8)
+
+
+def save(path: Path, pixels: Any, mode: str | None = None, **options: Any) -> Path:
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path
+
+
+def over_white(colors: Pixels, alpha: Pixels) -> Pixels:
+    opacity = alpha[..., None] / 255
+    return np.rint(colors * opacity + 255 * (1 - opacity)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".tiff", ".bmp", ".PNG"])
+def test_lossless_formats_round_trip(tmp_path: Path, suffix: str) -> None:
+    pixels = noise(9, 7, 3)
+    write_image(tmp_path / f"new/folder/image{suffix}", pixels)
+    decoded = read_image(tmp_path / f"new/folder/image{suffix}")
+    assert np.array_equal(decoded.pixels, pixels)
+    assert decoded.notes == ()
+    assert decoded.pixels.flags.writeable
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg"])
+def test_jpeg_is_close_and_not_chroma_subsampled(tmp_path: Path, suffix: str) -> None:
+    ramp = np.linspace(0, 255, 32).astype(np.uint8)
+    pixels = np.stack(np.broadcast_arrays(ramp, ramp[:, None], ramp[::-1]), axis=-1)
+    write_image(tmp_path / f"image{suffix}", pixels)
+    decoded = read_image(tmp_path / f"image{suffix}").pixels
+    assert np.abs(decoded.astype(int) - pixels).max() <= 6
+    with Image.open(tmp_path / f"image{suffix}") as image:
+        assert [component[1:3] for component in image.layer] == [(1, 1)] * 3
+
+
+def test_gray_is_repeated_in_three_channels(tmp_path: Path) -> None:
+    gray = noise(9, 7)
+    decoded = read_image(save(tmp_path / "gray.png", gray))
+    assert np.array_equal(decoded.pixels, np.stack([gray] * 3, axis=-1))
+    assert decoded.notes == (GRAY,)
+
+
+def test_one_bit_images_become_black_and_white(tmp_path: Path) -> None:
+    bits = noise(9, 7) > 127
+    decoded = read_image(save(tmp_path / "bits.png", bits))
+    assert np.array_equal(decoded.pixels, np.stack([bits * np.uint8(255)] * 3, axis=-1))
+    assert decoded.notes == (GRAY,)
+
+
+def test_palette_is_converted_to_rgb(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(9, 7, 3)).convert("P")
+    image.save(tmp_path / "palette.png")
+    decoded = read_image(tmp_path / "palette.png")
+    assert np.array_equal(decoded.pixels, np.asarray(image.convert("RGB")))
+    assert decoded.notes == (PALETTE,)
+
+
+@pytest.mark.parametrize("transparency", [3, bytes([0, 128, 255, 7])])
+def test_transparent_palette_color_becomes_white(tmp_path: Path, transparency: Any) -> None:
+    image = Image.fromarray(noise(9, 7) % 4, "L").convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
+    image.save(tmp_path / "palette.png", transparency=transparency)
+    decoded = read_image(tmp_path / "palette.png")
+    indices = np.asarray(image)
+    alpha = [255, 255, 255, 0] if transparency == 3 else list(transparency)
+    colors = np.asarray(image.convert("RGB"))
+    assert np.array_equal(decoded.pixels, over_white(colors, np.array(alpha, np.uint8)[indices]))
+    assert decoded.notes == (PALETTE, WHITE)
+
+
+def test_transparent_key_color_becomes_white(tmp_path: Path) -> None:
+    pixels = noise(9, 7, 3)
+    save(tmp_path / "key.png", pixels, transparency=tuple(pixels[2, 3].tolist()))
+    pixels[2, 3] = 255
+    decoded = read_image(tmp_path / "key.png")
+    assert np.array_equal(decoded.pixels, pixels)
+    assert decoded.notes == (WHITE,)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_composited_over_white(tmp_path: Path, channels: int) -> None:
+    raw = noise(40, 30, channels)
+    decoded = read_image(save(tmp_path / "alpha.png", raw))
+    assert np.array_equal(
+        decoded.pixels,
+        np.broadcast_to(over_white(raw[..., :-1], raw[..., -1]), (40, 30, 3)),
+    )
+    assert decoded.notes == ((GRAY, WHITE) if channels == 2 else (WHITE,))
+
+
+def test_opaque_alpha_is_dropped_without_a_note(tmp_path: Path) -> None:
+    raw = noise(9, 7, 4)
+    raw[..., 3] = 255
+    decoded = read_image(save(tmp_path / "opaque.png", raw))
+    assert np.array_equal(decoded.pixels, raw[..., :3])
+    assert decoded.notes == ()
+
+
+def test_16_bits_are_rounded_not_truncated(tmp_path: Path) -> None:
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    decoded = read_image(save(tmp_path / "deep.png", levels))
+    assert np.array_equal(decoded.pixels[..., 1], np.rint(levels / 257))
+    assert decoded.notes == (GRAY, ROUNDED)
+
+
+def test_cmyk_is_converted_to_rgb(tmp_path: Path) -> None:
+    flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
+    decoded = read_image(save(tmp_path / "print.jpg", flat, mode="CMYK", quality=95))
+    assert np.abs(decoded.pixels.astype(int) - flat).max() <= 3
+    assert decoded.notes == ("CMYK converted to RGB without its color profile",)
+
+
+def test_images_up_to_pillows_limit_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "large.png", noise(9, 7, 3))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32)  # 63 pixels: a warning, an error from 65 on
+    assert read_image(tmp_path / "large.png").pixels.shape == (9, 7, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
+    with pytest.raises(UnreadableFile, match=r"\(63 pixels\) exceeds limit of 62 pixels"):
+        read_image(tmp_path / "large.png")
+
+
+def test_damaged_exif_block_is_ignored(tmp_path: Path) -> None:
+    path = save(tmp_path / "photo.jpg", noise(9, 7, 3), exif=b"Exif\0\0II*\0\x08\0\0\0\xff")
+    assert read_image(path).pixels.shape == (9, 7, 3)
+
+
+def unreadable_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
+    """Files that are no images, with a part of the expected reason."""
+    png = save(tmp_path / "valid.png", noise(40, 30, 3)).read_bytes()
+    jpeg = save(tmp_path / "valid.jpg", noise(40, 30, 3)).read_bytes()
+    contents = {
+        "half.png": (png[: len(png) // 2], "truncated"),
+        "half.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
+        "head.png": (png[:10], "not an image"),
+        "text.png": (b"not an image at all", "not an image"),
+        "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
+        "empty.png": (b"", "empty"),
+    }
+    for name, (content, _) in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.png").mkdir()
+    paths = {name: (tmp_path / name, reason) for name, (_, reason) in contents.items()}
+    paths["folder.png"] = (tmp_path / "folder.png", "folder")
+    paths["missing.png"] = (tmp_path / "missing.png", "no such file")
+    return paths
+
+
+def test_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
+    for path, reason in unreadable_files(tmp_path).values():
+        with pytest.raises(UnreadableFile) as caught:
+            read_image(path)
+        assert f"'{path}'" in caught.value.problem
+        assert reason in caught.value.problem
+        assert "PNG, JPEG, WEBP, TIFF, BMP, GIF, PPM, JPEG2000" in caught.value.rule
+        assert caught.value.remedy
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_damaged_file_is_read_or_reported(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damage")
+    suffix = data.draw(st.sampled_from(["png", "jpg", "webp", "tif", "bmp"]))
+    pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    content = bytearray(save(folder / f"valid.{suffix}", pixels).read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "damaged").write_bytes(content)
+    try:
+        decoded = read_image(folder / "damaged")
+    except UnreadableFile:
+        return
+    assert decoded.pixels.dtype == np.uint8
+    assert decoded.pixels.shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "reason"),
+    [
+        ("image.gif", noise(4, 4, 3), "'.gif'"),
+        ("image", noise(4, 4, 3), "''"),
+        ("image.png", noise(4, 4), "uint8 (4, 4)"),
+        ("image.png", noise(4, 4, 3) / 255, "float64 (4, 4, 3)"),
+        ("image.png", noise(4, 0, 3), "uint8 (4, 0, 3)"),
+        ("image.webp", noise(1, 16384, 3), "WEBP cannot store (1, 16384, 3)"),
+        ("folder.png", noise(4, 4, 3), "Is a directory"),
+    ],
+)
+def test_unwritable_image_is_reported(tmp_path: Path, name: str, pixels: Any, reason: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UnwritableFile) as caught:
+        write_image(tmp_path / name, pixels)
+    assert f"'{tmp_path / name}'" in caught.value.problem and reason in caught.value.problem
+    assert ".png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp" in caught.value.rule
+    assert caught.value.remedy
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("parent", ["file", "file/deeper"])
+def test_file_in_place_of_a_folder_is_reported(tmp_path: Path, parent: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnwritableFile, match=re.escape(f"'{tmp_path / parent}'")):
+        write_image(tmp_path / parent / "image.png", noise(4, 4, 3))
+
+
+def raise_os_error(number: int) -> Callable[..., None]:
+    def replace(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return replace
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_failed_write_keeps_the_old_image_and_leaves_no_partial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    old, path = noise(9, 7, 3), tmp_path / "image.png"
+    write_image(path, old)
+    monkeypatch.setattr(os, "replace", raise_os_error(number))
+    with pytest.raises(UnwritableFile, match=os.strerror(number)):
+        write_image(path, noise(9, 7, 3))
+    assert np.array_equal(read_image(path).pixels, old)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_image(tmp_path / "image.png", noise(9, 7, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_get_the_default_permissions(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.png", noise(4, 4, 3))
+    (tmp_path / "reference").touch()
+    assert (tmp_path / "image.png").stat().st_mode == (tmp_path / "reference").stat().st_mode
+
+
+def test_files_and_folders_are_listed_sorted_without_duplicates(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt", "c.webp"):
+        (tmp_path / name).touch()
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner/d.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    paths = find_images([tmp_path, tmp_path / "c.webp", tmp_path / "notes.txt"])
+    assert [path.name for path in paths] == ["a.JPG", "b.png", "c.webp", "notes.txt"]
+
+
+def test_all_missing_paths_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        find_images([tmp_path, tmp_path / "x.png", str(tmp_path / "y")])
+    assert f"'{tmp_path / 'x.png'}', '{tmp_path / 'y'}'" in caught.value.problem
+    assert f"'{tmp_path}'" not in caught.value.problem
+    assert ".png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp" in caught.value.rule
+    assert caught.value.remedy
+
+
+def test_no_images_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=f"'{tmp_path}'"):
+        find_images([tmp_path])
+    with pytest.raises(NotFound, match="empty list"):
+        find_images([])
+
+
+def test_suffixes_are_lower_case() -> None:
+    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in image_io.SUFFIXES)
+
+
+# --- Decoding of image files: 16-bit pixels, key colors, orientation, unsupported modes ---
+
+
+def png(pixels: NDArray[np.uint16], key: tuple[int, ...] = ()) -> bytes:
+    """Encode (h, w, C) 16-bit pixels as PNG, each row as the difference to the one above."""
+    height, width, channels = pixels.shape
+    rows = np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
+    filtered = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1])).astype(np.uint8)
+    data = b"".join(b"\x02" + row.tobytes() for row in filtered)  # filter type 2, "up"
+    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))]
+    chunks += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
+    chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+        for tag, data in chunks
+    )
+
+
+def tiff(pixels: NDArray[np.uint16], endian: str, planar_config: int = 1) -> bytes:
+    """Encode (h, w, 3) 16-bit pixels as uncompressed TIFF; `endian` is "<" or ">"."""
+    height, width, channels = pixels.shape
+    data = pixels.astype(f"{endian}u2").tobytes()
+    tags = {256: width, 257: height, 258: 134, 259: 1, 262: 2, 273: 140, 277: channels}
+    tags |= {278: height, 279: len(data), 284: planar_config}
+    entries = b"".join(
+        struct.pack(f"{endian}HHII", tag, 3, 3, value)
+        if tag == 258
+        else struct.pack(f"{endian}HHII", tag, 4, 1, value)
+        for tag, value in tags.items()
+    )
+    header = (b"II" if endian == "<" else b"MM") + struct.pack(f"{endian}HIH", 42, 8, len(tags))
+    return header + entries + bytes(4) + struct.pack(f"{endian}3H", 16, 16, 16) + data
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_keeps_all_16_bits(tmp_path: Path, channels: int) -> None:
+    pixels = RANDOM.integers(0, 65536, (9, 7, channels), np.uint16)
+    (tmp_path / "deep.png").write_bytes(png(pixels))
+    decoded, notes = decode_raw(tmp_path / "deep.png")
+    assert decoded.dtype == np.uint16
+    assert np.array_equal(decoded, pixels)
+    assert notes == (ROUNDED,)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_key_color_becomes_alpha(tmp_path: Path, channels: int) -> None:
+    pixels = RANDOM.integers(0, 65536, (9, 7, channels), np.uint16)
+    key = tuple(pixels[4, 5].tolist())
+    pixels[0, 0] = pixels[4, 5] ^ 1  # almost the key color: the same upper byte
+    (tmp_path / "key.png").write_bytes(png(pixels, key))
+    decoded, _ = decode_raw(tmp_path / "key.png")
+    assert np.array_equal(decoded[..., :-1], pixels)
+    assert decoded[4, 5, -1] == 0
+    assert decoded[0, 0, -1] == 65535
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_tiff_keeps_all_16_bits(tmp_path: Path, endian: str) -> None:
+    pixels = RANDOM.integers(0, 65536, (9, 7, 3), np.uint16)
+    (tmp_path / "deep.tif").write_bytes(tiff(pixels, endian))
+    decoded, notes = decode_raw(tmp_path / "deep.tif")
+    assert np.array_equal(decoded, pixels)
+    assert notes == (ROUNDED,)
+
+
+def test_planar_16_bit_tiff_is_rejected_because_pillow_decodes_it_wrongly(tmp_path: Path) -> None:
+    pixels = RANDOM.integers(0, 65536, (9, 7, 3), np.uint16)
+    (tmp_path / "planes.tif").write_bytes(tiff(pixels, "<", planar_config=2))
+    with pytest.raises(ValueError, match="planar 16-bit"):
+        decode_raw(tmp_path / "planes.tif")
+
+
+def test_float_images_are_rejected(tmp_path: Path) -> None:
+    Image.fromarray(RANDOM.random((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="floating-point"):
+        decode_raw(tmp_path / "float.tif")
+
+
+def test_integers_beyond_16_bits_are_rejected(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 65536, np.int32)).save(tmp_path / "wide.tif")
+    with pytest.raises(ValueError, match="do not fit into 16 bits"):
+        decode_raw(tmp_path / "wide.tif")
+
+
+def test_32_bit_integers_are_decoded_as_16_bits(tmp_path: Path) -> None:
+    levels = RANDOM.integers(0, 65536, (4, 5), np.int32)
+    Image.fromarray(levels).save(tmp_path / "gray.tif")
+    decoded, notes = decode_raw(tmp_path / "gray.tif")
+    assert np.array_equal(decoded[..., 0], levels)
+    assert notes == (ROUNDED,)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
+    image = Image.fromarray(RANDOM.integers(0, 256, (4, 6, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"rotated.{suffix}"
+    image.save(path, exif=exif, lossless=True)
+    exif_image = image.copy()
+    exif_image.getexif()[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(exif_image))
+    decoded, notes = decode_raw(path)
+    assert np.array_equal(decoded, upright)
+    if suffix != "tif":  # Pillow applies the orientation of TIFFs itself
+        note = "rotated or flipped by its EXIF orientation"
+        assert notes == ((note,) if orientation > 1 else ())
+
+
+def test_first_frame_of_several_is_decoded(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (5, 4), color) for color in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    decoded, notes = decode_raw(tmp_path / "pages.tif")
+    assert (decoded == (255, 0, 0)).all()
+    assert notes == ("first of 3 images in the file",)

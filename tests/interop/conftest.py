@@ -1,0 +1,77 @@
+"""Fixtures: pairs of a JAX and a PyTorch network, and files of PyTorch code."""
+
+from pathlib import Path
+
+import pytest
+
+from esrjax import registry
+from esrjax.interop.torch_compare import ModelPair
+from esrjax.interop.torch_model import build, load_state_dict, parse_source
+from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import KeyMap, perturb_weights, to_state_dict
+
+TWINS = Path(__file__).parents[1] / "twins"
+SMALL_HPARAMS = {
+    "span": {"channels": 6},
+    "spanv2": {"channels": 8},
+    "rfdn_span": {"channels": 8},
+    "hfenet": {"channels": 9, "num_blocks": 1},
+    "safmn_deep15": {"channels": 12, "num_blocks": 1},
+    "mambagate_sr": {"channels": 5, "d_state": 3},
+}
+
+
+@pytest.fixture
+def make_pair():
+    """Build a JAX network and its PyTorch twin with equal weights: `make_pair("span", "train")`."""
+
+    def make(name, form="deploy"):
+        method = registry.get_method(name)
+        net = perturb_weights(method.build(**SMALL_HPARAMS[name]))
+        net.eval()
+        net = net if form == "train" else deploy(net)
+        kwargs = {"form": form} if name == "span" else {}
+        torch_model = build(parse_source(f"{TWINS / name}.py:Twin", SMALL_HPARAMS[name] | kwargs))
+        load_state_dict(
+            torch_model,
+            to_state_dict(net, KeyMap(method.torch_names)),
+            method.unused_torch_keys,
+            "random",
+        )
+        return ModelPair(name=name, method=method, jax_net=net, form=form, torch_model=torch_model)
+
+    return make
+
+
+TORCH_CRUMB = """
+import torch
+from torch import nn
+from torch.nn import functional
+{imports}
+
+class Net(nn.Module):
+    def __init__(self, kernel_size=3):
+        super().__init__()
+        self.filter = nn.Conv2d(3, 3, kernel_size, padding=kernel_size // 2, groups=3)
+        {init}
+
+    def forward(self, x):
+        y = self.filter(x)
+        {forward}
+        return functional.pixel_shuffle(y.repeat_interleave(16, 1), 4)
+"""
+
+
+@pytest.fixture
+def write_torch_file(tmp_path):
+    """Write the third-party method in PyTorch: `write_torch_file(forward="y = y * 2") -> path`.
+
+    Args: imports, init and forward are lines inserted at the top, in `__init__` and in `forward`.
+    """
+
+    def write(name="crumb.py", imports="", init="pass", forward="pass"):
+        path = tmp_path / name
+        path.write_text(TORCH_CRUMB.format(imports=imports, init=init, forward=forward))
+        return path
+
+    return write

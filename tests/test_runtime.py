@@ -1,0 +1,117 @@
+"""The persistent compilation cache of commands."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from esrjax import runtime
+
+DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(DIRECTORY)
+    return tmp_path / "cache"
+
+
+def test_second_command_uses_the_compilation_cache_of_the_first(home, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "lr.png")
+
+    def cached_after(name):
+        args = ["upscale", str(tmp_path / "lr.png"), "-o", str(tmp_path / name)]
+        subprocess.run([sys.executable, "-m", "esrjax", *args], check=True)
+        return {path.name for path in (home / "esrjax/programs").iterdir()}
+
+    first, second = cached_after("one.png"), cached_after("two.png")
+    assert any(name.startswith("jit_") for name in first) and first == second
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_environment_takes_precedence(home, monkeypatch):
+    monkeypatch.setenv(DIRECTORY, "elsewhere")
+    runtime.enable_compilation_cache()
+    assert os.environ[DIRECTORY] == "elsewhere" and not home.exists()
+
+
+def test_unwritable_folder_disables_the_cache(home):
+    home.write_text("in the way")
+    runtime.enable_compilation_cache()
+    assert DIRECTORY not in os.environ
+
+
+# --- Huge pages: the command is executed again, once, where the system has them ---
+
+
+@pytest.fixture
+def exec_calls(monkeypatch, tmp_path):
+    """The calls of `execv`, on a system whose huge pages are on request."""
+    calls = []
+    system = tmp_path / "enabled"
+    system.write_text("always [madvise] never\n")
+    monkeypatch.setattr(runtime, "THP_SETTING", system)
+    monkeypatch.setattr(runtime.os, "confstr", lambda name: "glibc 2.36")
+    monkeypatch.setattr(runtime.os, "execv", lambda *call: calls.append(call))
+    monkeypatch.setattr(runtime.os, "environ", {})
+    monkeypatch.setattr(runtime.sys, "orig_argv", ["python3", "-m", "esrjax", "doctor"])
+    return calls
+
+
+def test_command_is_executed_again_once(exec_calls):
+    runtime.reexec_with_huge_pages()
+    assert exec_calls == [(sys.executable, [sys.executable, "-m", "esrjax", "doctor"])]
+    assert runtime.uses_huge_pages()
+    runtime.reexec_with_huge_pages()
+    assert len(exec_calls) == 1
+
+
+@pytest.mark.parametrize("tunables", ["", "glibc.malloc.arena_max=1"])
+def test_malloc_setting_of_the_user_takes_precedence(exec_calls, tunables):
+    runtime.os.environ["GLIBC_TUNABLES"] = tunables
+    runtime.reexec_with_huge_pages()
+    assert not exec_calls and not runtime.uses_huge_pages()
+
+
+@pytest.mark.parametrize("setting", ["[always] madvise never", "always madvise [never]"])
+def test_modes_always_and_never_do_nothing(exec_calls, setting):
+    runtime.THP_SETTING.write_text(setting)
+    runtime.reexec_with_huge_pages()
+    assert not exec_calls
+
+
+def _no_such_name(name):
+    raise ValueError("unrecognized configuration name")
+
+
+@pytest.mark.parametrize("version", [_no_such_name, lambda _: "glibc 2.34", lambda _: None])
+def test_other_c_library_does_nothing(exec_calls, monkeypatch, version):
+    monkeypatch.setattr(runtime.os, "confstr", version)
+    runtime.reexec_with_huge_pages()
+    assert not exec_calls
+
+
+def test_system_without_the_setting_does_nothing(exec_calls, monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "THP_SETTING", tmp_path / "nowhere")
+    runtime.reexec_with_huge_pages()
+    assert not exec_calls
+
+
+def test_command_keeps_its_arguments_input_and_exit_code():
+    """With the real `execv`, where this machine supports it."""
+    script = (
+        "import sys; from esrjax import memory; memory.reexec_with_huge_pages();"
+        "print(memory.uses_huge_pages(), sys.argv[1:], sys.stdin.read()); sys.exit(3)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != runtime.TUNABLES_ENV}
+    command = [sys.executable, "-c", script, "a b", "--c"]
+    result = subprocess.run(
+        command, input="given", env=environment, text=True, stdout=subprocess.PIPE
+    )
+    supported = runtime._supports_huge_pages()
+    assert (result.returncode, result.stdout) == (3, f"{supported} ['a b', '--c'] given\n")
