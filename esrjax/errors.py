@@ -1,7 +1,8 @@
 """Errors that a user can correct, and how the command line reports them."""
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -135,6 +136,28 @@ class TorchCompileError(UserError):
 
 class ExportError(UserError):
     """Raised when a network cannot be exported, or its export computes something else."""
+
+
+def suggest(name: str, names: Iterable[str], default: str) -> str:
+    """Return the remedy for an unknown name: `did you mean 'span'?`, or `default`.
+
+    Args:
+        name: The unknown name; its case does not matter.
+        names: The known names.
+        default: The remedy if no known name is similar.
+    """
+    by_lower_case = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f"did you mean {by_lower_case[close[0]]!r}?" if close else default
+
+
+def list_some(items: Iterable[object], limit: int = 5, separator: str = ", ") -> str:
+    """Return the first items and the number of others: `a, b and 3 more`."""
+    texts = [str(item) for item in items]
+    if len(texts) <= limit:
+        return separator.join(texts)
+    joint = " " if separator == ", " else separator
+    return f"{separator.join(texts[:limit])}{joint}and {len(texts) - limit} more"
 
 
 def run_and_report_errors(run: Callable[[], None]) -> int:
