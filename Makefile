@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu test-export parity bench readme lint format clean
+.PHONY: demo test test-slow test-gpu test-export parity bench readme docs lint format clean
 
 demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -17,8 +17,8 @@ test-gpu: $(VENV)/installed  ## compile and run the kernels; needs a GPU and the
 	JAX_PLATFORMS=cuda,cpu $(RUN)/pytest -m gpu tests/kernels
 
 test-export: .venv-export/installed  ## run exported files in ONNX Runtime
-	.venv-export/bin/pytest -m export tests/bridge/test_onnx.py tests/bridge/test_export.py \
-		tests/bridge/test_engine.py tests/test_engines.py
+	.venv-export/bin/pytest -m export tests/interop/test_onnx.py tests/interop/test_export.py \
+		tests/interop/test_engines.py
 
 parity: $(VENV)/installed  ## write docs/parity.md; needs the reference folder
 	$(RUN)/python tools/parity.py
@@ -28,6 +28,9 @@ bench: $(VENV)/installed  ## write the tables of docs/benchmarks.md; needs an id
 
 readme: $(VENV)/installed  ## write the generated blocks of README.md
 	$(RUN)/python tools/readme.py
+
+docs: $(VENV)/installed  ## build the documentation site in build/site, without warnings
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/installed  ## check style and types
 	$(RUN)/ruff format --check . && $(RUN)/ruff check . && $(RUN)/pyright --pythonpath $(RUN)/python

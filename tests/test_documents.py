@@ -12,7 +12,7 @@ import pytest
 from esrjax.data.image_io import write_image
 
 PLUGINS_PAGE = Path(__file__).resolve().parents[1] / "docs/plugins.md"
-CHALLENGE_PAGE = PLUGINS_PAGE.with_name("contest.md")
+CHALLENGE_PAGE = PLUGINS_PAGE.with_name("challenge.md")
 CODE_BLOCK = re.compile(r"^```(sh|python) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FAKE_PIP = """#!/bin/sh
 # pip install -e DIR, but into a folder of the test instead of the environment
