@@ -1,19 +1,17 @@
-"""Download of files over HTTP: resumed after a broken connection, verified by SHA-256."""
+"""Published checkpoints of methods: lookup, local files, and resumed, verified downloads."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
+from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from esrjax import runtime
 from esrjax.errors import DownloadError, NotFound, UnwritableFile
+from esrjax.io import sha256_file, weights_dir
 from esrjax.method import Method, Weights
 
 MAX_IDLE_TRIES = 5  # in a row without a single byte
@@ -22,6 +20,91 @@ TIMEOUT_S = 30.0  # without a byte
 CHUNK_BYTES = 1 << 16
 
 ProgressCallback = Callable[[int, int | None], None]  # bytes so far, and the total if it is known
+
+
+def find_weights(method_name: str, method: Method, key: str | None = None) -> Weights:
+    """Return published weights of a method.
+
+    Args:
+        method_name: Registered name of the method, for the error.
+        method: The method.
+        key: Name of the weights; by default the first that have a download URL.
+
+    Raises:
+        NotFound: There are none.
+    """
+    for name, weights in method.weights.items():
+        if name == key or (not key and weights.url):
+            return weights
+    published = [f"{k}{'' if w.url else ' (no download URL)'}" for k, w in method.weights.items()]
+    raise NotFound(
+        f"{method_name} has no published weights {key!r}"
+        if key
+        else f"{method_name} has no weights to download",
+        rule=f"its published weights: {', '.join(published) or 'none'}",
+        remedy="use one of these as --key"
+        if key and method.weights
+        else "ask the authors for a checkpoint; commands read it by --checkpoint FILE",
+    )
+
+
+def local_path(weights: Weights, folder: Path | None = None) -> Path:
+    """Return the path to which the weights are downloaded: the last component of their URL.
+
+    Args:
+        weights: Published weights with a URL.
+        folder: By default `esrjax.io.weights_dir()`.
+    """
+    assert weights.url is not None  # callers check it
+    return (folder or weights_dir()) / weights.url.rsplit("/", 1)[-1]
+
+
+def find_local(weights: Weights, folder: Path | None = None) -> Path | None:
+    """Return the file of published weights if it was downloaded and is intact, else None.
+
+    Args:
+        weights: Published weights.
+        folder: By default `esrjax.io.weights_dir()`.
+    """
+    file = local_path(weights, folder) if weights.url else None
+    return file if file and file.is_file() and sha256_file(file) == weights.sha256 else None
+
+
+def download(
+    method_name: str,
+    weights: Weights,
+    folder: Path | None = None,
+    on_progress: ProgressCallback = lambda *_: None,
+) -> Path:
+    """Return the file of published weights; download it unless it is already there.
+
+    Args:
+        method_name: Registered name of the method, for the error.
+        weights: Published weights.
+        folder: By default `esrjax.io.weights_dir()`.
+        on_progress: Called as `on_progress(bytes_so_far, total_bytes)`.
+
+    Raises:
+        DownloadError: The weights have no URL, the download fails, or the downloaded file has
+            another SHA-256.
+        UnwritableFile: `folder` contains another file of that name.
+    """
+    if weights.url is None:
+        raise DownloadError(
+            f"The published weights of {method_name} have no download URL",
+            rule=f"the file has the SHA-256 {weights.sha256}",
+            remedy="ask the authors for it, and pass the file with --checkpoint",
+        )
+    if file := find_local(weights, folder):
+        return file
+    target = local_path(weights, folder)
+    if folder is not None and target.exists():
+        raise UnwritableFile(
+            f"'{target}' exists and is not the published file",
+            rule=f"the published file has the SHA-256 {weights.sha256}",
+            remedy="move it away, or choose another folder with -o",
+        )
+    return download_file(weights.url, target, weights.sha256, on_progress)
 
 
 def download_file(
@@ -42,24 +125,33 @@ def download_file(
         `target`.
 
     Raises:
-        DownloadError: The server cannot be reached or refuses, or the path cannot be written to.
-        DownloadError: The file has another SHA-256; it is removed.
+        DownloadError: The server cannot be reached or refuses, the path cannot be written to, or
+            the file has another SHA-256; then it is removed.
     """
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _download_rest(url, partial, on_progress)
-        _check_sha256(partial, sha256, url)
-        os.replace(partial, target)
+        actual_sha256 = sha256_file(partial)
+        if actual_sha256 == sha256:
+            os.replace(partial, target)
+            return target
+        partial.unlink()
     except OSError as error:
-        raise _unreachable(url, partial, _reason_text(error)) from error
-    return target
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        num_bytes = _num_bytes(partial)
+        resume_hint = f"; {num_bytes} bytes are kept and the same command resumes from there"
+        raise DownloadError(
+            f"The download failed: {_reason_text(error)}",
+            rule="the URL must be reachable and the folder writable",
+            location=f"{url} -> {partial.parent}",
+            remedy=f"check the connection and the free disk space{resume_hint * bool(num_bytes)}",
+        ) from error
+    raise DownloadError(
+        f"The downloaded file has the SHA-256 {actual_sha256}",
+        rule=f"the published file has {sha256}",
+        location=url,
+        remedy="try again; if it happens again, the file at this URL was changed and is not used",
+    )
 
 
 def _download_rest(url: str, partial: Path, on_progress: ProgressCallback) -> None:
@@ -68,17 +160,13 @@ def _download_rest(url: str, partial: Path, on_progress: ProgressCallback) -> No
     while True:
         size_before = _num_bytes(partial)
         try:
-            _append_rest(url, partial, on_progress)
-            return
-        except HTTPError as error:
-            if error.code < 500 and error.code not in (408, 429):  # the client's fault: no retry
-                raise
-            reason = error
+            return _append_rest(url, partial, on_progress)
         except (OSError, HTTPException) as error:
-            reason = error
-        idle_tries = idle_tries + 1 if _num_bytes(partial) == size_before else 0
-        if idle_tries >= MAX_IDLE_TRIES:
-            raise OSError(_reason_text(reason)) from reason
+            if isinstance(error, HTTPError) and error.code < 500 and error.code not in (408, 429):
+                raise  # the client's fault: no retry
+            idle_tries = idle_tries + 1 if _num_bytes(partial) == size_before else 0
+            if idle_tries >= MAX_IDLE_TRIES:
+                raise OSError(_reason_text(error)) from error
         time.sleep(FIRST_PAUSE_S * 2**idle_tries)
 
 
@@ -92,11 +180,17 @@ def _reason_text(reason: Exception) -> str:
 
 def _append_rest(url: str, partial: Path, on_progress: ProgressCallback) -> None:
     """Request the missing bytes once and append them."""
-    with _request(url, _num_bytes(partial)) as response:
-        if response is None:
+    num_bytes = _num_bytes(partial)
+    headers = {"User-Agent": "esrjax", **({"Range": f"bytes={num_bytes}-"} if num_bytes else {})}
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)
+    except HTTPError as error:
+        if error.code == 416 and num_bytes:  # range not satisfiable: the file is complete
             return
+        raise
+    with response:
         # 206 is partial content; a server that ignores the range sends 200 and the whole file.
-        num_bytes = _num_bytes(partial) if response.status == 206 else 0
+        num_bytes = num_bytes if response.status == 206 else 0
         length = response.headers.get("Content-Length")
         total_bytes = num_bytes + int(length) if length else None
         with partial.open("ab" if num_bytes else "wb") as file:
@@ -108,143 +202,5 @@ def _append_rest(url: str, partial: Path, on_progress: ProgressCallback) -> None
         raise ConnectionError(f"the connection broke off after {num_bytes} of {total_bytes} bytes")
 
 
-@contextmanager
-def _request(url: str, start: int) -> Generator[HTTPResponse | None]:
-    """Yield the response to a request from byte `start` on; None if nothing is left to send."""
-    headers = {"User-Agent": "esrjax", **({"Range": f"bytes={start}-"} if start else {})}
-    try:
-        with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as response:
-            yield response
-    except HTTPError as error:
-        if error.code != 416 or not start:  # range not satisfiable: the file was complete
-            raise
-        yield None
-
-
 def _num_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _check_sha256(partial: Path, sha256: str, url: str) -> None:
-    actual = file_sha256(partial)
-    if actual == sha256:
-        return
-    partial.unlink()
-    raise DownloadError(
-        f"The downloaded file has the SHA-256 {actual}",
-        rule=f"the published file has {sha256}",
-        location=url,
-        remedy="try again; if it happens again, the file at this URL was changed and is not used",
-    )
-
-
-def _unreachable(url: str, partial: Path, reason: str) -> DownloadError:
-    num_bytes = _num_bytes(partial)
-    resume_hint = (
-        f"; {num_bytes} bytes are kept and the same command resumes from there" if num_bytes else ""
-    )
-    return DownloadError(
-        f"The download failed: {reason}",
-        rule="the URL must be reachable and the folder writable",
-        location=f"{url} -> {partial.parent}",
-        remedy=f"check the connection and the free disk space{resume_hint}",
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# Published checkpoints of methods: lookup, download and local files.
-# --------------------------------------------------------------------------------------------------
-
-
-def weights_dir() -> Path:
-    """Return the folder of downloaded weights: `$ESRJAX_DATA/weights`, else the user's cache."""
-    if data := os.environ.get("ESRJAX_DATA"):
-        return Path(data) / "weights"
-    return runtime.cache_dir("weights")
-
-
-def find_weights(method_name: str, method: Method, key: str | None = None) -> Weights:
-    """Return published weights of a method.
-
-    Args:
-        method_name: Registered name of the method, for the error.
-        method: The method.
-        key: Name of the weights; by default the first that have a download URL.
-
-    Raises:
-        NotFound: There are none.
-    """
-    entries = {key: method.weights.get(key)} if key else method.weights
-    candidates = [weights for weights in entries.values() if weights and (key or weights.url)]
-    if candidates:
-        return candidates[0]
-    raise NotFound(
-        f"{method_name} has no published weights {key!r}"
-        if key
-        else f"{method_name} has no weights to download",
-        rule="its published weights: "
-        f"{', '.join(map(_describe_entry, method.weights.items())) or 'none'}",
-        remedy="use one of these as --key"
-        if key and method.weights
-        else "ask the authors for a checkpoint; commands read it by --checkpoint FILE",
-    )
-
-
-def local_path(weights: Weights, folder: Path | None = None) -> Path:
-    """Return the path to which the weights are downloaded: the last component of their URL.
-
-    Args:
-        weights: Published weights with a URL.
-        folder: By default `weights_dir()`.
-    """
-    assert weights.url is not None  # callers check it
-    return (folder or weights_dir()) / weights.url.rsplit("/", 1)[-1]
-
-
-def find_local(weights: Weights) -> Path | None:
-    """Return the file of published weights if it was downloaded and is intact, else None."""
-    file = local_path(weights) if weights.url else None
-    return file if file and file.is_file() and file_sha256(file) == weights.sha256 else None
-
-
-def download(
-    method_name: str,
-    weights: Weights,
-    folder: Path | None = None,
-    on_progress: ProgressCallback = lambda *_: None,
-) -> Path:
-    """Return the file of published weights; download it unless it is already there.
-
-    Args:
-        method_name: Registered name of the method, for the error.
-        weights: Published weights.
-        folder: By default `weights_dir()`.
-        on_progress: Called as `on_progress(bytes_so_far, total_bytes)`.
-
-    Raises:
-        DownloadError: The weights have no URL.
-        UnwritableFile: `folder` contains another file of that name.
-        DownloadError: The download fails.
-        DownloadError: The downloaded file has another SHA-256.
-    """
-    if weights.url is None:
-        raise DownloadError(
-            f"The published weights of {method_name} have no download URL",
-            rule=f"the file has the SHA-256 {weights.sha256}",
-            remedy="ask the authors for it, and pass the file with --checkpoint",
-        )
-    target = local_path(weights, folder)
-    if target.is_file() and file_sha256(target) == weights.sha256:
-        return target
-    if folder is not None and target.exists():
-        raise UnwritableFile(
-            f"'{target}' exists and is not the published file",
-            rule=f"the published file has the SHA-256 {weights.sha256}",
-            remedy="move it away, or choose another folder with -o",
-        )
-    return download_file(weights.url, target, weights.sha256, on_progress)
-
-
-def _describe_entry(item: tuple[str, Weights]) -> str:
-    key, weights = item
-    return key if weights.url else f"{key} (no download URL)"

@@ -1,4 +1,4 @@
-"""Checks of the inputs that a method accepts: image size and windows."""
+"""Models, which are methods and ensembles with weights: loading, upscaling, checks of the input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from esrjax import hub, registry
 from esrjax.data.image_io import Pixels
 from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
 from esrjax.evaluation import upscale
-from esrjax.evaluation.upscale import Upscaler, Windows
+from esrjax.evaluation.upscale import ImageSize, Upscaler, Windows
 from esrjax.loading import HParams, load_network
 from esrjax.method import Ensemble, Method
 from esrjax.nn import checkpoint_io, masking
@@ -26,48 +26,7 @@ from esrjax.nn.compilation import jit
 from esrjax.nn.reparam import deploy
 
 MIN_WINDOW_SIDE = 8  # LR pixels
-
-
-def check_min_side(name: str, min_side: int, shape: tuple[int, ...]) -> None:
-    """Raise `ImageTooSmall` unless a method accepts LR images of `shape`.
-
-    Args:
-        name: Of the method, for the message.
-        min_side: Its smallest side, LR pixels.
-        shape: (h, w), LR pixels.
-    """
-    if min(shape) < min_side:
-        raise ImageTooSmall(
-            f"the image is {shape[1]} x {shape[0]} pixels",
-            rule=f"{name} accepts images of at least {min_side} pixels per side",
-            remedy="use a larger image, or another method",
-        )
-
-
-def check_windows(name: str, min_side: int, windows: Windows) -> None:
-    """Raise `InvalidArgument` unless a method can be run in these windows.
-
-    Args:
-        name: Of the method, for the message.
-        min_side: Its smallest side, LR pixels.
-        windows: Side of the windows, LR pixels -> weight.
-    """
-    # An image slightly larger than `side` is cut into two windows of little more than side / 2.
-    min_window_side = max(2 * min_side, MIN_WINDOW_SIDE)
-    too_small = sorted(side for side in windows if side < min_window_side)
-    if too_small or not all(math.isfinite(w) and w > 0 for w in windows.values()):
-        text = ", ".join(f"{side}:{weight:g}" for side, weight in windows.items())
-        raise InvalidArgument(
-            f"Invalid windows {text}",
-            rule=f"{name} accepts windows of at least {min_window_side} pixels per side, because "
-            "the windows that an image is cut into may have half as many; weights are positive",
-            remedy="use larger windows, or leave them out",
-        )
-
-
-# --------------------------------------------------------------------------------------------------
-# The model of a method: a network with weights, called on images.
-# --------------------------------------------------------------------------------------------------
+CheckpointPaths = Mapping[str, str | Path]  # name of a method -> its checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,10 +71,10 @@ class Model:
 
     def upscaler(
         self,
-        tile_size: upscale.ImageSize | None = None,
+        tile_size: ImageSize | None = None,
         *,
         self_ensemble: bool = False,
-        windows: upscale.Windows | None = None,
+        windows: Windows | None = None,
         pad_multiple: int | None = None,
     ) -> Upscaler:
         """Return a function from LR images to SR images as floats in [0, 1].
@@ -132,18 +91,25 @@ class Model:
         Raises:
             InvalidArgument: If the method cannot be run in these windows.
         """
+        check_windows(self.name, self.method.min_side, windows or {})
         upscaler = upscale.single_pass(self.forward, self.method.data_range)
         if tile_size is not None and not self.method.needs_full_image:
-            upscaler = self._with_tiles(tile_size, upscaler)
-        check_windows(self.name, self.method.min_side, windows or {})
-        strategy: Any = {
-            "self_ensemble": self_ensemble,
-            "windows": windows,
-            "pad_multiple": pad_multiple,
-        }
-        return self._with_size_check(upscale.compose_upscaler(upscaler, self.scale, **strategy))
+            upscaler = self._tiled(tile_size, upscaler)
+        composed = upscale.compose_upscaler(
+            upscaler,
+            self.scale,
+            self_ensemble=self_ensemble,
+            windows=windows,
+            pad_multiple=pad_multiple,
+        )
 
-    def _with_tiles(self, tile_size: upscale.ImageSize, single_pass: Upscaler) -> Upscaler:
+        def run(lr: Pixels) -> upscale.FloatImage:
+            check_min_side(self.name, self.method.min_side, lr.shape[:2])
+            return composed(lr)
+
+        return run
+
+    def _tiled(self, tile_size: ImageSize, single_pass: Upscaler) -> Upscaler:
         """Return a tiled upscaler; `single_pass` where the receptive field is the whole image."""
 
         def run(lr: Pixels) -> upscale.FloatImage:
@@ -153,17 +119,9 @@ class Model:
             if radius is None:
                 return single_pass(lr)
             tiling = upscale.make_tiling(lr, tile_size, radius)
-            upscaler = upscale.tiled_upscaler(
-                self.masked_forward, tiling, self.method.data_range, self.method.scale
-            )
-            return upscaler(lr)
-
-        return run
-
-    def _with_size_check(self, upscaler: Upscaler) -> Upscaler:
-        def run(lr: Pixels) -> upscale.FloatImage:
-            check_min_side(self.name, self.method.min_side, lr.shape[:2])
-            return upscaler(lr)
+            return upscale.tiled_upscaler(
+                self.masked_forward, tiling, self.method.data_range, self.scale
+            )(lr)
 
         return run
 
@@ -195,11 +153,6 @@ class Model:
         return lambda lr, mask: run(state, lr, mask)
 
 
-# --------------------------------------------------------------------------------------------------
-# The model of an ensemble: several networks with weights whose outputs are blended.
-# --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EnsembleModel:
     """An ensemble with the weights of its members, called on images like a `Model`.
@@ -225,10 +178,10 @@ class EnsembleModel:
 
     def upscaler(
         self,
-        tile_size: upscale.ImageSize | None = None,
+        tile_size: ImageSize | None = None,
         *,
         self_ensemble: bool = False,
-        windows: upscale.Windows | None = None,
+        windows: Windows | None = None,
     ) -> Upscaler:
         """Return a function from LR images to SR images as floats in [0, 1].
 
@@ -243,10 +196,10 @@ class EnsembleModel:
 
     def member_upscalers(
         self,
-        tile_size: upscale.ImageSize | None = None,
+        tile_size: ImageSize | None = None,
         *,
         self_ensemble: bool = False,
-        windows: upscale.Windows | None = None,
+        windows: Windows | None = None,
     ) -> dict[str, Upscaler]:
         """Return the upscaler of every member, by name; arguments as in `upscaler`."""
         return {
@@ -262,20 +215,12 @@ class EnsembleModel:
     @property
     def blend(self) -> upscale.BlendFn:
         """The function that blends the outputs of the members, given in their order."""
-        weights = [member.weight for member in self.ensemble.members.values()]
-        return (
-            upscale.adaptive_blend
-            if self.ensemble.fusion == "adaptive"
-            else upscale.weighted_blend(weights)
-        )
+        if self.ensemble.fusion == "adaptive":
+            return upscale.adaptive_blend
+        return upscale.weighted_blend([m.weight for m in self.ensemble.members.values()])
 
 
-# --------------------------------------------------------------------------------------------------
-# Loading of models: from the name of a method or ensemble, and checkpoints.
-# --------------------------------------------------------------------------------------------------
-
-
-CheckpointPaths = Mapping[str, str | Path]  # name of a method -> its checkpoint
+# --- loading -------------------------------------------------------------------------------------
 
 
 def open_model(
@@ -324,11 +269,13 @@ def open_method(
         NotFound: If there are no default weights and no checkpoint is given.
     """
     method = registry.get_method(name)
-    path = (
-        _default_checkpoint(name, method)
-        if checkpoint is None
-        else _resolve_checkpoint(name, method, checkpoint)
-    )
+    path = _default_checkpoint(name, method) if checkpoint is None else checkpoint
+    weights = method.weights.get(str(checkpoint))
+    if weights is not None and not Path(path).exists():
+        path = hub.find_local(weights)
+        if path is None:
+            problem = f"The published weights {str(checkpoint)!r} of {name!r} are not downloaded"
+            raise _no_weights(problem, name, method)
     loaded = load_network(name, method, checkpoint_io.read_checkpoint(path), hparams)
     return Model(
         name=name,
@@ -364,8 +311,8 @@ def check_ensemble(
             rule=f"an ensemble has at least one member, and all have its scale, {ensemble.scale}",
             remedy="correct the members or the scale of the ensemble",
         )
-    hparams_of = {member: member_hparams(member, hparams) for member in ensemble.members}
-    if checkpoints.get(name) is not None or sum(map(len, hparams_of.values())) < len(hparams or {}):
+    num_hparams = sum(len(member_hparams(member, hparams)) for member in ensemble.members)
+    if checkpoints.get(name) is not None or num_hparams < len(hparams or {}):
         first = next(iter(ensemble.members))
         raise InvalidArgument(
             f"{name!r} is an ensemble and has no weights or hparams of its own",
@@ -380,34 +327,61 @@ def _default_checkpoint(name: str, method: Method) -> Path:
         package, _, file = method.pretrained.partition(":")
         with resources.as_file(resources.files(package) / file) as path:
             return path
-    downloaded = [path for weights in method.weights.values() if (path := hub.find_local(weights))]
-    if not downloaded:
-        raise _no_weights(f"No weights for {name!r} on this machine", name, method)
-    return downloaded[0]
-
-
-def _resolve_checkpoint(name: str, method: Method, checkpoint: str | Path) -> str | Path:
-    """Return the path itself, or the downloaded file if it is the key of published weights."""
-    weights = method.weights.get(str(checkpoint))
-    if weights is None or Path(checkpoint).exists():
-        return checkpoint
-    if (file := hub.find_local(weights)) is not None:
-        return file
-    raise _no_weights(
-        f"The published weights {str(checkpoint)!r} of {name!r} are not downloaded", name, method
-    )
+    for weights in method.weights.values():
+        if path := hub.find_local(weights):
+            return path
+    raise _no_weights(f"No weights for {name!r} on this machine", name, method)
 
 
 def _no_weights(problem: str, name: str, method: Method) -> NotFound:
-    published_weights = [
+    published = [
         f"{key} ({weights.url or 'no URL'}, sha256 {weights.sha256[:12]}…)"
         for key, weights in method.weights.items()
     ]
     is_downloadable = any(weights.url for weights in method.weights.values())
+    download = f"download them with `esrjax weights get {name}`, or " if is_downloadable else ""
     return NotFound(
         problem,
-        rule=f"published weights of {name}: {', '.join(published_weights) or 'none'}",
-        remedy=f"download them with `esrjax weights get {name}`, or give a file with --checkpoint"
-        if is_downloadable
-        else "give a file with --checkpoint",
+        rule=f"published weights of {name}: {', '.join(published) or 'none'}",
+        remedy=f"{download}give a file with --checkpoint",
     )
+
+
+# --- checks of the input ------------------------------------------------------------------------
+
+
+def check_min_side(name: str, min_side: int, shape: tuple[int, ...]) -> None:
+    """Raise `ImageTooSmall` unless a method accepts LR images of `shape`.
+
+    Args:
+        name: Of the method, for the message.
+        min_side: Its smallest side, LR pixels.
+        shape: (h, w), LR pixels.
+    """
+    if min(shape) < min_side:
+        raise ImageTooSmall(
+            f"the image is {shape[1]} x {shape[0]} pixels",
+            rule=f"{name} accepts images of at least {min_side} pixels per side",
+            remedy="use a larger image, or another method",
+        )
+
+
+def check_windows(name: str, min_side: int, windows: Windows) -> None:
+    """Raise `InvalidArgument` unless a method can be run in these windows.
+
+    Args:
+        name: Of the method, for the message.
+        min_side: Its smallest side, LR pixels.
+        windows: Side of the windows, LR pixels -> weight.
+    """
+    # An image slightly larger than `side` is cut into two windows of little more than side / 2.
+    min_window_side = max(2 * min_side, MIN_WINDOW_SIDE)
+    too_small = sorted(side for side in windows if side < min_window_side)
+    if too_small or not all(math.isfinite(w) and w > 0 for w in windows.values()):
+        text = ", ".join(f"{side}:{weight:g}" for side, weight in windows.items())
+        raise InvalidArgument(
+            f"Invalid windows {text}",
+            rule=f"{name} accepts windows of at least {min_window_side} pixels per side, because "
+            "the windows that an image is cut into may have half as many; weights are positive",
+            remedy="use larger windows, or leave them out",
+        )

@@ -1,4 +1,4 @@
-"""File helpers: atomic writes, hashes, glob patterns, and the folders of caches, data and weights."""
+"""File helpers: atomic writes, hashes, glob patterns; folders of caches, data and weights."""
 
 import hashlib
 import os
@@ -110,8 +110,8 @@ def _flush_to_disk(path: Path) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    elif path.is_file():
+        path.unlink()
 
 
 def _unwritable(path: Path, reason: str, remedy: str) -> UnwritableFile:

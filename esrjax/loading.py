@@ -49,8 +49,8 @@ def load_network(
         hparams: Arguments of `Method.network`, which override those of the checkpoint.
 
     Raises:
-        WeightsMismatch: The metadata name another method.
-        WeightsMismatch: The tensors fit no form; the error of the form that fits best.
+        WeightsMismatch: The metadata name another method, or the tensors fit no form (the error of
+            the form that fits best).
         InvalidArgument: The network has no such hyperparameter.
     """
     failures: list[WeightsMismatch] = []
@@ -61,8 +61,7 @@ def load_network(
                 checkpoint.state_dict,
                 KeyMap(method.torch_names),
                 method.unused_torch_keys,
-                f"{checkpoint.path}, read as {method_name} in {form} form"
-                + f" with{_format_hparams(candidate)}" * bool(candidate),
+                f"{checkpoint.path}, read as {method_name} in {form} form{_format(candidate)}",
             )
             return LoadedNetwork(net=net, form=form, hparams=candidate, checkpoint=checkpoint)
         except WeightsMismatch as error:
@@ -91,7 +90,7 @@ def abstract_network(method: Method, form: Form, hparams: HParams) -> nnx.Module
         return nnx.eval_shape(build)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise InvalidArgument(
-            f"Cannot build the network with{_format_hparams(hparams)}: {error}",
+            f"Cannot build the network{_format(hparams)}: {error}",
             rule="the arguments of the method's network are "
             + ", ".join(f"{key}={value!r}" for key, value in method.default_hparams().items()),
             remedy="correct --hparam",
@@ -101,26 +100,22 @@ def abstract_network(method: Method, form: Form, hparams: HParams) -> nnx.Module
 def _candidates(
     method_name: str, method: Method, checkpoint: Checkpoint, hparams: HParams
 ) -> list[tuple[Form, HParams]]:
+    """Return the forms and hyperparameters that the tensors may have."""
     method.check_hparams(hparams)
     metadata = checkpoint.metadata
-    if metadata is not None:
-        if metadata.method != method_name:
-            raise _wrong_method(method_name, metadata.method, checkpoint)
-        return [(metadata.form, {**metadata.hparams, **hparams})]
-    for weights in method.weights.values():
-        if weights.sha256 == checkpoint.sha256:
-            return [(weights.form, {**weights.hparams, **hparams})]
+    if metadata is not None and metadata.method != method_name:
+        raise WeightsMismatch(
+            f"The checkpoint is of method {metadata.method!r}, not of {method_name!r}",
+            rule="a checkpoint whose metadata names a method can be loaded by that method only",
+            location=str(checkpoint.path),
+            remedy=f"use method {metadata.method!r}, or another file",
+        )
+    published = (w for w in method.weights.values() if w.sha256 == checkpoint.sha256)
+    if source := metadata or next(published, None):
+        return [(source.form, {**source.hparams, **hparams})]
     return [("deploy", hparams), ("train", hparams)]
 
 
-def _format_hparams(hparams: HParams) -> str:
-    return "".join(f" {key}={value!r}" for key, value in hparams.items())
-
-
-def _wrong_method(method_name: str, stored_name: str, checkpoint: Checkpoint) -> WeightsMismatch:
-    return WeightsMismatch(
-        f"The checkpoint is of method {stored_name!r}, not of {method_name!r}",
-        rule="a checkpoint whose metadata names a method can be loaded by that method only",
-        location=str(checkpoint.path),
-        remedy=f"use method {stored_name!r}, or another file",
-    )
+def _format(hparams: HParams) -> str:
+    """Return ` with channels=4 scale=2`; empty if there are none."""
+    return " with" * bool(hparams) + "".join(f" {key}={v!r}" for key, v in hparams.items())

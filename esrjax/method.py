@@ -1,20 +1,20 @@
-"""The plugin interface: `Method`, `Weights`, `Ensemble` and `Member`, all of them plain data."""
+"""The plugin interface: `Method` and what it consists of, `Ensemble` and `Member`; plain data."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from esrjax.errors import InvalidArgument
+from esrjax.errors import InvalidArgument, suggest
 
 if TYPE_CHECKING:
     from flax import nnx
 
 Form = Literal["train", "deploy"]  # with all branches, or with the branches fused
 EnsembleFusion = Literal["mean", "adaptive"]
+API_VERSION = 1  # of the plugin interface: `Method`, `Ensemble` and the checks that they must pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,20 @@ class Weights:
     hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
     state_dict_key: str = ""
     other_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOptions:
+    """Modules that the organisers' counter treats differently, as glob patterns of their paths.
+
+    Attributes:
+        excluded: Patterns of modules that it misses, each with its reason.
+        included: Patterns of modules that it counts though the output does not depend on them, each
+            with its reason.
+    """
+
+    excluded: Mapping[str, str] = field(default_factory=dict[str, str])
+    included: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +80,12 @@ class Method:
         torch_buffers: Returns the constant buffers that the official class stores in its state
             dict, by their paths. They are ignored on reading (`unused_torch_keys`) and written on
             conversion to PyTorch, which loads strictly.
-        cost_excluded: Glob patterns of module paths that the organisers' counter misses, each with
-            its reason.
-        cost_included: Glob patterns of those that it counts though the output does not depend on
-            them, each with its reason.
+        cost_options: Differences between the organisers' counter and a complete count.
         reported: What the organisers measured: params, macs, activations, convs, psnr_valid, ...
         description: Text for people, usually the docstring of the plugin.
         test_hparams: Hyperparameters of a smaller network with the same blocks, for tests of
             methods that take long to compile.
+        api: Version of the plugin interface that the plugin was written for, see `API_VERSION`.
     """
 
     network: Callable[..., nnx.Module]
@@ -89,11 +101,11 @@ class Method:
     torch_names: Mapping[str, str] = field(default_factory=dict[str, str])
     unused_torch_keys: Mapping[str, str] = field(default_factory=dict[str, str])
     torch_buffers: Callable[[nnx.Module], Mapping[str, Any]] | None = None
-    cost_excluded: Mapping[str, str] = field(default_factory=dict[str, str])
-    cost_included: Mapping[str, str] = field(default_factory=dict[str, str])
+    cost_options: CostOptions = CostOptions()
     reported: Mapping[str, float] = field(default_factory=dict[str, float])
     description: str | None = None
     test_hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    api: int = 1
 
     def build(self, *, seed: int = 0, **hparams: Any) -> nnx.Module:
         """Build the train form with new weights.
@@ -134,15 +146,12 @@ class Method:
     def check_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Raise `InvalidArgument` unless every key is an argument of `network`."""
         defaults = self.default_hparams()
-        unknown = sorted(set(hparams) - set(defaults))
-        if unknown:
-            similar = difflib.get_close_matches(unknown[0], defaults, n=1)
-            hint = f" (did you mean {similar[0]!r}?)" if similar else ""
+        if unknown := sorted(set(hparams) - set(defaults)):
+            arguments = ", ".join(f"{name}={value!r}" for name, value in defaults.items())
             raise InvalidArgument(
                 f"Unknown hyperparameter: {', '.join(unknown)}",
-                rule="the arguments of the method's network are "
-                + ", ".join(f"{name}={value!r}" for name, value in defaults.items()),
-                remedy=f"use one of these names{hint}, or leave it out",
+                rule=f"the arguments of the method's network are {arguments}",
+                remedy=suggest(unknown[0], defaults, "use one of these names, or leave it out"),
             )
 
 
@@ -179,6 +188,7 @@ class Ensemble:
             closeness to the plain mean and rounds down (`esrjax.evaluation.upscale`).
         reported: Its cost for a 256x256 image where somebody counted: params, macs.
         description: Text for people.
+        api: Version of the plugin interface, see `Method.api`.
     """
 
     members: Mapping[str, Member]
@@ -189,3 +199,4 @@ class Ensemble:
     fusion: EnsembleFusion = "mean"
     reported: Mapping[str, float] = field(default_factory=dict[str, float])
     description: str | None = None
+    api: int = 1

@@ -1,16 +1,20 @@
-"""Entry points by which packages register methods and kernels."""
+"""Entry points of packages by group and name, and the methods that they register."""
 
-import difflib
 import functools
 import os
-from collections.abc import Callable
 from importlib import metadata
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
-from esrjax.errors import InvalidArgument, NotFound, PluginError
-from esrjax.method import Ensemble, Method
+from esrjax.errors import InvalidArgument, NotFound, PluginError, suggest
+from esrjax.method import API_VERSION, Ensemble, Method
 
 T = TypeVar("T")
+METHOD_GROUP = "esrjax.methods"
+PLUGINS_ENV = "ESRJAX_PLUGINS"  # names to which discovery is limited, separated by commas
+_OTHERS = "other methods are not affected"
+
+
+# --- entry points of any group -------------------------------------------------------------------
 
 
 def entry_points_by_name(group: str) -> dict[str, tuple[metadata.EntryPoint, ...]]:
@@ -20,51 +24,70 @@ def entry_points_by_name(group: str) -> dict[str, tuple[metadata.EntryPoint, ...
     """
     entries: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
     for entry in metadata.entry_points(group=group):
-        entries.setdefault(entry.name, {})[distribution_name(entry), entry.value] = entry
+        entries.setdefault(entry.name, {})[_distribution(entry), entry.value] = entry
     return {name: tuple(entries.values()) for name, entries in entries.items()}
 
 
-def distribution_name(entry: metadata.EntryPoint) -> str:
-    """Return the distribution of an entry point, with its version: `esrjax 0.1.0`."""
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+def only_entry_point(
+    entries: tuple[metadata.EntryPoint, ...], noun: str, others: str
+) -> metadata.EntryPoint:
+    """Return the entry point of a name that one package registers.
 
+    Args:
+        entries: The entry points of the name, at least one.
+        noun: What the name is of: "Method".
+        others: For the remedy: what a collision leaves as it is.
 
-def describe_providers(entries: tuple[metadata.EntryPoint, ...]) -> str:
-    """Return a text of who registers a name: `a 1.0 (a.net:METHOD) and b 2.0 (b:METHOD)`."""
-    return " and ".join(f"{distribution_name(entry)} ({entry.value})" for entry in entries)
+    Raises:
+        PluginError: There is more than one.
+    """
+    if len(entries) == 1:
+        return entries[0]
+    raise PluginError(
+        f"{noun} {entries[0].name!r} is registered more than once",
+        rule="one package registers a name",
+        location=" and ".join(f"{_distribution(entry)} ({entry.value})" for entry in entries),
+        remedy=f"uninstall one of them, or rename its entry point; {others}",
+    )
 
 
 def load_entry_point(
-    entry: metadata.EntryPoint,
-    expected_type: type[T],
-    make_error: Callable[[metadata.EntryPoint, str], Exception],
+    entry: metadata.EntryPoint, expected_type: type[T], noun: str, others: str
 ) -> T:
     """Import the object that an entry point refers to.
 
     Args:
         entry: The entry point.
         expected_type: The class that the object must be an instance of.
-        make_error: Returns the error to raise, from the entry point and a reason.
+        noun: What the entry point is of: "Method".
+        others: For the remedy: what a broken package leaves as it is.
 
     Raises:
-        Exception: That of `make_error`, if the import fails or the type differs.
+        PluginError: The import fails, or the type differs.
     """
+    cause = None
     try:
         value = entry.load()
+        if isinstance(value, expected_type):
+            return value
+        reason = f"it is a {type(value).__name__}"
     except Exception as error:
-        raise make_error(entry, f"importing it raised {type(error).__name__}: {error}") from error
-    if not isinstance(value, expected_type):
-        raise make_error(entry, f"it is a {type(value).__name__}")
-    return value
+        cause, reason = error, f"importing it raised {type(error).__name__}: {error}"
+    types = get_args(expected_type) or (expected_type,)  # of a union, or the class itself
+    type_names = " or ".join(f"{cls.__module__}.{cls.__name__}" for cls in types)
+    raise PluginError(
+        f"{noun} {entry.name!r} cannot be loaded: {reason}",
+        rule=f"its entry point must refer to an instance of {type_names}",
+        location=f"{entry.value}, of {_distribution(entry)}",
+        remedy=f"repair or uninstall that package; {others}",
+    ) from cause
 
 
-# --------------------------------------------------------------------------------------------------
-# Registry of methods: entry points of the group `esrjax.methods`.
-# --------------------------------------------------------------------------------------------------
+def _distribution(entry: metadata.EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
 
 
-METHOD_GROUP = "esrjax.methods"
-PLUGINS_ENV = "ESRJAX_PLUGINS"  # names to which discovery is limited, separated by commas
+# --- methods ------------------------------------------------------------------------------------
 
 
 def names() -> tuple[str, ...]:
@@ -79,8 +102,8 @@ def get_entry(name: str) -> Method | Ensemble:
 
     Raises:
         NotFound: No package registers the name.
-        PluginError: Two packages register it.
-        PluginError: It cannot be imported, or is neither a `Method` nor an `Ensemble`.
+        PluginError: Two packages register it, it cannot be imported, or it is neither a `Method`
+            nor an `Ensemble`.
     """
     return _load(_entry_point(name))
 
@@ -102,20 +125,31 @@ def get_method(name: str) -> Method:
     )
 
 
+def is_ensemble(name: str) -> bool:
+    """Return whether `name` is a registered ensemble."""
+    return isinstance(get_entry(name), Ensemble)
+
+
 def distribution_of(name: str) -> str:
     """Return the distribution that registers `name`, with its version: `esrjax 0.1.0`."""
-    return distribution_name(_entry_point(name))
+    return _distribution(_entry_point(name))
 
 
 def _entry_point(name: str) -> metadata.EntryPoint:
-    entries = _entry_points().get(name, ())
-    match entries:
-        case (entry,):
-            return entry
-        case ():
-            raise _unknown(name)
-        case _:
-            raise _ambiguous(name, entries)
+    entries = _entry_points()
+    if name in entries:
+        return only_entry_point(entries[name], "Method", _OTHERS)
+    limit = f", limited by {PLUGINS_ENV}" if PLUGINS_ENV in os.environ else ""
+    raise NotFound(
+        f"Unknown method {name!r}",
+        rule=f"a method is an entry point of the group {METHOD_GROUP!r}; "
+        f"installed{limit}: {', '.join(names()) or 'none'}",
+        remedy=suggest(
+            name,
+            names(),
+            "install the package that registers it, or write it: `esrjax method new NAME`",
+        ),
+    )
 
 
 def _entry_points() -> dict[str, tuple[metadata.EntryPoint, ...]]:
@@ -131,41 +165,56 @@ def _entry_points() -> dict[str, tuple[metadata.EntryPoint, ...]]:
 
 @functools.cache
 def _load(entry: metadata.EntryPoint) -> Method | Ensemble:
-    return load_entry_point(entry, Method | Ensemble, _broken)  # pyright: ignore[reportArgumentType] # a union serves isinstance
+    method = load_entry_point(entry, Method | Ensemble, "Method", _OTHERS)  # pyright: ignore[reportArgumentType] # a union serves isinstance
+    if method.api == API_VERSION:
+        return method
+    raise PluginError(
+        f"Method {entry.name!r} is for version {method.api} of the plugin interface",
+        rule=f"this esrjax has version {API_VERSION} (esrjax.method.API_VERSION)",
+        location=f"{entry.value}, of {_distribution(entry)}",
+        remedy=f"install a version of that package for {API_VERSION}, or the esrjax that it is "
+        f"for; {_OTHERS}",
+    )
 
 
-def _unknown(name: str) -> NotFound:
-    close = difflib.get_close_matches(name, names(), n=1)
-    known = ", ".join(names()) or "none"
-    restriction = f", limited by {PLUGINS_ENV}" if PLUGINS_ENV in os.environ else ""
+# --- losses, optimizers, metric specs ------------------------------------------------------------
+
+LOSS_GROUP = "esrjax.losses"  # functions (sr, hr) -> scalar
+OPTIMIZER_GROUP = "esrjax.optimizers"  # functions (recipe.Optimizer, schedule) -> transformation
+METRIC_GROUP = "esrjax.metrics"  # MetricSpecs
+
+
+@functools.cache
+def component_names(group: str) -> tuple[str, ...]:
+    """Return the names that are registered in a group of entry points, sorted."""
+    return tuple(sorted(entry_points_by_name(group)))
+
+
+@functools.cache
+def get_component(group: str, name: str, noun: str) -> Any:
+    """Return the loss, optimizer or metric spec that a package registers under a name.
+
+    Args:
+        group: The group of entry points, such as `LOSS_GROUP`.
+        name: The registered name.
+        noun: What the group contains: "loss".
+
+    Raises:
+        NotFound: No package registers the name.
+        PluginError: Two packages register it, or it cannot be imported.
+    """
+    entries = entry_points_by_name(group).get(name)
+    if entries is None:
+        raise unknown_component(group, name, noun)
+    others = f"others of the group {group!r} are not affected"
+    return load_entry_point(only_entry_point(entries, noun, others), object, noun, others)
+
+
+def unknown_component(group: str, name: str, noun: str) -> NotFound:
+    """Return the error for a name that no package registers in a group."""
+    known = component_names(group)
     return NotFound(
-        f"Unknown method {name!r}",
-        rule=f"a method is an entry point of the group {METHOD_GROUP!r}; "
-        f"installed{restriction}: {known}",
-        remedy=f"did you mean {close[0]!r}?"
-        if close
-        else "install the package that registers it, or write it: `esrjax method new NAME`",
+        f"Unknown {noun} {name!r}",
+        rule=f"known are the entry points of the group {group!r}: {', '.join(known)}",
+        remedy=suggest(name, known, "use one of these, or install the package that registers it"),
     )
-
-
-def _ambiguous(name: str, entries: tuple[metadata.EntryPoint, ...]) -> PluginError:
-    return PluginError(
-        f"Method {name!r} is registered more than once",
-        rule="one package registers a name",
-        location=describe_providers(entries),
-        remedy="uninstall one of them, or rename its entry point; other methods are not affected",
-    )
-
-
-def _broken(entry: metadata.EntryPoint, reason: str) -> PluginError:
-    return PluginError(
-        f"Plugin {entry.name!r} cannot be loaded: {reason}",
-        rule="its entry point must refer to an esrjax.method.Method or Ensemble",
-        location=f"{entry.value}, of {distribution_name(entry)}",
-        remedy="repair or uninstall that package; other methods are not affected",
-    )
-
-
-def is_ensemble(name: str) -> bool:
-    """Return whether `name` is a registered ensemble."""
-    return isinstance(get_entry(name), Ensemble)

@@ -1,17 +1,14 @@
-"""The user's cache folder, and JAX's persistent compilation cache in it."""
+"""JAX's persistent compilation cache, and huge pages for this process."""
 
 import os
 import sys
 from pathlib import Path
 
-
-def cache_dir(name: str) -> Path:
-    """Return the folder `name` in `$XDG_CACHE_HOME/esrjax`, else in `~/.cache/esrjax`.
-
-    What it contains can be downloaded or computed again.
-    """
-    xdg_cache_home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg_cache_home) if xdg_cache_home else Path.home() / ".cache") / "esrjax" / name
+HUGE_PAGES_ENV = "ESRJAX_HUGE_PAGES"  # "0" turns them off
+TUNABLES_ENV = "GLIBC_TUNABLES"
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # malloc requests transparent huge pages by madvise
+THP_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+DEBUGGER_MODULES = ("pdb", "cProfile", "debugpy", "coverage")
 
 
 def enable_compilation_cache() -> None:
@@ -20,6 +17,8 @@ def enable_compilation_cache() -> None:
     Call it before JAX is imported. Variables that are already set (`JAX_COMPILATION_CACHE_DIR` and
     others) take precedence. If the folder cannot be written to, there is no cache.
     """
+    from esrjax.io import cache_dir  # here: `reexec_with_huge_pages` would pay for it twice
+
     folder = cache_dir("programs")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _is_writable(folder):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
@@ -35,16 +34,6 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-# --------------------------------------------------------------------------------------------------
-# Huge pages for this process: a glibc setting that only a new process reads.
-# --------------------------------------------------------------------------------------------------
-
-
-TUNABLES_ENV = "GLIBC_TUNABLES"
-HUGE_PAGES = "glibc.malloc.hugetlb=1"  # malloc requests transparent huge pages by madvise
-THP_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-
-
 def reexec_with_huge_pages() -> None:
     """Replace this process once by the same command with huge pages, where the system has them.
 
@@ -53,8 +42,12 @@ def reexec_with_huge_pages() -> None:
     the time of a network. The setting is read when a process starts, hence `execv`; call this
     before anything that takes time. `GLIBC_TUNABLES` of the environment takes precedence, and so
     ends the recursion.
+
+    Nothing is done where `ESRJAX_HUGE_PAGES=0` is set, and under a debugger, profiler or coverage
+    tool, which the new process would lose.
     """
-    if TUNABLES_ENV not in os.environ and _supports_huge_pages():
+    is_off = TUNABLES_ENV in os.environ or os.environ.get(HUGE_PAGES_ENV) == "0"
+    if not is_off and not _is_debugged() and _supports_huge_pages():
         os.environ[TUNABLES_ENV] = HUGE_PAGES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -62,6 +55,14 @@ def reexec_with_huge_pages() -> None:
 def uses_huge_pages() -> bool:
     """Return whether this process was started with huge pages."""
     return HUGE_PAGES in os.environ.get(TUNABLES_ENV, "")
+
+
+def _is_debugged() -> bool:
+    """Return whether a debugger, profiler or coverage tool watches this process."""
+    monitoring = getattr(sys, "monitoring", None)  # new in Python 3.12; it has six tool ids
+    has_tool = monitoring is not None and any(map(monitoring.get_tool, range(6)))
+    is_hooked = sys.gettrace() is not None or sys.getprofile() is not None
+    return has_tool or is_hooked or any(name in sys.modules for name in DEBUGGER_MODULES)
 
 
 def _supports_huge_pages() -> bool:

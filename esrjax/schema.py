@@ -1,11 +1,12 @@
 """Strict validation of external data (TOML, JSON) into frozen dataclasses, by pydantic."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+
+from esrjax.errors import suggest
 
 # Unknown keys, conversions between types, infinities and NaNs are errors.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -17,12 +18,15 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 
 def _type_tag(value: Any) -> str:
     """Return the tag of a value's type; what has no tag of its own is a table or its dataclass."""
-    types_by_tag: dict[str, Any] = {
-        "[string]": str,
-        "[number]": (int, float),
-        "[list]": (list, tuple),
-    }
-    return next((tag for tag, types in types_by_tag.items() if isinstance(value, types)), "[table]")
+    match value:
+        case str():
+            return "[string]"
+        case int() | float():
+            return "[number]"
+        case list() | tuple():
+            return "[list]"
+        case _:
+            return "[table]"
 
 
 # For unions: `Annotated[Annotated[str, STRING] | Annotated[InitFrom, TABLE], BY_TYPE]` is validated
@@ -53,17 +57,9 @@ def bullet_list(lines: list[str], noun: str = "error") -> str:
 
 def _root_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """Drop the errors of lists that are too short only because their items are invalid."""
-    locations = [detail["loc"] for detail in errors]
-    return [
-        detail
-        for detail in errors
-        if detail["type"] != "too_short"
-        or not any(_is_inside(location, detail["loc"]) for location in locations)
-    ]
-
-
-def _is_inside(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-    return len(inner) > len(outer) and inner[: len(outer)] == outer
+    # A location counts as inside of another that it begins with.
+    parents = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
+    return [e for e in errors if e["type"] != "too_short" or e["loc"] not in parents]
 
 
 def _dotted_path(detail: ErrorDetails) -> str:
@@ -76,34 +72,26 @@ def _is_tag(step: int | str) -> bool:
 
 
 def _error_text(detail: ErrorDetails, schema: Mapping[str, Any]) -> str:
+    message, found = detail["msg"], f"found {detail['input']!r}"
+    context: Mapping[str, Any] = detail.get("ctx", {})
     match detail["type"]:
         case "missing":
             return "is missing"
         case "unexpected_keyword_argument":
-            return "is not a known key" + _suggestion(
-                str(detail["loc"][-1]), detail["loc"][:-1], schema
-            )
+            names = list(_subschema(detail["loc"][:-1], schema).get("properties", ()))
+            hint = suggest(str(detail["loc"][-1]), names, f"known keys are {', '.join(names)}")
+            return f"is not a known key; {hint}" if names else "is not a known key"
         case "json_invalid":
-            return f"is not JSON ({detail['msg']})"
+            return f"is not JSON ({message})"
         case "value_error":
-            return detail["msg"].removeprefix("Value error, ")
-        case "union_tag_invalid":
-            tags = str(detail["ctx"]["expected_tags"]).replace("'", "").replace("[", "a ")  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            expected = tags.replace("]", "").replace(", ", " or ")
-            return f"should be {expected}, found {detail['input']!r}"
+            return message.removeprefix("Value error, ")
+        case "union_tag_invalid":  # its tags are "'[string]', '[table]'"
+            tags = str(context["expected_tags"]).translate(str.maketrans("", "", "'[]"))
+            return f"should be a {tags.replace(', ', ' or a ')}, {found}"
         case "literal_error":
-            return f"should be {detail['ctx']['expected']}, found {detail['input']!r}"  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            return f"should be {context['expected']}, {found}"
         case _:
-            return f"{detail['msg'].removeprefix('Input ')}, found {detail['input']!r}"
-
-
-def _suggestion(name: str, location: Sequence[str | int], schema: Mapping[str, Any]) -> str:
-    """Return `; did you mean 'steps'?`, or the known keys at that location."""
-    names = list(_subschema(location, schema).get("properties", ()))
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known keys are {', '.join(names)}" if names else ""
+            return f"{message.removeprefix('Input ')}, {found}"
 
 
 def _subschema(location: Sequence[str | int], schema: Mapping[str, Any]) -> Mapping[str, Any]:

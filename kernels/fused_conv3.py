@@ -1,12 +1,19 @@
-"""Three 3x3 convolutions fused by line buffers on tensor cores: tile, row order and loop.
+"""Blocks of three 3x3 convolutions fused by line buffers on tensor cores: tile, row order, block.
 
-The tile is one row of a 3x3 convolution. A row of a convolution is three matmuls, one for each row
-of the 3x3 kernel: an input row of shape `(columns, C)` times the three taps of a kernel row side by
-side, `(C, 3C)`. The products of the left and the right tap belong to neighbouring pixels; they go
-through shared memory and are read back shifted by one pixel. So all operands of wgmma are whole
-rows in shared memory. Operands that are shifted by a pixel instead are not possible, because tiled
-and swizzled memory cannot be sliced at a pixel; three shifted copies of every row would not fit
-into shared memory (324 KiB for 32 channels in float32, of 227 KiB).
+A program owns a tile of the image and loops over its rows. It keeps the last three input rows of
+every convolution in shared memory, computes the middle row of the output from them, and passes it
+on to the next convolution. Only the input and the output of the block are in device memory.
+
+Every convolution is padded with zeros outside of the image. Tiles lie inside of the image; what is
+computed near the edge of a tile is wrong, unless that edge is the image's, and is not stored.
+
+A row of a convolution is three matmuls, one for each row of the 3x3 kernel: an input row of shape
+`(columns, C)` times the three taps of a kernel row side by side, `(C, 3C)`. The products of the
+left and the right tap belong to neighbouring pixels; they go through shared memory and are read
+back shifted by one pixel. So all operands of wgmma are whole rows in shared memory. Operands that
+are shifted by a pixel instead are not possible, because tiled and swizzled memory cannot be sliced
+at a pixel; three shifted copies of every row would not fit into shared memory (324 KiB for 32
+channels in float32, of 227 KiB).
 
 Float32 operands are multiplied in TF32 (10 bits of mantissa) and summed in float32; `kernels.smem`
 refuses them where a higher matmul precision is requested. wgmma reads 32-bit operands along the
@@ -26,6 +33,13 @@ from jax import Array, lax
 from . import smem
 from .row_layout import load, mosaic_gpu, pallas
 
+ROW_HALO = 3  # rows read above and below the output, one for each convolution
+COL_HALO = 4  # columns per side that are not stored: 3 are needed, 4 leave a multiple of 8
+CONFIG_SPACE = {
+    "columns": smem.TILE_COLUMNS,  # of a tile, halo included
+    "rows": (16, 8, 32, 64),  # of a tile, without the halo
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refs:
@@ -33,7 +47,7 @@ class Refs:
 
     Attributes:
         u: Input `(N, h, w, C)`.
-        w: Kernels of the three convolutions `(9, C, 3C)` (`walk._stack_weights`); on the device
+        w: Kernels of the three convolutions `(9, C, 3C)` (`_stack_weights`); on the device
             transposed, `(9, 3C, C)`.
         b: Biases `(3, C)`, float32.
         gate_w: Kernel of the gate `(C, C)`, transposed likewise.
@@ -221,12 +235,7 @@ def _slot(k: Any) -> Any:
     return lax.rem(k + 3, 3)
 
 
-# --------------------------------------------------------------------------------------------------
-# Order in which a program computes the rows of a tile.
-# --------------------------------------------------------------------------------------------------
-
-
-ROW_HALO = 3  # rows read above and below the output, one for each convolution
+# --- order of rows ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,23 +306,7 @@ class RowLoop:
         return (k >= 0) & (k < self.tile.num_rows) & is_near
 
 
-# --------------------------------------------------------------------------------------------------
-# Three 3x3 convolutions fused by line buffers: rows pass from one convolution to the next on chip.
-#
-# A program owns a tile of the image and loops over its rows. It keeps the last three input rows of
-# every convolution in shared memory, computes the middle row of the output from them, and passes it
-# on. Only the input and the output of the block are in device memory.
-#
-# Every convolution is padded with zeros outside of the image. Tiles lie inside of the image; what
-# is computed near the edge of a tile is wrong, unless that edge is the image's, and is not stored.
-# --------------------------------------------------------------------------------------------------
-
-
-COL_HALO = 4  # columns per side that are not stored: 3 are needed, 4 leave a multiple of 8
-CONFIG_SPACE = {
-    "columns": smem.TILE_COLUMNS,  # of a tile, halo included
-    "rows": (16, 8, 32, 64),  # of a tile, without the halo
-}
+# --- blocks of three convolutions ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,7 +373,7 @@ class FusedConv3:
         return self._run(operands, w)[:, :, :w, :channels]
 
     def _to_rhs(self, matrix: Array) -> Array:
-        """Return a right operand as wgmma needs it on the device: transposed (`kernels.strip`)."""
+        """Return a right operand as wgmma needs it on the device: transposed."""
         return matrix.mT if self.interpret is None else matrix
 
     def _run(self, operands: dict[str, Array], w: int) -> Array:

@@ -10,12 +10,11 @@ from jax import Array
 
 from esrjax.nn.ops import Kernel
 
-from . import fused_conv3 as walk
 from . import smem, tuning
+from .fused_conv3 import CONFIG_SPACE, FusedConv3
 from .tuning import Config
 
 NAME = "gated_spab"
-CONFIG_SPACE = walk.CONFIG_SPACE
 
 
 def call(
@@ -43,14 +42,14 @@ def call(
         config: Tile sizes; by default the tuned ones.
         interpret: Parameters of the interpreter, or None for the device.
     """
-    fused_conv3 = walk.FusedConv3(
+    block = FusedConv3(
         name=NAME,
         activate=lambda x: jnp.maximum(x, 0),
         epilogue=lambda f, u, gate: (u + f) * gate,
         interpret=interpret,
         **smem.clip_to_smem(config or tuning.get_config(NAME, CONFIG_SPACE), u, is_gated=True),
     )
-    return fused_conv3(u, (w1, w2, w3), gate=(w[0, 0], b), mask=mask)
+    return block(u, (w1, w2, w3), gate=(w[0, 0], b), mask=mask)
 
 
 def unsupported_reason(u: Array, *others: Array) -> str | None:

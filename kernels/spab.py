@@ -11,12 +11,11 @@ from jax import Array
 
 from esrjax.nn.ops import Kernel
 
-from . import fused_conv3 as walk
 from . import smem, tuning
+from .fused_conv3 import CONFIG_SPACE, FusedConv3
 from .tuning import Config
 
 NAME = "spab"
-CONFIG_SPACE = walk.CONFIG_SPACE
 
 
 def call(
@@ -46,14 +45,14 @@ def call(
         config: Tile sizes; by default the tuned ones.
         interpret: Parameters of the interpreter, or None for the device.
     """
-    fused_conv3 = walk.FusedConv3(
+    block = FusedConv3(
         name=NAME,
         activate=lambda x: x * _sigmoid(x),
         epilogue=lambda r, u, gate: (r + u) * (_sigmoid(r) - 0.5),
         interpret=interpret,
         **smem.clip_to_smem(config or tuning.get_config(NAME, CONFIG_SPACE), u, is_gated=False),
     )
-    return fused_conv3(u, (w1, w2, w3), (b1, b2, b3), mask=mask)
+    return block(u, (w1, w2, w3), (b1, b2, b3), mask=mask)
 
 
 def _sigmoid(x: Array) -> Array:

@@ -28,7 +28,7 @@ from esrjax.method import Method, Weights
 from esrjax.nn.functional import max_pool, normalize, pixel_shuffle, resize_bilinear
 from esrjax.nn.layers import Conv2d, Sequential
 
-from .parts.sources import ntire2026_url
+from .blocks.common import ntire2026_url
 
 
 class AMCAHead(nnx.Module):

@@ -28,10 +28,9 @@ from esrjax.method import Method, Weights
 from esrjax.nn.functional import matmul, pixel_shuffle
 from esrjax.nn.layers import Conv2d, LayerNorm, Linear, Sequential
 
-from .parts.colour import rgb_mean
-from .parts.feed_forward import ConvFFN
-from .parts.sources import ntire2026_url
-from .parts.windows import pad_to_multiple, window_partition, window_reverse
+from .blocks.common import ntire2026_url, rgb_mean
+from .blocks.feed_forward import ConvFFN
+from .blocks.window_partition import pad_to_multiple, window_partition, window_reverse
 
 
 class DFE(nnx.Module):
@@ -42,14 +41,23 @@ class DFE(nnx.Module):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         reduced = channels // 5
-        self.squeeze = Conv2d(channels, reduced, 1, rngs=rngs)
-        self.conv3x3 = Conv2d(reduced, reduced, rngs=rngs)
-        self.expand = Conv2d(reduced, channels, 1, rngs=rngs)
+        self.conv = Sequential(
+            [
+                Conv2d(channels, reduced, 1, rngs=rngs),
+                _leaky_relu,
+                Conv2d(reduced, reduced, rngs=rngs),
+                _leaky_relu,
+                Conv2d(reduced, channels, 1, rngs=rngs),
+            ]
+        )
         self.linear = Conv2d(channels, channels, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        reduced = jax.nn.leaky_relu(self.squeeze(x), 0.2)
-        return self.expand(jax.nn.leaky_relu(self.conv3x3(reduced), 0.2)) * self.linear(x)
+        return self.conv(x) * self.linear(x)
+
+
+def _leaky_relu(x: Array) -> Array:
+    return jax.nn.leaky_relu(x, 0.2)
 
 
 class ChannelSelfCorrelation(nnx.Module):
@@ -161,21 +169,10 @@ METHOD = Method(
         )
     },
     torch_names={
-        "patch_embed.norm.{leaf}": "patch_norm.{leaf}",
-        "layers.0.conv.{leaf}": "conv.{leaf}",
-        "layers.0.residual_group.convs.{leaf}": "merge.{leaf}",
-        **{
-            f"layers.0.residual_group.blocks.{{i}}.{theirs}": f"blocks.{{i}}.{ours}"
-            for theirs, ours in {
-                "correlation.qv.conv.0.{leaf}": "correlation.qv.squeeze.{leaf}",
-                "correlation.qv.conv.2.{leaf}": "correlation.qv.conv3x3.{leaf}",
-                "correlation.qv.conv.4.{leaf}": "correlation.qv.expand.{leaf}",
-                "mlp.dwconv.depthwise_conv.0.{leaf}": "mlp.dwconv.{leaf}",
-                "{a}.{b}.{c}.{leaf}": "{a}.{b}.{c}.{leaf}",
-                "{a}.{b}.{leaf}": "{a}.{b}.{leaf}",
-                "{a}.{leaf}": "{a}.{leaf}",
-            }.items()
-        },
+        "patch_embed.norm": "patch_norm",
+        "layers.0.conv": "conv",
+        "layers.0.residual_group.convs": "merge",
+        "layers.0.residual_group.blocks.{i}.mlp.dwconv.depthwise_conv.0": "blocks.{i}.mlp.dwconv",
         "layers.0.residual_group.blocks.{i}": "blocks.{i}",
     },
     reported={

@@ -19,13 +19,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.method import Method, Weights
+from esrjax.method import CostOptions, Method, Weights
 from esrjax.nn.functional import gelu, pixel_shuffle
 from esrjax.nn.layers import Conv2d, Sequential
 
-from .parts.colour import rgb_mean
-from .parts.dual_attention import ChannelAttentionBlock, LocalHandlingBlock, SpatialAttentionBlock
-from .parts.sources import ntire2025_url
+from .blocks.common import ntire2025_url, rgb_mean
+from .blocks.dual_attention import ChannelAttentionBlock, LocalHandlingBlock, SpatialAttentionBlock
 
 
 class DANBlock(nnx.Module):
@@ -99,12 +98,12 @@ METHOD = Method(
             other_keys=("params",),
         )
     },
-    torch_names={
-        "B{i}.channel_attn.norm{j}.body.{leaf}": "B{i}.channel_attn.norm{j}.{leaf}",
-    },
-    cost_excluded={
-        "*.channel_attn.norm?": "hand-written layer norms, which the counter does not know"
-    },
+    torch_names={"B{i}.channel_attn.norm{j}.body": "B{i}.channel_attn.norm{j}"},
+    cost_options=CostOptions(
+        excluded={
+            "*.channel_attn.norm?": "hand-written layer norms, which the counter does not know"
+        }
+    ),
     reported={
         "params": 44_354,
         "macs": 3_126_640_640,

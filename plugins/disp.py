@@ -18,7 +18,7 @@ and length of the last step.
 
 from esrjax.method import Method, Weights
 
-from .parts.sources import ntire2026_url
+from .blocks.common import ntire2026_url
 from .tssr import TORCH_NAMES, TSSR
 
 METHOD = Method(

@@ -43,20 +43,20 @@ from esrjax.nn.masking import zero_pad
 from esrjax.nn.reparam import Affine, Reparam, deploy
 from esrjax.nn.state_dict import KeyMap, cast, load_state_dict, to_state_dict
 
+from .blocks.common import ntire2025_url, ntire2026_url
+from .blocks.spab import TORCH_NAMES as SPAN_NAMES
+from .blocks.spab import normalize_input, parameter_free_attention
 from .emsr import EMSR
-from .parts.sources import ntire2025_url, ntire2026_url
-from .parts.spab import TORCH_NAMES as SPAN_NAMES
-from .parts.spab import normalize_input, parameter_free_attention
 
 TORCH_NAMES = {
-    "conv_1.eval_conv.{leaf}": "head.conv_1.{leaf}",
+    "conv_1.eval_conv": "head.conv_1",
     "conv_1": "head.conv_1",
-    "block_1.c1_r.eval_conv.{leaf}": "head.c1.{leaf}",
-    "conv_fused.{leaf}": "head.conv_fused.{leaf}",
-    "conv_2.eval_conv.{leaf}": "fusion.conv_2.{leaf}",
-    "conv_cat.{leaf}": "fusion.conv_cat.{leaf}",
-    "conv2_fused.{leaf}": "fusion.conv2_fused.{leaf}",
-    "conv_cat_other.{leaf}": "fusion.conv_cat_other.{leaf}",
+    "block_1.c1_r.eval_conv": "head.c1",
+    "conv_fused": "head.conv_fused",
+    "conv_2.eval_conv": "fusion.conv_2",
+    "conv_cat": "fusion.conv_cat",
+    "conv2_fused": "fusion.conv2_fused",
+    "conv_cat_other": "fusion.conv_cat_other",
     **SPAN_NAMES,
 }
 
@@ -135,12 +135,12 @@ class MergedFusion(nnx.Module):
         return self.conv_cat_other(concat) + self.conv2_fused(last)
 
 
-class LoRASPAB(nnx.Module):
+class SConvLB(nnx.Module):
     """SPAN's block with adapters: `u -> (parameter_free_attention(r, u), activated)`.
 
-    `r` is the output of three convolutions, `activated` the first activation between them; all are
-    `(N, h, w, C)`. Without `has_first_conv` the block is also called with the output of its first
-    convolution, which the head computes.
+    The name is the report's. `r` is the output of three convolutions, `activated` the first
+    activation between them; all are `(N, h, w, C)`. Without `has_first_conv` the block is also
+    called with the output of its first convolution, which the head computes.
     """
 
     def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs, has_first_conv: bool = True):
@@ -176,7 +176,7 @@ class DSCF(nnx.Module):
         self.scale = scale
         self.head = DSCFHead(channels, rank=rank, rngs=rngs)
         self.block_1, self.block_2, self.block_3, self.block_4, self.block_5, self.block_6 = (
-            LoRASPAB(channels, has_first_conv=i > 0, rank=rank, rngs=rngs) for i in range(6)
+            SConvLB(channels, has_first_conv=i > 0, rank=rank, rngs=rngs) for i in range(6)
         )
         self.fusion = FusionConv(channels, rank=tail_rank, rngs=rngs)
         self.upsampler = Sequential([lora_conv(channels, 3 * scale**2, rank=tail_rank, rngs=rngs)])

@@ -27,7 +27,7 @@ teacher. Unspecified: whether patches are LR or HR; the student's learning rate;
 schedules and augmentation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -36,16 +36,13 @@ from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.nn.functional import gelu, pixel_shuffle
-from esrjax.nn.layers import Conv2d, LayerNorm, Sequential, param
+from esrjax.nn.functional import gelu
+from esrjax.nn.layers import Conv2d, Sequential, param
 
-from .parts.attentive import ASSM, AttentiveLayer, torch_buffers
-from .parts.colour import rgb_mean
-from .parts.sources import ntire2026_url
-from .parts.squeeze import SKFF, SqueezeExcitation
-from .parts.trunk import init_linear_layers
-from .parts.wavelet import haar, inverse_haar
-from .parts.windows import pad_to_multiple
+from .blocks.attentive_ssm import AttentiveLayer, HFGuidedASSM, torch_buffers
+from .blocks.channel_attention import SKFF, SqueezeExcitation
+from .blocks.common import haar, inverse_haar, ntire2026_url
+from .blocks.swinir_backbone import BACKBONE_TORCH_NAMES, SRBackbone
 
 
 class HFBranch(nnx.Module):
@@ -80,38 +77,6 @@ class CFI(nnx.Module):
         return high * jax.nn.sigmoid(structure) + self.fusion(
             jnp.concatenate([high, structure], -1)
         )
-
-
-class HFGuidedASSM(ASSM):
-    """ASSM whose router and gate also receive the high bands, times a learned scale per channel.
-
-    These scales (`hf_gate_route`, `hf_gate_cpe`) are zero at first. Called with `u (N, h, w, C)`,
-    the basis of the prompts and the merged high bands `(N, h, w, hf_channels)`.
-    """
-
-    sort_prompts = True
-
-    def __init__(self, channels: int, hf_channels: int, *, rngs: nnx.Rngs, **kwargs: Any):
-        super().__init__(channels, router_channels=2 * channels, rngs=rngs, **kwargs)
-        self.hf_align = Sequential(
-            [
-                Conv2d(hf_channels, hf_channels, groups=hf_channels, rngs=rngs),
-                jax.nn.silu,
-                Conv2d(hf_channels, channels, 1, rngs=rngs),
-            ]
-        )
-        self.cpe_hf_proj = Conv2d(hf_channels, 2 * channels, 1, rngs=rngs)
-        self.hf_gate_route = param(jnp.zeros(channels))
-        self.hf_gate_cpe = param(jnp.zeros((1, 1, 1, 2 * channels)), torch_axes=(0, 3, 1, 2))
-
-    def router_input(self, u: Array, *context: Array) -> Array:
-        (hf,) = context
-        gate = self.hf_gate_route[...][None, None, None, :]
-        return jnp.concatenate([u, self.hf_align(hf) * gate], -1)
-
-    def gate_input(self, z: Array, *context: Array) -> Array:
-        (hf,) = context
-        return self.CPE(z) + self.cpe_hf_proj(hf) * self.hf_gate_cpe[...]
 
 
 class WaveletBlock(nnx.Module):
@@ -162,18 +127,7 @@ class WaveletBlock(nnx.Module):
         return inverse_haar(low, *bands)
 
 
-class WaveletGroup(nnx.Module):
-    """Wavelet blocks and a 3x3 convolution, plus the input: `(N, h, w, C)` to the same shape."""
-
-    def __init__(self, channels: int, blocks: Iterable[WaveletBlock], *, rngs: nnx.Rngs):
-        self.layers = Sequential(blocks)
-        self.conv = Conv2d(channels, channels, rngs=rngs)
-
-    def __call__(self, t: Array) -> Array:
-        return self.conv(self.layers(t)) + t
-
-
-class DWMamba(nnx.Module):
+class DWMamba(SRBackbone):
     """DWMamba: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
 
     Args:
@@ -222,24 +176,15 @@ class DWMamba(nnx.Module):
                 rngs=rngs,
             )
 
-        self.window_size, self.scale = window_size, scale
-        self.conv_first = Conv2d(3, channels, rngs=rngs)
-        self.patch_norm = LayerNorm(channels)
-        self.layers = Sequential(
-            WaveletGroup(channels, map(block, range(depth)), rngs=rngs) for _ in range(num_groups)
+        super().__init__(
+            channels,
+            (Sequential(map(block, range(depth))) for _ in range(num_groups)),
+            window_size=window_size,
+            pad_multiple=2 * window_size,
+            scale=scale,
+            pixelshuffledirect=True,
+            rngs=rngs,
         )
-        self.norm = LayerNorm(channels)
-        self.conv_after_body = Conv2d(channels, channels, rngs=rngs)
-        self.upsample = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
-        init_linear_layers(self, rngs)
-
-    def __call__(self, x: Array) -> Array:
-        _, h, w, _ = x.shape
-        mean = rgb_mean(x)
-        shallow = self.conv_first(pad_to_multiple(x, 2 * self.window_size, "symmetric") - mean)
-        deep = self.conv_after_body(self.norm(self.layers(self.patch_norm(shallow))))
-        y = pixel_shuffle(self.upsample(deep + shallow), self.scale) + mean
-        return y[:, : h * self.scale, : w * self.scale]
 
 
 METHOD = Method(
@@ -259,11 +204,11 @@ METHOD = Method(
         )
     },
     torch_names={
-        "patch_embed.norm.{leaf}": "patch_norm.{leaf}",
-        "patch_embed": "patch_norm",
-        "layers.{i}.layers.{j}.ll_branch.{ffn}.dwconv.depthwise_conv.0.{leaf}": (
-            "layers.{i}.layers.{j}.ll_branch.{ffn}.dwconv.{leaf}"
+        **BACKBONE_TORCH_NAMES,
+        "layers.{i}.layers.{j}.ll_branch.{ffn}.dwconv.depthwise_conv.0": (
+            "layers.{i}.residual_group.{j}.ll_branch.{ffn}.dwconv"
         ),
+        "layers.{i}.layers": "layers.{i}.residual_group",
     },
     torch_buffers=torch_buffers,
     unused_torch_keys={

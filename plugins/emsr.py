@@ -16,8 +16,8 @@ from flax import nnx
 
 from esrjax.method import Method, Weights
 
-from .parts.sources import ntire2025_url
-from .parts.spab import TORCH_NAMES
+from .blocks.common import ntire2025_url
+from .blocks.spab import TORCH_NAMES
 from .span import SPAN
 
 

@@ -33,8 +33,8 @@ from esrjax.nn.layers import Conv2d, Sequential
 from esrjax.nn.masking import zero_pad
 from esrjax.nn.reparam import Affine, Reparam
 
-from .parts.sources import ntire2026_url
-from .parts.spab import parameter_free_attention
+from .blocks.common import ntire2026_url
+from .blocks.spab import parameter_free_attention
 
 
 class ERB(Reparam):

@@ -15,9 +15,9 @@ the highest PSNR of the 2026 challenge and is far from the fastest.
         LB ─┬─ SLA ─ SGA ─┬─ 1x1 ─┬─ the next stage
             └─ a quarter ─┘       └─ a quarter, back before the last 1x1
 
-LB mixes channels and neighbours (a 3x3 branch, and 31x1 after 1x31 on a quarter of the channels).
-SLA and SGA apply the local and the global map, each with its gated feed-forward. BlockC is
-attention between channels, over window partitions and over grid partitions.
+LB, a HFAB, mixes channels and neighbours (a 3x3 branch, and 31x1 after 1x31 on a quarter of the
+channels). SLA and SGA apply the local and the global map, each with its gated feed-forward. BlockC
+is attention between channels, over window partitions and over grid partitions.
 
 Report and code differ: the report's block is a mixer and the spatial attention; the code has three
 such stages on ever fewer channels, then the channel attention, and ESA after each block. The
@@ -34,22 +34,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.method import Method, Weights
-from esrjax.nn.functional import gelu, global_avg_pool, matmul, normalize, pixel_shuffle, softmax
-from esrjax.nn.layers import Conv2d, LayerNorm, Sequential, param
+from esrjax.method import CostOptions, Method, Weights
+from esrjax.nn.functional import gelu, global_avg_pool, pixel_shuffle
+from esrjax.nn.layers import Conv2d, Sequential
 
-from .parts import windows
-from .parts.esa import ESA
-from .parts.feed_forward import GatedFeedForward
-from .parts.shared_maps import (
-    EPS,
+from .blocks.common import ESA, ntire2026_url
+from .blocks.haesr_attention import (
     WINDOW_SIZE,
     DilatedGrid,
     LocalWindows,
     SpatialAttentionLayer,
+    TrBlockC,
     torch_buffers,
 )
-from .parts.sources import ntire2026_url
+from .blocks.window_partition import pad_to_multiple
 
 AttnMaps = tuple[Array | None, ...]
 NO_MAPS: AttnMaps = (None,) * 6
@@ -77,7 +75,7 @@ class PLKB(nnx.Module):
         return gelu(self.conv1(jnp.concatenate([p, *others], -1)))
 
 
-class LB(nnx.Module):
+class HFAB(nnx.Module):
     """Dual-branch mixer: a depthwise 3x3 and a PLKB, concatenated and mixed by a 1x1.
 
     Maps `(N, h, w, C)` to the same shape.
@@ -92,61 +90,6 @@ class LB(nnx.Module):
         return gelu(self.conv1(jnp.concatenate([self.DWConv3(x), self.PLKB(x)], -1)))
 
 
-class PartitionedChannelAttention(nnx.Module):
-    """Channel attention over each 8x8 window, or with `is_grid` over all pixels 8 apart.
-
-    Maps `(N, h, w, C)` to the same shape; `h` and `w` must be multiples of 8.
-    """
-
-    def __init__(self, channels: int, is_grid: bool, *, rngs: nnx.Rngs):
-        self.is_grid = is_grid
-        self.qkv = Conv2d(channels, 3 * channels, 1, bias=False, rngs=rngs)
-        self.qkv_dwconv = Conv2d(
-            3 * channels, 3 * channels, groups=3 * channels, bias=False, rngs=rngs
-        )
-        self.temperature = param(jnp.ones((1, 1, 1)))
-        self.project_out = Conv2d(channels, channels, 1, bias=False, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        height, width = x.shape[1:3]
-        partition, reverse, set_h, set_w = (
-            (
-                windows.grid_partition,
-                windows.grid_reverse,
-                height // WINDOW_SIZE,
-                width // WINDOW_SIZE,
-            )
-            if self.is_grid
-            else (windows.window_partition, windows.window_reverse, WINDOW_SIZE, WINDOW_SIZE)
-        )
-        q, k, v = jnp.split(partition(self.qkv_dwconv(self.qkv(x)), set_h, set_w), 3, axis=-1)
-        logits = matmul(normalize(q, -2).mT, normalize(k, -2)) * self.temperature[...][None]
-        y = matmul(v, softmax(logits).mT)
-        return self.project_out(reverse(y, set_h, set_w, height, width))
-
-
-class BlockC(nnx.Module):
-    """Channel attention over windows, then over grids, each with its gated feed-forward.
-
-    Maps `(N, h, w, C)` to the same shape.
-    """
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.canorm1, self.cnorm1, self.canorm2, self.cnorm2 = (
-            LayerNorm(channels, eps=EPS) for _ in range(4)
-        )
-        self.cttn1, self.cttn2 = (
-            PartitionedChannelAttention(channels, is_grid, rngs=rngs) for is_grid in (False, True)
-        )
-        self.gfn1, self.gfn2 = (GatedFeedForward(channels, channels, rngs=rngs) for _ in range(2))
-
-    def __call__(self, x: Array) -> Array:
-        x = x + self.cttn1(self.canorm1(x))
-        x = x + self.gfn1(self.cnorm1(x))
-        x = x + self.cttn2(self.canorm2(x))
-        return x + self.gfn2(self.cnorm2(x))
-
-
 class HybridAttentionBlock(nnx.Module):
     """Hybrid attention block (HAB); with `is_shared` the one that shares given maps (SHAB).
 
@@ -157,7 +100,9 @@ class HybridAttentionBlock(nnx.Module):
 
     def __init__(self, channels: int, kernel_size: int, is_shared: bool, *, rngs: nnx.Rngs):
         quarter = channels // 4
-        self.LB1, self.LB2, self.LB3 = (LB(n * quarter, kernel_size, rngs=rngs) for n in (4, 3, 2))
+        self.LB1, self.LB2, self.LB3 = (
+            HFAB(n * quarter, kernel_size, rngs=rngs) for n in (4, 3, 2)
+        )
         self.SLA1, self.SLA2, self.SLA3 = (
             SpatialAttentionLayer(n * quarter, LocalWindows(pattern), is_shared, rngs=rngs)
             for n, pattern in ((3, "star"), (2, "cross"), (1, "corner"))
@@ -169,7 +114,7 @@ class HybridAttentionBlock(nnx.Module):
         self.pw1, self.pw2, self.pw3 = (
             Conv2d(n * quarter, n * quarter, 1, rngs=rngs) for n in (4, 3, 4)
         )
-        self.BlockC = BlockC(channels, rngs=rngs)
+        self.BlockC = TrBlockC(channels, rngs=rngs)
 
     def __call__(self, x: Array, attn_maps: AttnMaps) -> tuple[Array, AttnMaps]:
         quarter, new_maps, distilled = x.shape[-1] // 4, (), ()
@@ -191,16 +136,16 @@ class HybridAttentionBlock(nnx.Module):
         return self.BlockC(x), new_maps
 
 
-class HybridAttentionGroup(nnx.Module):
+class IDSG(nnx.Module):
     """A hybrid attention block with its residual, then ESA; same arguments and results."""
 
     def __init__(self, channels: int, kernel_size: int, is_shared: bool, *, rngs: nnx.Rngs):
-        self.body = HybridAttentionBlock(channels, kernel_size, is_shared, rngs=rngs)
+        self.residual_layer = HybridAttentionBlock(channels, kernel_size, is_shared, rngs=rngs)
         self.res_end = Conv2d(channels, channels, 1, rngs=rngs)
         self.esa = ESA(channels, channels // 3, rngs=rngs)
 
     def __call__(self, x: Array, attn_maps: AttnMaps) -> tuple[Array, AttnMaps]:
-        y, new_maps = self.body(x, attn_maps)
+        y, new_maps = self.residual_layer(x, attn_maps)
         return self.esa(self.res_end(y) + x), new_maps
 
 
@@ -226,17 +171,13 @@ class HAESR(nnx.Module):
         self.num_shared_blocks, self.scale = num_shared_blocks, scale
         self.input = Conv2d(3, channels, rngs=rngs)
         for i in range(num_shared_blocks + 1):
-            setattr(
-                self,
-                f"block{i}",
-                HybridAttentionGroup(channels, kernel_size, is_shared=i > 0, rngs=rngs),
-            )
+            setattr(self, f"block{i}", IDSG(channels, kernel_size, is_shared=i > 0, rngs=rngs))
         self.output = Conv2d(channels, channels, rngs=rngs)
         self.up = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
         _, h, w, _ = x.shape
-        shallow = self.input(windows.pad_to_multiple(x, WINDOW_SIZE))
+        shallow = self.input(pad_to_multiple(x, WINDOW_SIZE))
         y, maps = shallow, NO_MAPS
         for i in range(self.num_shared_blocks + 1):
             y, maps = getattr(self, f"block{i}")(y, maps)
@@ -262,27 +203,16 @@ METHOD = Method(
         )
     },
     torch_names={
-        "block0.residual_layer.0.{a}.attn.rel_pos_bias.weight": "block0.body.{a}.attn.grid_bias",
-        **{
-            f"{theirs}.{tail}": f"{ours}.{tail}"
-            for theirs, ours in {
-                "block0.residual_layer.0": "block0.body",
-                "block{i}.residual_layer": "block{i}.body",
-            }.items()
-            for tail in (
-                "{a}.{b}.{c}.{d}.{leaf}",
-                "{a}.{b}.{c}.{leaf}",
-                "{a}.{b}.{leaf}",
-                "{a}.{leaf}",
-            )
-        },
+        "block0.residual_layer.0.{a}.attn.rel_pos_bias.weight": (
+            "block0.residual_layer.{a}.attn.grid_bias"
+        ),
+        "block0.residual_layer.0": "block0.residual_layer",
     },
     torch_buffers=torch_buffers,
     unused_torch_keys={"*_indices": "constants: positions of queries and keys"},
-    cost_excluded={
-        "*norm?": "a layer norm of the team's own",
-        "*norm": "a layer norm of the team's own",
-    },
+    cost_options=CostOptions(
+        excluded=dict.fromkeys(("*norm?", "*norm"), "a layer norm of the team's own")
+    ),
     reported={
         "params": 352_869,
         "macs": 26_613_292_096,

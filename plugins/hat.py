@@ -26,54 +26,24 @@ loss weights of the heads are unspecified.
 
 from typing import Any
 
-import jax
 from flax import nnx
 from jax import Array
 
 from esrjax.method import Method, Weights
-from esrjax.nn.functional import gelu, global_avg_pool
-from esrjax.nn.layers import Conv2d, LayerNorm, Linear, Sequential
+from esrjax.nn.layers import LayerNorm, Linear, Sequential
 
-from .parts.chance import drop_path_rates
-from .parts.feed_forward import MLP
-from .parts.trunk import BACKBONE_TORCH_NAMES, SRBackbone
-from .parts.window_attention import WindowAttention
-from .parts.windows import overlapping_position_index, relative_position_index
+from .blocks.channel_attention import CAB
+from .blocks.feed_forward import MLP
+from .blocks.stochastic_depth import drop_path_rates
+from .blocks.swinir_backbone import BACKBONE_TORCH_NAMES, SRBackbone
+from .blocks.window_attention import (
+    WindowAttention,
+    overlapping_position_index,
+    relative_position_index,
+)
 from .swinir import SwinTransformerBlock
 
 CONV_SCALE = 0.01
-
-
-class ChannelAttention(nnx.Module):
-    """Scale each channel by a sigmoid of all channel means: `(N, h, w, C)` to the same shape.
-
-    The hidden 1x1 convolution has `C / squeeze_factor` channels.
-    """
-
-    def __init__(self, channels: int, squeeze_factor: int, *, rngs: nnx.Rngs):
-        down = Conv2d(channels, channels // squeeze_factor, 1, rngs=rngs)
-        up = Conv2d(channels // squeeze_factor, channels, 1, rngs=rngs)
-        self.attention = Sequential([global_avg_pool, down, jax.nn.relu, up, jax.nn.sigmoid])
-
-    def __call__(self, x: Array) -> Array:
-        return x * self.attention(x)
-
-
-class CAB(nnx.Module):
-    """Channel attention block: a bottleneck of two 3x3 convolutions, then channel attention.
-
-    Maps `(N, h, w, C)` to the same shape; the bottleneck has `C / compress_ratio` channels.
-    """
-
-    def __init__(self, channels: int, compress_ratio: int, squeeze_factor: int, *, rngs: nnx.Rngs):
-        down = Conv2d(channels, channels // compress_ratio, rngs=rngs)
-        up = Conv2d(channels // compress_ratio, channels, rngs=rngs)
-        self.cab = Sequential(
-            [down, gelu, up, ChannelAttention(channels, squeeze_factor, rngs=rngs)]
-        )
-
-    def __call__(self, x: Array) -> Array:
-        return self.cab(x)
 
 
 class HAB(SwinTransformerBlock):
@@ -238,7 +208,7 @@ METHOD = Method(
     },
     torch_names={
         **BACKBONE_TORCH_NAMES,
-        "upsample_2x.{n}.{leaf}": "head_2x.steps.{n}.{leaf}",
+        "upsample_2x.{n}": "head_2x.steps.{n}",
         "upsample_2x": "head_2x",
     },
     torch_buffers=torch_buffers,

@@ -29,12 +29,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.method import Method, Weights
+from esrjax.method import CostOptions, Method, Weights
 from esrjax.nn.functional import gelu, pixel_shuffle, reflect_pad, spatial_var
 from esrjax.nn.layers import Conv2d, LayerNorm, Sequential
 
-from .parts.colour import rgb_mean
-from .parts.sources import ntire2026_url
+from .blocks.common import ntire2026_url, rgb_mean
 
 
 class ReflectDepthwiseConv2d(Conv2d):
@@ -208,7 +207,9 @@ METHOD = Method(
             state_dict_key="params",
         )
     },
-    cost_excluded={"*.layer_norm_*": "hand-written layer norms, which the counter does not know"},
+    cost_options=CostOptions(
+        excluded={"*.layer_norm_*": "hand-written layer norms, which the counter does not know"}
+    ),
     reported={
         "params": 143_628,
         "macs": 8_905_165_020,

@@ -28,13 +28,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.method import Method, Weights
+from esrjax.method import CostOptions, Method, Weights
 from esrjax.nn.functional import pixel_shuffle
 from esrjax.nn.layers import Conv2d, LayerNorm, Sequential
 
-from .parts import spab
-from .parts.colour import rgb_mean
-from .parts.mamba import Mamba
+from .blocks import spab
+from .blocks.common import rgb_mean
+from .blocks.mamba import Mamba
 
 
 class ConvWithBranches(Conv2d):
@@ -136,8 +136,6 @@ class MambaGateSR(nnx.Module):
         return pixel_shuffle(self.upsampler(features), self.scale)
 
 
-INSIDE_KERNEL = "inside of Mamba's fused kernel"
-
 METHOD = Method(
     network=MambaGateSR,
     team="CUIT HTT",
@@ -149,12 +147,12 @@ METHOD = Method(
         "seed0": Weights(sha256="5ab9eccdf4d378b1d8b5de5401a20ac1218364226961d8dccffea6cc9c611647")
     },
     torch_names=spab.TORCH_NAMES,
-    cost_excluded={
-        "*.mamba.conv1d": INSIDE_KERNEL,
-        "*.mamba.x_proj": INSIDE_KERNEL,
-        "*.mamba.dt_proj": INSIDE_KERNEL,
-        "*.mamba.out_proj": INSIDE_KERNEL,
-    },
+    cost_options=CostOptions(
+        excluded={
+            f"*.mamba.{layer}": "inside of Mamba's fused kernel"
+            for layer in ("conv1d", "x_proj", "dt_proj", "out_proj")
+        }
+    ),
     reported={
         "params": 1_106_028,
         "macs": 33_398_194_176,

@@ -30,14 +30,12 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from esrjax.method import Method, Weights
+from esrjax.method import CostOptions, Method, Weights
 from esrjax.nn.layers import Sequential
 
-from .parts.attentive import ASSM, AttentiveLayer, torch_buffers
-from .parts.feed_forward import ConvFFN, GatedMLP
-from .parts.trunk import BACKBONE_TORCH_NAMES, SRBackbone
-
-RETURNED = "the released class returns the images of all heads"
+from .blocks.attentive_ssm import ASSM, AttentiveLayer, torch_buffers
+from .blocks.feed_forward import ConvFFN, GatedMLP
+from .blocks.swinir_backbone import BACKBONE_TORCH_NAMES, SRBackbone
 
 
 class BasicBlock(nnx.Module):
@@ -153,17 +151,21 @@ METHOD = Method(
     },
     torch_names={
         **BACKBONE_TORCH_NAMES,
-        "upsample{i}.{n}.{leaf}": "head_{i}x.steps.{n}.{leaf}",
+        "upsample{i}.{n}": "head_{i}x.steps.{n}",
         "upsample{i}": "head_{i}x",
-        "layers.{i}.residual_group.layers.{j}.{ffn}.dwconv.depthwise_conv.0.{leaf}": (
-            "layers.{i}.residual_group.layers.{j}.{ffn}.dwconv.{leaf}"
+        "layers.{i}.residual_group.layers.{j}.{ffn}.dwconv.depthwise_conv.0": (
+            "layers.{i}.residual_group.layers.{j}.{ffn}.dwconv"
         ),
     },
     torch_buffers=torch_buffers,
     unused_torch_keys={
         "relative_position_index_SA": "a constant: which pairs of positions share a bias"
     },
-    cost_included={"head_?x.*": RETURNED, "conv_last": RETURNED},
+    cost_options=CostOptions(
+        included=dict.fromkeys(
+            ("head_?x.*", "conv_last"), "the released class returns the images of all heads"
+        )
+    ),
     reported={
         "params": 34_718_299,
         "macs": 2_552_133_189_504,

@@ -19,8 +19,8 @@ from flax import nnx
 
 from esrjax.method import Method, Weights
 
-from .parts.sources import ntire2026_url
-from .parts.spab import TORCH_NAMES
+from .blocks.common import ntire2026_url
+from .blocks.spab import TORCH_NAMES
 from .spanf import SPANF
 
 
@@ -47,7 +47,7 @@ METHOD = Method(
     },
     pretrained="esrjax_plugins.pretrained:pds.safetensors",
     torch_names={
-        "conv_cat_1.{leaf}": "conv_cat.{leaf}",
+        "conv_cat_1": "conv_cat",
         "conv_2_1.eval_conv.{leaf}": "conv_2.{leaf}",
         **TORCH_NAMES,
     },

@@ -17,8 +17,8 @@ from flax import nnx
 
 from esrjax.method import Method, Weights
 
-from .parts.sources import ntire2026_url
-from .parts.spab import TORCH_NAMES
+from .blocks.common import ntire2026_url
+from .blocks.spab import TORCH_NAMES
 from .spanf import SPANF
 
 

@@ -4,8 +4,8 @@ Four blocks with 46 channels. In a block three refining convolutions follow each
 and after the last, half as many channels are distilled. SPAN's parameter-free attention, in the
 place of RFDN's, gates the block with a 1x1 convolution of the distilled features.
 
-    x ─ head ─┬─ block_1 … block_4 ─ all four ─ gather ─ tail ─ + ─ upsampler ─ shuffle
-              └─────────────────────────────────────────────────┘
+    x ─ fea_conv ─┬─ B1 … B4 ─ all four ─ c ─ LR_conv ─ + ─ upsampler ─ shuffle
+                  └─────────────────────────────────────┘
 
 Report and code differ: that the attention also contains a residual is only in the code and the
 figure. The code's distillation rate of a quarter has no effect: half of the channels are distilled.
@@ -26,11 +26,11 @@ from esrjax.method import Method, Weights
 from esrjax.nn.functional import pixel_shuffle
 from esrjax.nn.layers import Conv2d, Sequential
 
-from .parts.sources import ntire2026_url
-from .parts.spab import parameter_free_attention
+from .blocks.common import ntire2026_url
+from .blocks.spab import parameter_free_attention
 
 
-def _leaky(x: Array) -> Array:
+def _leaky_relu(x: Array) -> Array:
     return jax.nn.leaky_relu(x, 0.05)
 
 
@@ -43,26 +43,24 @@ class RFDB(nnx.Module):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         distilled_channels = channels // 2
-        self.distill_1, self.distill_2, self.distill_3 = (
+        self.c1_d, self.c2_d, self.c3_d = (
             Conv2d(channels, distilled_channels, 1, rngs=rngs) for _ in range(3)
         )
-        self.refine_1, self.refine_2, self.refine_3 = (
-            Conv2d(channels, channels, rngs=rngs) for _ in range(3)
-        )
-        self.distill_4 = Conv2d(channels, distilled_channels, rngs=rngs)
-        self.gather = Conv2d(4 * distilled_channels, channels, 1, rngs=rngs)
+        self.c1_r, self.c2_r, self.c3_r = (Conv2d(channels, channels, rngs=rngs) for _ in range(3))
+        self.c4 = Conv2d(channels, distilled_channels, rngs=rngs)
+        self.c5 = Conv2d(4 * distilled_channels, channels, 1, rngs=rngs)
 
     def __call__(self, u: Array) -> Array:
         r, distilled = u, list[Array]()
         for distill, refine in (
-            (self.distill_1, self.refine_1),
-            (self.distill_2, self.refine_2),
-            (self.distill_3, self.refine_3),
+            (self.c1_d, self.c1_r),
+            (self.c2_d, self.c2_r),
+            (self.c3_d, self.c3_r),
         ):
-            distilled.append(_leaky(distill(r)))
-            r = _leaky(refine(r) + r)
-        distilled.append(_leaky(self.distill_4(r)))
-        return parameter_free_attention(self.gather(jnp.concatenate(distilled, -1)), u)
+            distilled.append(_leaky_relu(distill(r)))
+            r = _leaky_relu(refine(r) + r)
+        distilled.append(_leaky_relu(self.c4(r)))
+        return parameter_free_attention(self.c5(jnp.concatenate(distilled, -1)), u)
 
 
 class RFDNSPAN(nnx.Module):
@@ -75,22 +73,20 @@ class RFDNSPAN(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 46, scale: int = 4):
         self.scale = scale
-        self.head = Conv2d(3, channels, rngs=rngs)
-        self.block_1, self.block_2, self.block_3, self.block_4 = (
-            RFDB(channels, rngs=rngs) for _ in range(4)
-        )
-        self.gather = Conv2d(4 * channels, channels, 1, rngs=rngs)
-        self.tail = Conv2d(channels, channels, rngs=rngs)
+        self.fea_conv = Conv2d(3, channels, rngs=rngs)
+        self.B1, self.B2, self.B3, self.B4 = (RFDB(channels, rngs=rngs) for _ in range(4))
+        self.c = Sequential([Conv2d(4 * channels, channels, 1, rngs=rngs), _leaky_relu])
+        self.LR_conv = Conv2d(channels, channels, rngs=rngs)
         self.upsampler = Sequential([Conv2d(channels, 3 * scale**2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
-        features = shallow = self.head(x)
+        features = shallow = self.fea_conv(x)
         block_outputs = list[Array]()
-        for block in (self.block_1, self.block_2, self.block_3, self.block_4):
+        for block in (self.B1, self.B2, self.B3, self.B4):
             features = block(features)
             block_outputs.append(features)
-        fused = _leaky(self.gather(jnp.concatenate(block_outputs, -1)))
-        return pixel_shuffle(self.upsampler(self.tail(fused) + shallow), self.scale)
+        fused = self.c(jnp.concatenate(block_outputs, -1))
+        return pixel_shuffle(self.upsampler(self.LR_conv(fused) + shallow), self.scale)
 
 
 METHOD = Method(
@@ -106,16 +102,6 @@ METHOD = Method(
             state_dict_key="params_ema",
             other_keys=("params",),
         )
-    },
-    torch_names={
-        "fea_conv.{leaf}": "head.{leaf}",
-        "B{i}.c4.{leaf}": "block_{i}.distill_4.{leaf}",
-        "B{i}.c5.{leaf}": "block_{i}.gather.{leaf}",
-        "B{i}.c{j}_d.{leaf}": "block_{i}.distill_{j}.{leaf}",
-        "B{i}.c{j}_r.{leaf}": "block_{i}.refine_{j}.{leaf}",
-        "B{i}": "block_{i}",
-        "c.0.{leaf}": "gather.{leaf}",
-        "LR_conv.{leaf}": "tail.{leaf}",
     },
     reported={
         "params": 346_152,

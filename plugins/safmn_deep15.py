@@ -36,7 +36,7 @@ from esrjax.nn.functional import (
 )
 from esrjax.nn.layers import Conv2d, GroupNorm, Sequential
 
-from .parts.sources import ntire2026_url
+from .blocks.common import ntire2026_url
 
 NUM_LEVELS = 4  # full size, half, quarter, eighth
 
@@ -120,7 +120,7 @@ METHOD = Method(
             url=ntire2026_url("team21_SAFMN_Deep15.pth"),
         )
     },
-    torch_names={"blocks.{i}.norm{j}.norm.{leaf}": "blocks.{i}.norm{j}.{leaf}"},
+    torch_names={"blocks.{i}.norm{j}.norm": "blocks.{i}.norm{j}"},
     reported={
         "params": 149_248,
         "macs": 9_620_355_072,

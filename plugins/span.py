@@ -24,8 +24,8 @@ from esrjax.method import Method, Weights
 from esrjax.nn.functional import pixel_shuffle
 from esrjax.nn.layers import Conv2d, Sequential
 
-from .parts.sources import ntire2026_url
-from .parts.spab import SPAB, TORCH_NAMES, Conv3XC, normalize_input
+from .blocks.common import ntire2026_url
+from .blocks.spab import SPAB, TORCH_NAMES, Conv3XC, normalize_input
 
 
 class SPAN(nnx.Module):

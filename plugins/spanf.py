@@ -25,9 +25,8 @@ from esrjax.method import Method, Weights
 from esrjax.nn.functional import pixel_shuffle
 from esrjax.nn.layers import Conv2d
 
-from .parts.near import nearest_upsample_init
-from .parts.sources import ntire2025_url
-from .parts.spab import SPAB, TORCH_NAMES, Conv3XC
+from .blocks.common import nearest_upsample_init, ntire2025_url
+from .blocks.spab import SPAB, TORCH_NAMES, Conv3XC
 
 
 class Conv3XCStem(nnx.Module):

@@ -28,11 +28,9 @@ from jax import Array
 from esrjax.method import Method, Weights
 from esrjax.nn import ops
 from esrjax.nn.functional import pixel_shuffle
-from esrjax.nn.layers import Conv2d
+from esrjax.nn.layers import Conv2d, FusedBlock, conv_operands
 
-from .parts.near import identity_init, nearest_upsample_init
-from .parts.sources import ntire2026_url
-from .parts.spab import conv_params
+from .blocks.common import identity_init, nearest_upsample_init, ntire2026_url
 
 
 class StemBlock(nnx.Module):
@@ -52,11 +50,13 @@ class StemBlock(nnx.Module):
         return x
 
 
-class GatedSPAB(nnx.Module):
+class GatedSPAB(FusedBlock):
     """`u -> (u + f) · (G f + b)`, `f` the output of three convolutions (report, Eq. 3 to 7).
 
     `G f + b`, the gate, is a 1x1 convolution. Maps `(N, h, w, C)` to the same shape.
     """
+
+    op = staticmethod(ops.gated_spab)
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.c1 = Conv2d(channels, channels, bias=False, rngs=rngs)
@@ -65,15 +65,12 @@ class GatedSPAB(nnx.Module):
         self.guidance_map_conv = Conv2d(channels, channels, 1, rngs=rngs)
         self.guidance_map_conv.bias[...] = jnp.ones(channels)
 
-    def __call__(self, u: Array) -> Array:
-        gate = self.guidance_map_conv
+    def operands(self, u: Array) -> tuple[Array, ...]:
+        return u, *conv_operands(self.c1, self.c2, self.c3, self.guidance_map_conv)
 
-        def layers() -> Array:
-            f = self.c3(jax.nn.relu(self.c2(jax.nn.relu(self.c1(u)))))
-            return ops.gated_residual(u, f, gate.effective_weight(), gate.bias[...])
-
-        operands = (u, *conv_params(self.c1, self.c2, self.c3, gate))
-        return ops.fused_or(ops.gated_spab, operands, layers)
+    def forward(self, u: Array) -> Array:
+        f, gate = self.c3(jax.nn.relu(self.c2(jax.nn.relu(self.c1(u))))), self.guidance_map_conv
+        return ops.gated_residual(u, f, gate.effective_weight(), gate.bias[...])
 
 
 class SPANV2(nnx.Module):
@@ -123,7 +120,7 @@ METHOD = Method(
         )
     },
     pretrained="esrjax_plugins.pretrained:spanv2.safetensors",
-    torch_names={"block_{i}.c{j}.conv.{leaf}": "block_{i}.c{j}.{leaf}"},
+    torch_names={"block_{i}.c{j}.conv": "block_{i}.c{j}"},
     reported={
         "params": 139_104,
         "macs": 9_107_931_136,

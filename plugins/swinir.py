@@ -24,11 +24,10 @@ from jax import Array
 from esrjax.method import Method, Weights
 from esrjax.nn.layers import LayerNorm, Sequential
 
-from .parts.chance import StochasticDepth, drop_path_rates
-from .parts.feed_forward import MLP
-from .parts.trunk import BACKBONE_TORCH_NAMES, SRBackbone
-from .parts.window_attention import WindowSelfAttention
-from .parts.windows import relative_position_index, shift_mask
+from .blocks.feed_forward import MLP
+from .blocks.stochastic_depth import StochasticDepth, drop_path_rates
+from .blocks.swinir_backbone import BACKBONE_TORCH_NAMES, SRBackbone
+from .blocks.window_attention import WindowSelfAttention, relative_position_index, shift_mask
 
 
 class SwinTransformerBlock(nnx.Module):

@@ -21,8 +21,8 @@ from esrjax.method import Method, Weights
 from esrjax.nn.functional import pixel_shuffle
 from esrjax.nn.layers import Conv2d, Sequential
 
-from .parts.sources import ntire2025_url
-from .parts.spab import Conv3XC
+from .blocks.common import ntire2025_url
+from .blocks.spab import Conv3XC
 
 TORCH_NAMES = {
     "conv_1.eval_conv.{leaf}": "conv_1.{leaf}",

@@ -24,13 +24,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.method import Method, Weights
+from esrjax.method import CostOptions, Method, Weights
 from esrjax.nn.functional import gelu, pixel_shuffle
 from esrjax.nn.layers import Conv2d, Sequential, param
 
-from .parts import dual_attention
-from .parts.colour import rgb_mean
-from .parts.sources import ntire2026_url
+from .blocks import dual_attention
+from .blocks.common import ntire2026_url, rgb_mean
 
 
 class InceptionDWConv(nnx.Module):
@@ -45,11 +44,11 @@ class InceptionDWConv(nnx.Module):
         def conv(kh: int, kw: int) -> Conv2d:
             return Conv2d(c, c, (kh, kw), groups=c, bias=False, rngs=rngs)
 
-        self.conv3x3, self.conv5x3, self.conv3x5 = conv(3, 3), conv(5, 3), conv(3, 5)
-        self.conv3x3_3x3 = Sequential([conv(3, 3), conv(3, 3)])
+        self.conv2_1, self.conv2_2, self.conv2_3 = conv(3, 3), conv(5, 3), conv(3, 5)
+        self.conv2_4 = Sequential([conv(3, 3), conv(3, 3)])
 
     def __call__(self, x: Array) -> Array:
-        branches = (self.conv3x3, self.conv5x3, self.conv3x5, self.conv3x3_3x3)
+        branches = (self.conv2_1, self.conv2_2, self.conv2_3, self.conv2_4)
         pairs = zip(branches, jnp.split(x, 4, -1), strict=True)
         return jnp.concatenate([branch(features) for branch, features in pairs], -1)
 
@@ -161,17 +160,15 @@ METHOD = Method(
         )
     },
     torch_names={
-        "B{i}.channel_attn.norm{j}.body.{leaf}": "B{i}.channel_attn.norm{j}.{leaf}",
+        "B{i}.channel_attn.norm{j}.body": "B{i}.channel_attn.norm{j}",
         "B{i}.spatial_attn.belt": "B{i}.spatial_attn.beta",
-        "{stage}.{module}.dwc.conv2_1.{leaf}": "{stage}.{module}.dwc.conv3x3.{leaf}",
-        "{stage}.{module}.dwc.conv2_2.{leaf}": "{stage}.{module}.dwc.conv5x3.{leaf}",
-        "{stage}.{module}.dwc.conv2_3.{leaf}": "{stage}.{module}.dwc.conv3x5.{leaf}",
-        "{stage}.{module}.dwc.conv2_4.{i}.{leaf}": "{stage}.{module}.dwc.conv3x3_3x3.{i}.{leaf}",
     },
-    cost_excluded={
-        "*.channel_attn.norm?": "hand-written layer norms, which the counter does not know",
-        "*.dwc.*": 'convolutions with padding="same", which the counter does not know',
-    },
+    cost_options=CostOptions(
+        excluded={
+            "*.channel_attn.norm?": "hand-written layer norms, which the counter does not know",
+            "*.dwc.*": 'convolutions with padding="same", which the counter does not know',
+        }
+    ),
     reported={
         "params": 51_465,
         "macs": 3_298_252_800,

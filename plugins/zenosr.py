@@ -28,9 +28,9 @@ from jax import Array
 from esrjax.method import Method, Weights
 from esrjax.nn.layers import param
 
+from .blocks.common import ntire2026_url
 from .dan import DAN
 from .dan import METHOD as DAN_METHOD
-from .parts.sources import ntire2026_url
 
 
 class ACN(DAN):
@@ -65,7 +65,7 @@ METHOD = Method(
         )
     },
     torch_names=DAN_METHOD.torch_names,
-    cost_excluded=DAN_METHOD.cost_excluded,
+    cost_options=DAN_METHOD.cost_options,
     reported={
         "params": 37_786,
         "macs": 2_681_118_720,

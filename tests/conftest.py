@@ -22,13 +22,15 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import pytest
 from hypothesis import settings
+
+from esrjax import registry
 
 jax.config.update("jax_enable_compilation_cache", False)  # tests compile for themselves
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -131,12 +133,14 @@ def crumbs_site(pip_install: Callable[[Path], Path]) -> Path:
 
 
 @pytest.fixture
-def crumbs(crumbs_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def crumbs(crumbs_site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The third-party package `crumbs`, on the path of this process and of its children."""
     monkeypatch.syspath_prepend(crumbs_site)
     monkeypatch.setenv("PYTHONPATH", str(crumbs_site))
+    registry.component_names.cache_clear()
     importlib.invalidate_caches()
-    return crumbs_site
+    yield crumbs_site
+    registry.component_names.cache_clear()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

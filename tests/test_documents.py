@@ -1,24 +1,80 @@
-"""Commands and code of the documents, run as they stand."""
+"""Commands and code of the documents: all are valid, and those of three pages run as they stand."""
 
+import ast
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
+from esrjax.cli import app
 from esrjax.data.image_io import write_image
+from esrjax.training import recipe_loader
 
-PLUGINS_PAGE = Path(__file__).resolve().parents[1] / "docs/plugins.md"
-CHALLENGE_PAGE = PLUGINS_PAGE.with_name("challenge.md")
-CODE_BLOCK = re.compile(r"^```(sh|python) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.name != "log.md"]
+PLUGINS_PAGE = ROOT / "docs/plugins.md"
+CHALLENGE_PAGE = ROOT / "docs/challenge.md"
+CODE_BLOCK = re.compile(r"^```(sh|python|toml) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FAKE_PIP = """#!/bin/sh
 # pip install -e DIR, but into a folder of the test instead of the environment
 exec {python} -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \\
     --upgrade --target {site} "./$3"
 """
+
+
+def code_blocks(language):
+    return [
+        pytest.param(text, id=f"{page.name}-{index}")
+        for page in PAGES
+        for index, (name, _, text) in enumerate(CODE_BLOCK.findall(page.read_text()))
+        if name == language
+    ]
+
+
+def esrjax_commands(text):
+    """Yield the arguments of every call of `esrjax` in a shell script."""
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        words = shlex.split(line, comments=True)
+        starts = [i for i, word in enumerate(words) if word == "esrjax"]
+        for start in starts:
+            if start == 0 or words[start - 1] in ("&&", "||", "srun"):
+                ends = [i for i, w in enumerate(words) if i > start and w in ("&&", "||", "|")]
+                yield words[start + 1 : min(ends, default=len(words))]
+
+
+@pytest.mark.parametrize("text", code_blocks("sh"))
+def test_commands_are_valid(text):
+    root = typer.main.get_command(app)
+    for words in esrjax_commands(text):
+        command = root
+        while getattr(command, "commands", None):
+            name, command, words = command.resolve_command(typer.Context(command), words)
+        command.make_context(name, list(words))
+
+
+@pytest.mark.parametrize("text", code_blocks("python"))
+def test_imports_of_python_code_resolve(text):
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("esrjax."):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                assert hasattr(module, alias.name) or importlib.import_module(submodule)
+
+
+@pytest.mark.parametrize("text", code_blocks("toml"))
+def test_toml_is_valid(text):
+    data = tomllib.loads(text)
+    if "method" in data:
+        recipe_loader.parse(data)
 
 
 @pytest.fixture

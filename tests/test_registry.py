@@ -44,6 +44,18 @@ def test_method_of_another_package_is_found(install):
     assert registry.get_entry("new") is registry.get_entry("new")
 
 
+def test_plugin_for_another_interface_is_refused_by_name(install):
+    install(
+        "theirs", GOOD.replace("Method(net", "Method(api=7, net"), {"new": "METHOD", "mix": "SMT"}
+    )
+    assert isinstance(registry.get_entry("mix"), Ensemble)
+    with pytest.raises(PluginError) as caught:
+        registry.get_entry("new")
+    assert "'new'" in caught.value.problem and "version 7" in caught.value.problem
+    assert "version 1" in caught.value.rule and "theirs 1.0" in str(caught.value.location)
+    assert "install" in caught.value.remedy
+
+
 def test_unknown_method_is_reported_with_the_closest_name(monkeypatch):
     monkeypatch.setenv(registry.PLUGINS_ENV, "span,spanv2")
     with pytest.raises(NotFound) as caught:
@@ -95,7 +107,7 @@ def test_broken_package_is_reported_and_does_not_affect_others(install, source, 
     assert "bad" in registry.names()
     with pytest.raises(PluginError) as caught:
         registry.get_entry("bad")
-    assert caught.value.problem.startswith(f"Plugin 'bad' cannot be loaded: {reason}")
+    assert caught.value.problem.startswith(f"Method 'bad' cannot be loaded: {reason}")
     assert caught.value.location == "fake_broken:METHOD, of broken 1.0"
     assert isinstance(registry.get_entry("span"), Method)
 

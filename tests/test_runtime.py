@@ -1,4 +1,4 @@
-"""The persistent compilation cache of commands."""
+"""The persistent compilation cache of commands, and their re-execution with huge pages."""
 
 import os
 import subprocess
@@ -60,6 +60,12 @@ def exec_calls(monkeypatch, tmp_path):
     monkeypatch.setattr(runtime.os, "execv", lambda *call: calls.append(call))
     monkeypatch.setattr(runtime.os, "environ", {})
     monkeypatch.setattr(runtime.sys, "orig_argv", ["python3", "-m", "esrjax", "doctor"])
+    # As in a process without pytest, which imports pdb and may be traced for its coverage.
+    monkeypatch.setattr(runtime.sys, "gettrace", lambda: None)
+    monkeypatch.setattr(runtime.sys, "getprofile", lambda: None)
+    monkeypatch.setattr(runtime.sys, "monitoring", None, raising=False)
+    for module in runtime.DEBUGGER_MODULES:
+        monkeypatch.delitem(sys.modules, module, raising=False)
     return calls
 
 
@@ -85,6 +91,53 @@ def test_modes_always_and_never_do_nothing(exec_calls, setting):
     assert not exec_calls
 
 
+@pytest.mark.parametrize("value, times", [("0", 0), ("1", 1), ("", 1)])
+def test_variable_turns_huge_pages_off(exec_calls, value, times):
+    runtime.os.environ["ESRJAX_HUGE_PAGES"] = value
+    runtime.reexec_with_huge_pages()
+    assert len(exec_calls) == times
+
+
+def trace_function(*event):
+    return None
+
+
+class Monitoring:
+    """`sys.monitoring` of Python 3.12, with one tool in use."""
+
+    @staticmethod
+    def get_tool(tool_id):
+        return {2: "profiler"}.get(tool_id)
+
+
+@pytest.mark.parametrize(
+    "attribute, value",
+    [
+        ("gettrace", lambda: trace_function),
+        ("getprofile", lambda: trace_function),
+        ("monitoring", Monitoring),
+    ],
+)
+def test_process_under_a_debugger_or_profiler_goes_on(exec_calls, monkeypatch, attribute, value):
+    monkeypatch.setattr(runtime.sys, attribute, value, raising=False)
+    runtime.reexec_with_huge_pages()
+    assert not exec_calls and not runtime.uses_huge_pages()
+
+
+@pytest.mark.parametrize("module", ["pdb", "cProfile", "debugpy", "coverage"])
+def test_process_with_an_imported_debugger_goes_on(exec_calls, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, runtime)
+    runtime.reexec_with_huge_pages()
+    assert not exec_calls
+
+
+def test_monitoring_without_a_tool_does_not_matter(exec_calls, monkeypatch):
+    monkeypatch.setattr(Monitoring, "get_tool", staticmethod(lambda tool_id: None))
+    monkeypatch.setattr(runtime.sys, "monitoring", Monitoring, raising=False)
+    runtime.reexec_with_huge_pages()
+    assert len(exec_calls) == 1
+
+
 def _no_such_name(name):
     raise ValueError("unrecognized configuration name")
 
@@ -105,8 +158,8 @@ def test_system_without_the_setting_does_nothing(exec_calls, monkeypatch, tmp_pa
 def test_command_keeps_its_arguments_input_and_exit_code():
     """With the real `execv`, where this machine supports it."""
     script = (
-        "import sys; from esrjax import memory; memory.reexec_with_huge_pages();"
-        "print(memory.uses_huge_pages(), sys.argv[1:], sys.stdin.read()); sys.exit(3)"
+        "import sys; from esrjax import runtime; runtime.reexec_with_huge_pages();"
+        "print(runtime.uses_huge_pages(), sys.argv[1:], sys.stdin.read()); sys.exit(3)"
     )
     environment = {key: value for key, value in os.environ.items() if key != runtime.TUNABLES_ENV}
     command = [sys.executable, "-c", script, "a b", "--c"]

@@ -127,3 +127,31 @@ def test_it_is_evaluated_and_ranked_with_the_baseline(esrjax, reference, images,
     ranks = {row["method"]: row["rank_params"] for row in report["rows"]}
     assert ranks == {"loaf": 1, "crumb": 2, "span": None}
     assert report["apply_thresholds"] is False
+
+
+def test_its_loss_and_optimizer_train_and_its_metric_scores(esrjax, images, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"""
+method = "crumb"
+seed = 1
+[[stage]]
+name = "bake"
+init_from = "scratch"
+steps = 3
+loss = {{ blurred_l1 = 1.0 }}
+optimizer = {{ name = "sign_sgd", learning_rate = 1e-3 }}
+data = {{ datasets = ["{images}"], hr_patch_sizes = [[16, 16]], batch_size = 2 }}
+validation = {{ dataset = "{images}", every = 3, spec = "border1" }}
+""")
+    assert esrjax("train", recipe, "-o", tmp_path / "run").code == 0
+    scores = esrjax("eval", "crumb", "--data", images, "--spec", "border1").out
+    assert "border1" in scores and "border1" in esrjax("metrics", "list").out
+    text = recipe.read_text()
+    for old, new, group in (
+        ("blurred_l1", "blured_l1", "esrjax.losses"),
+        ("sign_sgd", "sign_sdg", "esrjax.optimizers"),
+    ):
+        recipe.write_text(text.replace(old, new))
+        result = esrjax("train", recipe, "-o", tmp_path / "other")
+        assert result.code == 2 and repr(new) in result.err and group in result.err
+        assert f"did you mean {old!r}?" in result.err

@@ -1,7 +1,7 @@
 """Tuning of kernels: time every configuration against the reference on this GPU.
 
 tune.py [KERNEL ...]: all kernels by default. For each it times the kernel's tuning configurations
-on the operands of real networks (esrjax/testing/operands.py) in float32, interleaved with the
+on the operands of real networks (esrjax/testing/kernels.py) in float32, interleaved with the
 reference implementation, all of them compiled. The fastest configuration over all operands is
 written to kernels/devices.toml under this kind of device, with its speed-up, the geometric mean
 over the operands. Entries of other devices are not changed.

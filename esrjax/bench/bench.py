@@ -1,10 +1,13 @@
-"""Benchmark cases: each combination of method, engine, op implementation and precision."""
+"""Benchmark of methods: interleaved runtimes of all cases at several image sizes, with roofline.
+
+A case is a combination of method, engine, op implementation and precision.
+"""
 
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -14,12 +17,6 @@ from flax import nnx
 
 from esrjax.bench import timing
 from esrjax.bench.roofline import MachinePeak, PeakProbe, Workload, workload
-from esrjax.bench.timing import (
-    InterleavedTimings,
-    count_compilations,
-    median_interval,
-    time_interleaved,
-)
 from esrjax.errors import UncountedOp
 from esrjax.inference import check_min_side
 from esrjax.method import Method
@@ -29,6 +26,11 @@ from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import cast
 
 Precision = Literal["float32", "bfloat16"]
+BenchRow = dict[str, Any]
+ImageSize = tuple[int, int]  # (height, width) of the LR image
+
+# Key of a row -> engine whose runtime is the denominator of that ratio.
+RATIO_BASELINES = {"torch_eager_ratio": "pytorch", "torch_compile_ratio": "pytorch-compiled"}
 
 
 class SkipBackend(Exception):
@@ -71,6 +73,7 @@ class CompiledCase:
 
 # Takes one LR image (1, h, w, 3) as a NumPy array in the precision of the case.
 Factory = Callable[[Any], CompiledCase]
+TorchFactories = Mapping[str, Mapping[str, Factory]]  # by method and engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,23 @@ class Variants:
     precisions: Sequence[Precision] = ("float32",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SizeMeasurement:
+    """All cases timed at one image size.
+
+    Attributes:
+        image_size: (height, width) of the LR image.
+        cases: The cases that could run.
+        compilations: Number of XLA compilations for each case.
+        timings: Interleaved runtimes of the cases.
+    """
+
+    image_size: ImageSize
+    cases: Mapping[BenchCase, CompiledCase]
+    compilations: Mapping[BenchCase, int]
+    timings: timing.InterleavedTimings[BenchCase]
+
+
 def jax_backend() -> dict[str, Backend]:
     """Return JAX on its default platform, by its engine name (`jax-cpu`, `jax-gpu`)."""
     return {f"jax-{jax.default_backend()}": Backend(factory=_jax_factory, supports_variants=True)}
@@ -117,58 +137,25 @@ def bench_cases(
         variants: Implementations and precisions, for backends that support them.
     """
     for engine, backend in backends.items():
+        cases = [BenchCase(method=name, engine=engine)]
         if backend.supports_variants:
-            for implementation, precision in itertools.product(
-                variants.implementations, variants.precisions
-            ):
-                case = BenchCase(
-                    method=name, engine=engine, implementation=implementation, precision=precision
-                )
-                yield case, backend.factory(name, method, cast(net, precision))
-        else:
-            yield BenchCase(method=name, engine=engine), backend.factory(name, method, net)
+            pairs = itertools.product(variants.implementations, variants.precisions)
+            cases = [replace(cases[0], implementation=i, precision=p) for i, p in pairs]
+        for case in cases:
+            yield case, backend.factory(name, method, cast(net, case.precision))
 
 
 def _jax_factory(name: str, method: Method, net: nnx.Module) -> Factory:
     def compile_case(image: Any) -> CompiledCase:
         lr = jax.device_put(image)
-        compiled = timing.compile_forward(timing.forward_fn(net), lr)
-        call = functools.partial(compiled.call, lr)
+        program = timing.compile_forward(timing.forward_fn(net), lr)
         return CompiledCase(
-            call=call, compile_s=compiled.compile_s, executable_mib=compiled.executable_mib
+            call=functools.partial(program.call, lr),
+            compile_s=program.compile_s,
+            executable_mib=program.executable_mib,
         )
 
     return compile_case
-
-
-# --------------------------------------------------------------------------------------------------
-# Benchmark of methods: interleaved runtimes at several image sizes and engines, with roofline.
-# --------------------------------------------------------------------------------------------------
-
-
-BenchRow = dict[str, Any]
-ImageSize = tuple[int, int]  # (height, width) of the LR image
-TorchFactories = Mapping[str, Mapping[str, Factory]]  # by method and engine
-
-# Key of a row -> engine whose runtime is the denominator of that ratio.
-RATIO_BASELINES = {"torch_eager_ratio": "pytorch", "torch_compile_ratio": "pytorch-compiled"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SizeMeasurement:
-    """All cases timed at one image size.
-
-    Attributes:
-        image_size: (height, width) of the LR image.
-        cases: The cases that could run.
-        compilations: Number of XLA compilations for each case.
-        timings: Interleaved runtimes of the cases.
-    """
-
-    image_size: ImageSize
-    cases: Mapping[BenchCase, CompiledCase]
-    compilations: Mapping[BenchCase, int]
-    timings: InterleavedTimings[BenchCase]
 
 
 def bench(
@@ -204,10 +191,12 @@ def bench(
         for image_size in image_sizes:
             check_min_side(name, method.min_side, image_size)
     backends, variants = backends or jax_backend(), variants or Variants()
-    nets = {name: _deployed(method, hparams) for name, method in methods.items()}
+    nets: dict[str, nnx.Module] = {}
     factories: dict[BenchCase, Factory] = {}
-    for name, net in nets.items():
-        factories |= bench_cases(name, methods[name], net, backends, variants)
+    for name, method in methods.items():
+        nets[name] = net = deploy(method.build(**hparams))
+        net.eval()  # no stochastic depth
+        factories |= bench_cases(name, method, net, backends, variants)
         torch = (torch_factories or {}).get(name, {})
         factories |= {BenchCase(method=name, engine=engine): f for engine, f in torch.items()}
     notes: list[str] = []
@@ -221,13 +210,6 @@ def bench(
         "rows": rows,
         "notes": list(dict.fromkeys(notes)),
     }
-
-
-def _deployed(method: Method, hparams: Mapping[str, Any]) -> nnx.Module:
-    """Return an untrained network in deploy form and eval mode (no stochastic depth)."""
-    net = deploy(method.build(**hparams))
-    net.eval()
-    return net
 
 
 def _measure(
@@ -259,7 +241,7 @@ def _measure_size(
     compilations: dict[BenchCase, int] = {}
     for case, factory in factories.items():
         with (
-            count_compilations() as compile_seconds,
+            timing.count_compilations() as compile_seconds,
             ops.implementation(case.implementation) if case.implementation else nullcontext(),
         ):
             try:
@@ -270,7 +252,7 @@ def _measure_size(
     calls = {case: compiled.call for case, compiled in cases.items()}
     # Each timed call follows an untimed one if engines with thread pools of their own alternate.
     several_engines = len({case.engine for case in cases}) > 1
-    timings = time_interleaved(calls, budget_s=seconds, prime_before_each=several_engines)
+    timings = timing.time_interleaved(calls, budget_s=seconds, prime_before_each=several_engines)
     return SizeMeasurement(
         image_size=image_size, cases=cases, compilations=compilations, timings=timings
     )
@@ -283,9 +265,13 @@ def _rows(
     peaks: Mapping[str, MachinePeak],
     notes: list[str],
 ) -> list[BenchRow]:
-    workloads = {
-        name: _workload(name, methods[name], net, measurement, notes) for name, net in nets.items()
-    }
+    workloads: dict[str, Workload | None] = {}
+    for name, net in nets.items():
+        try:
+            workloads[name] = workload(methods[name], net, measurement.image_size)
+        except UncountedOp as error:
+            workloads[name] = None
+            notes.append(f"{name}: no roofline, {error.problem}")
     return [
         _timing_columns(measurement, case)
         | _ratio_columns(measurement, case)
@@ -294,28 +280,15 @@ def _rows(
     ]
 
 
-def _workload(
-    name: str, method: Method, net: nnx.Module, measurement: SizeMeasurement, notes: list[str]
-) -> Workload | None:
-    try:
-        return workload(method, net, measurement.image_size)
-    except UncountedOp as error:
-        notes.append(f"{name}: no roofline, {error.problem}")
-        return None
-
-
 def _timing_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
     samples, compiled = measurement.timings.samples_ms(case), measurement.cases[case]
-    low, high = median_interval(samples)
     return {
         "method": case.method,
-        "image_size": f"{measurement.image_size[0]}x{measurement.image_size[1]}",
+        "image_size": "{}x{}".format(*measurement.image_size),
         "engine": case.engine,
         "implementation": case.implementation,
         "precision": case.precision,
-        "median_ms": float(np.median(samples)),
-        "low_ms": low,
-        "high_ms": high,
+        **_median_columns(("median_ms", "low_ms", "high_ms"), samples),
         "first_ms": measurement.timings.first_ms[case],
         "samples_ms": samples,
         "compile_s": compiled.compile_s,
@@ -330,21 +303,22 @@ def _ratio_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
     Ratios are taken in each round; the row has their median and its 95 % interval. A ratio of
     medians would keep the drift of the machine between rounds.
     """
-    return {
-        key: value
-        for name, engine in RATIO_BASELINES.items()
-        for key, value in _ratio(
-            measurement, case, name, BenchCase(method=case.method, engine=engine)
-        ).items()
-    }
+    columns: BenchRow = {}
+    for name, engine in RATIO_BASELINES.items():
+        base = BenchCase(method=case.method, engine=engine)
+        keys = (name, f"{name}_low", f"{name}_high")
+        if case == base or base not in measurement.cases:
+            columns |= dict.fromkeys(keys)
+        else:
+            columns |= _median_columns(keys, measurement.timings.ratios(case, base))
+    return columns
 
 
-def _ratio(measurement: SizeMeasurement, case: BenchCase, name: str, base: BenchCase) -> BenchRow:
-    if case == base or base not in measurement.cases:
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    ratios = measurement.timings.ratios(case, base)
-    low, high = median_interval(ratios)
-    return {name: float(np.median(ratios)), f"{name}_low": low, f"{name}_high": high}
+def _median_columns(keys: tuple[str, str, str], samples: Sequence[float]) -> BenchRow:
+    """Median of the samples, and its 95 % interval."""
+    return dict(
+        zip(keys, (float(np.median(samples)), *timing.median_interval(samples)), strict=True)
+    )
 
 
 def _roofline_columns(

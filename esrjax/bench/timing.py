@@ -1,4 +1,7 @@
-"""Context managers that count XLA compilations and disable the persistent compilation cache."""
+"""Timing of calls and of networks: interleaved rounds, compilation, memory, and the machine.
+
+With context managers that count XLA compilations and disable the persistent compilation cache.
+"""
 
 import functools
 import os
@@ -24,8 +27,18 @@ from esrjax.bench.record import Timing
 from esrjax.nn import ops
 from esrjax.nn.compilation import compiler_options
 
+Key = TypeVar("Key", bound=Hashable)
+Call = Callable[[], Any]
+ForwardFn = Callable[[Array], Array]
+
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 CACHE_OPTION = "jax_enable_compilation_cache"
+DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")  # of the NVIDIA kernel module, on Linux
+WARMUP_ROUNDS = 2  # untimed rounds after the first call
+MIN_RUNS, MAX_RUNS = 5, 1000  # limits on the number of runs that a budget allows
+
+
+# --- compilations ---
 
 
 @contextmanager
@@ -51,33 +64,21 @@ def no_persistent_cache() -> Generator[None]:
     A compilation that is answered from the cache would be reported as almost free.
     """
     previous = getattr(jax.config, CACHE_OPTION)
-    _set_cache_enabled(False)
+    jax.config.update(CACHE_OPTION, False)
+    compilation_cache.reset_cache()  # JAX reads the option once, until the cache is reset
     try:
         yield
     finally:
-        _set_cache_enabled(previous)
+        jax.config.update(CACHE_OPTION, previous)
+        compilation_cache.reset_cache()
 
 
-def _set_cache_enabled(enabled: bool) -> None:
-    jax.config.update(CACHE_OPTION, enabled)
-    compilation_cache.reset_cache()  # JAX reads the option once, until the cache is reset
-
-
-# --------------------------------------------------------------------------------------------------
-# Interleaved timing of calls (A B C A B C), so that drift of the machine affects all alike.
-# --------------------------------------------------------------------------------------------------
-
-
-Key = TypeVar("Key", bound=Hashable)
-Call = Callable[[], Any]
-
-WARMUP_ROUNDS = 2  # untimed rounds after the first call
-MIN_RUNS, MAX_RUNS = 5, 1000  # limits on the number of runs that a budget allows
+# --- interleaved calls ---
 
 
 @dataclass(frozen=True, kw_only=True)
 class InterleavedTimings(Generic[Key]):
-    """Runtimes of several calls that were timed in interleaved rounds.
+    """Runtimes of several calls in interleaved rounds: A B C A B C, so that drift affects all.
 
     Attributes:
         first_ms: Runtime of the first run of each call, before the warm-up.
@@ -122,13 +123,11 @@ def time_interleaved(
     first_ms = _time_round(calls)
     # The last warm-up round also estimates how many rounds fit into the budget.
     warmup_ms = [_time_round(calls) for _ in range(WARMUP_ROUNDS)][-1]
-    runs = num_runs or _runs_within(
-        budget_s * len(calls), sum(warmup_ms.values()) * (1 + prime_before_each)
-    )
-    return InterleavedTimings(
-        first_ms=first_ms,
-        rounds_ms=[_time_round(calls, prime=prime_before_each) for _ in range(runs)],
-    )
+    round_ms = sum(warmup_ms.values()) * (1 + prime_before_each)
+    affordable_runs = int(budget_s * len(calls) * 1e3 / round_ms)
+    runs = num_runs or min(MAX_RUNS, max(MIN_RUNS, affordable_runs))
+    rounds_ms = [_time_round(calls, prime=prime_before_each) for _ in range(runs)]
+    return InterleavedTimings(first_ms=first_ms, rounds_ms=rounds_ms)
 
 
 def time_ms(call: Call) -> float:
@@ -146,25 +145,15 @@ def median_interval(samples: Sequence[float], *, resamples: int = 2000) -> tuple
 
 
 def _time_round(calls: Mapping[Key, Call], *, prime: bool = False) -> dict[Key, float]:
-    return {key: _time_primed_ms(call) if prime else time_ms(call) for key, call in calls.items()}
+    times_ms: dict[Key, float] = {}
+    for key, call in calls.items():
+        if prime:
+            time_ms(call)
+        times_ms[key] = time_ms(call)
+    return times_ms
 
 
-def _time_primed_ms(call: Call) -> float:
-    time_ms(call)
-    return time_ms(call)
-
-
-def _runs_within(budget_s: float, round_ms: float) -> int:
-    return min(MAX_RUNS, max(MIN_RUNS, int(budget_s * 1e3 / round_ms)))
-
-
-# --------------------------------------------------------------------------------------------------
-# Timing of networks: compilation, first call, median runtime and memory, and the machine.
-# --------------------------------------------------------------------------------------------------
-
-
-ForwardFn = Callable[[Array], Array]
-DRIVER_VERSION_FILE = Path("/proc/driver/nvidia/version")  # of the NVIDIA kernel module, on Linux
+# --- networks ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,19 +170,6 @@ class CompiledForward:
     call: ForwardFn
     compile_s: float
     executable_mib: float | None
-
-
-def time_network(
-    forward: ForwardFn,
-    shape: tuple[int, ...],
-    *,
-    dtype: DTypeLike = jnp.float32,
-    budget_s: float = 2.0,
-    num_runs: int | None = None,
-) -> Timing:
-    """Time one network; see `time_networks`."""
-    timings = time_networks({"": forward}, shape, dtype=dtype, budget_s=budget_s, num_runs=num_runs)
-    return timings[""]
 
 
 def time_networks(
@@ -217,10 +193,30 @@ def time_networks(
         Median, interval, compile time and memory of each network, by name.
     """
     lr = jax.device_put(np.random.default_rng(0).random(shape).astype(jnp.dtype(dtype)))
-    compiled = {name: compile_forward(forward, lr) for name, forward in forwards.items()}
-    calls = {name: functools.partial(program.call, lr) for name, program in compiled.items()}
-    timings = time_interleaved(calls, budget_s=budget_s, num_runs=num_runs)
-    return {name: _timing(program, lr, timings, name) for name, program in compiled.items()}
+    programs = {name: compile_forward(forward, lr) for name, forward in forwards.items()}
+    calls = {name: functools.partial(program.call, lr) for name, program in programs.items()}
+    rounds = time_interleaved(calls, budget_s=budget_s, num_runs=num_runs)
+    timings: dict[Key, Timing] = {}
+    for name, program in programs.items():
+        samples = rounds.samples_ms(name)
+        low, high = median_interval(samples)
+        timings[name] = Timing(
+            median_ms=float(np.median(samples)),
+            low_ms=low,
+            high_ms=high,
+            num_runs=len(samples),
+            compile_s=program.compile_s,
+            first_ms=rounds.first_ms[name],
+            executable_mib=program.executable_mib,
+            peak_mib=peak_memory_mib(),
+            shape=lr.shape,
+            dtype=str(lr.dtype),
+            precision=_precision(),
+            device=device_name(),
+            driver=_driver(),
+            implementation=ops.implementation.value,
+        )
+    return timings
 
 
 def machine_info() -> dict[str, str]:
@@ -255,21 +251,12 @@ def compile_forward(forward: ForwardFn, lr: Array) -> CompiledForward:
         start = time.perf_counter()
         compiled = jax.jit(forward, compiler_options=options).lower(lr).compile()
         compile_s = time.perf_counter() - start
-    return CompiledForward(
-        call=compiled, compile_s=compile_s, executable_mib=_planned_mib(compiled)
-    )
-
-
-def _planned_mib(compiled: jax.stages.Compiled) -> float | None:
-    """Return the planned memory of arguments, outputs and temporaries, MiB.
-
-    Output buffers that alias arguments are in both sizes, and are counted once.
-    """
-    plan = compiled.memory_analysis()
-    if plan is None:
-        return None
-    num_bytes = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-    return (num_bytes - plan.alias_size_in_bytes) / 2**20
+    plan, executable_mib = compiled.memory_analysis(), None
+    if plan is not None:
+        # Output buffers that alias arguments are in both sizes, and are counted once.
+        size = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+        executable_mib = (size - plan.alias_size_in_bytes) / 2**20
+    return CompiledForward(call=compiled, compile_s=compile_s, executable_mib=executable_mib)
 
 
 def peak_memory_mib() -> float | None:
@@ -282,29 +269,6 @@ def peak_memory_mib() -> float | None:
 def time_forward_ms(compiled: CompiledForward, lr: Array) -> float:
     """Return the milliseconds of one forward pass, until its result is ready."""
     return time_ms(functools.partial(compiled.call, lr))
-
-
-def _timing(
-    compiled: CompiledForward, lr: Array, timings: InterleavedTimings[Key], name: Key
-) -> Timing:
-    samples = timings.samples_ms(name)
-    low, high = median_interval(samples)
-    return Timing(
-        median_ms=float(np.median(samples)),
-        low_ms=low,
-        high_ms=high,
-        num_runs=len(samples),
-        compile_s=compiled.compile_s,
-        first_ms=timings.first_ms[name],
-        executable_mib=compiled.executable_mib,
-        peak_mib=peak_memory_mib(),
-        shape=lr.shape,
-        dtype=str(lr.dtype),
-        precision=_precision(),
-        device=device_name(),
-        driver=_driver(),
-        implementation=ops.implementation.value,
-    )
 
 
 def device_name() -> str:

@@ -1,4 +1,11 @@
-"""Cost of a registered method, or of all passes of an ensemble."""
+"""Measurements for the challenge: cost, protocol timing, and results of models as files.
+
+Protocol timing is the runtime over the images of a dataset as the organisers' program measures it:
+it runs every image once, in order, one forward pass timed from the call until the device is done.
+There is no repetition, no outlier is dropped, and the first image counts in the mean; it has no
+warm-up but what a team's constructor or loader ran. JAX adds one thing, a compilation for each
+image size. These are compiled before the loop, outside the timing, and not called there.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,11 +21,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from esrjax import registry
+from esrjax import inference, registry
 from esrjax.bench import timing
-from esrjax.bench import timing as clock
 from esrjax.bench.record import Timing
-from esrjax.bench.timing import CompiledForward, forward_fn
+from esrjax.bench.timing import forward_fn
 from esrjax.challenge import record
 from esrjax.challenge.record import BaselineTiming, DatasetMetrics, ProtocolTiming, Result
 from esrjax.challenge.rules import Rules
@@ -26,21 +32,16 @@ from esrjax.data.datasets import Pair, Progress
 from esrjax.errors import RankingError
 from esrjax.evaluation.score import Scores
 from esrjax.evaluation.upscale import ImageSize, count_windows, padded_size
-from esrjax.inference import (
-    EnsembleModel,
-    Model,
-    check_ensemble,
-    check_min_side,
-    member_hparams,
-    open_method,
-)
+from esrjax.inference import EnsembleModel, Model, check_min_side
 from esrjax.loading import abstract_network
 from esrjax.method import Member, Method
 from esrjax.nn import ops
 from esrjax.nn.cost import Cost, OpCost, cost_of
 from esrjax.nn.reparam import deploy
 
+TIMING_SHAPE = (1, 256, 256, 3)  # shape of the LR image that runtimes are measured on
 SELF_ENSEMBLE_PASSES = 8  # flips and rotations of the x8 geometric self-ensemble
+_COST_OF_PASSES = ("macs", "macs_full", "activations", "convs")  # what every pass adds
 
 
 def method_cost(
@@ -66,21 +67,21 @@ def method_cost(
     if isinstance(entry, Method):
         check_min_side(name, entry.min_side, image_size)
         return cost_of(entry, _network(name, entry, files, hparams or {}), image_size=image_size)
-    check_ensemble(name, entry, files, hparams)
-    members = entry.members.items()
-    return _sum(
-        [
-            _member_cost(method, member, image_size, files, member_hparams(method, hparams))
-            for method, member in members
-        ]
-    )
+    inference.check_ensemble(name, entry, files, hparams)
+    costs = [
+        _member_cost(method, member, image_size, files, inference.member_hparams(method, hparams))
+        for method, member in entry.members.items()
+    ]
+    names = ("params", "params_full", *_COST_OF_PASSES)
+    totals = {name: sum(getattr(cost, name) for cost in costs) for name in names}
+    return Cost(**totals, ops=tuple(op for cost in costs for op in cost.ops))
 
 
 def _network(
     name: str, method: Method, files: Mapping[str, Path], hparams: Mapping[str, Any]
 ) -> nnx.Module:
     if name in files:
-        return open_method(name, files[name], hparams).net
+        return inference.open_method(name, files[name], hparams).net
     return abstract_network(method, "deploy", hparams)
 
 
@@ -91,15 +92,29 @@ def _member_cost(
     files: Mapping[str, Path],
     hparams: Mapping[str, Any],
 ) -> Cost:
-    """Cost of all passes of a member; its parameters count once, as all passes share them."""
+    """Cost of all passes of a member, its ops with its name in their path.
+
+    Parameters count once, as all passes share them.
+    """
     method = registry.get_method(name)
     check_min_side(name, method.min_side, image_size)
     net = _network(name, method, files, hparams)
-    costs = [
-        _multiply(cost_of(method, net, image_size=size), name, count)
+    passes = [
+        (cost_of(method, net, image_size=size), count)
         for size, count in _passes(member, image_size).items()
     ]
-    return replace(_sum(costs), params=costs[0].params, params_full=costs[0].params_full)
+    ops = [
+        replace(op, path=f"{name}.{op.path}" if op.path else name, **_multiply(op, count))
+        for cost, count in passes
+        for op in cost.ops
+    ]
+    counts = [_multiply(cost, count) for cost, count in passes]
+    totals = {key: sum(count[key] for count in counts) for key in _COST_OF_PASSES}
+    return replace(passes[0][0], **totals, ops=tuple(ops))
+
+
+def _multiply(cost: Cost | OpCost, count: int) -> dict[str, int]:
+    return {name: count * getattr(cost, name) for name in _COST_OF_PASSES}
 
 
 def _passes(member: Member, size: ImageSize) -> Counter[ImageSize]:
@@ -112,50 +127,7 @@ def _passes(member: Member, size: ImageSize) -> Counter[ImageSize]:
     return passes
 
 
-def _multiply(cost: Cost, member: str, count: int) -> Cost:
-    """Cost of `count` passes, its ops with the member's name in their path."""
-    return replace(
-        cost,
-        macs=cost.macs * count,
-        macs_full=cost.macs_full * count,
-        activations=cost.activations * count,
-        convs=cost.convs * count,
-        ops=tuple(_multiply_op(op, member, count) for op in cost.ops),
-    )
-
-
-def _multiply_op(op: OpCost, member: str, count: int) -> OpCost:
-    return replace(
-        op,
-        path=f"{member}.{op.path}" if op.path else member,
-        macs_full=op.macs_full * count,
-        macs=op.macs * count,
-        activations=op.activations * count,
-        convs=op.convs * count,
-    )
-
-
-def _sum(costs: list[Cost]) -> Cost:
-    return Cost(
-        params=sum(cost.params for cost in costs),
-        params_full=sum(cost.params_full for cost in costs),
-        macs=sum(cost.macs for cost in costs),
-        macs_full=sum(cost.macs_full for cost in costs),
-        activations=sum(cost.activations for cost in costs),
-        convs=sum(cost.convs for cost in costs),
-        ops=tuple(op for cost in costs for op in cost.ops),
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# Protocol timing: runtime over the images of a dataset as the organisers' program measures it.
-#
-# The program runs every image once, in order: one forward pass, timed from the call until the
-# device is done. There is no repetition, no outlier is dropped, and the first image counts in the
-# mean; it has no warm-up but what a team's constructor or loader ran. JAX adds one thing, a
-# compilation for each image size. These are compiled before the loop, outside the timing, and not
-# called there.
-# --------------------------------------------------------------------------------------------------
+# --- protocol timing ---
 
 
 def time_by_protocol(
@@ -174,56 +146,40 @@ def time_by_protocol(
     Raises:
         ImageTooSmall: An LR image is smaller than the method accepts; nothing has run by then.
     """
-    compiled = _compile_shapes(model, pairs)
+    shapes = dict.fromkeys(_load_lr(model, pair).shape for pair in pairs)
+    forward = forward_fn(model.net)
+    compiled = {shape: timing.compile_forward(forward, jnp.zeros(shape)) for shape in shapes}
     passes = rules.num_warmup_passes(model.method.team)
     if rules.timing and passes:
-        _warm_up(model, rules.timing.lr_side, passes)
-    times = {pair.name: _time_image_ms(compiled, _load_lr(model, pair)) for pair in progress(pairs)}
+        lr = jnp.zeros((1, rules.timing.lr_side, rules.timing.lr_side, 3))
+        warmup = timing.compile_forward(forward, lr)
+        for _ in range(passes):
+            timing.time_forward_ms(warmup, lr)
+    times: dict[str, float] = {}
+    for pair in progress(pairs):
+        lr = _load_lr(model, pair)
+        times[pair.name] = timing.time_forward_ms(compiled[lr.shape], lr)
     return ProtocolTiming(
         ms_per_image=times,
         warmup_passes=passes,
         num_shapes=len(compiled),
-        compile_s=sum(forward.compile_s for forward in compiled.values()),
+        compile_s=sum(program.compile_s for program in compiled.values()),
         peak_mib=timing.peak_memory_mib(),
-        executable_mib=max((f.executable_mib or 0 for f in compiled.values()), default=0) or None,
+        executable_mib=max((p.executable_mib or 0 for p in compiled.values()), default=0) or None,
         device=timing.device_name(),
         implementation=ops.implementation.value,
     )
 
 
-def _compile_shapes(model: Model, pairs: Sequence[Pair]) -> dict[tuple[int, ...], CompiledForward]:
-    shapes = dict.fromkeys(_load_lr(model, pair).shape for pair in pairs)
-    return {
-        shape: timing.compile_forward(forward_fn(model.net), jnp.zeros(shape)) for shape in shapes
-    }
-
-
-def _warm_up(model: Model, side: int, passes: int) -> None:
-    lr = jnp.zeros((1, side, side, 3))
-    compiled = timing.compile_forward(forward_fn(model.net), lr)
-    for _ in range(passes):
-        timing.time_forward_ms(compiled, lr)
-
-
-def _time_image_ms(compiled: dict[tuple[int, ...], CompiledForward], lr: Array) -> float:
-    """Runtime of one pass; the image is on the device before the timing starts."""
-    return timing.time_forward_ms(compiled[lr.shape], jax.block_until_ready(lr))
-
-
 def _load_lr(model: Model, pair: Pair) -> Array:
-    """LR image (1, h, w, 3), float32, with values in [0, data_range]."""
+    """LR image (1, h, w, 3), float32, with values in [0, data_range], already on the device."""
     pixels = pair.load()[0]
     check_min_side(model.name, model.method.min_side, pixels.shape[:2])
     scale = np.float32(255 / model.method.data_range)
-    return jax.device_put(pixels[None].astype(np.float32) / scale)
+    return jax.block_until_ready(jax.device_put(pixels[None].astype(np.float32) / scale))
 
 
-# --------------------------------------------------------------------------------------------------
-# Results of models: scores, cost and runtime, measured and written to result files.
-# --------------------------------------------------------------------------------------------------
-
-
-TIMING_SHAPE = (1, 256, 256, 3)  # shape of the LR image that runtimes are measured on
+# --- results ---
 
 
 def write_results(
@@ -256,21 +212,19 @@ def write_results(
         UnreadableFile: A result file of a model exists, but is malformed.
     """
     single = check_rankable(models, folder)
-    previous = [_load_existing(folder / f"{model.name}.json") for model in single]
+    paths = tuple(folder / f"{model.name}.json" for model in single)
+    previous = [record.load_result(path) if path.exists() else None for path in paths]
     timings, baseline_timing = time_models(single, baseline)
-    paths: list[Path] = []
-    for model, scores, old in zip(single, scored, previous, strict=True):
-        path = folder / f"{model.name}.json"
-        protocol = (
-            {data: (protocol_timings or {})[model.name]}
-            if model.name in (protocol_timings or {})
-            else {}
+    protocol_timings = protocol_timings or {}
+    for model, scores, old, path in zip(single, scored, previous, paths, strict=True):
+        name = model.name
+        new = replace(
+            make_result(model, scores, data, timings[name]),
+            baseline=baseline_timing,
+            protocol_timing={data: protocol_timings[name]} if name in protocol_timings else {},
         )
-        new = make_result(model, scores, data, timings[model.name])
-        new = replace(new, baseline=baseline_timing, protocol_timing=protocol)
         record.save_result(_with_other_datasets(new, old), path)
-        paths.append(path)
-    return tuple(paths)
+    return paths
 
 
 def baseline_name(rules: Rules) -> str | None:
@@ -291,39 +245,28 @@ def time_models(
     Returns:
         The runtimes by name, and the runtime and cost of the baseline if there is one.
     """
-    nets = {model.name: model.net for model in models}
+    forwards = {model.name: forward_fn(model.net) for model in models}
     if baseline is None:
-        return _time_nets(nets), None
+        return timing.time_networks(forwards, TIMING_SHAPE), None
     method = registry.get_method(baseline)
-    baseline_net = deploy(method.build())
-    timings = _time_nets({baseline: baseline_net, **nets})
-    cost = cost_of(method, baseline_net)
+    net = deploy(method.build())
+    cost = cost_of(method, net)
+    timings = timing.time_networks({baseline: forward_fn(net), **forwards}, TIMING_SHAPE)
+    runtime, team = timings[baseline], method.team
     return timings, BaselineTiming(
-        method=baseline,
-        team=method.team,
-        params=cost.params,
-        macs=cost.macs,
-        runtime=timings[baseline],
+        method=baseline, team=team, params=cost.params, macs=cost.macs, runtime=runtime
     )
-
-
-def _time_nets(nets: Mapping[str, nnx.Module]) -> dict[str, Timing]:
-    return clock.time_networks({name: forward_fn(net) for name, net in nets.items()}, TIMING_SHAPE)
-
-
-def _load_existing(path: Path) -> Result | None:
-    return record.load_result(path) if path.exists() else None
 
 
 def _with_other_datasets(new: Result, old: Result | None) -> Result:
     """`new`, plus the other datasets of `old` if that has the same weights and metric."""
     if old is None or (old.weights_sha256, old.spec) != (new.weights_sha256, new.spec):
         return new
-    quality, timing = (
-        {**old.quality, **new.quality},
-        {**old.protocol_timing, **new.protocol_timing},
+    return replace(
+        new,
+        quality={**old.quality, **new.quality},
+        protocol_timing={**old.protocol_timing, **new.protocol_timing},
     )
-    return replace(new, quality=quality, protocol_timing=timing)
 
 
 def make_result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:
@@ -335,13 +278,18 @@ def make_result(model: Model, scores: Scores, data: str, runtime: Timing) -> Res
         data: Name of the dataset.
         runtime: Its runtime at 1x256x256x3.
     """
-    cost = cost_of(model.method, model.net)
+    cost, mean = cost_of(model.method, model.net), scores.mean
+    psnr = {name: metrics.psnr for name, metrics in scores.images.items()}
     return Result(
         method=model.name,
         team=model.method.team,
         weights_sha256=model.checkpoint.sha256,
         spec=scores.spec,
-        quality={data: _dataset_metrics(scores)},
+        quality={
+            data: DatasetMetrics(
+                psnr=mean.psnr, ssim=mean.ssim, num_images=len(psnr), psnr_per_image=psnr
+            )
+        },
         params=cost.params,
         macs=cost.macs,
         activations=cost.activations,
@@ -352,11 +300,6 @@ def make_result(model: Model, scores: Scores, data: str, runtime: Timing) -> Res
     )
 
 
-def _dataset_metrics(scores: Scores) -> DatasetMetrics:
-    mean, psnr = scores.mean, {name: metrics.psnr for name, metrics in scores.images.items()}
-    return DatasetMetrics(psnr=mean.psnr, ssim=mean.ssim, num_images=len(psnr), psnr_per_image=psnr)
-
-
 def check_rankable(models: Sequence[Model | EnsembleModel], folder: Path) -> list[Model]:
     """Return the models if all are single networks and results can be written into `folder`.
 
@@ -365,14 +308,11 @@ def check_rankable(models: Sequence[Model | EnsembleModel], folder: Path) -> lis
         UnwritableFile: The folder cannot be written into.
     """
     record.check_writable_folder(folder)
-    return [_single_network(model) for model in models]
-
-
-def _single_network(model: Model | EnsembleModel) -> Model:
-    if isinstance(model, Model):
-        return model
-    raise RankingError(
-        f"{model.name!r} is an ensemble",
-        rule="the challenge ranks single networks",
-        remedy=f"evaluate its members: {', '.join(model.members)}",
-    )
+    for model in models:
+        if not isinstance(model, Model):
+            raise RankingError(
+                f"{model.name!r} is an ensemble",
+                rule="the challenge ranks single networks",
+                remedy=f"evaluate its members: {', '.join(model.members)}",
+            )
+    return [model for model in models if isinstance(model, Model)]

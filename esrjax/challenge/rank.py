@@ -1,4 +1,7 @@
-"""Comparability of rows, and the baseline that their scores are relative to."""
+"""Scores and ranks of rows under the rules of a challenge, as pure functions.
+
+With the checks that rows can be compared, and the baseline that scores are relative to.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,71 +13,6 @@ from esrjax.challenge.rules import Baseline, Rules
 from esrjax.errors import RankingError
 from esrjax.schema import bullet_list
 
-_CONDITIONS = ("device", "conditions", "spec")
-
-
-def is_baseline(row: Row, rules: Rules) -> bool:
-    """Return whether the row is the organisers' own entry."""
-    return row.team == rules.baseline.team or row.method == rules.baseline.method
-
-
-def find_baseline(rows: Sequence[Row], rules: Rules) -> Row:
-    """Return the row of the baseline; its parameters and FLOPs are positive.
-
-    Raises:
-        RankingError: No such row, or several.
-    """
-    candidates = [r for r in rows if is_baseline(r, rules) and r.params_m > 0 and r.flops_g > 0]
-    if len(candidates) == 1:
-        return candidates[0]
-    raise RankingError(
-        f"{len(candidates) or 'No'} usable rows of the baseline {rules.baseline.method!r}",
-        rule="scores are ratios to one baseline, timed on the same machine in the same way",
-        remedy=f"measure {rules.baseline.method!r} once, together with the others, "
-        "or use --baseline published for runtimes of the organisers' own machine",
-    )
-
-
-def baseline_runtime_ms(row: Row, reference: Row | Baseline) -> float:
-    """Return the baseline's runtime that a row is scored against, ms.
-
-    It is the one timed interleaved with the row's method, where there is one; else that of
-    `reference`, the baseline's own row or its published figures.
-    """
-    interleaved_ms = None if isinstance(reference, Baseline) else row.baseline_ms
-    return interleaved_ms or reference.runtime_ms
-
-
-def check_comparable(rows: Sequence[Row], reference: Row | Baseline) -> None:
-    """Raise `RankingError`, listing the differences, unless all rows were measured alike."""
-    device = reference.device or "unknown"
-    problems = [difference for name in _CONDITIONS if (difference := _difference(rows, name))]
-    if isinstance(reference, Baseline):
-        other_devices = {row.device for row in rows} - {None, device}
-        problems += [f"device: {device} (published baseline), {d} (rows)" for d in other_devices]
-    if not problems:
-        return
-    raise RankingError(
-        f"The rows are not comparable: {bullet_list(problems, 'difference')}",
-        rule="all rows of a ranking have one device, one way of timing and one metric",
-        remedy="measure all of them, the baseline too, in the same way on one machine",
-    )
-
-
-def _difference(rows: Sequence[Row], name: str) -> str | None:
-    """`name: value (methods), other value (methods)`, or None if all rows agree."""
-    methods_of: dict[str, list[str]] = {}
-    for row in rows:
-        methods_of.setdefault(getattr(row, name) or "unknown", []).append(row.method)
-    values = [f"{value} ({', '.join(methods)})" for value, methods in sorted(methods_of.items())]
-    return f"{name}: {', '.join(values)}" if len(values) > 1 else None
-
-
-# --------------------------------------------------------------------------------------------------
-# Scores and ranks of rows under the rules of a challenge, as pure functions.
-# --------------------------------------------------------------------------------------------------
-
-
 Track = Literal["runtime", "params", "flops", "main"]
 BaselineSource = Literal["measured", "published"]
 Figures = Literal["exact", "printed"]
@@ -84,8 +22,6 @@ TRACKS: tuple[Track, ...] = ("runtime", "params", "flops", "main")
 # below_threshold: below a PSNR threshold. baseline: the organisers' own entry.
 Status = Literal["ranked", "no_psnr", "below_threshold", "baseline"]
 STATUSES: tuple[Status, ...] = ("ranked", "no_psnr", "below_threshold", "baseline")
-
-_LOG_MAX_FLOAT = math.log(math.nextafter(math.inf, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +47,10 @@ class RankedEntry:
 
     def score(self, track: Track) -> float:
         """Return the score in a track; infinity if it overflows a float."""
-        return (
-            math.exp(self.log_scores[track])
-            if self.log_scores[track] < _LOG_MAX_FLOAT
-            else math.inf
-        )
+        try:
+            return math.exp(self.log_scores[track])
+        except OverflowError:
+            return math.inf
 
     def rank(self, track: Track) -> int | None:
         """Return the rank in a track, or None if the entry is not ranked."""
@@ -126,8 +61,8 @@ class RankedEntry:
 
         An infinite score and the ranks of an unranked method are None.
         """
-        scores = {track: self.score(track) for track in TRACKS}
-        finite = {f"score_{k}": v if math.isfinite(v) else None for k, v in scores.items()}
+        scores = {f"score_{track}": self.score(track) for track in TRACKS}
+        finite = {key: score if math.isfinite(score) else None for key, score in scores.items()}
         ranks = {f"rank_{track}": self.rank(track) for track in TRACKS}
         status = {"ranked": self.status == "ranked", "status": self.status}
         figures = asdict(replace(self.row, series={}, provenance={}))
@@ -171,13 +106,12 @@ class Ranking:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on waivers and on published figures that need an explanation."""
-        notes = [
+        return tuple(
             f"{entry.row.team}: {text}."
             for entry in self.entries
             for text in (entry.waiver, *self.rules.notes_for(entry.row.team, entry.row.flops_g))
             if text
-        ]
-        return tuple(notes)
+        )
 
 
 def rank(
@@ -199,20 +133,18 @@ def rank(
             baseline are ranked.
 
     Raises:
-        RankingError: The rows have no usable baseline, or several.
-        RankingError: The rows were not measured alike.
+        RankingError: The rows have no usable baseline, or several, or were not measured alike.
     """
-    rows = [_rounded(row, rules) if figures == "printed" else row for row in rows]
+    rows = [round_figures(row, rules) if figures == "printed" else row for row in rows]
     reference = rules.baseline if baseline_source == "published" else find_baseline(rows, rules)
     check_comparable(rows, reference)
     unranked = [_score_row(row, reference, rules, apply_thresholds) for row in rows]
     field = [entry.log_scores for entry in unranked if entry.status == "ranked"]
     entries = [_with_ranks(e, field) if e.status == "ranked" else e for e in unranked]
-    ordered = tuple(sorted(entries, key=_sort_key))
     return Ranking(
         rules=rules,
         reference=reference,
-        entries=ordered,
+        entries=tuple(sorted(entries, key=_sort_key)),
         apply_thresholds=apply_thresholds,
         figures=figures,
     )
@@ -236,36 +168,40 @@ def rerank(
     )
 
 
+def round_figures(row: Row, rules: Rules) -> Row:
+    """Return the row with runtime, parameters and FLOPs rounded as in the published table."""
+    decimals = rules.score.decimals
+    return replace(
+        row,
+        runtime_ms=round(row.runtime_ms, decimals.runtime),
+        params_m=round(row.params_m, decimals.params),
+        flops_g=round(row.flops_g, decimals.flops),
+    )
+
+
 def _score_row(
     row: Row, reference: Row | Baseline, rules: Rules, apply_thresholds: bool
 ) -> RankedEntry:
     """Entry with status and scores, still without ranks."""
-    below = _below_threshold(row, rules) if apply_thresholds else frozenset[str]()
+    thresholds, psnrs = rules.psnr_thresholds, row.psnr_by_split if apply_thresholds else {}
+    below = frozenset(
+        split
+        for split, psnr in psnrs.items()
+        if round(psnr, thresholds.decimals) < thresholds.by_split[split]
+    )
     waiver = rules.waiver_reason(row.team) if below else None
-    has_psnr = not apply_thresholds or (row.psnr_valid is not None and row.psnr_test is not None)
     if is_baseline(row, rules):
         status = "baseline"
     elif below and not waiver:
         status = "below_threshold"
     else:
-        status = "ranked" if has_psnr else "no_psnr"
-    log_scores = _log_scores(row, reference, rules)
+        status = "no_psnr" if apply_thresholds and len(psnrs) < 2 else "ranked"
     return RankedEntry(
-        row=row, status=status, below_threshold=below, waiver=waiver, log_scores=log_scores
-    )
-
-
-def _below_threshold(row: Row, rules: Rules) -> frozenset[str]:
-    """Splits on which the rounded PSNR is below its threshold."""
-    thresholds = rules.psnr_thresholds
-    checks = (
-        ("valid", row.psnr_valid, thresholds.valid),
-        ("test", row.psnr_test, thresholds.test),
-    )
-    return frozenset(
-        split
-        for split, psnr, threshold in checks
-        if psnr is not None and round(psnr, thresholds.decimals) < threshold
+        row=row,
+        status=status,
+        below_threshold=below,
+        waiver=waiver,
+        log_scores=_log_scores(row, reference, rules),
     )
 
 
@@ -290,20 +226,65 @@ def _with_ranks(entry: RankedEntry, field: Sequence[Mapping[Track, float]]) -> R
 
 
 def _sort_key(entry: RankedEntry) -> tuple[int, float, str, str]:
-    return (
-        STATUSES.index(entry.status),
-        entry.log_scores["main"],
-        entry.row.team,
-        entry.row.method,
+    row = entry.row
+    return STATUSES.index(entry.status), entry.log_scores["main"], row.team, row.method
+
+
+# --- baseline and comparability ---
+
+
+def is_baseline(row: Row, rules: Rules) -> bool:
+    """Return whether the row is the organisers' own entry."""
+    return row.team == rules.baseline.team or row.method == rules.baseline.method
+
+
+def find_baseline(rows: Sequence[Row], rules: Rules) -> Row:
+    """Return the row of the baseline; its parameters and FLOPs are positive.
+
+    Raises:
+        RankingError: No such row, or several.
+    """
+    candidates = [r for r in rows if is_baseline(r, rules) and r.params_m > 0 and r.flops_g > 0]
+    if len(candidates) == 1:
+        return candidates[0]
+    raise RankingError(
+        f"{len(candidates) or 'No'} usable rows of the baseline {rules.baseline.method!r}",
+        rule="scores are ratios to one baseline, timed on the same machine in the same way",
+        remedy=f"measure {rules.baseline.method!r} once, together with the others, "
+        "or use --baseline published for runtimes of the organisers' own machine",
     )
 
 
-def _rounded(row: Row, rules: Rules) -> Row:
-    """The row with its figures rounded as in the published table."""
-    decimals = rules.score.decimals
-    return replace(
-        row,
-        runtime_ms=round(row.runtime_ms, decimals.runtime),
-        params_m=round(row.params_m, decimals.params),
-        flops_g=round(row.flops_g, decimals.flops),
-    )
+def baseline_runtime_ms(row: Row, reference: Row | Baseline) -> float:
+    """Return the baseline's runtime that a row is scored against, ms.
+
+    It is the one timed interleaved with the row's method, where there is one; else that of
+    `reference`, the baseline's own row or its published figures.
+    """
+    interleaved_ms = None if isinstance(reference, Baseline) else row.baseline_ms
+    return interleaved_ms or reference.runtime_ms
+
+
+def check_comparable(rows: Sequence[Row], reference: Row | Baseline) -> None:
+    """Raise `RankingError`, listing the differences, unless all rows were measured alike."""
+    device = reference.device or "unknown"
+    names = ("device", "conditions", "spec")
+    problems = [difference for name in names if (difference := _difference(rows, name))]
+    if isinstance(reference, Baseline):
+        other_devices = {row.device for row in rows} - {None, device}
+        problems += [f"device: {device} (published baseline), {d} (rows)" for d in other_devices]
+    if problems:
+        raise RankingError(
+            f"The rows are not comparable: {bullet_list(problems, 'difference')}",
+            rule="all rows of a ranking have one device, one way of timing and one metric",
+            remedy="measure all of them, the baseline too, in the same way on one machine",
+        )
+
+
+def _difference(rows: Sequence[Row], name: str) -> str | None:
+    """`name: value (methods), other value (methods)`, or None if all rows agree."""
+    methods_of: dict[str, list[str]] = {}
+    for row in rows:
+        methods_of.setdefault(getattr(row, name) or "unknown", []).append(row.method)
+    values = [f"{value} ({', '.join(methods)})" for value, methods in sorted(methods_of.items())]
+    return f"{name}: {', '.join(values)}" if len(values) > 1 else None

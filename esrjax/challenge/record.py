@@ -1,4 +1,4 @@
-"""Result files: quality, cost and runtime of one method as JSON."""
+"""Result files with quality, cost and runtime of a method, and entries of results.json."""
 
 import os
 from collections.abc import Mapping
@@ -6,11 +6,12 @@ from dataclasses import field
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from esrjax.bench.record import Timing
 from esrjax.errors import UnreadableFile, UnwritableFile
+from esrjax.io import write_bytes
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
 
 
@@ -129,6 +130,33 @@ class Result:
 
 RESULT_ADAPTER = TypeAdapter(Result)  # validates and serializes result files
 
+# For data of the organisers, which has more columns and keys than are needed.
+IGNORE_EXTRA = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, config=IGNORE_EXTRA)
+class ResultsEntry:
+    """An entry of the organisers' results.json, with their keys in their order.
+
+    Lists have one figure per image. Runtimes are in ms, PSNR in dB, memory in MiB, activations and
+    parameters in 10⁶, FLOPs in 10⁹ multiply-adds. Keys with a default are not needed to rank it.
+    """
+
+    valid_runtime: tuple[float, ...] = ()
+    valid_psnr: tuple[float, ...] = ()
+    valid_memory: float | None = None
+    valid_ave_runtime: PositiveFloat
+    valid_ave_psnr: PositiveFloat
+    test_runtime: tuple[float, ...] = ()
+    test_psnr: tuple[float, ...] = ()
+    test_memory: float | None = None
+    test_ave_runtime: PositiveFloat
+    test_ave_psnr: PositiveFloat
+    activations: float | None = None
+    num_conv: int | None = None
+    flops: PositiveFloat
+    num_parameters: PositiveFloat
+
 
 def check_writable_folder(folder: Path) -> None:
     """Raise `UnwritableFile` unless results can be written into `folder`, which may be new."""
@@ -143,11 +171,12 @@ def check_writable_folder(folder: Path) -> None:
 
 
 def save_result(result: Result, path: Path) -> None:
-    """Write a result file atomically, and create its folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp_path = path.with_name(f".{path.name}.new")
-    tmp_path.write_bytes(RESULT_ADAPTER.dump_json(result, indent=2) + b"\n")
-    os.replace(tmp_path, path)
+    """Write a result file atomically, and create its folder if needed.
+
+    Raises:
+        UnwritableFile: It cannot be written there.
+    """
+    write_bytes(path, RESULT_ADAPTER.dump_json(result, indent=2) + b"\n")
 
 
 def load_result(path: Path) -> Result:

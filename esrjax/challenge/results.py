@@ -1,24 +1,54 @@
-"""Rows of a ranking: the figures of one method, and where each figure comes from."""
+"""Rows of a ranking: the figures of each method, and where each figure comes from.
+
+They are made from result files, from a CSV table like the published one, from the organisers'
+results.json, or from the `reported` figures of methods.
+"""
 
 import csv
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from esrjax.challenge import record
-from esrjax.challenge.record import DatasetMetrics, ProtocolTiming, Result
+from esrjax.challenge.record import (
+    IGNORE_EXTRA,
+    RESULT_ADAPTER,
+    BaselineTiming,
+    Result,
+    ResultsEntry,
+)
 from esrjax.challenge.rules import Rules
 from esrjax.errors import NotFound, UnreadableFile
 from esrjax.method import Method
 from esrjax.schema import NonNegativeFloat, PositiveFloat, bullet_list, format_errors
 
-# Sources have more columns and keys than a row needs.
-IGNORE_EXTRA = ConfigDict(extra="ignore", allow_inf_nan=False)
+T = TypeVar("T")
+V = TypeVar("V")
+
+# Column of the published table -> field of Row.
+FIGURE_COLUMNS = {
+    "psnr_val": "psnr_valid",
+    "psnr_test": "psnr_test",
+    "runtime_val_ms": "runtime_valid_ms",
+    "runtime_test_ms": "runtime_test_ms",
+    "runtime_avg_ms": "runtime_ms",
+    "params_m": "params_m",
+    "flops_g": "flops_g",
+}
+# Field of Row -> the keys of results.json it is taken from, for the provenance.
+_OFFICIAL_KEYS = {
+    "psnr_valid": "valid_ave_psnr, the mean of valid_psnr",
+    "psnr_test": "test_ave_psnr, the mean of test_psnr",
+    "runtime_valid_ms": "valid_ave_runtime, the mean of valid_runtime, one run",
+    "runtime_test_ms": "test_ave_runtime, the mean of test_runtime, one run",
+    "runtime_ms": "half of valid_ave_runtime + test_ave_runtime, one run",
+    "params_m": "num_parameters",
+    "flops_g": "flops, as the program's FLOP counter reports them",
+}
 
 
 @dataclass(frozen=True, kw_only=True, config=IGNORE_EXTRA)
@@ -80,6 +110,12 @@ class Row:
     series: Mapping[str, ImageSeries] = field(default_factory=dict[str, ImageSeries])
     provenance: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
+    @property
+    def psnr_by_split(self) -> dict[str, float]:
+        """Split of the challenge (`valid`, `test`) -> PSNR, dB, where it is known."""
+        psnrs = {"valid": self.psnr_valid, "test": self.psnr_test}
+        return {split: psnr for split, psnr in psnrs.items() if psnr is not None}
+
 
 def published_rows(methods: Mapping[str, Method]) -> tuple[Row, ...]:
     """Return the rows of the published table, from the `reported` figures of methods."""
@@ -92,14 +128,11 @@ def published_rows(methods: Mapping[str, Method]) -> tuple[Row, ...]:
             runtime_ms=method.reported["runtime_ms"],
             params_m=method.reported["params"] / 1e6,
             flops_g=method.reported["macs"] / 1e9,
-            provenance=dict.fromkeys(_COLUMNS, f"reported by the plugin of {name}"),
+            provenance=dict.fromkeys(_OFFICIAL_KEYS, f"reported by the plugin of {name}"),
         )
         for name, method in methods.items()
         if "runtime_ms" in method.reported
     )
-
-
-_COLUMNS = ("psnr_valid", "psnr_test", "runtime_ms", "params_m", "flops_g")
 
 
 def row_of_result(
@@ -115,153 +148,94 @@ def row_of_result(
         protocol_timing: Score the mean over images, each timed once, instead of the median runtime
             at one image size.
     """
-    official = _official_psnr(result, rules)
-    others = {
-        f"{name} ({quality.num_images})": quality.psnr
+    # PSNR on the challenge's own splits: over all images, with the metric of the thresholds.
+    thresholds = rules.psnr_thresholds
+    official = {
+        name: quality.psnr
         for name, quality in result.quality.items()
-        if name not in official
+        if name in thresholds.by_split
+        and (quality.num_images, result.spec) == (thresholds.num_images, thresholds.spec)
     }
-    means = {name: timing.mean_ms for name, timing in result.protocol_timing.items()}
-    baseline_ms = result.baseline and result.baseline.runtime.median_ms
-    return Row(
-        team=result.team,
-        method=result.method,
+    row = replace(
+        _row_of_timing(result),
         psnr_valid=official.get("valid"),
         psnr_test=official.get("test"),
-        psnr_other=others,
-        runtime_ms=fmean(means.values()) if protocol_timing else result.runtime.median_ms,
-        baseline_ms=None if protocol_timing else baseline_ms,
-        protocol_ms=means,
-        params_m=result.params / 1e6,
-        flops_g=result.macs / 1e9,
-        device=result.runtime.device,
-        conditions=_protocol_conditions(means) if protocol_timing else result.runtime.conditions,
+        psnr_other={
+            f"{name} ({quality.num_images})": quality.psnr
+            for name, quality in result.quality.items()
+            if name not in official
+        },
+        baseline_ms=result.baseline and result.baseline.runtime.median_ms,
+        protocol_ms={name: timing.mean_ms for name, timing in result.protocol_timing.items()},
         spec=result.spec,
         series=_series(result),
         provenance=_provenance(result, origin, protocol_timing),
     )
-
-
-def _official_psnr(result: Result, rules: Rules) -> dict[str, float]:
-    """PSNR on the challenge's own splits: over all images, with the metric of the thresholds."""
-    thresholds = rules.psnr_thresholds
-    return {
-        name: quality.psnr
-        for name, quality in result.quality.items()
-        if name in ("valid", "test")
-        and (quality.num_images, result.spec) == (thresholds.num_images, thresholds.spec)
-    }
-
-
-def row_of_baseline_timing(result: Result) -> Row | None:
-    """Return the row of the baseline that a result was timed with; its PSNR is unknown."""
-    baseline = result.baseline
-    return baseline and Row(
-        team=baseline.team,
-        method=baseline.method,
-        runtime_ms=baseline.runtime.median_ms,
-        params_m=baseline.params / 1e6,
-        flops_g=baseline.macs / 1e9,
-        device=baseline.runtime.device,
-        conditions=baseline.runtime.conditions,
-        spec=result.spec,
-        provenance=dict.fromkeys(_COLUMNS, f"measured interleaved with {result.method}, untrained"),
+    if not protocol_timing:
+        return row
+    datasets = ", ".join(sorted(row.protocol_ms))
+    return replace(
+        row,
+        runtime_ms=fmean(row.protocol_ms.values()),
+        baseline_ms=None,
+        conditions=f"the organisers' protocol, each image of {datasets} once",
     )
 
 
-def _protocol_conditions(means: Mapping[str, float]) -> str:
-    return f"the organisers' protocol, each image of {', '.join(sorted(means))} once"
+def _row_of_timing(timed: Result | BaselineTiming) -> Row:
+    """Row with cost and median runtime only."""
+    return Row(
+        team=timed.team,
+        method=timed.method,
+        runtime_ms=timed.runtime.median_ms,
+        params_m=timed.params / 1e6,
+        flops_g=timed.macs / 1e9,
+        device=timed.runtime.device,
+        conditions=timed.runtime.conditions,
+    )
 
 
 def _series(result: Result) -> dict[str, ImageSeries]:
     """Per-image figures of the datasets that have some: PSNR, runtime by protocol, or both."""
-    series = {
-        name: _image_series(quality, result.protocol_timing.get(name))
-        for name, quality in result.quality.items()
-    }
-    return {name: figures for name, figures in series.items() if figures.image_names}
-
-
-def _image_series(quality: DatasetMetrics, timing: ProtocolTiming | None) -> ImageSeries:
-    psnr_by_name, ms_by_name = quality.psnr_per_image or {}, timing.ms_per_image if timing else {}
-    names = tuple(psnr_by_name or ms_by_name)
-    psnr, runtime_ms = _in_order(psnr_by_name, names), _in_order(ms_by_name, names)
-    return ImageSeries(
-        psnr=psnr, runtime_ms=runtime_ms, image_names=names, cold_start=bool(runtime_ms)
-    )
-
-
-def _in_order(values: Mapping[str, float], names: tuple[str, ...]) -> tuple[float, ...]:
-    """The values in the order of `names`; none if one is missing."""
-    return tuple(values[name] for name in names) if values.keys() >= set(names) else ()
+    series: dict[str, ImageSeries] = {}
+    for dataset, quality in result.quality.items():
+        timing = result.protocol_timing.get(dataset)
+        psnr_by_name = quality.psnr_per_image or {}
+        ms_by_name = timing.ms_per_image if timing else {}
+        names = tuple(psnr_by_name or ms_by_name)
+        psnr, runtime_ms = (
+            tuple(by_name[name] for name in names) if by_name.keys() >= set(names) else ()
+            for by_name in (psnr_by_name, ms_by_name)
+        )
+        if names:
+            series[dataset] = ImageSeries(
+                psnr=psnr, runtime_ms=runtime_ms, image_names=names, cold_start=bool(runtime_ms)
+            )
+    return series
 
 
 def _provenance(result: Result, origin: str, protocol_timing: bool) -> dict[str, str]:
     """Field -> file, way of measuring, device, date, versions and hash of the weights."""
-    weights = f"weights sha256 {(result.weights_sha256 or 'unknown')[:16]}"
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    timing, source = result.runtime, f"{result.created}, {versions}, {weights}"
-    cost = f"{origin}: counted from the network as built, {source}"
-    quality = f"{origin}: mean over the images of a dataset by the metric {result.spec!r}, {source}"
-    median = (
-        f"{origin}: median of {timing.num_runs} runs, {timing.conditions}, on {timing.device}"
-        f"{f', driver {timing.driver}' if timing.driver else ''}"
-        f"{f', implementation {timing.implementation}' if timing.implementation else ''}, {source}"
+    weights = f"weights sha256 {(result.weights_sha256 or 'unknown')[:16]}"
+    source = f"{result.created}, {versions}, {weights}"
+    timing, mean = result.runtime, f"{origin}: mean over the images of a dataset"
+    known = {"driver": timing.driver, "implementation": timing.implementation}
+    device = ", ".join(
+        [timing.device, *(f"{key} {value}" for key, value in known.items() if value)]
     )
-    protocol = f"{origin}: mean over the images of a dataset, each run once in order, {source}"
+    median = (
+        f"{origin}: median of {timing.num_runs} runs, {timing.conditions}, on {device}, {source}"
+    )
+    protocol = f"{mean}, each run once in order, {source}"
+    psnr_fields, cost_fields = ("psnr_valid", "psnr_test", "psnr_other"), ("params_m", "flops_g")
     return {
-        **dict.fromkeys(("psnr_valid", "psnr_test", "psnr_other"), quality),
+        **dict.fromkeys(psnr_fields, f"{mean} by the metric {result.spec!r}, {source}"),
         "runtime_ms": protocol if protocol_timing else median,
         "baseline_ms": median,
         "protocol_ms": protocol,
-        **dict.fromkeys(("params_m", "flops_g"), cost),
+        **dict.fromkeys(cost_fields, f"{origin}: counted from the network as built, {source}"),
     }
-
-
-# --------------------------------------------------------------------------------------------------
-# Readers of rows: a CSV table, the organisers' results.json, or a folder of result files.
-# --------------------------------------------------------------------------------------------------
-
-
-T = TypeVar("T")
-V = TypeVar("V")
-
-
-@dataclass(frozen=True, kw_only=True, config=IGNORE_EXTRA)
-class _OfficialEntry:
-    """The keys of an entry of the organisers' results.json that rows are made from."""
-
-    valid_ave_psnr: PositiveFloat
-    test_ave_psnr: PositiveFloat
-    valid_ave_runtime: PositiveFloat
-    test_ave_runtime: PositiveFloat
-    num_parameters: PositiveFloat
-    flops: PositiveFloat
-    valid_psnr: tuple[float, ...] = ()
-    test_psnr: tuple[float, ...] = ()
-    valid_runtime: tuple[float, ...] = ()
-    test_runtime: tuple[float, ...] = ()
-
-
-# Column of the published table -> field of Row, where the two differ.
-_FIELD_OF_COLUMN = {
-    "results_key": "method",
-    "psnr_val": "psnr_valid",
-    "runtime_val_ms": "runtime_valid_ms",
-    "runtime_avg_ms": "runtime_ms",
-}
-
-# Field of Row -> the keys of results.json it is taken from, for the provenance.
-_OFFICIAL_KEYS = {
-    "psnr_valid": "valid_ave_psnr, the mean of valid_psnr",
-    "psnr_test": "test_ave_psnr, the mean of test_psnr",
-    "runtime_valid_ms": "valid_ave_runtime, the mean of valid_runtime, one run",
-    "runtime_test_ms": "test_ave_runtime, the mean of test_runtime, one run",
-    "runtime_ms": "half of valid_ave_runtime + test_ave_runtime, one run",
-    "params_m": "num_parameters",
-    "flops_g": "flops, as the program's FLOP counter reports them",
-}
-_FIGURES = tuple(_OFFICIAL_KEYS)
 
 
 def read_rows(
@@ -279,15 +253,13 @@ def read_rows(
         NotFound: `source` is none of these, or has no method.
         UnreadableFile: Entries are malformed, or results lack a protocol runtime; lists all.
     """
-    path = Path(source)
+    path, rows = Path(source), ()
     if path.is_dir():
         rows = _read_folder(path, rules, protocol_timing)
     elif path.is_file() and path.suffix == ".csv":
         rows = _read_table(path)
     elif path.is_file() and path.suffix == ".json":
         rows = _read_official(path, rules)
-    else:
-        raise _unknown_source(f"No results at {str(source)!r}")
     if not rows:
         raise _unknown_source(f"No results in {str(source)!r}")
     return rows
@@ -304,51 +276,50 @@ def _unknown_source(problem: str) -> NotFound:
 
 def _read_folder(path: Path, rules: Rules, protocol_timing: bool) -> tuple[Row, ...]:
     files = [(file.name, file.read_bytes()) for file in sorted(path.glob("*.json"))]
-    results = dict(_parse_all(record.RESULT_ADAPTER.validate_json, files, path))
-    if protocol_timing:
-        _check_protocol_timing(results, path)
-    baseline = None if protocol_timing else _baseline_row(results.values(), rules)
-    rows = [
-        row_of_result(result, rules, name, protocol_timing=protocol_timing)
-        for name, result in results.items()
-    ]
-    return (*rows, baseline) if baseline else tuple(rows)
-
-
-def _baseline_row(results: Iterable[Result], rules: Rules) -> Row | None:
-    """Row of the baseline as last timed with another method; None if it has a result itself."""
-    name, by_date = rules.baseline.method, sorted(results, key=lambda result: result.created)
-    if any(result.method == name for result in by_date):
-        return None
-    timed = [result for result in by_date if result.baseline and result.baseline.method == name]
-    return row_of_baseline_timing(timed[-1]) if timed else None
-
-
-def _check_protocol_timing(results: Mapping[str, Result], path: Path) -> None:
-    missing = [
-        f"{name}: no runtime by protocol"
-        for name, result in results.items()
-        if not result.protocol_timing
-    ]
-    if missing:
+    results = dict(_parse_all(RESULT_ADAPTER.validate_json, files, path))
+    untimed = [name for name, result in results.items() if not result.protocol_timing]
+    if protocol_timing and untimed:
+        problems = [f"{name}: no runtime by protocol" for name in untimed]
         raise UnreadableFile(
-            f"Missing runtimes: {bullet_list(missing, 'result')}",
+            f"Missing runtimes: {bullet_list(problems, 'result')}",
             rule="with --protocol-timing every result has a runtime by the organisers' protocol",
             location=str(path),
             remedy="measure these again with `esrjax eval ... -o ... --protocol-timing`",
         )
+    rows = [
+        row_of_result(result, rules, name, protocol_timing=protocol_timing)
+        for name, result in results.items()
+    ]
+    baseline = None if protocol_timing else _baseline_row(results.values(), rules)
+    return (*rows, baseline) if baseline else tuple(rows)
+
+
+def _baseline_row(results: Iterable[Result], rules: Rules) -> Row | None:
+    """Row of the baseline as last timed with another method; None if it has a result itself.
+
+    Its PSNR is unknown.
+    """
+    name, by_date = rules.baseline.method, sorted(results, key=lambda result: result.created)
+    if any(result.method == name for result in by_date):
+        return None
+    timed = [(r, r.baseline) for r in by_date if r.baseline and r.baseline.method == name]
+    if not timed:
+        return None
+    result, baseline = timed[-1]
+    origins = dict.fromkeys(_OFFICIAL_KEYS, f"measured interleaved with {result.method}, untrained")
+    return replace(_row_of_timing(baseline), spec=result.spec, provenance=origins)
 
 
 def _read_table(path: Path) -> tuple[Row, ...]:
     """Rows of a table like the published one; its scores and ranks are ignored and recomputed."""
-    lines = [
-        (line, {_FIELD_OF_COLUMN.get(key, key): value for key, value in cells.items() if value})
-        for line, cells in read_csv(path)
-    ]
-    rows = _parse_all(_ROW.validate_python, lines, path)
-    return tuple(
-        replace(row, provenance=_table_provenance(f"{path.name}, {line}")) for line, row in rows
-    )
+    fields = {**FIGURE_COLUMNS, "results_key": "method"}
+    lines: list[tuple[str, dict[str, Any]]] = []
+    for line, cells in read_csv(path):
+        figures = {fields.get(column, column): cell for column, cell in cells.items() if cell}
+        source = f"{path.name}, {line}, column"
+        origins = {name: f"{source} {column}" for column, name in FIGURE_COLUMNS.items()}
+        lines.append((line, {**figures, "provenance": origins}))
+    return tuple(row for _, row in _parse_all(TypeAdapter(Row).validate_python, lines, path))
 
 
 def read_csv(path: Path) -> list[tuple[str, dict[str, str]]]:
@@ -368,20 +339,10 @@ def read_csv(path: Path) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-def _table_provenance(line: str) -> dict[str, str]:
-    columns = {field: column for column, field in _FIELD_OF_COLUMN.items()}
-    return {name: f"{line}, column {columns.get(name, name)}" for name in _FIGURES}
-
-
 def _read_official(path: Path, rules: Rules) -> tuple[Row, ...]:
     """Rows of the organisers' results.json: `<number>_<name>` -> figures of one run."""
-    entries = _parse_all(_OFFICIAL.validate_python, _official_entries(path).items(), path)
-    return tuple(_official_row(key.strip(), entry, rules, path.name) for key, entry in entries)
-
-
-def _official_entries(path: Path) -> Mapping[str, object]:
     try:
-        return _OBJECTS.validate_json(path.read_bytes())
+        objects = TypeAdapter(dict[str, dict[str, object]]).validate_json(path.read_bytes())
     except ValidationError:
         raise NotFound(
             f"{path.name} is not the organisers' results.json",
@@ -389,9 +350,11 @@ def _official_entries(path: Path) -> Mapping[str, object]:
             location=str(path),
             remedy="to rank result files of esrjax, name their folder instead",
         ) from None
+    entries = _parse_all(TypeAdapter(ResultsEntry).validate_python, objects.items(), path)
+    return tuple(_official_row(key.strip(), entry, rules, path.name) for key, entry in entries)
 
 
-def _official_row(key: str, entry: _OfficialEntry, rules: Rules, file: str) -> Row:
+def _official_row(key: str, entry: ResultsEntry, rules: Rules, file: str) -> Row:
     """Row of one entry. Keys are kept as the program wrote them, `009_RFDN_SPAN` among them."""
     number, _, name = key.partition("_")
     return Row(
@@ -404,24 +367,21 @@ def _official_row(key: str, entry: _OfficialEntry, rules: Rules, file: str) -> R
         runtime_ms=(entry.valid_ave_runtime + entry.test_ave_runtime) / 2,
         params_m=entry.num_parameters,
         flops_g=entry.flops,
-        series={
-            "valid": _official_series("valid", entry.valid_psnr, entry.valid_runtime, rules),
-            "test": _official_series("test", entry.test_psnr, entry.test_runtime, rules),
-        },
-        provenance={name: f"{file}, {key}: {_OFFICIAL_KEYS[name]}" for name in _FIGURES},
+        series={split: _official_series(split, entry, rules) for split in ("valid", "test")},
+        provenance={name: f"{file}, {key}: {keys}" for name, keys in _OFFICIAL_KEYS.items()},
     )
 
 
-def _official_series(
-    split: str, psnr: tuple[float, ...], runtime_ms: tuple[float, ...], rules: Rules
-) -> ImageSeries:
+def _official_series(split: str, entry: ResultsEntry, rules: Rules) -> ImageSeries:
     """Per-image figures of a split; without image names if the rules list another number."""
+    psnr, runtime_ms = getattr(entry, f"{split}_psnr"), getattr(entry, f"{split}_runtime")
     names = rules.image_names(split)
-    image_names = names if len(names) == len(psnr or runtime_ms) else ()
-    # The program runs valid before test, so that only valid starts cold.
-    cold_start = split == "valid" and bool(runtime_ms)
     return ImageSeries(
-        psnr=psnr, runtime_ms=runtime_ms, image_names=image_names, cold_start=cold_start
+        psnr=psnr,
+        runtime_ms=runtime_ms,
+        image_names=names if len(names) == len(psnr or runtime_ms) else (),
+        # The program runs valid before test, so that only valid starts cold.
+        cold_start=split == "valid" and bool(runtime_ms),
     )
 
 
@@ -435,16 +395,13 @@ def _parse_all(
         try:
             parsed.append((name, parse(entry)))
         except ValidationError as error:
-            problems += [f"{name.strip()}: {problem}" for problem in format_errors(error)]
-    if not problems:
-        return parsed
-    raise UnreadableFile(
-        f"Invalid results: {bullet_list(problems)}",
-        rule="every method has a team, PSNR, runtime, parameters and FLOPs; figures are numbers",
-        location=str(path),
-        remedy="correct the listed entries",
-    )
-
-
-_ROW, _OFFICIAL = TypeAdapter(Row), TypeAdapter(_OfficialEntry)
-_OBJECTS = TypeAdapter(dict[str, dict[str, object]])
+            problems += [f"{name.strip()}: {problem}" for problem in sorted(format_errors(error))]
+    if problems:
+        raise UnreadableFile(
+            f"Invalid results: {bullet_list(problems)}",
+            rule="every method has a team, PSNR, runtime, parameters and FLOPs; "
+            "figures are numbers",
+            location=str(path),
+            remedy="correct the listed entries",
+        )
+    return parsed

@@ -1,10 +1,12 @@
-"""Rules of a challenge: thresholds, score, baseline and data policy, and their loader."""
+"""Rules of a challenge: PSNR thresholds, score, baseline, timing and data policy.
+
+Also their loader from TOML, and the check of training datasets against the data policy.
+"""
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
-from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path, PurePath
 from typing import Annotated, Literal
@@ -13,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from esrjax.errors import NotFound, RulesError
+from esrjax.io import matches_any
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
 
 # Consecutive image names, first and last: `0801-0900`.
@@ -36,6 +39,11 @@ class PsnrThresholds:
     decimals: NonNegativeInt
     num_images: NonNegativeInt
     spec: str
+
+    @property
+    def by_split(self) -> dict[str, float]:
+        """Split (`valid`, `test`) -> threshold, dB."""
+        return {"valid": self.valid, "test": self.test}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -195,8 +203,11 @@ class Rules:
 
     def image_names(self, split: str) -> tuple[str, ...]:
         """Return the image names of a split in the organisers' order; empty if unknown."""
+        ranges = [names.split("-") for names in self.image_order.get(split, ())]
         return tuple(
-            name for names in self.image_order.get(split, ()) for name in _expand_range(names)
+            str(number).zfill(len(first))  # 0801-0803 -> 0801, 0802, 0803
+            for first, last in ranges
+            for number in range(int(first), int(last) + 1)
         )
 
     def waiver_reason(self, team: str) -> str | None:
@@ -211,12 +222,6 @@ class Rules:
             for note in self.notes
             if note.team == team and round(note.flops_g, decimals) == round(flops_g, decimals)
         )
-
-
-def _expand_range(names: str) -> Iterator[str]:
-    """`0801-0803` -> 0801, 0802, 0803."""
-    first, _, last = names.partition("-")
-    return (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
 
 
 def load_rules(source: str | Path) -> Rules:
@@ -237,13 +242,10 @@ def load_rules(source: str | Path) -> Rules:
             rule="the name of shipped rules, such as ntire2026, or the path of a TOML file",
             remedy="check the name or the path",
         )
-    return _parse(file.read_text("utf-8"), location=file.name)
-
-
-def _parse(text: str, *, location: str) -> Rules:
     try:
+        content = tomllib.loads(file.read_text("utf-8"))
         # Through JSON: strict pydantic accepts a list for a tuple only when it parses JSON.
-        return TypeAdapter(Rules).validate_json(json.dumps(tomllib.loads(text), default=str))
+        return TypeAdapter(Rules).validate_json(json.dumps(content, default=str))
     except tomllib.TOMLDecodeError as error:
         messages = [f"is not TOML: {error}"]
     except ValidationError as error:
@@ -251,14 +253,9 @@ def _parse(text: str, *, location: str) -> Rules:
     raise RulesError(
         f"Invalid challenge rules: {bullet_list(messages)}",
         rule="every field of esrjax.challenge.rules.Rules with its type, and no other",
-        location=location,
+        location=file.name,
         remedy="correct the listed fields; ntire2026.toml is a complete example",
     )
-
-
-# --------------------------------------------------------------------------------------------------
-# Check of the training datasets of a network against the data policy of a challenge.
-# --------------------------------------------------------------------------------------------------
 
 
 def data_policy_violations(rules: Rules, datasets: Sequence[str]) -> list[str]:
@@ -271,11 +268,8 @@ def data_policy_violations(rules: Rules, datasets: Sequence[str]) -> list[str]:
     Returns:
         `NAME: reason` for each violation, in the order of `datasets`.
     """
-    return [
-        f"{name}: {reason}"
-        for name in dict.fromkeys(datasets)
-        if (reason := _violation(rules, name))
-    ]
+    reasons = {name: _violation(rules, name) for name in datasets}
+    return [f"{name}: {reason}" for name, reason in reasons.items() if reason]
 
 
 def _violation(rules: Rules, dataset: str) -> str | None:
@@ -283,16 +277,13 @@ def _violation(rules: Rules, dataset: str) -> str | None:
     policy = rules.data_policy
     if policy is None:
         return None
-    aliases = _aliases(dataset)
+    # Lower-case names of the dataset: its last folder, and its last two (`DIV2K/valid`).
+    folders = PurePath(dataset.lower()).parts
+    aliases = {"/".join(folders[-count:]) for count in (1, 2)}
     for entry in policy.forbidden:
-        if any(fnmatch(alias, glob.lower()) for alias in aliases for glob in entry.datasets):
+        globs = [glob.lower() for glob in entry.datasets]
+        if any(matches_any(alias, globs) for alias in aliases):
             return entry.reason
     if policy.extra_data_allowed or aliases & {name.lower() for name in policy.challenge_datasets}:
         return None
     return f"{rules.name} allows {', '.join(policy.challenge_datasets)} only"
-
-
-def _aliases(dataset: str) -> set[str]:
-    """Lower-case names of a dataset: its last folder, and its last two (`DIV2K/valid`)."""
-    components = PurePath(dataset.lower()).parts
-    return {"/".join(components[-count:]) for count in (1, 2)}

@@ -1,17 +1,16 @@
-"""Comparison of a mean PSNR with the threshold of a challenge, before and after rounding."""
+"""Submission of a model: PSNR thresholds, measurements, entry in results.json, factsheet."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from esrjax.bench.record import Timing
 from esrjax.challenge import evaluate
-from esrjax.challenge.evaluate import Progress
-from esrjax.challenge.record import ProtocolTiming, Result
+from esrjax.challenge.record import ProtocolTiming, Result, ResultsEntry
 from esrjax.challenge.rules import Rules
-from esrjax.data.datasets import Pair
+from esrjax.data.datasets import Pair, Progress
 from esrjax.errors import InvalidArgument, SubmissionError
 from esrjax.evaluation.metrics import get_spec
 from esrjax.evaluation.score import Scores, as_scorable, score
@@ -81,7 +80,7 @@ def threshold_checks(
             psnr=psnr,
             num_images=num_images,
             required_images=thresholds.num_images,
-            threshold=thresholds.valid if split == "valid" else thresholds.test,
+            threshold=thresholds.by_split[split],
             decimals=thresholds.decimals,
             waiver=rules.waiver_reason(team),
         )
@@ -89,33 +88,7 @@ def threshold_checks(
     )
 
 
-# --------------------------------------------------------------------------------------------------
-# Submissions: measurements of a model, and its entry in the organisers' results.json.
-# --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultsEntry:
-    """An entry of the organisers' results.json, with their keys in their order.
-
-    Lists have one figure per image. Runtimes are in ms, PSNR in dB, memory in MiB, activations and
-    parameters in 10⁶, FLOPs in 10⁹ multiply-adds.
-    """
-
-    valid_runtime: tuple[float, ...]
-    valid_psnr: tuple[float, ...]
-    valid_memory: float
-    valid_ave_runtime: float
-    valid_ave_psnr: float
-    test_runtime: tuple[float, ...]
-    test_psnr: tuple[float, ...]
-    test_memory: float
-    test_ave_runtime: float
-    test_ave_psnr: float
-    activations: float
-    num_conv: int
-    flops: float
-    num_parameters: float
+# --- measurements ---
 
 
 def model_number(rules: Rules, team: str, requested: int | None) -> int:
@@ -131,21 +104,17 @@ def model_number(rules: Rules, team: str, requested: int | None) -> int:
             belongs to another team.
     """
     assigned = next((int(key) for key, name in rules.teams.items() if name == team), None)
-    if requested is None and assigned is None:
-        raise InvalidArgument(
-            f"No model number for team {team!r} in {rules.name}",
-            rule="a submission is identified by its model number",
-            remedy="give the number that the organisers assigned to you with --id",
-        )
     number = assigned if requested is None else requested
-    owner = rules.teams.get(f"{number:02d}", team)
-    if number is None or owner != team:
-        raise InvalidArgument(
-            f"--id {number} belongs to {owner}",
-            rule=f"results are assigned to teams by number; this method is by {team}",
-            remedy="give the number that the organisers assigned to you",
-        )
-    return number
+    owner = None if number is None else rules.teams.get(f"{number:02d}", team)
+    if number is not None and owner == team:
+        return number
+    raise InvalidArgument(
+        f"--id {number} belongs to {owner}"
+        if owner
+        else f"No model number for team {team!r} in {rules.name}",
+        rule=f"a submission is identified by its model number; this method is by {team}",
+        remedy="give the number that the organisers assigned to you with --id",
+    )
 
 
 def score_splits(
@@ -201,19 +170,19 @@ def results_entry(result: Result) -> ResultsEntry:
     Raises:
         SubmissionError: The memory of a split is unknown.
     """
-    valid, test = (result.protocol_timing[split] for split in SPLITS)
-    valid_psnr, test_psnr = (_psnr_per_image(result, split) for split in SPLITS)
+    figures: dict[str, Any] = {}
+    for split in SPLITS:
+        timing = result.protocol_timing[split]
+        psnr = tuple((result.quality[split].psnr_per_image or {}).values())
+        figures |= {
+            f"{split}_runtime": tuple(timing.ms_per_image.values()),
+            f"{split}_psnr": psnr,
+            f"{split}_memory": memory_mib(timing),
+            f"{split}_ave_runtime": timing.mean_ms,
+            f"{split}_ave_psnr": fmean(psnr),
+        }
     return ResultsEntry(
-        valid_runtime=tuple(valid.ms_per_image.values()),
-        valid_psnr=valid_psnr,
-        valid_memory=memory_mib(valid),
-        valid_ave_runtime=valid.mean_ms,
-        valid_ave_psnr=fmean(valid_psnr),
-        test_runtime=tuple(test.ms_per_image.values()),
-        test_psnr=test_psnr,
-        test_memory=memory_mib(test),
-        test_ave_runtime=test.mean_ms,
-        test_ave_psnr=fmean(test_psnr),
+        **figures,
         activations=result.activations / 1e6,
         num_conv=result.convs,
         flops=result.macs / 1e9,
@@ -242,16 +211,7 @@ def results_json(key: str, entry: ResultsEntry) -> str:
     return json.dumps({key: asdict(entry)}, allow_nan=False) + "\n"
 
 
-def _psnr_per_image(result: Result, split: Split) -> tuple[float, ...]:
-    return tuple((result.quality[split].psnr_per_image or {}).values())
-
-
-# --------------------------------------------------------------------------------------------------
-# Factsheet of a submission in Markdown: measurements, training, weights and environment.
-# --------------------------------------------------------------------------------------------------
-
-
-_AS_COUNTED = "as the organisers count, at 256x256"
+# --- factsheet ---
 
 
 def factsheet_markdown(
@@ -272,16 +232,14 @@ def factsheet_markdown(
         training: Lines about the training.
         weights: Lines about the weights.
     """
-    rows = [*_cost(entry), *_memory(result), *_runtimes(result), *map(_quality, checks)]
+    rows = [*_cost_rows(entry), *_measured_rows(result)]
+    rows += [(f"PSNR, {c.split}", f"{c.psnr:.4f} dB", threshold_text(c)) for c in checks]
     table = "\n".join(f"| {name} | {figure} | {method} |" for name, figure, method in rows)
-    sections = [
-        f"# {key}, {result.team}",
-        f"| | | |\n|---|---:|---|\n{table}",
-        "## Training\n\n" + _bullets(training),
-        "## Weights\n\n" + _bullets(weights),
-        "## Environment\n\n" + _bullets(_environment(result)),
-    ]
-    return "\n\n".join(sections) + "\n"
+    sections = {"Training": training, "Weights": weights, "Environment": _environment(result)}
+    parts = [f"# {key}, {result.team}", f"| | | |\n|---|---:|---|\n{table}"]
+    for title, lines in sections.items():
+        parts.append(f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines))
+    return "\n\n".join(parts) + "\n"
 
 
 def threshold_text(check: ThresholdCheck) -> str:
@@ -290,44 +248,37 @@ def threshold_text(check: ThresholdCheck) -> str:
     For example `threshold 26.90 dB: +0 mdB rounded, -3.6 mdB unrounded; passes only after
     rounding`.
     """
-    threshold = f"{check.threshold:.{check.decimals}f}"
-    text = (
-        f"threshold {threshold} dB: {check.rounded_margin_mdb:+.0f} mdB rounded, "
-        f"{check.unrounded_margin_mdb:+.1f} mdB unrounded; {check.outcome}"
-    )
+    rounded, unrounded = check.rounded_margin_mdb, check.unrounded_margin_mdb
+    margins = f"{rounded:+.0f} mdB rounded, {unrounded:+.1f} mdB unrounded"
+    text = f"threshold {check.threshold:.{check.decimals}f} dB: {margins}; {check.outcome}"
     if check.outcome == "not checked":
         return f"{text}: {check.num_images} images instead of {check.required_images}"
     return f"{text}: {check.waiver}" if check.outcome == "waived" else text
 
 
-def _cost(entry: ResultsEntry) -> list[tuple[str, str, str]]:
+def _cost_rows(entry: ResultsEntry) -> list[tuple[str, str, str]]:
+    counted = "as the organisers count, at 256x256"
     return [
-        ("parameters", f"{entry.num_parameters:.6f} M", _AS_COUNTED),
-        ("FLOPs", f"{entry.flops:.4f} G", f"multiply-adds, {_AS_COUNTED}"),
-        ("activations", f"{entry.activations:.4f} M", f"outputs of convolutions, {_AS_COUNTED}"),
-        ("convolutions", str(entry.num_conv), _AS_COUNTED),
+        ("parameters", f"{entry.num_parameters:.6f} M", counted),
+        ("FLOPs", f"{entry.flops:.4f} G", f"multiply-adds, {counted}"),
+        ("activations", f"{entry.activations:.4f} M", f"outputs of convolutions, {counted}"),
+        ("convolutions", str(entry.num_conv), counted),
     ]
 
 
-def _memory(result: Result) -> list[tuple[str, str, str]]:
-    is_planned = {split: result.protocol_timing[split].peak_mib is None for split in SPLITS}
-    return [
-        (
-            f"memory, {split}",
-            f"{memory_mib(result.protocol_timing[split]):.2f} MiB",
-            "the compiler's plan for the largest image" if planned else "the allocator's peak",
-        )
-        for split, planned in is_planned.items()
-    ]
-
-
-def _runtimes(result: Result) -> list[tuple[str, str, str]]:
-    means = {split: result.protocol_timing[split].mean_ms for split in SPLITS}
+def _measured_rows(result: Result) -> list[tuple[str, str, str]]:
+    """Rows of memory and runtimes."""
+    timings, baseline = {split: result.protocol_timing[split] for split in SPLITS}, result.baseline
+    plan, peak = "the compiler's plan for the largest image", "the allocator's peak"
     protocol = "each image once, mean including the first"
-    baseline = result.baseline
+    average = fmean(timing.mean_ms for timing in timings.values())
     rows = [
-        *((f"runtime, {split}", f"{mean:.3f} ms", protocol) for split, mean in means.items()),
-        ("runtime, average", f"{fmean(means.values()):.3f} ms", "mean of the two"),
+        *(
+            (f"memory, {split}", f"{memory_mib(t):.2f} MiB", plan if t.peak_mib is None else peak)
+            for split, t in timings.items()
+        ),
+        *((f"runtime, {split}", f"{t.mean_ms:.3f} ms", protocol) for split, t in timings.items()),
+        ("runtime, average", f"{average:.3f} ms", "mean of the two"),
         ("runtime, one size", *_median(result.runtime)),
     ]
     if baseline:
@@ -341,10 +292,6 @@ def _median(timing: Timing) -> tuple[str, str]:
     return f"{timing.median_ms:.3f} ms", f"{method} {timing.high_ms:.3f} ms, interleaved"
 
 
-def _quality(check: ThresholdCheck) -> tuple[str, str, str]:
-    return f"PSNR, {check.split}", f"{check.psnr:.4f} dB", threshold_text(check)
-
-
 def _environment(result: Result) -> list[str]:
     timing = result.runtime
     return [
@@ -354,7 +301,3 @@ def _environment(result: Result) -> list[str]:
         ", ".join(f"{name} {version}" for name, version in result.versions.items()),
         result.created,
     ]
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)

@@ -1,14 +1,18 @@
-"""Ranked tables in Markdown and LaTeX, in the form of the challenge report's Table 1."""
+"""Ranked tables in Markdown and LaTeX, in the form of the challenge report's Table 1.
+
+With what other outputs of a ranking share: its columns, and sentences on scale and statuses.
+"""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from esrjax.challenge.rank import RankedEntry, Ranking, Status, Track
+from esrjax.challenge.results import Row
 
 _EMPTY = "-"
 _TEXT_COLUMNS = ("Team", "Method")  # left-aligned and escaped; all others are numbers
-_SCORE_HEADINGS: Mapping[Track, str] = {
+SCORE_LABELS: Mapping[Track, str] = {
     "runtime": "Runtime score",
     "params": "Params score",
     "flops": "FLOPs score",
@@ -17,34 +21,61 @@ _SCORE_HEADINGS: Mapping[Track, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Markup:
-    """How a markup language writes a row.
+class Column:
+    """One figure of every method.
 
     Attributes:
-        separator: Text between two cells.
-        escape: Escapes names and sentences.
-        score: Formats a score that `format_score` has written.
-        below_threshold: Marks a PSNR below its threshold.
+        key: Field of `Row`; `FIELD.DATASET` for a field that maps datasets to figures.
+        label: Heading without the unit.
+        unit: Unit of the figure.
+        decimals: Decimals shown.
     """
 
-    separator: str
-    escape: Callable[[str], str]
-    score: Callable[[str], str]
-    below_threshold: Callable[[str], str]
+    key: str
+    label: str
+    unit: str
+    decimals: int
+
+    def value(self, row: Row) -> float | None:
+        """Return the figure of a row, or None if it has none."""
+        name, _, dataset = self.key.partition(".")
+        value = getattr(row, name)
+        return value.get(dataset) if dataset else value
+
+    def text(self, row: Row) -> str:
+        """Return the figure of a row as text; `-` if it has none."""
+        value = self.value(row)
+        return _EMPTY if value is None else f"{value:.{self.decimals}f}"
+
+    def is_below_threshold(self, entry: RankedEntry) -> bool:
+        """Return whether this is a PSNR of an entry that is below its threshold."""
+        return self.key.removeprefix("psnr_") in entry.below_threshold
 
 
-_MARKDOWN = _Markup(
-    separator=" | ",
-    escape=lambda text: text.replace("|", r"\|"),
-    score=lambda text: text,
-    below_threshold=lambda text: f"*{text}*",
-)
-_LATEX = _Markup(
-    separator=" & ",
-    escape=lambda text: re.sub(r"([&%$#_{}])", r"\\\1", text),
-    score=lambda text: re.sub(r"(.+)e(\d+)", r"$\1 \\times 10^{\2}$", text),
-    below_threshold=lambda text: rf"\underline{{{text}}}",
-)
+def columns(ranking: Ranking) -> Iterator[Column]:
+    """Yield the columns in which at least one method has a figure."""
+    decimals = ranking.rules.score.decimals
+    others = sorted({name for row in ranking.rows for name in row.psnr_other})
+    protocols = sorted({name for row in ranking.rows for name in row.protocol_ms})
+    labels = [
+        ("psnr_valid", "PSNR valid", "dB", 2),
+        ("psnr_test", "PSNR test", "dB", 2),
+        *((f"psnr_other.{name}", f"PSNR {name}", "dB", 2) for name in others),
+        ("runtime_valid_ms", "Runtime valid", "ms", decimals.runtime),
+        ("runtime_test_ms", "Runtime test", "ms", decimals.runtime),
+        *(
+            (f"protocol_ms.{name}", f"Protocol {name}", "ms", decimals.runtime)
+            for name in protocols
+        ),
+        ("runtime_ms", "Runtime", "ms", decimals.runtime),
+        ("baseline_ms", "Baseline interleaved", "ms", decimals.runtime),
+        ("params_m", "Params", "M", decimals.params),
+        ("flops_g", "FLOPs", "G", decimals.flops),
+    ]
+    for key, label, unit, digits in labels:
+        column = Column(key=key, label=label, unit=unit, decimals=digits)
+        if any(column.value(row) is not None for row in ranking.rows):
+            yield column
 
 
 def format_score(score: float) -> str:
@@ -57,7 +88,7 @@ def format_score(score: float) -> str:
 
 def markdown(ranking: Ranking) -> str:
     """Return the ranking in Markdown: one table per status, each below a sentence about it."""
-    head, blocks = _aligned_lines(ranking, _MARKDOWN)
+    head, blocks = _aligned_lines(ranking, latex=False)
     rule = " | ".join(_markdown_rule(heading) for heading in head.split(" | "))
     paragraphs = [f"**{ranking.rules.name}.** {describe_scale(ranking)}"]
     for status, lines in blocks.items():
@@ -68,74 +99,57 @@ def markdown(ranking: Ranking) -> str:
 
 def latex(ranking: Ranking) -> str:
     r"""Return the ranking as one LaTeX `tabular` with booktabs rules, a section per status."""
-    head, blocks = _aligned_lines(ranking, _LATEX)
+    head, blocks = _aligned_lines(ranking, latex=True)
     sides = ["l" if heading.strip() in _TEXT_COLUMNS else "r" for heading in head.split(" & ")]
     lines = [rf"\begin{{tabular}}{{{''.join(sides)}}}", r"\toprule", rf"{head} \\"]
     for status, block in blocks.items():
-        title = _LATEX.escape(describe_status(status, ranking))
+        title = _escape(describe_status(status, ranking), latex=True)
         lines += [r"\midrule", rf"\multicolumn{{{len(sides)}}}{{c}}{{{title}}} \\", r"\midrule"]
         lines += [rf"{line} \\" for line in block]
     notes = [f"% {note}" for note in [describe_scale(ranking), *ranking.notes]]
     return "\n".join([*notes, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _aligned_lines(ranking: Ranking, markup: _Markup) -> tuple[str, dict[Status, list[str]]]:
+def _aligned_lines(ranking: Ranking, *, latex: bool) -> tuple[str, dict[Status, list[str]]]:
     """The header line and, by status, the lines of entries, with aligned columns."""
-    cells = [_cells(entry, ranking, markup) for entry in ranking.entries]
-    columns = {name: [row[name] for row in cells] for name in (cells[0] if cells else {})}
-    aligned = [_align(name, column) for name, column in columns.items() if _has_values(column)]
-    head, *body = map(markup.separator.join, zip(*aligned, strict=True))
+    shown = list(columns(ranking))
+    cells = [_cells(entry, shown, latex=latex) for entry in ranking.entries]
+    rows = [list(cells[0]), *(list(row.values()) for row in cells)]
+    aligned = [_align(*column) for column in zip(*rows, strict=True) if {*column[1:]} != {_EMPTY}]
+    head, *body = map((" & " if latex else " | ").join, zip(*aligned, strict=True))
     by_status: dict[Status, list[str]] = {}
     for entry, line in zip(ranking.entries, body, strict=True):
         by_status.setdefault(entry.status, []).append(line)
     return head, by_status
 
 
-def _cells(entry: RankedEntry, ranking: Ranking, markup: _Markup) -> dict[str, str]:
-    """Heading -> cell, for every column that a ranking can have."""
-    row, decimals = entry.row, ranking.rules.score.decimals
-    other_datasets = sorted({name for row in ranking.rows for name in row.psnr_other})
-    protocol_datasets = sorted({name for row in ranking.rows for name in row.protocol_ms})
-    return {
+def _cells(entry: RankedEntry, columns: Sequence[Column], *, latex: bool) -> dict[str, str]:
+    """Heading -> cell."""
+    cells = {
         "Rank": str(entry.ranks["main"]) if entry.ranks else _EMPTY,
-        "Team": markup.escape(row.team),
-        "Method": markup.escape(row.method),
-        "PSNR valid": _psnr(entry, "valid", row.psnr_valid, markup),
-        "PSNR test": _psnr(entry, "test", row.psnr_test, markup),
-        **{f"PSNR {name}": _number(row.psnr_other.get(name), 2) for name in other_datasets},
-        "valid, ms": _number(row.runtime_valid_ms, decimals.runtime),
-        "test, ms": _number(row.runtime_test_ms, decimals.runtime),
-        **{
-            f"protocol {name}, ms": _number(row.protocol_ms.get(name), decimals.runtime)
-            for name in protocol_datasets
-        },
-        "Runtime, ms": _number(row.runtime_ms, decimals.runtime),
-        "Baseline interleaved, ms": _number(row.baseline_ms, decimals.runtime),
-        "Params, M": _number(row.params_m, decimals.params),
-        "FLOPs, G": _number(row.flops_g, decimals.flops),
-        **{heading: _score(entry, track, markup) for track, heading in _SCORE_HEADINGS.items()},
+        "Team": _escape(entry.row.team, latex=latex),
+        "Method": _escape(entry.row.method, latex=latex),
     }
+    for column in columns:
+        # `PSNR valid`; `valid, ms`; `protocol Set5, ms`; `Runtime, ms`
+        label = column.label.removeprefix("Runtime ").replace("Protocol", "protocol", 1)
+        text = column.text(entry.row)
+        if column.is_below_threshold(entry):
+            text = rf"\underline{{{text}}}" if latex else f"*{text}*"
+        cells[label if column.unit == "dB" else f"{label}, {column.unit}"] = text
+    for track, label in SCORE_LABELS.items():
+        score = format_score(entry.score(track))
+        if latex:
+            score = re.sub(r"(.+)e(\d+)", r"$\1 \\times 10^{\2}$", score)
+        cells[label] = f"{score} ({entry.ranks[track]})" if entry.ranks else score
+    return cells
 
 
-def _number(value: float | None, decimals: int) -> str:
-    return _EMPTY if value is None else f"{value:.{decimals}f}"
+def _escape(text: str, *, latex: bool) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text) if latex else text.replace("|", r"\|")
 
 
-def _psnr(entry: RankedEntry, split: str, value: float | None, markup: _Markup) -> str:
-    text = _number(value, 2)
-    return markup.below_threshold(text) if split in entry.below_threshold else text
-
-
-def _score(entry: RankedEntry, track: Track, markup: _Markup) -> str:
-    text = markup.score(format_score(entry.score(track)))
-    return f"{text} ({entry.ranks[track]})" if entry.ranks else text
-
-
-def _has_values(column: list[str]) -> bool:
-    return any(cell != _EMPTY for cell in column)
-
-
-def _align(heading: str, column: list[str]) -> list[str]:
+def _align(heading: str, *column: str) -> list[str]:
     """Heading and cells padded to one width: text to the left, numbers to the right."""
     width = max(map(len, [heading, *column]))
     side = "<" if heading in _TEXT_COLUMNS else ">"
@@ -150,39 +164,33 @@ def _markdown_rule(heading: str) -> str:
 def describe_scale(ranking: Ranking) -> str:
     """Return what the scores are relative to, and where and how runtimes were measured."""
     reference, decimals = ranking.reference, ranking.rules.score.decimals
-    return (
+    text = (
         f"Scores are exp({ranking.rules.score.factor:g} · value / baseline), lower is better; "
         f"the baseline has {reference.runtime_ms:.{decimals.runtime}f} ms, "
         f"{reference.params_m:.{decimals.params}f} M parameters, "
         f"{reference.flops_g:.{decimals.flops}f} G FLOPs."
-        f"{_describe_baseline(ranking)}{_describe_conditions(ranking)}"
     )
-
-
-def _describe_baseline(ranking: Ranking) -> str:
-    if ranking.baseline_source == "published" or not any(row.baseline_ms for row in ranking.rows):
-        return ""
-    return " A runtime is scored against the baseline timed interleaved with it, if there is one."
-
-
-def _describe_conditions(ranking: Ranking) -> str:
-    """Device, timing conditions and metric, if known; rows of a ranking have them in common."""
-    row = ranking.entries[0].row
-    timing = f" Timed on {row.device}, {row.conditions}." if row.device else ""
-    return timing + (f" PSNR by the metric {row.spec!r}." if row.spec else "")
+    if ranking.baseline_source == "measured" and any(row.baseline_ms for row in ranking.rows):
+        text += (
+            " A runtime is scored against the baseline timed interleaved with it, if there is one."
+        )
+    row = ranking.entries[0].row  # rows of a ranking have device, conditions and metric in common
+    text += f" Timed on {row.device}, {row.conditions}." if row.device else ""
+    return text + (f" PSNR by the metric {row.spec!r}." if row.spec else "")
 
 
 def describe_status(status: Status, ranking: Ranking) -> str:
     """Return a sentence on what a status means for the entries that have it."""
     thresholds = ranking.rules.psnr_thresholds
     required = f"{thresholds.valid:.2f} dB on valid and {thresholds.test:.2f} dB on test"
+    ranked = f"Ranked: at least {required}."
+    if not ranking.apply_thresholds:
+        ranked = "Ranked by score alone: the PSNR thresholds were ignored, "
+        ranked += "so this is not a ranking of the challenge."
+    no_psnr = "no PSNR on the challenge's own splits"
     return {
-        "ranked": f"Ranked: at least {required}."
-        if ranking.apply_thresholds
-        else "Ranked by score alone: the PSNR thresholds were ignored, "
-        "so this is not a ranking of the challenge.",
-        "no_psnr": "Not ranked: no PSNR on the challenge's own splits, "
-        f"where {required} are required.",
+        "ranked": ranked,
+        "no_psnr": f"Not ranked: {no_psnr}, where {required} are required.",
         "below_threshold": f"Not ranked: below the PSNR threshold of {required}.",
         "baseline": "Not ranked: the baseline of the organisers.",
     }[status]

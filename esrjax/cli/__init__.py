@@ -9,22 +9,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from esrjax.cli import bench, data, fuse, interop, methods, rank, submit, train, upscale, weights
+from esrjax.cli import bench, data, interop, methods, rank, submit, train, upscale
 from esrjax.errors import run_and_report_errors
 from esrjax.runtime import enable_compilation_cache
 
-Command = Callable[..., None] | typer.Typer
-
 # The panels of `esrjax --help`, in order, with their commands; a Typer is a group of commands.
-PANELS: Mapping[str, Mapping[str, Command]] = {
-    "Run": {"demo": train.demo, "upscale": upscale.upscale, "fuse": fuse.fuse},
+PANELS: Mapping[str, Mapping[str, Callable[..., None] | typer.Typer]] = {
+    "Run": {"demo": train.demo, "upscale": upscale.upscale, "fuse": upscale.fuse},
     "Train": {"train": train.train, "recipes": train.recipes},
     "Measure": {"eval": upscale.evaluate, "bench": bench.bench, "metrics": data.metrics_app},
     "Challenge": {"rank": rank.rank, "submit": submit.app, "report": rank.report},
     "PyTorch and export": {"parity": interop.parity, "export": interop.export},
     "Methods and data": {
         "method": methods.app,
-        "weights": weights.app,
+        "weights": methods.weights_app,
         "data": data.app,
         "doctor": methods.doctor,
     },
@@ -41,18 +39,15 @@ class RootGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that `args` begins with; suggest others where there is none."""
         name = args[0]
-        if name not in self.commands and (similar := self._similar(name)):
-            ctx.fail(f"No such command {name!r}. Did you mean {' or '.join(map(repr, similar))}?")
+        if name not in self.commands:
+            groups = self.commands.items()
+            nested = [
+                f"{group} {name}" for group, c in groups if name in getattr(c, "commands", ())
+            ]
+            if similar := nested or difflib.get_close_matches(name, self.commands):
+                names = " or ".join(map(repr, similar))
+                ctx.fail(f"No such command {name!r}. Did you mean {names}?")
         return super().resolve_command(ctx, args)
-
-    def _similar(self, name: str) -> list[str]:
-        """Commands of groups that are called `name`, else commands with a similar name."""
-        nested = [
-            f"{group} {name}"
-            for group, command in self.commands.items()
-            if name in getattr(command, "commands", ())
-        ]
-        return nested or difflib.get_close_matches(name, self.commands)
 
 
 app = typer.Typer(
@@ -83,17 +78,13 @@ def root(
     """Efficient super-resolution in JAX: run, train, measure, convert and rank networks."""
 
 
-def _add_commands() -> None:
-    for panel, commands in PANELS.items():
-        for name, command in commands.items():
-            if isinstance(command, typer.Typer):
-                app.add_typer(command, name=name, rich_help_panel=panel)
-            else:
-                cls = interop.ParityCommand if name == "parity" else None  # has `parity verify`
-                app.command(name, cls=cls, rich_help_panel=panel)(command)
-
-
-_add_commands()
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            cls = interop.ParityCommand if name == "parity" else None  # has `parity verify`
+            app.command(name, cls=cls, rich_help_panel=panel)(command)
 
 
 def main() -> None:

@@ -1,110 +1,102 @@
-"""The command `bench`: interleaved timing of methods, in JAX and in other engines."""
+"""The command `bench`: interleaved timing of methods in JAX and other engines, and its table."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-from rich.markup import escape
-from rich.table import Table
+from typer import Option
 
-from esrjax.cli.options import (
-    HparamsOption,
-    JsonOption,
-    MethodsArgument,
-    parse_hparams,
-    parse_image_size,
-    print_json,
-)
-from esrjax.cli.output import print_unwrapped
+from esrjax import registry
+from esrjax.cli import options
+from esrjax.cli.output import print_json, print_unwrapped, show_table
 from esrjax.errors import InvalidArgument, TorchCompileError
+from esrjax.method import Method
 
 if TYPE_CHECKING:
-    from esrjax.bench.bench import Backend, CompiledCase
-    from esrjax.interop.torch_model import TorchModel
+    from esrjax.bench.bench import Backend, CompiledCase, Factory
     from esrjax.interop.torch_optim import TorchMode
-    from esrjax.method import Method
 
-
-IMPLEMENTATIONS = ("auto", "reference", "kernel")
-PRECISIONS = ("float32", "bfloat16")
 # Name of the engine in the rows -> execution mode of PyTorch.
-EAGER_MODES: Mapping[str, TorchMode] = {
+TORCH_MODES: Mapping[str, TorchMode] = {
     "pytorch": "eager",
     "pytorch-channels-last": "channels-last",
+    "pytorch-compiled": "compiled",
 }
-COMPILED_MODE: Mapping[str, TorchMode] = {"pytorch-compiled": "compiled"}
 
 
 def bench(
-    names: MethodsArgument,
+    names: options.MethodsArgument,
     image_size: Annotated[
-        str, typer.Option(help="LR image sizes, comma-separated, pixels.", metavar="HxW,...")
+        str, Option(help="LR image sizes, comma-separated, pixels.", metavar="HxW,...")
     ] = "256x256",
-    hparams: HparamsOption = None,
+    hparams: options.HparamsOption = None,
     implementation: Annotated[
         str,
-        typer.Option(
-            help="Implementations of the operations, comma-separated: auto, reference, kernel."
-        ),
+        Option(help="Implementations of the operations, comma-separated: auto, reference, kernel."),
     ] = "auto",
     precision: Annotated[
-        str,
-        typer.Option(help="Precisions of weights and images, comma-separated: float32, bfloat16."),
+        str, Option(help="Precisions of weights and images, comma-separated: float32, bfloat16.")
     ] = "float32",
     seconds: Annotated[
-        float, typer.Option(help="Timing budget for each row of the table, seconds.")
+        float, Option(help="Timing budget for each row of the table, seconds.")
     ] = 2.0,
     engine: Annotated[
         Literal["jax", "onnxruntime", "both"],
-        typer.Option(help="Inference engine; both are timed interleaved."),
+        Option(help="Inference engine; both are timed interleaved."),
     ] = "jax",
     torch: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Also time a PyTorch implementation of a method, interleaved. Runs the code in "
             "FILE.py. Repeatable.",
             metavar="[METHOD=]FILE.py:CLASS",
         ),
     ] = None,
     torch_compile: Annotated[
-        bool,
-        typer.Option("--torch-compile", help="With --torch: also time it under torch.compile."),
+        bool, options.flag("--torch-compile", "With --torch: also time it under torch.compile.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Time methods interleaved in one process: latency, roofline, compilation, memory."""
-    shapes = [parse_image_size(text) for text in image_size.split(",")]
-    implementations = _choices("--implementation", implementation, IMPLEMENTATIONS)
-    precisions = _choices("--precision", precision, PRECISIONS)
+    sizes = [options.parse_image_size(text) for text in image_size.split(",")]
+    implementations = _choices("--implementation", implementation, "auto,reference,kernel")
+    precisions = _choices("--precision", precision, "float32,bfloat16")
     if engine != "jax" and precisions != ["float32"]:
-        raise _only_float32(engine)
+        rule = "ONNX Runtime runs the exported network in float32 only"
+        raise options.excludes("--precision", f"--engine {engine}", rule)
     if torch_compile and not torch:
-        raise _needs_torch()
-    from esrjax import registry
-    from esrjax.bench import bench as challenge
-    from esrjax.bench.bench import Variants
+        rule = "--torch-compile applies to the PyTorch networks of --torch"
+        raise options.needs("--torch-compile", "--torch", rule)
+    from esrjax.bench import bench as cases
 
     methods = {name: registry.get_method(name) for name in names}
-    sources = dict(_torch_source(text, names) for text in torch or [])
-    kwargs = parse_hparams(hparams)
-    modes = dict(EAGER_MODES) | (dict(COMPILED_MODE) if torch_compile else {})
-    report = challenge.bench(
+    sources = dict(options.split_method("--torch", text, names) for text in torch or [])
+    kwargs = options.parse_hparams(hparams)
+    report = cases.bench(
         methods,
-        shapes,
+        sizes,
         kwargs,
         seconds,
         _backends(engine),
-        variants=Variants(implementations=implementations, precisions=precisions),
-        torch_factories=_torch_factories(sources, methods, kwargs, modes),
+        variants=cases.Variants(implementations=implementations, precisions=precisions),
+        torch_factories=_torch_factories(sources, methods, kwargs, torch_compile),
     )
     if as_json:
         print_json(report)
     else:
-        show_bench(report)
+        _show(report)
+
+
+def _choices(option: str, text: str, choices: str) -> list[Any]:
+    """`"a,b" -> ["a", "b"]`: different values, all of them in the list `choices`."""
+    values, allowed = [value.strip() for value in text.split(",")], choices.split(",")
+    if len(set(values)) < len(values) or not set(values) <= set(allowed):
+        rule = f"one or several of {', '.join(allowed)}, each once, comma-separated"
+        raise options.invalid(option, text, rule, choices)
+    return values
 
 
 # --- engines -----------------------------------------------------------------------------------
@@ -122,17 +114,26 @@ def _backends(engine: str) -> dict[str, Backend]:
     return backends
 
 
-def _onnx_factory(name: str, method: Method, net: Any) -> Callable[[Any], CompiledCase]:
+def _onnx_factory(name: str, method: Method, net: Any) -> Factory:
     """A network in ONNX Runtime, exported once for all image sizes."""
-    from esrjax.bench.bench import CompiledCase
     from esrjax.interop import engines
 
     forward = functools.cache(lambda: engines.onnx_forward(name, method, net))
+    return _factory(lambda lr: functools.partial(forward(), lr))
+
+
+def _factory(prepare: Callable[[Any], Callable[[], Any]], *, is_compiled: bool = True) -> Factory:
+    """A factory of cases from a function of an LR image, which returns its forward pass."""
+    from esrjax.bench.bench import CompiledCase, SkipBackend
 
     def compile_case(lr: Any) -> CompiledCase:
         start = time.perf_counter()
-        call = functools.partial(forward(), lr)
-        return CompiledCase(call=call, compile_s=time.perf_counter() - start)
+        try:
+            call = prepare(lr)
+        except TorchCompileError as error:
+            raise SkipBackend(error.problem) from error
+        duration = time.perf_counter() - start
+        return CompiledCase(call=call, compile_s=duration if is_compiled else None)
 
     return compile_case
 
@@ -141,103 +142,37 @@ def _torch_factories(
     sources: Mapping[str, str],
     methods: Mapping[str, Method],
     kwargs: dict[str, Any],
-    modes: Mapping[str, TorchMode],
-) -> dict[str, dict[str, Callable[[Any], CompiledCase]]]:
+    torch_compile: bool,
+) -> dict[str, dict[str, Factory]]:
     """The user's PyTorch networks, built with `kwargs`, by method and engine."""
     if not sources:
         return {}
     import jax
 
-    if jax.default_backend() != "cpu":
-        raise _needs_cpu(jax.default_backend())
+    if (backend := jax.default_backend()) != "cpu":
+        raise InvalidArgument(
+            f"--torch needs JAX on the CPU, not on {backend!r}",
+            rule="PyTorch networks run on the CPU, and both sides are timed on the same device",
+            remedy="set JAX_PLATFORMS=cpu",
+        )
     from esrjax.interop.onnx.runtime import import_library
 
     import_library("torch", "torch")
-    from esrjax.interop import torch_model
+    from esrjax.interop import torch_model, torch_optim
 
-    models = {
-        name: torch_model.build(torch_model.parse_source(s, kwargs)) for name, s in sources.items()
-    }
-    return {
-        name: {label: _torch_factory(model, methods[name].scale, m) for label, m in modes.items()}
-        for name, model in models.items()
-    }
-
-
-def _torch_factory(model: TorchModel, scale: int, mode: TorchMode) -> Callable[[Any], CompiledCase]:
-    from esrjax.bench.bench import CompiledCase, SkipBackend
-    from esrjax.interop import torch_optim
-
-    def compile_case(lr: Any) -> CompiledCase:
-        start = time.perf_counter()
-        try:
-            call = torch_optim.prepare(model, lr, scale, mode)
-        except TorchCompileError as error:
-            raise SkipBackend(error.problem) from error
-        duration = time.perf_counter() - start
-        return CompiledCase(call=call, compile_s=duration if mode == "compiled" else None)
-
-    return compile_case
+    factories: dict[str, dict[str, Factory]] = {}
+    for name, source in sources.items():
+        model = torch_model.build(torch_model.parse_source(source, kwargs))
+        prepare = functools.partial(torch_optim.prepare, model, scale=methods[name].scale)
+        factories[name] = {
+            engine: _factory(functools.partial(prepare, mode=mode), is_compiled=mode == "compiled")
+            for engine, mode in TORCH_MODES.items()
+            if torch_compile or mode != "compiled"
+        }
+    return factories
 
 
-# --- options -----------------------------------------------------------------------------------
-
-
-def _choices(option: str, text: str, allowed: Iterable[str]) -> list[Any]:
-    """`"a,b" -> ["a", "b"]`: different values, all of them allowed."""
-    values = [value.strip() for value in text.split(",")]
-    if len(set(values)) < len(values) or not set(values) <= set(allowed):
-        raise InvalidArgument(
-            f"Invalid {option} {text!r}",
-            rule=f"one or several of {', '.join(allowed)}, each once, comma-separated",
-            remedy=f"for example {option} {','.join(allowed)}",
-        )
-    return values
-
-
-def _torch_source(text: str, names: list[str]) -> tuple[str, str]:
-    """`METHOD=FILE.py:CLASS`; for a single method also without its name."""
-    name, equals, source = text.partition("=")
-    if equals and name in names:
-        return name, source
-    if len(names) == 1:
-        return names[0], text
-    raise InvalidArgument(
-        f"--torch {text!r} does not name its method",
-        rule=f"with several methods it is METHOD=FILE.py:CLASS, METHOD being one of "
-        f"{', '.join(names)}",
-        remedy=f"for example --torch {names[0]}={source or text}",
-    )
-
-
-def _only_float32(engine: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"--precision cannot be combined with --engine {engine}",
-        rule="ONNX Runtime runs the exported network in float32 only",
-        remedy="leave --precision out, or use --engine jax",
-    )
-
-
-def _needs_torch() -> InvalidArgument:
-    return InvalidArgument(
-        "--torch-compile needs --torch",
-        rule="--torch-compile applies to the PyTorch networks of --torch",
-        remedy="name a PyTorch network with --torch, or leave --torch-compile out",
-    )
-
-
-def _needs_cpu(backend: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"--torch needs JAX on the CPU, not on {backend!r}",
-        rule="PyTorch networks run on the CPU, and both sides are timed on the same device",
-        remedy="set JAX_PLATFORMS=cpu",
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# The output of `bench`: a table with one row for each method, image size and engine.
-# --------------------------------------------------------------------------------------------------
-
+# --- table: a row for each method, image size, engine, implementation and precision ------------
 
 Row = Mapping[str, Any]  # of `esrjax.bench.bench.bench`
 COLUMNS: Mapping[str, Callable[[Row], str]] = {
@@ -256,27 +191,16 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "memory, MiB": lambda row: _number(row["peak_mib"], ".1f"),
 }
 LEFT_ALIGNED = ("method", "image size", "engine", "implementation", "precision")
-# Columns that are shown only where the rows of JAX have different values.
-VARIANTS = ("implementation", "precision")
-# Columns that are shown only where a row has a value, with its key.
-RATIOS = {
-    "vs. eager PyTorch": "torch_eager_ratio",
-    "vs. torch.compile": "torch_compile_ratio",
-}
+RATIOS = {"vs. eager PyTorch": "torch_eager_ratio", "vs. torch.compile": "torch_compile_ratio"}
 
 
-def show_bench(report: Mapping[str, Any]) -> None:
+def _show(report: Mapping[str, Any]) -> None:
     """Print the device, its measured peaks, the rows, and the notes on what was skipped."""
     print_unwrapped(f"device: {report['device']}")
     for precision, peak in report["peaks"].items():
         print_unwrapped(f"{precision}: {peaks_text(peak)}")
     head, *lines = table_cells(report["rows"])
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in head:
-        table.add_column(column, justify="left" if column in LEFT_ALIGNED else "right")
-    for line in lines:
-        table.add_row(*map(escape, line))
-    print_unwrapped(table)
+    show_table([dict(zip(head, line, strict=True)) for line in lines], head, LEFT_ALIGNED)
     for note in report["notes"]:
         print_unwrapped(note)
 
@@ -294,7 +218,7 @@ def table_cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _is_informative(column: str, rows: Sequence[Row]) -> bool:
-    if column in VARIANTS:
+    if column in ("implementation", "precision"):  # whether the rows of JAX differ in it
         return len({row[column] for row in rows} - {None}) > 1
     return column not in RATIOS or any(row[RATIOS[column]] is not None for row in rows)
 

@@ -19,18 +19,26 @@ EXTRAS = {  # extra -> the library that shows whether it is installed
     "demo": "scikit-image",
     "log": "tensorboardX",
     "clip": "onnxruntime",
-    "dev": "chex",
+    "dev": "pytest",
 }
 VARIABLES = ("ESRJAX_REFERENCE", "ESRJAX_DATA", "ESRJAX_PLUGINS", "JAX_COMPILATION_CACHE_DIR")
 
 
 def environment() -> dict[str, dict[str, str]]:
     """Return groups of named facts about this machine and installation."""
+    precision = jax.default_matmul_precision.value
+    kernels = {name: _kernel(name) for name in sorted(entry_points_by_name(ops.KERNEL_GROUP))}
     return {
         "versions": {"python": platform.python_version(), **{n: _version(n) for n in LIBRARIES}},
-        "device": _device(),
+        "device": {
+            "platform": jax.default_backend(),
+            "devices": ", ".join(device.device_kind for device in jax.devices()),
+            "matmul precision": str(precision or "default (TF32 on recent GPUs)"),
+            "float64": "enabled" if jax.enable_x64.value else "disabled",
+            "memory": "huge pages" if uses_huge_pages() else "default page size",
+        },
         "methods": {name: _method(name) for name in registry.names()},
-        "kernels": _kernels() or {"none": "every operation runs its reference implementation"},
+        "kernels": kernels or {"none": "every operation runs its reference implementation"},
         "extras": {extra: _version(library) for extra, library in EXTRAS.items()},
         "folders": {key: os.environ.get(key, "not set") for key in VARIABLES},
     }
@@ -43,20 +51,8 @@ def _version(library: str) -> str:
         return "not installed"
 
 
-def _device() -> dict[str, str]:
-    devices = jax.devices()
-    return {
-        "platform": jax.default_backend(),
-        "devices": ", ".join(device.device_kind for device in devices),
-        "matmul precision": str(
-            jax.default_matmul_precision.value or "default (TF32 on recent GPUs)"
-        ),
-        "float64": "enabled" if jax.enable_x64.value else "disabled",
-        "memory": "huge pages" if uses_huge_pages() else "default page size",
-    }
-
-
 def _method(name: str) -> str:
+    """The distribution of a method, or why the method cannot be used."""
     try:
         registry.get_entry(name)
     except UserError as error:
@@ -64,12 +60,8 @@ def _method(name: str) -> str:
     return registry.distribution_of(name)
 
 
-def _kernels() -> dict[str, str]:
-    """The platform of each installed kernel, or why the implementation "auto" does not use it."""
-    return {name: _kernel(name) for name in sorted(entry_points_by_name(ops.KERNEL_GROUP))}
-
-
 def _kernel(name: str) -> str:
+    """The platform of a kernel, or why the implementation "auto" does not use it."""
     try:
         kernel = ops.find_kernel(name)
     except UserError as error:

@@ -1,85 +1,89 @@
-"""The output of `train --dry-run`, as text and as JSON."""
+"""The output of `train --dry-run`, as text and as JSON, and summaries of recipes."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
 from esrjax import registry
-from esrjax.challenge import rules as challenge_rules
-from esrjax.challenge.rules import data_policy_violations
-from esrjax.cli.output import show_table
-from esrjax.errors import UserError
-from esrjax.training import loader
+from esrjax.challenge.rules import Rules, data_policy_violations, load_rules
+from esrjax.cli.output import print_json, print_unwrapped, show_table
+from esrjax.data.datasets import list_pairs
+from esrjax.errors import UserError, list_some
+from esrjax.training import recipe_loader
 from esrjax.training.dry_run import StagePlan, dry_run
 from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun
 
 
-def show_dry_run(recipe: Recipe, rules: str, *, list_params: bool = False) -> None:
+def show_dry_run(
+    name: str, overrides: Sequence[str], rules: str, *, list_params: bool, as_json: bool
+) -> None:
     """Print the stages, their networks and cost, the datasets, and what is missing or forbidden.
 
     Args:
-        recipe: The recipe.
+        name: A shipped recipe or a file.
+        overrides: Changes of the recipe, such as `seed=5`.
         rules: Shipped rules or a TOML file: the challenge whose data policy applies.
         list_params: Whether to list every trainable parameter with its shape and optimizer.
+        as_json: Whether to print JSON, which always has the parameters.
     """
-    plans, console = dry_run(recipe), Console(soft_wrap=True, highlight=False)
+    recipe = recipe_loader.load(name, overrides)
+    plans, violations = dry_run(recipe), policy_violations(recipe, load_rules(rules))
+    if as_json:
+        print_json(
+            {
+                "method": recipe.method,
+                "sha256": recipe.sha256,
+                "total_steps": recipe.total_steps,
+                "stages": [_plan_json(plan) for plan in plans],
+                "policy_violations": violations,
+            }
+        )
+        return
     steps = f"{recipe.total_steps:,} steps" if recipe.total_steps else "epochs"
-    console.print(f"[bold]{recipe.method}[/bold], seed {recipe.seed}, {steps}, {recipe.parallel}")
-    summaries = [stage_summary(plan.run) for plan in plans]
-    show_table(summaries, list(summaries[0]))
-    networks = [_network(plan) for plan in plans]
-    show_table(networks, list(networks[0]))
+    head = f"[bold]{recipe.method}[/bold], seed {recipe.seed}, {steps}, {recipe.parallel}"
+    print_unwrapped(head, markup=True)
+    show_table([stage_summary(plan.run) for plan in plans])
+    show_table([_network(plan) for plan in plans])
     if list_params:
-        _show_params(plans)
-    violations = [f"not allowed: {line}" for line in policy_violations(recipe, rules)]
-    for line in [*_datasets(recipe), *_missing(plans), *violations]:
-        console.print(line, markup=False)
-    console.print(f"recipe sha256 {recipe.sha256[:16]}; dry run: nothing was trained or written")
+        show_table([row for plan in plans for row in _params(plan)])
+    missing = dict.fromkeys(line for plan in plans for line in plan.missing)
+    for line in (
+        *_datasets(recipe),
+        *(f"missing: {line}" for line in missing),
+        *(f"not allowed: {line}" for line in violations),
+        f"recipe sha256 {recipe.sha256[:16]}; dry run: nothing was trained or written",
+    ):
+        print_unwrapped(line)
 
 
-def dry_run_json(recipe: Recipe, rules: str) -> dict[str, Any]:
-    """Return what `show_dry_run` prints as plain data."""
-    stages = [
-        {
-            "name": plan.run.name,
-            "form": plan.form,
-            "hparams": dict(plan.hparams),
-            "num_trainable_params": plan.num_trained,
-            "num_frozen_params": plan.num_frozen,
-            "macs_per_step": plan.step_estimate.macs,
-            "memory_mib": dict(plan.step_estimate.memory_mib),
-            "params": {
-                path: {"shape": list(shape), "optimizer": optimizer}
-                for path, (shape, optimizer) in plan.trainable_params.items()
-            },
-            "missing": list(plan.missing),
-        }
-        for plan in dry_run(recipe)
-    ]
+def _plan_json(plan: StagePlan) -> dict[str, Any]:
+    params = plan.trainable_params.items()
     return {
-        "method": recipe.method,
-        "sha256": recipe.sha256,
-        "total_steps": recipe.total_steps,
-        "stages": stages,
-        "policy_violations": policy_violations(recipe, rules),
+        "name": plan.run.name,
+        "form": plan.form,
+        "hparams": plan.hparams,
+        "num_trainable_params": plan.num_trained,
+        "num_frozen_params": plan.num_frozen,
+        "macs_per_step": plan.step_estimate.macs,
+        "memory_mib": plan.step_estimate.memory_mib,
+        "params": {path: {"shape": shape, "optimizer": name} for path, (shape, name) in params},
+        "missing": plan.missing,
     }
 
 
 def stage_summary(run: StageRun) -> dict[str, Any]:
     """Return the settings of a stage by column: what the recipe specifies."""
-    stage = run.stage
+    stage, optimizer = run.stage, run.stage.optimizer
     accumulation = f" in {stage.grad_accum_steps} steps" * (stage.grad_accum_steps > 1)
-    optimizer = f"{stage.optimizer.name} {stage.optimizer.learning_rate:g}"
+    sizes = [f"{h}x{w}" for h, w in stage.data.all_patch_sizes]
     return {
         "stage": run.name,
         "init from": _init(stage),
         "length": f"{stage.steps:,} steps" if stage.steps else f"{stage.epochs} epochs",
         "batch size": f"{stage.data.batch_size}{accumulation}",
-        "HR patches": _patch_sizes(stage),
+        "HR patches": list_some(sizes, 3),
         "loss": " + ".join(f"{_weight(weight)} {term}" for term, weight in stage.loss.items()),
-        "optimizer": f"{optimizer}, {stage.schedule.name}",
+        "optimizer": f"{optimizer.name} {optimizer.learning_rate:g}, {stage.schedule.name}",
         "EMA": stage.ema if stage.ema is None else f"{stage.ema:g}",
     }
 
@@ -90,11 +94,6 @@ def _init(stage: Stage) -> str:
         source = source.checkpoint or f"stage {source.stage}"
     teacher = stage.teacher and (stage.teacher.stage or stage.teacher.checkpoint)
     return source + (f", distilled from {teacher}" if teacher else "")
-
-
-def _patch_sizes(stage: Stage) -> str:
-    sizes = [f"{h}x{w}" for h, w in stage.data.all_patch_sizes]
-    return ", ".join(sizes[:3]) + (f" and {len(sizes) - 3} more" if len(sizes) > 3 else "")
 
 
 def _weight(weight: LossWeight) -> str:
@@ -119,18 +118,12 @@ def _network(plan: StagePlan) -> dict[str, Any]:
     }
 
 
-def _show_params(plans: Sequence[StagePlan]) -> None:
-    rows = [
-        {
-            "stage": plan.run.name,
-            "parameter": path,
-            "shape": "x".join(map(str, shape)),
-            "optimizer": optimizer,
-        }
-        for plan in plans
-        for path, (shape, optimizer) in plan.trainable_params.items()
+def _params(plan: StagePlan) -> list[dict[str, str]]:
+    stage, params = plan.run.name, plan.trainable_params.items()
+    return [
+        {"stage": stage, "parameter": path, "shape": "x".join(map(str, shape)), "optimizer": name}
+        for path, (shape, name) in params
     ]
-    show_table(rows, list(rows[0]))
 
 
 def _datasets(recipe: Recipe) -> list[str]:
@@ -138,21 +131,16 @@ def _datasets(recipe: Recipe) -> list[str]:
     lines: list[str] = []
     for name in training_datasets(recipe):
         try:
-            lines.append(f"dataset {name}: {len(loader.find_pairs(name, scale))} images")
+            lines.append(f"dataset {name}: {len(list_pairs(name, scale))} images")
         except UserError:
             continue  # reported as missing
     return lines
 
 
-def _missing(plans: Sequence[StagePlan]) -> list[str]:
-    lines = dict.fromkeys(line for plan in plans for line in plan.missing)
-    return [f"missing: {line}" for line in lines]
-
-
-def policy_violations(recipe: Recipe, rules: str) -> list[str]:
+def policy_violations(recipe: Recipe, rules: Rules) -> list[str]:
     """Return a line for each training dataset that the rules forbid, with the reason."""
     names = [name.partition("[")[0] for name in training_datasets(recipe)]  # without "[:800]"
-    return data_policy_violations(challenge_rules.load_rules(rules), names)
+    return data_policy_violations(rules, names)
 
 
 def training_datasets(recipe: Recipe) -> list[str]:

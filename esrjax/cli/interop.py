@@ -1,35 +1,28 @@
-"""The commands `parity METHOD` and `parity verify FILE`."""
+"""The commands `parity METHOD`, `parity verify FILE` and `export`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from esrjax.cli.options import (
-    CHECKPOINTS_HELP,
-    CheckpointOption,
-    HparamsOption,
-    ImplementationOption,
-    JsonOption,
-    MethodArgument,
-    parse_checkpoints,
-    parse_hparams,
-    print_json,
-)
-from esrjax.errors import InvalidArgument
+from esrjax import registry
+from esrjax.cli import options
+from esrjax.cli.output import print_json, print_unwrapped, show_table
+from esrjax.errors import InvalidArgument, list_some
 
 if TYPE_CHECKING:
     from esrjax.interop.array_diff import OptimizerPair
-    from esrjax.interop.parity import Comparison, GoldenComparison
-    from esrjax.interop.torch_compare import LiveComparison, QualityComparison
+    from esrjax.interop.export import ExportMetadata
+    from esrjax.interop.parity import GoldenComparison
+    from esrjax.interop.torch_compare import LiveComparison
     from esrjax.interop.trace import LayerReport
-
 
 LEARNING_RATE = 1e-3  # of the optimizer steps that are compared
 
@@ -50,76 +43,67 @@ _verify_app = typer.Typer(add_completion=False)
 
 
 def parity(
-    name: MethodArgument,
+    name: options.MethodArgument,
     golden: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Compare with outputs of PyTorch, stored with their inputs in an .npz file.",
             metavar="FILE.npz",
         ),
     ] = None,
     torch: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Compare with a live PyTorch network: outputs, layers, gradients, optimizer "
             "steps. Runs the code in FILE.py.",
             metavar="FILE.py:CLASS",
         ),
     ] = None,
     torch_args: Annotated[
-        str, typer.Option(help="Keyword arguments of the PyTorch class.", metavar="JSON")
+        str, Option(help="Keyword arguments of the PyTorch class.", metavar="JSON")
     ] = "{}",
     checkpoint: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--checkpoint",
-            help=CHECKPOINTS_HELP,
-            metavar="[METHOD=]FILE",
-            show_default="shipped weights; with --torch random weights",
-        ),
+        list[str] | None, options.checkpoints("shipped weights; with --torch random weights")
     ] = None,
-    hparams: HparamsOption = None,
+    hparams: options.HparamsOption = None,
     data: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="With --torch: also compare PSNR on a dataset (its name or its folder).",
             metavar="DATASET",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random images and weights.", min=0)] = 0,
+    seed: Annotated[int, Option(help="Seed of random images and weights.", min=0)] = 0,
     report: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Write a parity report: to a .json file, or into the metadata of a .safetensors "
+        options.output(
+            "Write a parity report: to a .json file, or into the metadata of a .safetensors "
             "checkpoint.",
             metavar="FILE",
         ),
     ] = None,
-    implementation: ImplementationOption = "auto",
-    as_json: JsonOption = False,
+    implementation: options.ImplementationOption = "auto",
+    as_json: options.JsonOption = False,
 ) -> None:
     """Compare a network with its PyTorch original; exit code 0 if they agree, else 1.
 
     `esrjax parity verify FILE` repeats the comparison of a parity report.
     """
-    from esrjax import registry
     from esrjax.interop import parity_report
-    from esrjax.interop.parity import ParityRequest
-    from esrjax.interop.parity import run as compare
+    from esrjax.interop.parity import ParityRequest, run
 
-    files = parse_checkpoints(checkpoint, [name])
+    files, values = options.parse_checkpoints(checkpoint, [name]), options.parse_hparams(hparams)
     if registry.is_ensemble(name):
         stored = None if torch or data or report else golden
-        comparison = _compare_ensemble(name, files, parse_hparams(hparams), stored, implementation)
-        _print(comparison, as_json)
+        comparison = _compare_ensemble(name, files, values, stored, implementation)
+        _show(comparison, as_json)
         raise typer.Exit(not comparison.passed)
+    file = files.get(name)
     request = ParityRequest(
         method=name,
-        hparams=parse_hparams(hparams),
-        checkpoint=_path(files.get(name)),
-        golden=_path(golden),
+        hparams=values,
+        checkpoint=file and str(file),
+        golden=golden and str(golden),
         torch=torch,
         torch_args=_torch_args(torch_args),
         data=data,
@@ -127,26 +111,92 @@ def parity(
         implementation=implementation,
     )
     if report is not None:
-        parity_report.check_writable(report, files.get(name))
-    result = compare(request, _optimizer_pairs() if torch else ())
-    _print(result.comparison, as_json)
+        parity_report.check_writable(report, file)
+    result = run(request, _optimizer_pairs() if torch else ())
+    _show(result.comparison, as_json)
     if report is not None:
         parity_report.write(report, parity_report.make_report(request, result))
     raise typer.Exit(not result.comparison.passed)
+
+
+def _compare_ensemble(
+    name: str, files: Mapping[str, Path], hparams: Any, golden: Path | None, implementation: Any
+) -> GoldenComparison:
+    """Compare an ensemble with the images in a golden file: of every branch, and fused."""
+    if golden is None:
+        raise InvalidArgument(
+            f"{name!r} is an ensemble: it can only be compared with --golden",
+            rule="--torch, --data and -o compare single networks; an ensemble is compared with "
+            "stored images of its branches and of their fusion",
+            remedy="use --golden FILE.npz alone, or name one of the members",
+        )
+    from esrjax.inference import open_model
+    from esrjax.interop import ensemble
+
+    model: Any = open_model(name, files, hparams)
+    return ensemble.compare(model, golden, implementation)
+
+
+def _torch_args(text: str) -> dict[str, Any]:
+    try:
+        kwargs, reason = json.loads(text), "not a JSON object"
+    except ValueError as error:
+        kwargs, reason = None, f"not JSON: {error}"
+    if not isinstance(kwargs, dict):
+        raise InvalidArgument(
+            f"Invalid --torch-args {text!r}: {reason}",
+            rule="the keyword arguments of the class are a JSON object",
+            remedy="""for example --torch-args '{"channels": 28}'""",
+        )
+    return kwargs  # pyright: ignore[reportUnknownVariableType] # keys of JSON are strings
+
+
+def _optimizer_pairs() -> tuple[OptimizerPair, ...]:
+    """Adam, AdamW and Muon of PyTorch, each with its counterpart in optax.
+
+    Both have their defaults, except for the epsilon of Muon, which the two sides apply
+    differently. Muon is compared for one step: from the second step on, optax corrects the bias of
+    the momentum and PyTorch does not. Weights are `(out, in)`, as in PyTorch.
+    """
+    import jax
+    import optax
+    from optax import contrib
+
+    from esrjax.interop.array_diff import OptimizerPair
+
+    lr, eps, grad_scales = LEARNING_RATE, 1e-30, (1.0, -0.5)
+    adamw = optax.adamw(lr, weight_decay=0.01)
+    adamw_kwargs = {"lr": lr, "weight_decay": 0.01}
+    axes = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
+    muon = contrib.muon(
+        lr,
+        eps=eps,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params),
+    )
+    muon_kwargs = {"lr": lr, "weight_decay": 0.0, "eps": eps}
+    adam = optax.adam(lr)
+    return (
+        OptimizerPair(
+            torch_name="Adam", torch_kwargs={"lr": lr}, optax_tx=adam, grad_scales=grad_scales
+        ),
+        OptimizerPair(
+            torch_name="AdamW", torch_kwargs=adamw_kwargs, optax_tx=adamw, grad_scales=grad_scales
+        ),
+        OptimizerPair(torch_name="Muon", torch_kwargs=muon_kwargs, optax_tx=muon, only_2d=True),
+    )
 
 
 @_verify_app.command()
 def verify(
     file: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             help="A parity report: a .json file, or a .safetensors file with one.", metavar="FILE"
         ),
     ],
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Repeat the comparison of a parity report; exit code 0 if reproduced and in agreement."""
-    from esrjax.cli.output import print_unwrapped
     from esrjax.interop import parity_report
 
     pairs = _optimizer_pairs() if parity_report.read(file).request.torch else ()
@@ -165,87 +215,22 @@ def verify(
     raise typer.Exit(not verification.passed)
 
 
-def _optimizer_pairs() -> tuple[OptimizerPair, ...]:
-    """Adam, AdamW and Muon of PyTorch, each with its counterpart in optax.
-
-    Both have their defaults, except for the epsilon of Muon, which the two sides apply
-    differently. Muon is compared for one step: from the second step on, optax corrects the bias of
-    the momentum and PyTorch does not. Weights are `(out, in)`, as in PyTorch.
-    """
-    import jax
-    import optax
-    from optax import contrib
-
-    from esrjax.interop.array_diff import OptimizerPair
-
-    grad_scales, eps = (1.0, -0.5), 1e-30
-    adamw_kwargs = {"lr": LEARNING_RATE, "weight_decay": 0.01}
-    muon_kwargs = {"lr": LEARNING_RATE, "weight_decay": 0.0, "eps": eps}
-    axes = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
-    muon = contrib.muon(
-        LEARNING_RATE,
-        eps=eps,
-        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params),
-    )
-    return (
-        OptimizerPair(
-            torch_name="Adam",
-            torch_kwargs={"lr": LEARNING_RATE},
-            optax_tx=optax.adam(LEARNING_RATE),
-            grad_scales=grad_scales,
-        ),
-        OptimizerPair(
-            torch_name="AdamW",
-            torch_kwargs=adamw_kwargs,
-            optax_tx=optax.adamw(LEARNING_RATE, weight_decay=0.01),
-            grad_scales=grad_scales,
-        ),
-        OptimizerPair(torch_name="Muon", torch_kwargs=muon_kwargs, optax_tx=muon, only_2d=True),
-    )
+# --- output of `parity` ------------------------------------------------------------------------
 
 
-def _path(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _torch_args(text: str) -> dict[str, Any]:
-    try:
-        kwargs = json.loads(text)
-    except ValueError as error:
-        raise _bad_torch_args(text, f"not JSON: {error}") from error
-    if not isinstance(kwargs, dict):
-        raise _bad_torch_args(text, "not a JSON object")
-    return kwargs  # pyright: ignore[reportUnknownVariableType] # keys of JSON are strings
-
-
-def _bad_torch_args(text: str, reason: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"Invalid --torch-args {text!r}: {reason}",
-        rule="the keyword arguments of the class are a JSON object",
-        remedy="""for example --torch-args '{"channels": 28}'""",
-    )
-
-
-# --- output ------------------------------------------------------------------------------------
-
-
-def _print(comparison: Comparison, as_json: bool) -> None:
-    from esrjax.cli.output import show_parity
-
+def _show(comparison: Any, as_json: bool) -> None:
+    """Print a `GoldenComparison` or `LiveComparison`."""
     if as_json:
         print_json(comparison.as_dict())
-    elif hasattr(comparison, "layers"):
-        _show_live(comparison)  # pyright: ignore[reportArgumentType]
-    else:
-        show_parity(comparison)  # pyright: ignore[reportArgumentType]
-
-
-def _show_live(comparison: LiveComparison) -> None:
-    from esrjax.cli.output import print_unwrapped, show_table
-
+        return
+    is_live = hasattr(comparison, "layers")
+    columns = ["case", "shape", "max |difference|", "tolerance", "changed uint8", "precision"]
+    if is_live:
+        columns = ["case", "precision", *columns[2:5], "worst"]
     rows = [
         {
             "case": diff.name,
+            "shape": "x".join(map(str, diff.shape)),
             "precision": diff.precision,
             "max |difference|": f"{diff.max_abs_diff:.2e}",
             "tolerance": f"{diff.tolerance:.2e}",
@@ -255,132 +240,109 @@ def _show_live(comparison: LiveComparison) -> None:
         }
         for diff in comparison.diffs
     ]
-    show_table(rows, list(rows[0]))
-    _show_layers(comparison.layers)
-    if comparison.quality is not None:
-        _show_quality(comparison.quality)
-    for note in comparison.notes:
-        print_unwrapped(f"note: {note}")
+    show_table(rows, [*columns, "passed"])
+    for line in _live_notes(comparison) if is_live else _golden_notes(comparison):
+        print_unwrapped(line)
+    name = f"{comparison.method}, {comparison.form} form" if is_live else comparison.method
     result = "[green]equal[/green]" if comparison.passed else "[red]not equal[/red]"
-    print_unwrapped(
-        f"{comparison.method}, {comparison.form} form: {result} to PyTorch", markup=True
-    )
+    print_unwrapped(f"{name}: {result} to PyTorch", markup=True)
 
 
-def _show_layers(layers: LayerReport) -> None:
-    from esrjax.cli.output import print_unwrapped
-
-    divergence = layers.first_divergence
-    if divergence is None:
-        print_unwrapped(f"layers: equal wherever both have them ({layers.num_compared} arrays)")
-    else:
-        print_unwrapped(f"[bold]first divergence[/bold] {divergence.location}", markup=True)
-        print_unwrapped(f"  {divergence.description}")
-    _show_paths("different boundaries, without effect", layers.harmless_diffs)
-    _show_paths("only in PyTorch", layers.torch_only)
-    _show_paths("only in JAX", layers.jax_only)
-    _show_paths("shapes cannot be compared", layers.shape_mismatch)
+def _golden_notes(comparison: GoldenComparison) -> Iterator[str]:
+    for diff in comparison.diffs:
+        if diff.num_changed_u8_unperturbed is not None:
+            changed = f"{diff.num_changed_u8_unperturbed:,} changed uint8 values"
+            yield (
+                f"{diff.name}: rounding tie; compared with LR moved by one rounding error "
+                f"({changed} without)"
+            )
+    if comparison.unchecked_keys:
+        yield f"not compared: {', '.join(comparison.unchecked_keys)}"
 
 
-def _show_paths(title: str, paths: Sequence[str]) -> None:
-    from esrjax.cli.output import print_unwrapped
-
-    if paths:
-        more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
-        print_unwrapped(f"{title}: {', '.join(paths[:8])}{more}")
-
-
-def _show_quality(quality: QualityComparison) -> None:
-    from esrjax.cli.output import print_unwrapped
-
-    psnr = f"JAX {quality.jax_psnr:.4f} dB, PyTorch {quality.torch_psnr:.4f} dB"
-    print_unwrapped(
-        f"{quality.num_images} images, {quality.spec}: {psnr}: {quality.diff_mdb:+.3f} mdB; "
-        f"{quality.num_changed_u8:,} of {quality.num_values:,} uint8 values differ"
-    )
-
-
-def _compare_ensemble(
-    name: str,
-    files: dict[str, Path],
-    hparams: dict[str, Any],
-    golden: Path | None,
-    implementation: Literal["auto", "reference", "kernel"],
-) -> GoldenComparison:
-    """Compare an ensemble with the images in a golden file: of every branch, and fused.
-
-    Args:
-        name: The ensemble.
-        files: Checkpoints by member.
-        hparams: Hyper-parameters of the members, by `MEMBER.KEY`.
-        golden: The .npz file.
-        implementation: Implementation of the operations.
-
-    Raises:
-        InvalidArgument: `golden` is None.
-    """
-    if golden is None:
-        raise InvalidArgument(
-            f"{name!r} is an ensemble: it can only be compared with --golden",
-            rule="--torch, --data and -o compare single networks; an ensemble is compared with "
-            "stored images of its branches and of their fusion",
-            remedy="use --golden FILE.npz alone, or name one of the members",
+def _live_notes(comparison: LiveComparison) -> Iterator[str]:
+    yield from _layer_notes(comparison.layers)
+    if (quality := comparison.quality) is not None:
+        psnr = f"JAX {quality.jax_psnr:.4f} dB, PyTorch {quality.torch_psnr:.4f} dB"
+        yield (
+            f"{quality.num_images} images, {quality.spec}: {psnr}: {quality.diff_mdb:+.3f} mdB; "
+            f"{quality.num_changed_u8:,} of {quality.num_values:,} uint8 values differ"
         )
-    from esrjax.inference import open_model
-    from esrjax.interop import ensemble
-
-    model: Any = open_model(name, files, hparams)
-    return ensemble.compare(model, golden, implementation)
+    for note in comparison.notes:
+        yield f"note: {note}"
 
 
-# --------------------------------------------------------------------------------------------------
-# The command `export`: ONNX and StableHLO files.
-# --------------------------------------------------------------------------------------------------
+def _layer_notes(layers: LayerReport) -> Iterator[str]:
+    if (divergence := layers.first_divergence) is None:
+        yield f"layers: equal wherever both have them ({layers.num_compared} arrays)"
+    else:
+        yield f"first divergence {divergence.location}"
+        yield f"  {divergence.description}"
+    for title, paths in {
+        "different boundaries, without effect": layers.harmless_diffs,
+        "only in PyTorch": layers.torch_only,
+        "only in JAX": layers.jax_only,
+        "shapes cannot be compared": layers.shape_mismatch,
+    }.items():
+        if paths:
+            yield f"{title}: {list_some(paths, 8)}"
+
+
+# --- export ------------------------------------------------------------------------------------
 
 
 def export(
-    name: MethodArgument,
+    name: options.MethodArgument,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="The file to write.", show_default="METHOD.onnx or .stablehlo"
-        ),
+        Path | None, options.output("The file to write.", "METHOD.onnx or .stablehlo")
     ] = None,
-    checkpoint: CheckpointOption = None,
-    format: Annotated[
-        Literal["onnx", "stablehlo"], typer.Option(help="The format to write.")
-    ] = "onnx",
+    checkpoint: options.CheckpointOption = None,
+    format: Annotated[Literal["onnx", "stablehlo"], Option(help="The format to write.")] = "onnx",
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"],
-        typer.Option(help="Compute dtype; inputs and outputs stay float32."),
+        Option(help="Compute dtype; inputs and outputs stay float32."),
     ] = "float32",
-    hparams: HparamsOption = None,
-    as_json: JsonOption = False,
+    hparams: options.HparamsOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Export a method to ONNX or StableHLO, for images of any size, and compare it with JAX."""
-    from dataclasses import asdict
-
-    from esrjax.cli.output import show_export
     from esrjax.inference import open_method
     from esrjax.interop import export as interop
 
-    path = _output_path(name, output, format)
+    path = output or Path(f"{name}.{format}")
+    if (path.suffix == ".onnx") != (format == "onnx"):
+        raise InvalidArgument(
+            f"{path.name!r} does not have the suffix of the format {format!r}",
+            rule="files of the format onnx end in .onnx, and no others do",
+            location=str(path),
+            remedy=f"name it {path.stem}.{format}, or change --format",
+        )
     interop.check_libraries(format)
-    model = open_method(name, checkpoint, parse_hparams(hparams))
+    model = open_method(name, checkpoint, options.parse_hparams(hparams))
     metadata = interop.export(model, path, format, dtype)
     if as_json:
-        print_json({"file": str(path), **asdict(metadata)})
+        print_json({"file": path, **vars(metadata)})
     else:
-        show_export(path, metadata)
+        _show_export(path, metadata)
 
 
-def _output_path(name: str, output: Path | None, format: str) -> Path:
-    path = output or Path(f"{name}.{format}")
-    if (path.suffix == ".onnx") == (format == "onnx"):
-        return path
-    raise InvalidArgument(
-        f"{path.name!r} does not have the suffix of the format {format!r}",
-        rule="files of the format onnx end in .onnx, and no others do",
-        location=str(path),
-        remedy=f"name it {path.stem}.{format}, or change --format",
+def _show_export(path: Path, metadata: ExportMetadata) -> None:
+    """Print what was written, and its difference from JAX in every dtype that was tried."""
+    sizes = ", ".join(f"{h}x{w}" for h, w in metadata.checks[metadata.dtype].image_sizes)
+    print_unwrapped(
+        f"{path}: {metadata.method}, {metadata.dtype}, {metadata.layout}, "
+        f"values in [0, {metadata.data_range:g}]"
     )
+    rows = [
+        {
+            "dtype": dtype,
+            "max |difference|": f"{check.max_abs_diff:.1e} of the data range",
+            "PSNR": "equal" if check.psnr is None else f"{check.psnr:.1f} dB",
+            "accurate": "yes (written)"
+            if dtype == metadata.dtype
+            else check.within_tolerance(dtype),  # pyright: ignore[reportArgumentType]
+        }
+        for dtype, check in metadata.checks.items()
+    ]
+    show_table(rows)
+    print_unwrapped(f"compared with JAX in float32, at {sizes}")

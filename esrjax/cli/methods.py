@@ -1,41 +1,37 @@
-"""The commands `method list | show | check | new | cost`, and `doctor`."""
+"""The commands `method`, `weights` and `doctor`: methods, their weights, the environment."""
 
 from __future__ import annotations
 
 import keyword
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
+from typer import Argument, Option
 
-from esrjax import registry
-from esrjax.cli.options import (
-    CHECKPOINTS_HELP,
-    HparamsOption,
-    JsonOption,
-    MethodArgument,
-    command_group,
-    parse_checkpoints,
-    parse_hparams,
-    parse_image_size,
-    print_json,
-)
+from esrjax import hub, registry
+from esrjax.cli import options
+from esrjax.cli.output import download_bar, print_json, print_unwrapped, show_facts, show_table
 from esrjax.errors import InvalidArgument, UnwritableFile, UserError
+from esrjax.method import Ensemble, Member, Method
 
-if TYPE_CHECKING:
-    from esrjax.nn.cost import Cost
+app = options.command_group(
+    "Installed methods: list, inspect, check and create them, count their cost."
+)
+weights_app = options.command_group("Published weights: list, download and convert them.")
 
-
-app = command_group("Installed methods: list, inspect, check and create them, count their cost.")
+FUSIONS = {
+    "mean": "weighted mean in float32",
+    "adaptive": "uint8 images weighted by closeness to their mean, rounded down; two images: "
+    "half each",
+}
 
 
 @app.command("list")
-def list_methods(as_json: JsonOption = False) -> None:
+def list_methods(as_json: options.JsonOption = False) -> None:
     """List the installed methods with their parameters, MACs (256x256 LR) and weights."""
-    from esrjax import registry
-    from esrjax.cli.output import show_table
-
     rows: list[dict[str, Any]] = []
     for name in registry.names():
         try:
@@ -53,98 +49,158 @@ def list_methods(as_json: JsonOption = False) -> None:
 
 def _summary(name: str) -> dict[str, Any]:
     """The row of one method or ensemble in the list."""
-    from esrjax import registry
-    from esrjax.method import Ensemble
-
     entry = registry.get_entry(name)
-    row = {"name": name, "team": entry.team, "scale": entry.scale, **_params_and_macs(name)}
+    figures = entry.reported  # `esrjax method check` verifies them
+    if not {"params", "macs"} <= figures.keys():
+        from esrjax.challenge.evaluate import method_cost
+
+        figures = vars(method_cost(name))
     if isinstance(entry, Ensemble):
+        weights: list[str] = []
         pretrained = all(registry.get_method(member).pretrained for member in entry.members)
-        return {**row, "weights": [], "pretrained": pretrained}
-    return {**row, "weights": list(entry.weights), "pretrained": entry.pretrained is not None}
-
-
-def _params_and_macs(name: str) -> dict[str, int]:
-    """The reported figures, which `esrjax method check` verifies, or else counted ones."""
-    from esrjax import registry
-
-    reported, keys = registry.get_entry(name).reported, ("params", "macs")
-    if all(key in reported for key in keys):
-        return {key: int(reported[key]) for key in keys}
-    from esrjax.challenge.evaluate import method_cost
-
-    cost = method_cost(name)
-    return {key: getattr(cost, key) for key in keys}
+    else:
+        weights, pretrained = list(entry.weights), entry.pretrained is not None
+    return {
+        "name": name,
+        "team": entry.team,
+        "scale": entry.scale,
+        "params": int(figures["params"]),
+        "macs": int(figures["macs"]),
+        "weights": weights,
+        "pretrained": pretrained,
+    }
 
 
 @app.command()
-def show(name: MethodArgument, as_json: JsonOption = False) -> None:
+def show(name: options.MethodArgument, as_json: options.JsonOption = False) -> None:
     """Show a method: description, paper, hyperparameters, reported figures and weights."""
-    from esrjax import registry
-    from esrjax.cli.output import show_method
-
     entry, package = registry.get_entry(name), registry.distribution_of(name)
     if as_json:
         details = {"package": package, "paper": entry.paper, "description": entry.description}
         print_json({**_summary(name), **details})
-    else:
-        show_method(name, entry, package)
+        return
+    head = f"[bold]{name}[/bold]  (x{entry.scale}, {escape(entry.team)}; from {package})\n"
+    print_unwrapped(head, markup=True)
+    if entry.description:
+        print_unwrapped(f"{entry.description.strip()}\n")
+    facts = _ensemble_facts(entry) if isinstance(entry, Ensemble) else _method_facts(entry)
+    show_facts({"paper": {"source": entry.paper, "license": entry.license}, **facts}, width=18)
+
+
+def _method_facts(method: Method) -> dict[str, dict[str, Any]]:
+    weights = {
+        key: ("" if w.url else "no download URL, ") + f"{w.form} form, sha256 {w.sha256}"
+        for key, w in method.weights.items()
+    }
+    return {
+        "hyperparameters": method.default_hparams(),
+        "reported": dict(method.reported),
+        "published weights (`esrjax weights get`)": weights,
+        "excluded from the official cost": dict(method.cost_options.excluded),
+        "included in the official cost though unused": dict(method.cost_options.included),
+    }
+
+
+def _ensemble_facts(ensemble: Ensemble) -> dict[str, dict[str, str]]:
+    """How members are run and fused."""
+    is_weighted = ensemble.fusion == "mean"
+    members = {
+        name: _describe_member(member) + f", weight {member.weight:g}" * is_weighted
+        for name, member in ensemble.members.items()
+    }
+    return {"members": members, "fusion": {ensemble.fusion: FUSIONS[ensemble.fusion]}}
+
+
+def _describe_member(member: Member) -> str:
+    parts = ["x8 self-ensemble" if member.self_ensemble else "single pass"]
+    if member.windows:
+        sides = ", ".join(f"{side} ({weight:g})" for side, weight in member.windows.items())
+        parts.append(f"windows of {sides} pixels")
+    if member.pad_multiple:
+        parts.append(f"reflect-padded to a multiple of {member.pad_multiple}")
+    return ", ".join(parts)
 
 
 @app.command()
-def check(name: MethodArgument, hparams: HparamsOption = None, as_json: JsonOption = False) -> None:
+def check(
+    name: options.MethodArgument,
+    hparams: options.HparamsOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
     """Run the checks that every method must pass; exit code 1 if one fails."""
-    from esrjax import registry
-    from esrjax.cli.output import show_checks
     from esrjax.testing import run_checks
 
     method = registry.get_method(name)
-    test_hparams = parse_hparams(hparams) or method.get_test_hparams()
-    results = run_checks(method, **test_hparams)
+    values = options.parse_hparams(hparams) or method.get_test_hparams()
+    results = run_checks(method, **values)
+    num_passed = sum(not result.error for result in results)
     if as_json:
         print_json([{"check": r.check, "passed": not r.error, "error": r.error} for r in results])
     else:
-        show_checks(name, results, test_hparams)
-    raise typer.Exit(any(result.error for result in results))
+        for result in results:
+            mark = "[red]failed[/red]" if result.error else "[green]passed[/green]"
+            print_unwrapped(f"{mark}  {escape(result.check)}", markup=True)
+            if result.error:
+                print_unwrapped(f"        {result.error}")
+        text = ", ".join(f"{key}={value}" for key, value in values.items())
+        note = f" (with {text}; reported figures with the defaults)" if values else ""
+        print_unwrapped(f"{name}: {num_passed} of {len(results)} checks passed{note}")
+    raise typer.Exit(num_passed < len(results))
 
 
 @app.command()
 def new(
-    name: Annotated[
-        str, typer.Argument(help="The method's name, a Python identifier.", metavar="NAME")
-    ],
-    folder: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="A new or empty folder.", show_default="./NAME"),
-    ] = None,
+    name: Annotated[str, Argument(help="The method's name, a Python identifier.", metavar="NAME")],
+    output: Annotated[Path | None, options.output("A new or empty folder.", "./NAME")] = None,
 ) -> None:
     """Create a package with a new method: a network to start from, its test, pyproject.toml."""
-
-    for path in write_package(name, folder or Path(name)):
+    _check_name(name)
+    folder = output or Path(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UnwritableFile(
+            f"{str(folder)!r} already exists",
+            rule="a new package is written to a new or empty folder; nothing is overwritten",
+            remedy="choose another folder with -o",
+        )
+    network = "".join(part.capitalize() for part in name.split("_"))
+    values = {"name": name, "package": f"esrjax_{name}", "network": network}
+    for template, text in FILES.items():
+        path = folder / template.format(**values)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(Template(text.lstrip("\n")).substitute(values))
         typer.echo(path)
-    typer.echo(f"\nNext: pip install -e {folder or name} && esrjax method check {name}")
+    typer.echo(f"\nNext: pip install -e {folder} && esrjax method check {name}")
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+        raise InvalidArgument(
+            f"Invalid method name {name!r}",
+            rule="a method name is a Python identifier in lower case",
+            remedy="use letters, digits and underscores, for example my_net",
+        )
+    if name in registry.names():
+        raise InvalidArgument(
+            f"The method {name!r} already exists, in {registry.distribution_of(name)}",
+            rule="names of methods are unique",
+            remedy="choose another name",
+        )
 
 
 @app.command()
 def cost(
-    name: MethodArgument,
+    name: options.MethodArgument,
     image_size: Annotated[
-        str, typer.Option(help="Size of the LR image, pixels; N is a square.", metavar="N|HxW")
+        str, Option(help="Size of the LR image, pixels; N is a square.", metavar="N|HxW")
     ] = "256",
     checkpoint: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--checkpoint",
-            help=CHECKPOINTS_HELP,
-            metavar="[METHOD=]FILE",
-            show_default="none: the deploy form without weights",
-        ),
+        list[str] | None, options.checkpoints("none: the deploy form without weights")
     ] = None,
-    hparams: HparamsOption = None,
+    hparams: options.HparamsOption = None,
     per_module: Annotated[
-        bool, typer.Option("--per-module", help="Also list the cost of every module.")
+        bool, options.flag("--per-module", "Also list the cost of every module.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Count parameters, MACs, activations and convolutions: as the challenge does, and in full.
 
@@ -152,92 +208,113 @@ def cost(
     output depends on, those that the counters miss included.
     """
     from esrjax.challenge.evaluate import method_cost
-    from esrjax.cli.output import show_cost
 
-    size, files = parse_image_size(image_size), parse_checkpoints(checkpoint, [name])
-    cost = method_cost(name, image_size=size, files=files, hparams=parse_hparams(hparams))
-    if as_json:
-        print_json(_cost_json(name, cost, per_module))
-    else:
-        show_cost(name, cost, size, per_module=per_module)
-
-
-def _cost_json(name: str, cost: Cost, per_module: bool) -> dict[str, Any]:
+    size, kwargs = options.parse_image_size(image_size), options.parse_hparams(hparams)
+    files = options.parse_checkpoints(checkpoint, [name])
+    cost = method_cost(name, image_size=size, files=files, hparams=kwargs)
     figures = {"method": name, **vars(cost)}
     ops = figures.pop("ops")
-    return {**figures, "modules": [vars(op) for op in ops]} if per_module else figures
+    if as_json:
+        print_json({**figures, "modules": ops} if per_module else figures)
+        return
+    if per_module:
+        columns = ("path", "op", "macs", "macs_full", "activations", "convs")
+        show_table([vars(op) for op in ops], columns)
+        print_unwrapped()
+    print_unwrapped(f"[bold]{name}[/bold]", markup=True)
+    rows = {
+        "parameters": (cost.params, cost.params_full),
+        f"MACs at {size[0]}x{size[1]}": (cost.macs, cost.macs_full),
+        "activations": (cost.activations, None),
+        "convolutions": (cost.convs, None),
+    }
+    show_table([{"": title, "official": a, "full": b} for title, (a, b) in rows.items()])
 
 
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(as_json: options.JsonOption = False) -> None:
     """Show the environment: versions, devices, methods, kernels, extras and folders."""
     from esrjax.cli.doctor import environment
-    from esrjax.cli.output import show_facts
 
-    groups = environment()
+    show = print_json if as_json else show_facts
+    show(environment())
+
+
+# --- weights -----------------------------------------------------------------------------------
+
+
+@weights_app.command("list")
+def list_weights(as_json: options.JsonOption = False) -> None:
+    """List the published weights of every method, and the local file if downloaded."""
+    rows: list[dict[str, Any]] = []
+    for name in registry.names():
+        entry = registry.get_entry(name)
+        for key, weights in entry.weights.items() if isinstance(entry, Method) else ():
+            row = {"method": name, "weights": key, "form": weights.form, "sha256": weights.sha256}
+            rows.append({**row, "url": weights.url, "file": hub.find_local(weights)})
     if as_json:
-        print_json(groups)
-    else:
-        show_facts(groups)
+        print_json(rows)
+        return
+    for row in rows:
+        missing = "not downloaded" if row["url"] else "no download URL"
+        row |= {"sha256": f"{row['sha256'][:12]}…", "local file": row["file"] or missing}
+    show_table(rows, ("method", "weights", "form", "sha256", "local file"))
 
 
-# --------------------------------------------------------------------------------------------------
-# The package that `esrjax method new NAME` creates: a method, its test and pyproject.toml.
-# --------------------------------------------------------------------------------------------------
+@weights_app.command()
+def get(
+    name: options.MethodArgument,
+    key: Annotated[
+        str | None,
+        Option(
+            help="Key of the weights: the column `weights` of `esrjax weights list`.",
+            show_default="the first",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        options.output("The folder to download into.", "$ESRJAX_DATA/weights, or the user's cache"),
+    ] = None,
+) -> None:
+    """Download the published weights of a method; an interrupted download is resumed."""
+    weights = hub.find_weights(name, registry.get_method(name), key)
+    with download_bar() as on_progress:
+        path = hub.download(name, weights, output, on_progress)
+    typer.echo(f"{path}: sha256 {weights.sha256} verified")
 
 
-def write_package(name: str, folder: Path) -> tuple[Path, ...]:
-    """Write the package and return its files.
+@weights_app.command()
+def convert(
+    name: options.MethodArgument,
+    checkpoint: Annotated[
+        Path,
+        Argument(help="A .pth or .safetensors file, or a run directory.", metavar="CHECKPOINT"),
+    ],
+    output: Annotated[Path, options.output("The file to write.")],
+    to: Annotated[
+        Literal["safetensors", "torch"] | None,
+        Option(help="The format to write.", show_default="safetensors by that suffix, else torch"),
+    ] = None,
+    form: Annotated[
+        Literal["same", "deploy"],
+        Option(
+            help="same: as in the checkpoint; deploy: with its branches fused (reparameterized)."
+        ),
+    ] = "same",
+    hparams: options.HparamsOption = None,
+) -> None:
+    """Check a checkpoint against its method and write it as .safetensors or .pth."""
+    from esrjax.interop import convert as conversion
 
-    Args:
-        name: The method's name, a lower-case Python identifier.
-        folder: A new or empty folder.
-
-    Raises:
-        InvalidArgument: The name is invalid, or a method has it.
-        UnwritableFile: The folder is not empty.
-    """
-    _check_name(name)
-    _check_empty(folder)
-    values = {"name": name, "package": f"esrjax_{name}", "network": _class_name(name)}
-    files = {path: Template(text).substitute(values) for path, text in FILES.items()}
-    return tuple(_write(folder / path.format(**values), text) for path, text in files.items())
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.lstrip("\n"))
-    return path
-
-
-def _class_name(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
-
-
-def _check_name(name: str) -> None:
-    if name.isidentifier() and not keyword.iskeyword(name) and name == name.lower():
-        if name not in registry.names():
-            return
-        raise InvalidArgument(
-            f"The method {name!r} already exists, in {registry.distribution_of(name)}",
-            rule="names of methods are unique",
-            remedy="choose another name",
-        )
-    raise InvalidArgument(
-        f"Invalid method name {name!r}",
-        rule="a method name is a Python identifier in lower case",
-        remedy="use letters, digits and underscores, for example my_net",
+    to = conversion.checkpoint_format(output, to)
+    kwargs = options.parse_hparams(hparams)
+    result = conversion.convert(name, checkpoint, output, to=to, form=form, hparams=kwargs)
+    typer.echo(
+        f"{output}: {name}, {result.form} form, {result.num_tensors} tensors, "
+        f"{result.num_params} parameters"
     )
 
 
-def _check_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UnwritableFile(
-            f"{str(folder)!r} already exists",
-            rule="a new package is written to a new or empty folder; nothing is overwritten",
-            remedy="choose another folder with -o",
-        )
-
-
+# The files that `method new` writes.
 FILES = {
     "pyproject.toml": """
 [build-system]
@@ -293,6 +370,7 @@ METHOD = Method(
     paper="title and URL",
     license="Apache-2.0",
     description=__doc__,
+    api=1,
 )
 ''',
     "tests/test_{name}.py": """

@@ -1,49 +1,67 @@
-"""Options and arguments that several commands share, and the parsers of their values."""
+"""Options that several commands share, parsers of their values, and their errors."""
 
 import ast
-import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
+from esrjax import registry
 from esrjax.errors import InvalidArgument
+from esrjax.method import Ensemble
 
-Item = TypeVar("Item")
+CHECKPOINT_HELP = "A .pth or .safetensors file, a run directory, or the key of downloaded weights"
 
 
-CHECKPOINTS_HELP = (
-    "A .pth or .safetensors file, a run directory, or the key of downloaded weights; with several "
-    "methods, or for the members of an ensemble, METHOD=FILE. Repeatable."
-)
+def output(help: str, show_default: bool | str = True, metavar: str | None = None) -> Any:
+    """Return the option `-o`, `--output`.
+
+    Args:
+        help: Its help.
+        show_default: The text that the help shows as its default.
+        metavar: The text that the help shows as its value; by default that of its type.
+    """
+    return Option("-o", "--output", help=help, show_default=show_default, metavar=metavar)
+
+
+def flag(name: str, help: str) -> Any:
+    """Return an option without a value.
+
+    Args:
+        name: Its name, such as `--json`.
+        help: Its help.
+    """
+    return Option(name, help=help)
+
+
+def checkpoints(show_default: str) -> Any:
+    """Return the option `--checkpoint [METHOD=]FILE`, which can be repeated.
+
+    Args:
+        show_default: The text that the help shows as its default.
+    """
+    help = (
+        f"{CHECKPOINT_HELP}; with several methods, or for the members of an ensemble, METHOD=FILE. "
+        "Repeatable."
+    )
+    return Option(help=help, metavar="[METHOD=]FILE", show_default=show_default)
+
 
 MethodArgument = Annotated[
-    str, typer.Argument(help="A method; see `esrjax method list`.", metavar="METHOD")
+    str, Argument(help="A method; see `esrjax method list`.", metavar="METHOD")
 ]
 MethodsArgument = Annotated[
-    list[str],
-    typer.Argument(help="One or more methods; see `esrjax method list`.", metavar="METHOD"),
+    list[str], Argument(help="One or more methods; see `esrjax method list`.", metavar="METHOD")
 ]
 CheckpointOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="A .pth or .safetensors file, a run directory, or the key of downloaded weights.",
-        show_default="shipped weights",
-    ),
+    Path | None, Option(help=f"{CHECKPOINT_HELP}.", show_default="shipped weights")
 ]
-CheckpointsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--checkpoint",
-        help=CHECKPOINTS_HELP,
-        metavar="[METHOD=]FILE",
-        show_default="shipped weights",
-    ),
-]
+CheckpointsOption = Annotated[list[str] | None, checkpoints("shipped weights")]
 HparamsOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--hparam",
         help="Set a hyperparameter of the network, e.g. channels=48. Repeatable.",
         metavar="KEY=VALUE",
@@ -51,75 +69,62 @@ HparamsOption = Annotated[
 ]
 SourceArgument = Annotated[
     Path,
-    typer.Argument(
+    Argument(
         help="A folder written by `esrjax eval -o`, the organisers' results.json, or a .csv table.",
         metavar="SOURCE",
     ),
 ]
 RulesOption = Annotated[
-    str,
-    typer.Option(
-        "--rules", help="The rules of a challenge: the name of shipped rules, or a TOML file."
-    ),
+    str, Option(help="The rules of a challenge: the name of shipped rules, or a TOML file.")
 ]
 BaselineOption = Annotated[
     Literal["measured", "published"],
-    typer.Option(
-        "--baseline",
-        help="Score relative to the baseline measured in SOURCE, or to its published figures.",
-    ),
+    Option(help="Score relative to the baseline measured in SOURCE, or to its published figures."),
 ]
 FiguresOption = Annotated[
     Literal["exact", "printed"],
-    typer.Option(
-        help="Score the exact figures, or the figures rounded as the challenge prints them."
-    ),
+    Option(help="Score the exact figures, or the figures rounded as the challenge prints them."),
 ]
 IgnoreThresholdsOption = Annotated[
-    bool,
-    typer.Option("--ignore-thresholds", help="Also rank methods below the PSNR thresholds."),
+    bool, flag("--ignore-thresholds", "Also rank methods below the PSNR thresholds.")
 ]
 ProtocolTimingOption = Annotated[
     bool,
-    typer.Option(
-        "--protocol-timing",
-        help="Score the runtimes that `esrjax eval --protocol-timing` measured.",
-    ),
+    flag("--protocol-timing", "Score the runtimes that `esrjax eval --protocol-timing` measured."),
+]
+TableFormatOption = Annotated[
+    Literal["md", "latex"], Option(help="Format of the table: Markdown or LaTeX.")
 ]
 SelfEnsembleOption = Annotated[
-    bool,
-    typer.Option(
-        "--self-ensemble", help="x8 geometric self-ensemble: the mean over flips and rotations."
-    ),
+    bool, flag("--self-ensemble", "x8 geometric self-ensemble: the mean over flips and rotations.")
 ]
 WindowsOption = Annotated[
     str | None,
-    typer.Option(
-        "--windows",
+    Option(
         help="Run in windows, once for each of these sides (LR pixels), and average the results.",
         metavar="SIDE[:WEIGHT],...",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, flag("--json", "Print JSON.")]
 ImplementationOption = Annotated[
     Literal["auto", "reference", "kernel"],
-    typer.Option(
-        "--implementation",
+    Option(
         help="Implementation of the operations: reference (plain JAX), kernel (GPU kernels), or "
-        "auto (kernels where they are supported).",
+        "auto (kernels where they are supported)."
     ),
 ]
 EngineOption = Annotated[
     Literal["auto", "jax", "onnxruntime"],
-    typer.Option(
-        "--engine", help="Inference engine; auto: JAX, or ONNX Runtime for an .onnx file."
-    ),
+    Option(help="Inference engine; auto: JAX, or ONNX Runtime for an .onnx file."),
 ]
 
 
 def command_group(description: str) -> typer.Typer:
     """Return a group of commands that prints its help when it is run without a command."""
     return typer.Typer(help=description, no_args_is_help=True)
+
+
+# --- parsers of values -------------------------------------------------------------------------
 
 
 def parse_hparams(texts: list[str] | None) -> dict[str, Any]:
@@ -130,11 +135,8 @@ def parse_hparams(texts: list[str] | None) -> dict[str, Any]:
 def _hparam(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise InvalidArgument(
-            f"Invalid --hparam {text!r}",
-            rule="a hyperparameter is KEY=VALUE: an argument of the network and its value",
-            remedy="for example --hparam channels=48",
-        )
+        rule = "a hyperparameter is KEY=VALUE: an argument of the network and its value"
+        raise invalid("--hparam", text, rule, "channels=48")
     try:
         return key, ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
     except (ValueError, SyntaxError):
@@ -145,11 +147,8 @@ def parse_image_size(text: str) -> tuple[int, int]:
     """`"256x256" -> (256, 256)` and `"256" -> (256, 256)`: height and width of an LR image."""
     sides = text.strip().split("x")
     if len(sides) > 2 or not all(n.isascii() and n.isdigit() and int(n) for n in sides):
-        raise InvalidArgument(
-            f"Invalid --image-size {text!r}",
-            rule="an image size is HEIGHTxWIDTH, or one number for a square, in LR pixels",
-            remedy="for example --image-size 256x256",
-        )
+        rule = "an image size is HEIGHTxWIDTH, or one number for a square, in LR pixels"
+        raise invalid("--image-size", text, rule, "256x256")
     return int(sides[0]), int(sides[-1])
 
 
@@ -162,14 +161,13 @@ def parse_windows(text: str | None) -> dict[int, float]:
         weights = {int(side): float(weight) if colon else 1.0 for side, colon, weight in pairs}
     except ValueError:
         weights = {}
-    if len(weights) == len(pairs):
-        return weights
-    raise InvalidArgument(
-        f"Invalid --windows {text!r}",
-        rule="windows are a list of different side lengths in LR pixels, each with an optional "
-        "weight (default 1)",
-        remedy="for example --windows 100,200,300:1.2",
-    )
+    if len(weights) < len(pairs):
+        rule = (
+            "windows are a list of different side lengths in LR pixels, each with an optional "
+            "weight (default 1)"
+        )
+        raise invalid("--windows", text, rule, "100,200,300:1.2")
+    return weights
 
 
 def parse_checkpoints(texts: list[str] | None, names: list[str]) -> dict[str, Path]:
@@ -177,53 +175,82 @@ def parse_checkpoints(texts: list[str] | None, names: list[str]) -> dict[str, Pa
 
     The name may also be that of a member of an ensemble in `names`.
     """
-    networks = _networks(names) if texts else []
-    return dict(_checkpoint(text, networks, bare=networks == names) for text in texts or [])
-
-
-def _networks(names: list[str]) -> list[str]:
-    """The methods of `names`, ensembles replaced by their members."""
-    from esrjax import registry
-    from esrjax.method import Ensemble
-
+    if not texts:
+        return {}
     networks: list[str] = []
     for name in names:
         entry = registry.get_entry(name)
         networks += entry.members if isinstance(entry, Ensemble) else [name]
-    return list(dict.fromkeys(networks))
+    return {
+        name: Path(file)
+        for name, file in (split_method("--checkpoint", text, networks) for text in texts)
+    }
 
 
-def _checkpoint(text: str, networks: list[str], *, bare: bool) -> tuple[str, Path]:
-    from esrjax import registry
+def split_method(option: str, text: str, names: Sequence[str]) -> tuple[str, str]:
+    """`"span=a.pth" -> ("span", "a.pth")`; a bare file belongs to the only method.
 
+    Args:
+        option: The option, named in errors.
+        text: Its value, `METHOD=FILE` or `FILE`.
+        names: The methods that are run.
+
+    Raises:
+        InvalidArgument: The text names no method or another one.
+    """
+    names = list(dict.fromkeys(names))
     name, equals, file = text.partition("=")
-    if equals and name in networks:
-        return name, Path(file)
+    if equals and name in names:
+        return name, file
     is_other_method = bool(equals) and name in registry.names()
-    if bare and len(networks) == 1 and not is_other_method:
-        return networks[0], Path(text)
+    if len(names) == 1 and not is_other_method:
+        return names[0], text
     raise InvalidArgument(
-        f"--checkpoint {text!r} names a method that is not run: {name!r}"
+        f"{option} {text!r} names a method that is not run: {name!r}"
         if is_other_method
-        else f"--checkpoint {text!r} does not name its method",
-        rule=f"METHOD in --checkpoint METHOD=FILE is one of {', '.join(networks)}; FILE alone is "
-        "for a single method",
-        remedy=f"for example --checkpoint {networks[0]}={file or text}",
+        else f"{option} {text!r} does not name its method",
+        rule=f"METHOD in {option} METHOD=FILE is one of {', '.join(names)}; FILE alone is for a "
+        "single method",
+        remedy=f"for example {option} {names[0]}={file or text}",
     )
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document; infinities and NaN become null."""
-    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+# --- errors ------------------------------------------------------------------------------------
 
 
-def _finite(value: Any) -> Any:
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value
+def invalid(option: str, value: str, rule: str, example: str) -> InvalidArgument:
+    """Return the error for a value of an option that cannot be parsed.
+
+    Args:
+        option: The option.
+        value: Its value.
+        rule: What a value must be.
+        example: A valid value.
+    """
+    return InvalidArgument(
+        f"Invalid {option} {value!r}", rule=rule, remedy=f"for example {option} {example}"
+    )
+
+
+def needs(option: str, other: str, rule: str) -> InvalidArgument:
+    """Return the error for an option that has no meaning without another one.
+
+    Args:
+        option: The option that is given.
+        other: The option that it needs.
+        rule: Why it needs that.
+    """
+    remedy = f"add {other}, or leave {option} out"
+    return InvalidArgument(f"{option} needs {other}", rule=rule, remedy=remedy)
+
+
+def excludes(option: str, other: str, rule: str) -> InvalidArgument:
+    """Return the error for two options that cannot be combined.
+
+    Args:
+        option: One of the options.
+        other: The other one, or several.
+        rule: Why they cannot be combined.
+    """
+    remedy = f"leave {option} out, or leave {other} out"
+    return InvalidArgument(f"{option} cannot be combined with {other}", rule=rule, remedy=remedy)

@@ -1,7 +1,6 @@
 """Further output of `rank`: what-if, sensitivity, and differences from a published table."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from esrjax.challenge.rank import TRACKS, Ranking
@@ -25,73 +24,6 @@ _NO_BOOTSTRAP = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankExtras:
-    """Everything that `rank` prints besides the table.
-
-    Attributes:
-        ranking: The ranking.
-        scenario: The changed ranks of --what-if; None if not requested.
-        sensitivity: Whether --sensitivity is requested.
-        comparison: The differences from the table of --against; None if not requested.
-        source: The file name of that table.
-    """
-
-    ranking: Ranking
-    scenario: Scenario | None
-    sensitivity: bool
-    comparison: TableDiff | None
-    source: str
-
-    def texts(self) -> Iterator[str]:
-        """Yield each requested part as Markdown."""
-        if self.scenario:
-            yield scenario_text(self.scenario)
-        if self.sensitivity:
-            yield sensitivity_text(self.ranking)
-        if self.comparison:
-            yield comparison_text(self.comparison, self.source)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the requested parts as plain data, by option."""
-        extras: dict[str, Any] = {}
-        if self.scenario:
-            extras["what_if"] = scenario_json(self.scenario)
-        if self.sensitivity:
-            extras["sensitivity"] = sensitivity_json(self.ranking)
-        if self.comparison:
-            extras["against"] = comparison_json(self.comparison)
-        return extras
-
-
-def sensitivity_text(ranking: Ranking) -> str:
-    """Return who passes by rounding, what changes ranks, their stability, and margins."""
-    stability = rank_stability(ranking)
-    parts = [
-        _passes_by_rounding(ranking),
-        "Changes of ranks\n\n" + "\n".join(map(scenario_text, all_scenarios(ranking))),
-        _stability_table(stability) if stability else _NO_BOOTSTRAP,
-        _margins_table(compute_margins(ranking)),
-    ]
-    return "\n\n".join(parts)
-
-
-def sensitivity_json(ranking: Ranking) -> dict[str, Any]:
-    """Return what `sensitivity_text` prints as plain data."""
-    return {
-        "scenarios": [scenario_json(scenario) for scenario in all_scenarios(ranking)],
-        "bootstrap": [vars(stability) for stability in rank_stability(ranking)],
-        "margins": [
-            {
-                **vars(margin),
-                "psnr_margin_mdb": dict(margin.psnr_margin_mdb),
-                "passes_by_rounding": sorted(margin.passes_by_rounding),
-            }
-            for margin in compute_margins(ranking)
-        ],
-    }
-
-
 def scenario_text(scenario: Scenario) -> str:
     """`- **without ...**: main: A 8 → 7, B 9 → 8; runtime: ...`."""
     tracks = {t: [c for c in scenario.rank_changes if c.track == t] for t in TRACKS[::-1]}
@@ -99,53 +31,59 @@ def scenario_text(scenario: Scenario) -> str:
     return f"- **{scenario.name}**: {'; '.join(texts) or 'none'}"
 
 
-def scenario_json(scenario: Scenario) -> dict[str, Any]:
-    """Return a scenario as plain data."""
-    changes = [vars(change) for change in scenario.rank_changes]
-    return {"name": scenario.name, "rank_changes": changes}
-
-
 def _change(change: RankChange) -> str:
     return f"{change.team} {change.before or 'unranked'} → {change.after or 'unranked'}"
 
 
-def _passes_by_rounding(ranking: Ranking) -> str:
-    rounded = [
-        f"{margin.team} ({split}: {_psnr(ranking, margin, split):.4f} dB)"
-        for margin in compute_margins(ranking)
-        for split in sorted(margin.passes_by_rounding)
+# --- sensitivity -------------------------------------------------------------------------------
+
+
+def sensitivity_text(ranking: Ranking) -> str:
+    """Return who passes by rounding, what changes ranks, their stability, and margins."""
+    stability, margins = rank_stability(ranking), compute_margins(ranking)
+    parts = [
+        _passes_by_rounding(ranking, margins),
+        "Changes of ranks\n\n" + "\n".join(map(scenario_text, all_scenarios(ranking))),
+        _stability_table(stability) if stability else _NO_BOOTSTRAP,
+        _margins_table(margins),
     ]
-    rounding = f"is rounded to {ranking.rules.psnr_thresholds.decimals} decimals"
+    return "\n\n".join(parts)
+
+
+def sensitivity_json(ranking: Ranking) -> dict[str, Any]:
+    """Return what `sensitivity_text` prints, for `print_json`."""
+    return {
+        "scenarios": all_scenarios(ranking),
+        "bootstrap": rank_stability(ranking),
+        "margins": compute_margins(ranking),
+    }
+
+
+def _passes_by_rounding(ranking: Ranking, margins: Iterable[Margin]) -> str:
+    thresholds = ranking.rules.psnr_thresholds
+    rounding = f"is rounded to {thresholds.decimals} decimals"
+    rounded: list[str] = []
+    for margin in margins:
+        for split in sorted(margin.passes_by_rounding):
+            lowest = getattr(thresholds, split) - 0.5 * 10**-thresholds.decimals
+            psnr = lowest + margin.psnr_margin_mdb[split] / 1000
+            rounded.append(f"{margin.team} ({split}: {psnr:.4f} dB)")
     if not rounded:
         return f"No method reaches a PSNR threshold only because its PSNR {rounding}."
     names = ", ".join(rounded)
     return f"{len(rounded)} reach a PSNR threshold only because their PSNR {rounding}: {names}."
 
 
-def _psnr(ranking: Ranking, margin: Margin, split: str) -> float:
-    thresholds = ranking.rules.psnr_thresholds
-    lowest = getattr(thresholds, split) - 0.5 * 10**-thresholds.decimals
-    return lowest + margin.psnr_margin_mdb[split] / 1000
-
-
-def _stability_table(stability: Sequence[RankStability]) -> str:
+def _stability_table(stability: Iterable[RankStability]) -> str:
     cells = [["rank", "team", "runtime, ms", "95 % interval", "95 % of main ranks", "same rank"]]
-    cells += [
-        [
-            str(row.rank),
-            row.team,
-            f"{row.runtime_ms:.3f}",
-            f"[{row.low_ms:.3f}, {row.high_ms:.3f}]",
-            f"{row.best_rank} to {row.worst_rank}"
-            if row.best_rank < row.worst_rank
-            else str(row.best_rank),
-            f"{row.same_rank_fraction:.1%}",
-        ]
-        for row in stability
-    ]
-    return markdown_table(
-        cells, "Stability of ranks: bootstrap over images, the same images for all methods"
-    )
+    for row in stability:
+        is_certain = row.best_rank == row.worst_rank
+        ranks = str(row.best_rank) if is_certain else f"{row.best_rank} to {row.worst_rank}"
+        interval = f"[{row.low_ms:.3f}, {row.high_ms:.3f}]"
+        runtime, fraction = f"{row.runtime_ms:.3f}", f"{row.same_rank_fraction:.1%}"
+        cells.append([str(row.rank), row.team, runtime, interval, ranks, fraction])
+    title = "Stability of ranks: bootstrap over images, the same images for all methods"
+    return markdown_table(cells, title)
 
 
 def _margins_table(margins: Iterable[Margin]) -> str:
@@ -161,16 +99,19 @@ def _margins_table(margins: Iterable[Margin]) -> str:
         ]
         for margin in margins
     ]
-    return markdown_table(
-        cells,
+    title = (
         f"Margins: the change of the main score when a method is {STEP_MS} ms faster, and the "
         "distance to the next rank by runtime alone.\nPSNR is not scored; below 0 mdB it misses "
-        "the threshold",
+        "the threshold"
     )
+    return markdown_table(cells, title)
 
 
 def _cell(value: float | None, format: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{format}}{unit}"
+
+
+# --- comparison with a published table ---------------------------------------------------------
 
 
 def comparison_text(comparison: TableDiff, source: str) -> str:
@@ -190,35 +131,31 @@ def comparison_text(comparison: TableDiff, source: str) -> str:
     if comparison.cell_diffs:
         head = ["team", "cell", "computed", source, "difference", "reasons"]
         cells = [head, *(_diff_cells(diff, reasons) for diff in comparison.cell_diffs)]
-        parts.append(
-            markdown_table(cells, "Cells that differ, each with the fewest reasons that explain it")
-        )
+        title = "Cells that differ, each with the fewest reasons that explain it"
+        parts.append(markdown_table(cells, title))
     parts += [f"({number}) {reason}" for number, reason in enumerate(reasons, start=1)]
     return "\n\n".join(parts)
 
 
 def _diff_cells(diff: CellDiff, reasons: list[str]) -> list[str]:
     labels = sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons)
-    is_rank = diff.column.startswith("rank")
-    relative = None if is_rank else diff.relative_difference
-    percent = None if relative is None else 100 * relative
+    relative = None if diff.column.startswith("rank") else diff.relative_difference
+    percent = _cell(relative and 100 * relative, "+.2f", " %")
+    computed, published = diff.computed or "unranked", diff.published or "unranked"
     return [
         diff.team,
         diff.column,
-        diff.computed or "unranked",
-        diff.published or "unranked",
-        _cell(percent, "+.2f", " %"),
+        computed,
+        published,
+        percent,
         " ".join(labels) or "not explained",
     ]
 
 
 def comparison_json(comparison: TableDiff) -> dict[str, Any]:
-    """Return the differences from a published table as plain data."""
-    return {
-        "agreement": {column: list(counts) for column, counts in comparison.agreement.items()},
-        "cell_diffs": [
-            {**vars(diff), "relative_difference": diff.relative_difference}
-            for diff in comparison.cell_diffs
-        ],
-        "unmatched_teams": comparison.unmatched_teams,
-    }
+    """Return the differences from a published table, for `print_json`."""
+    diffs = [
+        {**vars(diff), "relative_difference": diff.relative_difference}
+        for diff in comparison.cell_diffs
+    ]
+    return {**vars(comparison), "cell_diffs": diffs}

@@ -6,35 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-from esrjax.cli.options import (
-    CheckpointOption,
-    HparamsOption,
-    JsonOption,
-    MethodArgument,
-    RulesOption,
-    command_group,
-    parse_hparams,
-    print_json,
-)
+from esrjax.cli import options
+from esrjax.cli.output import print_json
 from esrjax.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from esrjax.cli.submission_builder import SubmissionBuilder, SubmissionReport
     from esrjax.training.recipe import Recipe
 
-
-app = command_group("Challenge submissions: build one, or check whether it would be accepted.")
+app = options.command_group(
+    "Challenge submissions: build one, or check whether it would be accepted."
+)
 
 ValidOption = Annotated[
-    str, typer.Option(help="The validation dataset: its name or its folder.", metavar="DATASET")
+    str, Option(help="The validation dataset: its name or its folder.", metavar="DATASET")
 ]
 TestOption = Annotated[
-    str, typer.Option(help="The test dataset: its name or its folder.", metavar="DATASET")
+    str, Option(help="The test dataset: its name or its folder.", metavar="DATASET")
 ]
 NumberOption = Annotated[
     int | None,
-    typer.Option(
+    Option(
         "--id",
         help="The number that the organisers gave the model.",
         min=0,
@@ -43,47 +37,41 @@ NumberOption = Annotated[
 ]
 RecipeOption = Annotated[
     Path | None,
-    typer.Option(
-        "--recipe",
-        help="The recipe that the weights were trained with.",
-        show_default="recipe.json of the run",
+    Option(
+        help="The recipe that the weights were trained with.", show_default="recipe.json of the run"
     ),
 ]
 
 
 @app.command()
 def build(
-    name: MethodArgument,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="A new or empty folder for the submission.")
-    ],
+    name: options.MethodArgument,
+    output: Annotated[Path, options.output("A new or empty folder for the submission.")],
     valid: ValidOption,
     test: TestOption,
-    checkpoint: CheckpointOption = None,
+    checkpoint: options.CheckpointOption = None,
     number: NumberOption = None,
     recipe: RecipeOption = None,
-    rules: RulesOption = "ntire2026",
-    hparams: HparamsOption = None,
-    as_json: JsonOption = False,
+    rules: options.RulesOption = "ntire2026",
+    hparams: options.HparamsOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Measure a model and write its submission: weights (.pth), factsheet, results.json."""
     builder = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams)
-    builder.check_folder(output)
-    report = builder.write(output)
-    _print_report(report, as_json)
+    _print_report(builder.write(output), as_json)
 
 
 @app.command()
 def check(
-    name: MethodArgument,
+    name: options.MethodArgument,
     valid: ValidOption,
     test: TestOption,
-    checkpoint: CheckpointOption = None,
+    checkpoint: options.CheckpointOption = None,
     number: NumberOption = None,
     recipe: RecipeOption = None,
-    rules: RulesOption = "ntire2026",
-    hparams: HparamsOption = None,
-    as_json: JsonOption = False,
+    rules: options.RulesOption = "ntire2026",
+    hparams: options.HparamsOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Check PSNR thresholds, data policy and state dict; exit code 1 if any of them fails."""
     report = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams).check()
@@ -108,17 +96,17 @@ def _builder(
     rules: str,
     hparams: list[str] | None,
 ) -> SubmissionBuilder:
-    from esrjax.challenge import rules as challenge_rules
-    from esrjax.challenge import submission
+    from esrjax.challenge.rules import load_rules
+    from esrjax.challenge.submission import model_number
     from esrjax.cli.submission_builder import SubmissionBuilder
     from esrjax.data import datasets
     from esrjax.inference import open_method
 
-    loaded_rules = challenge_rules.load_rules(rules)
-    model = open_method(name, checkpoint, parse_hparams(hparams))
+    loaded_rules = load_rules(rules)
+    model = open_method(name, checkpoint, options.parse_hparams(hparams))
     return SubmissionBuilder(
         model=model,
-        number=submission.model_number(loaded_rules, model.method.team, number),
+        number=model_number(loaded_rules, model.method.team, number),
         pairs={
             "valid": datasets.list_pairs(valid, model.scale),
             "test": datasets.list_pairs(test, model.scale),
@@ -130,10 +118,9 @@ def _builder(
 
 def _recipe(name: str, path: Path | None, run_dir: Path) -> Recipe | None:
     """The recipe at `path`, or else that of the run directory of the weights, if there is one."""
-    from esrjax.training import checkpoint as runs
-    from esrjax.training import recipe_loader
+    from esrjax.training import checkpoint, recipe_loader
 
-    recipe = runs.read_recipe(run_dir) if path is None else recipe_loader.load(path)
+    recipe = checkpoint.read_recipe(run_dir) if path is None else recipe_loader.load(path)
     if recipe is not None and recipe.method != name:
         raise InvalidArgument(
             f"The recipe trains {recipe.method!r}, not {name!r}",

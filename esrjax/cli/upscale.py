@@ -1,63 +1,48 @@
-"""The commands `upscale` and `eval`."""
+"""The commands `upscale`, `fuse` and `eval`."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from esrjax.cli.options import (
-    CheckpointsOption,
-    EngineOption,
-    HparamsOption,
-    ImplementationOption,
-    JsonOption,
-    MethodsArgument,
-    RulesOption,
-    SelfEnsembleOption,
-    WindowsOption,
-    parse_checkpoints,
-    parse_hparams,
-    parse_windows,
-    print_json,
-)
+from esrjax.cli import options
+from esrjax.cli.output import print_json, progress_bar, runtimes_text, scores_text
 from esrjax.errors import InvalidArgument
 
 
 def upscale(
-    inputs: Annotated[
-        list[Path], typer.Argument(help="Images, or folders of images.", metavar="IN")
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="A file for one image, a folder for several.")
-    ],
-    method: Annotated[str, typer.Option(help="The method; see `esrjax method list`.")] = "spanv2",
-    checkpoint: CheckpointsOption = None,
-    hparams: HparamsOption = None,
-    engine: EngineOption = "auto",
-    tile: Annotated[int, typer.Option(help="Largest side of a tile, LR pixels.", min=8)] = 256,
-    self_ensemble: SelfEnsembleOption = False,
-    windows: WindowsOption = None,
+    inputs: Annotated[list[Path], Argument(help="Images, or folders of images.", metavar="IN")],
+    output: Annotated[Path, options.output("A file for one image, a folder for several.")],
+    method: Annotated[str, Option(help="The method; see `esrjax method list`.")] = "spanv2",
+    checkpoint: options.CheckpointsOption = None,
+    hparams: options.HparamsOption = None,
+    engine: options.EngineOption = "auto",
+    tile: Annotated[int, Option(help="Largest side of a tile, LR pixels.", min=8)] = 256,
+    self_ensemble: options.SelfEnsembleOption = False,
+    windows: options.WindowsOption = None,
 ) -> None:
     """Upscale images with a method.
 
     --checkpoint may also be an .onnx file that `esrjax export` wrote.
     """
-    from esrjax.cli.output import progress
     from esrjax.evaluation import upscale as jobs
 
-    strategy: Any = {"self_ensemble": self_ensemble, "windows": parse_windows(windows)}
-    files = parse_checkpoints(checkpoint, [method])
-    model, engine_name = _open_model(method, files, parse_hparams(hparams), engine)
+    strategy: Any = {"self_ensemble": self_ensemble, "windows": options.parse_windows(windows)}
+    files = options.parse_checkpoints(checkpoint, [method])
+    model, engine_name = _open_model(method, files, options.parse_hparams(hparams), engine)
     model.upscaler(**strategy)  # raises if the method does not support it, before any I/O
     turned = self_ensemble or bool(windows)
     plan = jobs.plan_upscale_jobs(inputs, output, model.scale, tile, both_orientations=turned)
-    upscaler_of = jobs.cache_by_tile_size(lambda tile_size: model.upscaler(tile_size, **strategy))
-    for job in progress(plan, f"{model.name} x{model.scale}"):
+    upscaler_of = cache(partial(model.upscaler, **strategy))  # a tile size is compiled once
+    for job in progress_bar(f"{model.name} x{model.scale}")(plan):
         for note in jobs.upscale_file(job, upscaler_of(job.tile_size)):
             typer.echo(f"{job.source.name}: {note}", err=True)
-    images = f"{len(plan)} image{'s' * (len(plan) != 1)}"
-    typer.echo(f"{images} written to {output} ({engine_name})")
+    typer.echo(f"{_num_images(plan)} written to {output} ({engine_name})")
 
 
 def _open_model(
@@ -88,82 +73,129 @@ def _open_model(
     return open_model(method, files, hparams), f"JAX on {jax.default_backend()}"
 
 
-def evaluate(
-    names: MethodsArgument,
-    data: Annotated[
-        str, typer.Option(help="A dataset: its name, its folder, or tfds:NAME.", metavar="DATASET")
+def _num_images(items: Sequence[Any]) -> str:
+    return f"{len(items)} image{'s' * (len(items) != 1)}"
+
+
+def fuse(
+    inputs: Annotated[
+        list[Path], Argument(help="Images, or folders of images with equal names.", metavar="IN")
     ],
-    checkpoint: CheckpointsOption = None,
-    hparams: HparamsOption = None,
-    spec: Annotated[str, typer.Option(help="Metric spec; see `esrjax metrics list`.")] = "ntire",
-    format: Annotated[
-        Literal["md", "latex"], typer.Option(help="Format of the table: Markdown or LaTeX.")
-    ] = "md",
+    output: Annotated[Path, options.output("A folder, or a file for single images.")],
+    weights: Annotated[
+        str | None,
+        Option(
+            help="One weight for each IN, comma-separated.", metavar="W,...", show_default="equal"
+        ),
+    ] = None,
+    adaptive: Annotated[
+        bool,
+        options.flag(
+            "--adaptive", "Weight each image by its closeness to the mean, and round down."
+        ),
+    ] = False,
+) -> None:
+    """Fuse the outputs of several methods: the weighted mean of images."""
+    from esrjax.evaluation import fuse_images
+    from esrjax.evaluation.upscale import adaptive_weighted_mean_uint8
+
+    if adaptive and weights is not None:
+        rule = "weights are either given, or computed for every image"
+        raise options.excludes("--weights", "--adaptive", rule)
+    fuse_fn = adaptive_weighted_mean_uint8 if adaptive else _weighted_mean(weights, inputs)
+    jobs = fuse_images.plan_fusion_jobs(inputs, output)
+    fuse_images.check_equal_sizes(jobs)
+    for job in progress_bar("fusing")(jobs):
+        fuse_images.fuse_files(job, fuse_fn)
+    typer.echo(f"{_num_images(jobs)} written to {output}")
+
+
+def _weighted_mean(text: str | None, inputs: list[Path]) -> Callable[[Any], Any]:
+    from esrjax.evaluation import fuse_images
+    from esrjax.evaluation.upscale import weighted_mean_uint8
+
+    try:
+        weights = [1.0] * len(inputs) if text is None else [float(w) for w in text.split(",")]
+    except ValueError as error:
+        rule = "weights are comma-separated numbers, one for each image or folder"
+        raise options.invalid("--weights", text or "", rule, "0.7,0.3") from error
+    fuse_images.check_weights(weights, inputs)
+    return partial(weighted_mean_uint8, weights=weights)
+
+
+def evaluate(
+    names: options.MethodsArgument,
+    data: Annotated[
+        str, Option(help="A dataset: its name, its folder, or tfds:NAME.", metavar="DATASET")
+    ],
+    checkpoint: options.CheckpointsOption = None,
+    hparams: options.HparamsOption = None,
+    spec: Annotated[str, Option(help="Metric spec; see `esrjax metrics list`.")] = "ntire",
+    format: options.TableFormatOption = "md",
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Also measure the runtime, and write a result file for each method to this "
-            "folder, for `esrjax rank`.",
+        options.output(
+            "Also measure the runtime, and write a result file for each method to this folder, for "
+            "`esrjax rank`."
         ),
     ] = None,
     protocol_timing: Annotated[
         bool,
-        typer.Option(
+        options.flag(
             "--protocol-timing",
-            help="With -o: also time every image once, by the timing protocol of the challenge.",
+            "With -o: also time every image once, by the timing protocol of the challenge.",
         ),
     ] = False,
     no_baseline: Annotated[
         bool,
-        typer.Option(
-            "--no-baseline", help="With -o: do not time the baseline interleaved with the methods."
+        options.flag(
+            "--no-baseline", "With -o: do not time the baseline interleaved with the methods."
         ),
     ] = False,
-    rules: RulesOption = "ntire2026",
-    self_ensemble: SelfEnsembleOption = False,
-    windows: WindowsOption = None,
-    implementation: ImplementationOption = "auto",
-    as_json: JsonOption = False,
+    rules: options.RulesOption = "ntire2026",
+    self_ensemble: options.SelfEnsembleOption = False,
+    windows: options.WindowsOption = None,
+    implementation: options.ImplementationOption = "auto",
+    as_json: options.JsonOption = False,
 ) -> None:
     """Evaluate methods on a dataset: PSNR and SSIM of whole images; with -o also runtime."""
     from esrjax.challenge import evaluate as challenge
     from esrjax.challenge import record
-    from esrjax.challenge import rules as challenge_rules
-    from esrjax.cli.output import progress_bar, runtimes_text, scores_text
+    from esrjax.challenge.rules import load_rules
     from esrjax.data import datasets
     from esrjax.evaluation import metrics, score
     from esrjax.inference import open_model
     from esrjax.nn import ops
 
-    if (protocol_timing or no_baseline) and output is None:
-        raise _needs_output("--protocol-timing" if protocol_timing else "--no-baseline")
-    strategy: Any = {"self_ensemble": self_ensemble, "windows": parse_windows(windows)}
-    if output is not None and any(strategy.values()):
-        raise _not_a_single_pass("--self-ensemble" if self_ensemble else "--windows")
-    metric_spec, files = metrics.get_spec(spec), parse_checkpoints(checkpoint, names)
+    strategy: Any = {"self_ensemble": self_ensemble, "windows": options.parse_windows(windows)}
+    if output is None and (protocol_timing or no_baseline):
+        option = "--protocol-timing" if protocol_timing else "--no-baseline"
+        rule = f"{option} changes how the runtimes in the result files of -o are measured"
+        raise options.needs(option, "-o", rule)
+    if output is not None and (self_ensemble or windows):
+        rule = "result files hold what the challenge ranks: a single timed pass over each image"
+        raise options.excludes("--self-ensemble" if self_ensemble else "--windows", "-o", rule)
+    metric_spec, files = metrics.get_spec(spec), options.parse_checkpoints(checkpoint, names)
     datasets.check_exists(data)
-    loaded_rules = challenge_rules.load_rules(rules)
-    models = [open_model(name, files, parse_hparams(hparams)) for name in names]
+    loaded_rules = load_rules(rules)
+    models = [open_model(name, files, options.parse_hparams(hparams)) for name in names]
     upscalers = [score.as_scorable(model, metric_spec, **strategy) for model in models]
     rankable = [] if output is None else challenge.check_rankable(models, output)
     pairs = {model.scale: datasets.list_pairs(data, model.scale) for model in models}
-    baseline = None if no_baseline else challenge.baseline_name(loaded_rules)
     paths: tuple[Path, ...] = ()
     with ops.implementation(implementation):
         # Before all other work, which would warm up the device.
-        timings = {
-            model.name: _time_by_protocol(model, pairs[model.scale], loaded_rules)
-            for model in rankable
-            if protocol_timing
-        }
+        timings: dict[str, Any] = {}
+        for model in rankable if protocol_timing else ():
+            images, bar = pairs[model.scale], progress_bar(f"{model.name}, protocol timing")
+            timings[model.name] = challenge.time_by_protocol(model, images, loaded_rules, bar)
         scores = [
             score.score(upscaler, pairs[model.scale], metric_spec, progress_bar(model.name))
             for model, upscaler in zip(models, upscalers, strict=True)
         ]
         if output is not None:
             title = datasets.dataset_title(data)
+            baseline = None if no_baseline else challenge.baseline_name(loaded_rules)
             paths = challenge.write_results(
                 rankable, scores, title, output, baseline=baseline, protocol_timings=timings
             )
@@ -176,27 +208,3 @@ def evaluate(
     typer.echo(scores_text([model.name for model in models], scores, format))
     if paths and format == "md":
         typer.echo(f"\n{runtimes_text([record.load_result(path) for path in paths])}")
-
-
-def _time_by_protocol(model: Any, pairs: Any, rules: Any) -> Any:
-    from esrjax.challenge import evaluate as harness
-    from esrjax.cli.output import progress_bar
-
-    bar = progress_bar(f"{model.name}, protocol timing")
-    return harness.time_by_protocol(model, pairs, rules, bar)
-
-
-def _needs_output(option: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{option} needs -o",
-        rule=f"{option} changes how the runtimes in the result files of -o are measured",
-        remedy=f"name a folder for the result files with -o, or leave {option} out",
-    )
-
-
-def _not_a_single_pass(option: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"{option} cannot be combined with -o",
-        rule="result files hold what the challenge ranks: a single timed pass over each image",
-        remedy=f"leave {option} out, or leave -o out to see the scores only",
-    )

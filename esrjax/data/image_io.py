@@ -1,16 +1,14 @@
-"""Image files: any PIL mode in, 8-bit RGB out.
+"""Image files in any mode of Pillow, read as 8-bit RGB: reading, writing, search, prefetching map.
 
-First the decoding to raw pixels (what Pillow's modes mean, 8 or 16 bits, upright), then reading,
-writing and finding of files, then a map that is computed ahead of its use by threads."""
+The decoding to raw pixels comes first: 8 or 16 bits, upright, with the alpha channel that a file
+has. `read_image` converts them to RGB.
+"""
 
-import os
 import re
-import secrets
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,10 +17,14 @@ from typing import Any, TypeVar
 import grain
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from esrjax.errors import NotFound, UnreadableFile, UnwritableFile
+from esrjax.io import write_bytes
 
+Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
+Item = TypeVar("Item")
+Output = TypeVar("Output")
 RawPixels = NDArray[np.uint8 | np.uint16]  # (h, w, C): gray, gray + alpha, RGB or RGB + alpha
 ImageSource = Path | bytes  # an image file, or the content of one
 
@@ -40,28 +42,10 @@ _CONVERSION_NOTES = {  # PIL mode -> note
 # Pillow's raw modes of 16 bits per channel: big-endian, little-endian, native.
 _RGB16_RAWMODE = re.compile(r"(RGB|RGBX|RGBA);16([BLN])")
 _OPPOSITE_ENDIAN = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_EXIF_ORIENTATION_TAG = 0x0112
-# EXIF orientation -> (number of rotations by 90 degrees counterclockwise, then left-right flip).
-_EXIF_TRANSFORMS = {
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
+# EXIF orientation -> number of rotations by 90 degrees counterclockwise; some are then flipped.
+_EXIF_ROTATIONS = {1: 0, 2: 0, 3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
+_EXIF_FLIPPED = (2, 4, 5, 7)  # left-right
 _open_lock = threading.Lock()
-
-
-def upright_size(source: ImageSource) -> tuple[int, int]:
-    """Return (h, w) after EXIF orientation, in pixels, from the header alone.
-
-    Raises whatever Pillow raises on files that it cannot open.
-    """
-    with _open(source) as image:
-        (width, height), is_transposed = image.size, _orientation(image) >= 5
-    return (width, height) if is_transposed else (height, width)
 
 
 def decode_raw(source: ImageSource) -> tuple[RawPixels, tuple[str, ...]]:
@@ -77,11 +61,12 @@ def decode_raw(source: ImageSource) -> tuple[RawPixels, tuple[str, ...]]:
     with _open(source) as image:
         num_frames = getattr(image, "n_frames", 1)
         raw, note = _decode(image, source)
-        num_rotations, flip = _EXIF_TRANSFORMS.get(_orientation(image), (0, False))
-    raw = np.rot90(raw, num_rotations)
+        orientation = _orientation(image)
+    raw = np.rot90(raw, _EXIF_ROTATIONS[orientation])
+    raw = raw[:, ::-1] if orientation in _EXIF_FLIPPED else raw
     notes = [note, f"first of {num_frames} images in the file" if num_frames > 1 else ""]
-    notes += ["rotated or flipped by its EXIF orientation" if num_rotations or flip else ""]
-    return raw[:, ::-1] if flip else raw, tuple(filter(None, notes))
+    notes += ["rotated or flipped by its EXIF orientation" if orientation > 1 else ""]
+    return raw, tuple(filter(None, notes))
 
 
 def _open(source: ImageSource) -> ImageFile.ImageFile:
@@ -95,8 +80,10 @@ def _open(source: ImageSource) -> ImageFile.ImageFile:
 
 
 def _decode(image: ImageFile.ImageFile, source: ImageSource) -> tuple[RawPixels, str]:
-    rawmode = _rawmode(image)
-    if image.mode == "F" or _is_planar16(image):
+    rawmode, tags = _rawmode(image), getattr(image, "tag_v2", {})
+    # Pillow decodes TIFFs with separate 16-bit planes wrongly: PlanarConfiguration, BitsPerSample.
+    is_planar16 = tags.get(284) == 2 and 16 in tags.get(258, ())
+    if image.mode == "F" or is_planar16:
         raise ValueError("floating-point pixels and planar 16-bit TIFFs are not supported")
     if image.mode.startswith("I"):
         return _add_key_alpha(_decode_gray16(image), image), NOTE_16_BIT
@@ -131,7 +118,7 @@ def _decode_gray_alpha16(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
     """
     _set_rawmode(image, "RGBA")
     rgba = np.array(image)
-    return _join_bytes(rgba[..., 0::2], rgba[..., 1::2])
+    return rgba[..., 0::2] * np.uint16(256) + rgba[..., 1::2]
 
 
 def _decode_rgb16(image: ImageFile.ImageFile, source: ImageSource) -> NDArray[np.uint16]:
@@ -144,11 +131,7 @@ def _decode_rgb16(image: ImageFile.ImageFile, source: ImageSource) -> NDArray[np
     with _open(source) as reopened:
         _set_rawmode(reopened, rawmode[:-1] + _OPPOSITE_ENDIAN[rawmode[-1]])
         lower = np.array(reopened)
-    return _join_bytes(np.array(image), lower)
-
-
-def _join_bytes(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    return (upper.astype(np.uint16) * 256 + lower).astype(np.uint16)
+    return np.array(image) * np.uint16(256) + lower
 
 
 def _add_key_alpha(raw: NDArray[np.uint16], image: ImageFile.ImageFile) -> NDArray[np.uint16]:
@@ -172,40 +155,25 @@ def _set_rawmode(image: ImageFile.ImageFile, rawmode: str) -> None:
     ]
 
 
-def _is_planar16(image: ImageFile.ImageFile) -> bool:
-    """Return whether it is a TIFF with separate 16-bit planes, which Pillow decodes wrongly."""
-    tags: Any = getattr(image, "tag_v2", {})
-    return tags.get(284) == 2 and 16 in tags.get(258, ())  # PlanarConfiguration, BitsPerSample
-
-
 def _orientation(image: ImageFile.ImageFile) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if the EXIF block is damaged, which is no error."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is damaged, which is no error."""
     try:
-        return int(image.getexif().get(_EXIF_ORIENTATION_TAG, 1))
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
+    return orientation if orientation in _EXIF_ROTATIONS else 1
 
 
-# --------------------------------------------------------------------------------------------------
-# Image files: any PIL mode in, 8-bit RGB out.
-# --------------------------------------------------------------------------------------------------
+# --- reading, writing and search of files ---
 
 
-Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
-
-# Suffix -> Pillow's format and save options: lossless where the format allows it, else the best
-# quality. JPEG keeps full chroma resolution (subsampling=0, that is 4:4:4).
-SUFFIXES: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
-    ".tif": ("TIFF", {}),
-    ".tiff": ("TIFF", {}),
-    ".bmp": ("BMP", {}),
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # that are written
+# Lossless where the format allows it, else the best quality. JPEG keeps full chroma resolution
+# (subsampling=0, that is 4:4:4).
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
 }
-
-_REPLACE_FILE = "save the file again, or download it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,14 +190,15 @@ class DecodedImage:
     notes: tuple[str, ...] = ()
 
 
-def read_image(path: str | Path) -> DecodedImage:
+def read_image(source: str | ImageSource, location: object = None) -> DecodedImage:
     """Read an image file as 8-bit RGB.
 
     EXIF orientation is applied, transparency is composited over white, gray is repeated in three
     channels, and 16 bits per channel are rounded to 8. Every such change is a note of the result.
 
     Args:
-        path: A file in one of the formats `samples.FORMATS`; its suffix is not looked at.
+        source: A file in one of the `FORMATS`, or the bytes of one; its suffix is not looked at.
+        location: What error messages call the source; by default its path.
 
     Returns:
         The image, (h, w, 3) uint8.
@@ -237,38 +206,7 @@ def read_image(path: str | Path) -> DecodedImage:
     Raises:
         UnreadableFile: If the file is missing, damaged or not an image.
     """
-    path = Path(path)
-    _check_is_file(path)
-    return decode_image(path, path)
-
-
-def read_image_size(path: str | Path) -> tuple[int, int]:
-    """Return (h, w) of the image in a file, in pixels, after EXIF orientation.
-
-    Only the header is read.
-
-    Raises:
-        UnreadableFile: If the file is missing, damaged or not an image.
-    """
-    path = Path(path)
-    _check_is_file(path)
-    return decode_image_size(path, path)
-
-
-def decode_image(source: ImageSource, location: object) -> DecodedImage:
-    """Decode an image file, or the bytes of one, as 8-bit RGB (see `read_image`).
-
-    Args:
-        source: The path of a file, or the content of one.
-        location: What error messages call the source.
-
-    Raises:
-        UnreadableFile: If it cannot be decoded.
-    """
-    try:
-        raw, notes = decode_raw(source)
-    except Exception as error:  # on damaged files Pillow raises almost any exception
-        raise _unreadable(location, _reason(error), _REPLACE_FILE) from error
+    raw, notes = _try_decoding(decode_raw, source, location)
     if raw.shape[2] < 3:
         notes = ("grey repeated in three channels", *notes)
     if raw.shape[2] in (2, 4):
@@ -276,20 +214,81 @@ def decode_image(source: ImageSource, location: object) -> DecodedImage:
     return DecodedImage(pixels=_to_rgb8(raw), notes=notes)
 
 
-def decode_image_size(source: ImageSource, location: object) -> tuple[int, int]:
-    """Return (h, w) of an image file or its bytes, after EXIF orientation, from its header alone.
+def read_image_size(source: str | ImageSource, location: object = None) -> tuple[int, int]:
+    """Return (h, w) of the image in a file, in pixels, after EXIF orientation.
+
+    Only the header is read.
 
     Args:
-        source: The path of a file, or the content of one.
-        location: What error messages call the source.
+        source: As of `read_image`.
+        location: As of `read_image`.
 
     Raises:
-        UnreadableFile: If the header cannot be decoded.
+        UnreadableFile: If the file is missing, damaged or not an image.
     """
+    return _try_decoding(_upright_size, source, location)
+
+
+def _upright_size(source: ImageSource) -> tuple[int, int]:
+    with _open(source) as image:
+        is_transposed = _orientation(image) >= 5
+        return image.size if is_transposed else (image.height, image.width)
+
+
+def _try_decoding(
+    decode: Callable[[ImageSource], Output], source: str | ImageSource, location: object
+) -> Output:
+    """Return `decode(source)`; all that it raises becomes an `UnreadableFile`."""
+    if not isinstance(source, bytes):
+        source = Path(source)
+        location = location or source
+        _check_is_file(source)
     try:
-        return upright_size(source)
+        return decode(source)
+    except UnidentifiedImageError as error:
+        raise _unreadable(location, "its content is not an image") from error
     except Exception as error:  # on damaged files Pillow raises almost any exception
-        raise _unreadable(location, _reason(error), _REPLACE_FILE) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _unreadable(location, reason) from error
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.exists():
+        raise _unreadable(path, "no such file", "check the path")
+    if path.is_dir():
+        raise _unreadable(path, "it is a folder", "give the path of an image in it")
+    if not path.is_file() or not path.stat().st_size:
+        raise _unreadable(path, "the file is empty")
+
+
+def _unreadable(
+    location: object, reason: str, remedy: str = "save the file again, or download it again"
+) -> UnreadableFile:
+    rule = f"an image is a complete file in one of the formats {', '.join(FORMATS)}"
+    return UnreadableFile(f"Cannot read '{location}': {reason}", rule=rule, remedy=remedy)
+
+
+def _composite_over_white(
+    raw: RawPixels, notes: tuple[str, ...]
+) -> tuple[RawPixels, tuple[str, ...]]:
+    """Remove the alpha channel by compositing over white; an opaque one is dropped without note."""
+    white = np.iinfo(raw.dtype).max
+    colors, alpha = raw[..., :-1], raw[..., -1:].astype(np.int64)
+    if (alpha == white).all():
+        return colors, notes
+    # Integer arithmetic, rounded half up: alpha * color + (1 - alpha) * white.
+    blended = (colors * alpha + white * (white - alpha) + white // 2) // white
+    return blended.astype(raw.dtype), (*notes, "transparency composited over white")
+
+
+def _to_rgb8(raw: RawPixels) -> Pixels:
+    """Convert (h, w, 1 or 3) of 8 or 16 bits to (h, w, 3) uint8.
+
+    16 bits become round(value / 257), because 65535 = 257 * 255; a shift by 8 would only truncate.
+    """
+    if raw.dtype == np.uint16:
+        raw = ((raw.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.array(np.broadcast_to(raw, (*raw.shape[:2], 3)), np.uint8)
 
 
 def write_image(path: str | Path, pixels: Pixels) -> None:
@@ -304,19 +303,22 @@ def write_image(path: str | Path, pixels: Pixels) -> None:
             is then left as it was.
     """
     path = Path(path)
-    data = _encode(path, pixels)
-    partial = path.with_name(f".esrjax-{secrets.token_hex(6)}.partial")
+    if path.suffix.lower() not in SUFFIXES:
+        raise _unwritable(path, f"unsupported suffix '{path.suffix}'")
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise _unwritable(path, f"the array is {pixels.dtype} {pixels.shape}")
+    format_name, stream = Image.registered_extensions()[path.suffix.lower()], BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise _unwritable(path, f"'{path.parent}' is a file, not a folder") from error
-    except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+        Image.fromarray(pixels).save(stream, format_name, **_SAVE_OPTIONS.get(format_name, {}))
+    except (OSError, ValueError) as error:  # sides beyond the limit of the format
+        raise _unwritable(path, f"{format_name} cannot store {pixels.shape}: {error}") from error
+    write_bytes(path, stream.getvalue(), "choose another file name or folder")
+
+
+def _unwritable(path: Path, reason: str) -> UnwritableFile:
+    rule = f"images are (h, w, 3) uint8, written to files with the suffix {', '.join(SUFFIXES)}"
+    remedy = "choose another file name or folder, or correct the array"
+    return UnwritableFile(f"Cannot write '{path}': {reason}", rule=rule, remedy=remedy)
 
 
 def find_images(paths: Iterable[str | Path]) -> tuple[Path, ...]:
@@ -345,82 +347,13 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def _composite_over_white(
-    raw: RawPixels, notes: tuple[str, ...]
-) -> tuple[RawPixels, tuple[str, ...]]:
-    """Remove the alpha channel by compositing over white; an opaque one is dropped without note."""
-    white = np.iinfo(raw.dtype).max
-    colors, alpha = raw[..., :-1], raw[..., -1:].astype(np.int64)
-    if (alpha == white).all():
-        return colors, notes
-    # Integer arithmetic, rounded half up: alpha * color + (1 - alpha) * white.
-    blended = (colors * alpha + white * (white - alpha) + white // 2) // white
-    return blended.astype(raw.dtype), (*notes, "transparency composited over white")
-
-
-def _to_rgb8(raw: RawPixels) -> Pixels:
-    """Convert (h, w, 1 or 3) of 8 or 16 bits to (h, w, 3) uint8.
-
-    16 bits become round(value / 257), because 65535 = 257 * 255; a shift by 8 would only truncate.
-    """
-    if raw.dtype == np.uint16:
-        raw = ((raw.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.array(np.broadcast_to(raw, (*raw.shape[:2], 3)), np.uint8)
-
-
-def _encode(path: Path, pixels: Pixels) -> bytes:
-    if path.suffix.lower() not in SUFFIXES:
-        raise _unwritable(path, f"unsupported suffix '{path.suffix}'")
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise _unwritable(path, f"the array is {pixels.dtype} {pixels.shape}")
-    format_name, options = SUFFIXES[path.suffix.lower()]
-    stream = BytesIO()
-    try:
-        Image.fromarray(pixels).save(stream, format_name, **options)
-    except (OSError, ValueError) as error:  # sides beyond the limit of the format
-        raise _unwritable(path, f"{format_name} cannot store {pixels.shape}: {error}") from error
-    return stream.getvalue()
-
-
-def _check_is_file(path: Path) -> None:
-    if not path.exists():
-        raise _unreadable(path, "no such file", "check the path")
-    if path.is_dir():
-        raise _unreadable(path, "it is a folder", "give the path of an image in it")
-    if not path.is_file() or not path.stat().st_size:
-        raise _unreadable(path, "the file is empty", _REPLACE_FILE)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "its content is not an image"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _unreadable(location: object, reason: str, remedy: str) -> UnreadableFile:
-    rule = f"an image is a complete file in one of the formats {', '.join(FORMATS)}"
-    return UnreadableFile(f"Cannot read '{location}': {reason}", rule=rule, remedy=remedy)
-
-
-def _unwritable(path: Path, reason: str) -> UnwritableFile:
-    rule = f"images are (h, w, 3) uint8, written to files with the suffix {', '.join(SUFFIXES)}"
-    remedy = "choose another file name or folder, or correct the array"
-    return UnwritableFile(f"Cannot write '{path}': {reason}", rule=rule, remedy=remedy)
-
-
 def _not_found(problem: str, paths: list[Path]) -> NotFound:
     names = ", ".join(f"'{path}'" for path in paths) or "an empty list of paths"
     rule = f"give images, or folders that contain images ({', '.join(SUFFIXES)})"
     return NotFound(f"{problem} {names}", rule=rule, remedy="check the paths")
 
 
-# --------------------------------------------------------------------------------------------------
-# A map over items that is computed ahead of its use by threads.
-# --------------------------------------------------------------------------------------------------
-
-
-Item = TypeVar("Item")
-Output = TypeVar("Output")
+# --- map over items, computed ahead by threads ---
 
 
 def prefetch_map(

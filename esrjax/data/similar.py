@@ -1,8 +1,5 @@
-"""Similarity search: the images of datasets that are most similar to those of another."""
+"""Similarity search: thumbnail features, the images most similar to others, a dataset of links."""
 
-import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +13,10 @@ from esrjax.data.datasets import Pair, Progress, decode_source
 from esrjax.data.image_io import Pixels
 from esrjax.data.tfds_records import TfdsImage
 from esrjax.errors import InvalidArgument
+from esrjax.io import atomic_write
 
 FeatureVector = NDArray[np.float32]  # (d,)
 FeatureExtractor = Callable[[Pixels], FeatureVector]  # of an HR image; need not be normalized
-
-THUMBNAIL_SIDE = 8  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ class SimilarImage:
 
 def thumbnail(pixels: Pixels) -> FeatureVector:
     """Return coarse colors as features: the means of 8 x 8 blocks, in [-0.5, 0.5], (192,)."""
-    blocks = Image.fromarray(pixels).resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
+    blocks = Image.fromarray(pixels).resize((8, 8), Image.Resampling.BOX)
     return (np.asarray(blocks, np.float32).ravel() / 255 - 0.5).astype(np.float32)
 
 
@@ -71,14 +67,19 @@ def select_similar(
             remedy="request fewer images, or give more datasets",
         )
     references = np.stack([_unit_vector(pair, extract_features) for pair in reference_pairs])
-    candidates = [
-        SimilarImage(
-            pair=pair, similarity=float((references @ _unit_vector(pair, extract_features)).max())
-        )
-        for pair in progress(pairs)
-    ]
-    ranking = sorted(candidates, key=lambda image: (-image.similarity, image.pair.name))
-    return tuple(ranking[:num_images])
+    images: list[SimilarImage] = []
+    for pair in progress(pairs):
+        similarity = float((references @ _unit_vector(pair, extract_features)).max())
+        images.append(SimilarImage(pair=pair, similarity=similarity))
+    images.sort(key=lambda image: (-image.similarity, image.pair.name))
+    return tuple(images[:num_images])
+
+
+def _unit_vector(pair: Pair, extract_features: FeatureExtractor) -> FeatureVector:
+    """Return the features of the HR image, normalized to length 1."""
+    vector = np.asarray(extract_features(decode_source(pair.hr).pixels), np.float32)
+    norm = float(np.linalg.norm(vector))
+    return (vector / norm).astype(np.float32) if norm else vector
 
 
 def with_unique_names(datasets: Sequence[tuple[str, Sequence[Pair]]]) -> tuple[Pair, ...]:
@@ -101,27 +102,24 @@ def check_linkable(pairs: Sequence[Pair], folder: Path) -> None:
     Names must be unique and images must be files, because each becomes a symbolic link.
     """
     if folder.exists():
-        raise InvalidArgument(
-            f"'{folder}' already exists",
-            rule="selected images go into a new folder",
-            remedy="give a new folder with -o",
-        )
+        raise _unlinkable(f"'{folder}' already exists", "give a new folder with -o")
     counts = Counter(pair.name for pair in pairs)
-    duplicates = [name for name, count in counts.items() if count > 1]
-    if duplicates:
-        raise InvalidArgument(
-            f"several images would be named {duplicates[0]!r}",
-            rule="an image is named by its file, and by its dataset where file names collide",
-            remedy="rename the datasets, or select from one at a time",
-        )
-    if not all(
-        isinstance(image, Path) for pair in pairs for image in (pair.hr, pair.lr or pair.hr)
-    ):
-        raise InvalidArgument(
-            "images of a TFDS dataset cannot be selected",
-            rule="a selected image is a link to its file",
-            remedy="select from folders, and pack the selected images",
-        )
+    if duplicates := [name for name, count in counts.items() if count > 1]:
+        problem = f"several images would be named {duplicates[0]!r}"
+        raise _unlinkable(problem, "rename the datasets, or select from one at a time")
+    images = [image for pair in pairs for image in (pair.hr, pair.lr)]
+    if any(isinstance(image, TfdsImage) for image in images):
+        problem = "images of a TFDS dataset cannot be selected"
+        raise _unlinkable(problem, "select from folders, and pack the selected images")
+
+
+def _unlinkable(problem: str, remedy: str) -> InvalidArgument:
+    return InvalidArgument(
+        problem,
+        rule="a selected image becomes a link to its file in a new folder, named by its file, and "
+        "by its dataset where file names collide",
+        remedy=remedy,
+    )
 
 
 def link_images(images: Sequence[SimilarImage], folder: Path) -> None:
@@ -130,32 +128,17 @@ def link_images(images: Sequence[SimilarImage], folder: Path) -> None:
     It contains LR images only where every pair has one.
 
     Raises:
-        InvalidArgument: If the links cannot be created.
+        InvalidArgument: If a name occurs twice, an image is not a file, or `folder` exists.
+        UnwritableFile: If the links cannot be created.
     """
     pairs = [image.pair for image in images]
     check_linkable(pairs, folder)
-    partial = folder.with_name(f".esrjax-{secrets.token_hex(6)}.partial")
-    try:
+    has_lr = all(pair.lr for pair in pairs)
+    with atomic_write(folder, "give another folder with -o") as partial:
         for pair in pairs:
             _link(pair.hr, partial / "HR", pair.name)
-            if all(other.lr for other in pairs):
+            if has_lr:
                 _link(pair.lr, partial / f"LR_bicubic_X{pair.scale}", f"{pair.name}x{pair.scale}")
-        os.replace(partial, folder)
-    except OSError as error:
-        raise InvalidArgument(
-            f"Cannot write '{folder}': {error.strerror}",
-            rule="selected images go into a new folder, as links",
-            remedy="give another folder with -o",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _unit_vector(pair: Pair, extract_features: FeatureExtractor) -> FeatureVector:
-    """Return the features of the HR image, normalized to length 1."""
-    vector = np.asarray(extract_features(decode_source(pair.hr).pixels), np.float32)
-    norm = float(np.linalg.norm(vector))
-    return (vector / norm).astype(np.float32) if norm else vector
 
 
 def _link(file: Path | TfdsImage | None, folder: Path, name: str) -> None:

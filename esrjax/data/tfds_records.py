@@ -1,15 +1,16 @@
-"""Reader for images in TFDS datasets (ArrayRecord format), without TensorFlow."""
+"""Images in TFDS datasets (ArrayRecord format), read without TensorFlow: listing, decoding."""
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from esrjax.data.image_io import DecodedImage, decode_image, decode_image_size
+from esrjax.data.image_io import DecodedImage, read_image, read_image_size
 from esrjax.errors import NotFound
+from esrjax.io import data_dirs
 
 TFDS_PREFIX = "tfds:"
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -22,8 +23,6 @@ _RULE = (
     "a TFDS dataset is tfds:NAME or tfds:NAME/CONFIG, optionally with :SPLIT; it has the feature "
     "`hr`, and may have `lr`"
 )
-
-Feature = Literal["hr", "lr"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class TfdsImage:
     folder: str
     split: str
     index: int
-    feature: Feature
+    feature: Literal["hr", "lr"]
     size_hint: tuple[int, int] | None = None
 
     def __str__(self) -> str:
@@ -60,64 +59,50 @@ class TfdsImage:
 
     def decode(self) -> DecodedImage:
         """Read and decode the image, (h, w, 3) uint8."""
-        return decode_image(self.read_bytes(), self)
+        return read_image(self.read_bytes(), self)
 
     def image_size(self) -> tuple[int, int]:
         """Return (h, w): `size_hint`, or else what the header of the image says."""
-        return self.size_hint or decode_image_size(self.read_bytes(), self)
+        return self.size_hint or read_image_size(self.read_bytes(), self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TfdsPair:
-    """The images of one example; `lr` is None where the dataset has no such feature."""
+def list_tfds_pairs(name: str) -> list[tuple[str, TfdsImage, TfdsImage | None]]:
+    """Return name, HR and LR of all examples of a split, unread, in the order of the dataset.
 
-    name: str
-    hr: TfdsImage
-    lr: TfdsImage | None
-
-
-def list_tfds_pairs(name: str, roots: Sequence[Path]) -> tuple[TfdsPair, ...]:
-    """Return all examples of a split, unread, in the order of the dataset.
+    LR is None where the dataset has no such feature.
 
     Args:
         name: `tfds:NAME[/CONFIG][:SPLIT]`. Without a split it is `train`, or else the first one.
-        roots: Folders that are searched, before those of TFDS itself ($TFDS_DATA_DIR or
-            ~/tensorflow_datasets). The newest version in the first of them is used.
+            The newest version is used that the first folder of these has: those of
+            `esrjax.io.data_dirs`, then TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets).
 
     Raises:
-        NotFound: If it does not exist, has no such split, no feature `hr`, or is not
-            stored as ArrayRecord.
+        NotFound: If it does not exist, has no such split, no feature `hr`, or is not stored as
+            ArrayRecord.
     """
     match = _REFERENCE.fullmatch(name)
     if match is None:
-        raise _not_found(f"{name!r} is not the name of a TFDS dataset", roots)
-    folder = _newest_version(match["name"], roots)
-    info = _builder(str(folder)).info
+        raise _not_found(f"{name!r} is not the name of a TFDS dataset")
+    folder = str(_newest_version(match["name"]))
+    info = _builder(folder).info
     split = match["split"] or ("train" if "train" in info.splits else next(iter(info.splits), ""))
     if split not in info.splits:
-        raise _unusable(str(folder), f"its splits are {', '.join(info.splits)}, not {split!r}")
+        raise _unusable(folder, f"its splits are {', '.join(info.splits)}, not {split!r}")
     if "hr" not in info.features:
-        raise _unusable(str(folder), f"it has {', '.join(info.features)}, but no `hr`")
-    _data_source(str(folder), split)  # open it now, so that errors are raised here
-    names_and_sizes = _sub_images(info.metadata) if split == "train" else iter(())
-    return tuple(
-        _tfds_pair(
-            str(folder), split, index, "lr" in info.features, *next(names_and_sizes, (None, None))
-        )
-        for index in range(info.splits[split].num_examples)
-    )
-
-
-def _tfds_pair(
-    folder: str, split: str, index: int, has_lr: bool, name: str | None, hr_size: Any
-) -> TfdsPair:
-    hr = TfdsImage(folder=folder, split=split, index=index, feature="hr", size_hint=hr_size)
-    lr = TfdsImage(folder=folder, split=split, index=index, feature="lr") if has_lr else None
-    return TfdsPair(name=name or f"{index:07}", hr=hr, lr=lr)
+        raise _unusable(folder, f"it has {', '.join(info.features)}, but no `hr`")
+    _data_source(folder, split)  # open it now, so that errors are raised here
+    image = partial(TfdsImage, folder=folder, split=split)
+    names_and_sizes = _sub_images(info.metadata if split == "train" else None)
+    pairs: list[tuple[str, TfdsImage, TfdsImage | None]] = []
+    for index in range(info.splits[split].num_examples):
+        name, hr_size = next(names_and_sizes, (f"{index:07}", None))
+        lr = image(index=index, feature="lr") if "lr" in info.features else None
+        pairs.append((name, image(index=index, feature="hr", size_hint=hr_size), lr))
+    return pairs
 
 
 def _sub_images(metadata: Any) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield name and HR size of every sub-image, as `packing` stores them in the metadata.
+    """Yield name and HR size of every sub-image, as `tfds_writer` stores them in the metadata.
 
     Datasets of other builders have no such metadata; their examples are numbered.
     """
@@ -125,19 +110,20 @@ def _sub_images(metadata: Any) -> Iterator[tuple[str, tuple[int, int]]]:
         yield from ((f"{name}_{index:03}", (height, width)) for index in range(count))
 
 
-def _newest_version(name: str, roots: Sequence[Path]) -> Path:
+def _newest_version(name: str) -> Path:
     """Return the folder of the newest complete version of a dataset."""
-    for root in _search_path(roots):
-        versions = [path for path in (root / name).glob("*.*.*") if _VERSION.fullmatch(path.name)]
-        if complete := [path for path in versions if (path / "dataset_info.json").is_file()]:
+    for root in _search_path():
+        infos = (root / name).glob("*.*.*/dataset_info.json")
+        if versions := [path.parent for path in infos if _VERSION.fullmatch(path.parent.name)]:
             # Compared as numbers: 10.0.0 is newer than 2.0.0.
-            return max(complete, key=lambda path: [int(field) for field in path.name.split(".")])
-    raise _not_found(f"No such dataset: '{name}'", roots)
+            return max(versions, key=lambda path: [int(field) for field in path.name.split(".")])
+    raise _not_found(f"No such dataset: '{name}'")
 
 
-def _search_path(roots: Sequence[Path]) -> list[Path]:
+def _search_path() -> list[Path]:
     """Return our folders, then the one in which TFDS itself stores datasets."""
-    return [*roots, Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()]
+    own = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return [*data_dirs(), own]
 
 
 def _builder(folder: str) -> Any:
@@ -162,11 +148,11 @@ def _data_source(folder: str, split: str) -> Any:
         raise _unusable(folder, f"it is stored as {builder.info.file_format}") from error
 
 
-def _not_found(problem: str, roots: Sequence[Path]) -> NotFound:
+def _not_found(problem: str) -> NotFound:
     return NotFound(
         problem,
         rule=_RULE,
-        location="; ".join(f"'{root}'" for root in _search_path(roots)),
+        location="; ".join(f"'{root}'" for root in _search_path()),
         remedy="create it with `esrjax data pack DIR --name NAME`, or prepare it with TFDS in "
         'ArrayRecord format (file_format="array_record"); esrjax downloads no datasets',
     )

@@ -1,13 +1,11 @@
-"""Writer for datasets of sub-images: TFDS datasets in ArrayRecord format."""
+"""Datasets of sub-images: their grid, and a writer for TFDS datasets in ArrayRecord format."""
 
 import contextlib
 import functools
 import io
 import itertools
-import os
-import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,10 @@ from esrjax.data.datasets import Pair, Progress
 from esrjax.data.image_io import Pixels, prefetch_map
 from esrjax.data.tfds_records import NAME_PATTERN
 from esrjax.errors import UnwritableFile
+from esrjax.io import atomic_write
 
 VERSION = "1.0.0"
-_DESCRIPTION = (
-    "HR sub-images of `crop_size` pixels, one every `step` pixels, the last one flush with the "
-    "edge, and their LR sub-images."
-)
-
-SubImagePair = tuple[Pixels, Pixels]  # LR and HR
+_NEW_FOLDER = "choose another --name or --output, free disk space, or delete the folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,28 +35,20 @@ class SubImageGrid:
     crop_size: int = 480
     step: int = 240
 
-    def sub_images(self, pair: Pair) -> list[SubImagePair]:
-        """Return the sub-images of a pair in row-major order.
+    def sub_images(self, pair: Pair) -> list[tuple[Pixels, Pixels]]:
+        """Return LR and HR of the sub-images of a pair in row-major order.
 
         Together they cover the image; the last of a row or column is aligned with the edge. An
         image smaller than `crop_size` is one sub-image.
         """
         lr, hr = pair.load()
-        s = pair.scale
-        side, rows, columns = self.crop_size // s, *(self._offsets(n, s) for n in lr.shape[:2])
+        s, side, step = pair.scale, self.crop_size // pair.scale, self.step // pair.scale
+        last_offsets = [max(0, lr_side - side) for lr_side in lr.shape[:2]]
+        rows, columns = ([*range(0, last, step), last] for last in last_offsets)
         return [
-            (
-                lr[top : top + side, left : left + side],
-                hr[s * top : s * (top + side), s * left : s * (left + side)],
-            )
-            for top in rows
-            for left in columns
+            (lr[y : y + side, x : x + side], hr[s * y : s * (y + side), s * x : s * (x + side)])
+            for y, x in itertools.product(rows, columns)
         ]
-
-    def _offsets(self, lr_side: int, scale: int) -> list[int]:
-        """Return where the sub-images start along one side of the LR image, LR pixels."""
-        last = max(0, lr_side - self.crop_size // scale)
-        return [*range(0, last, self.step // scale), last]
 
     def check_scale(self, scale: int) -> None:
         """Raise `UnwritableFile` if LR and HR would be cropped differently, or not covered."""
@@ -110,22 +96,18 @@ def pack(
     """
     grid.check_scale(pairs[0].scale)
     check_destination(root, name)
-    partial = root / f".esrjax-{secrets.token_hex(6)}.partial"
-    try:
-        partial.mkdir(parents=True)
-        num_sub_images = _write(partial, name, pairs, grid, progress)
-        os.replace(partial / name, root / name)
-    except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError
-        raise _unwritable(root / name, getattr(error, "strerror", None) or str(error)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    files = [path for path in (root / name).rglob("*") if path.is_file()]
-    num_bytes = sum(path.stat().st_size for path in files)
+    folder = root / name
+    with atomic_write(folder, _NEW_FOLDER) as partial:
+        builder_root = partial / "root"  # TFDS also leaves an empty folder `downloads` in it
+        builder = _Builder(name, builder_root, pairs, grid, progress)
+        builder.write()
+        (builder_root / name / VERSION).rename(partial / VERSION)
+        shutil.rmtree(builder_root)
     return PackedDataset(
-        folder=root / name,
+        folder=folder,
         num_images=len(pairs),
-        num_sub_images=num_sub_images,
-        num_bytes=num_bytes,
+        num_sub_images=sum(count for *_, count in builder.table),
+        num_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     )
 
 
@@ -138,36 +120,65 @@ def check_destination(root: Path, name: str) -> None:
             remedy="choose another --name",
         )
     if (root / name).exists():
-        raise _unwritable(root / name, "the folder already exists")
+        raise UnwritableFile(
+            "the dataset cannot be written: the folder already exists",
+            location=str(root / name),
+            rule="a dataset is written to a new folder, NAME in $ESRJAX_DATA or in --output",
+            remedy=_NEW_FOLDER,
+        )
 
 
-def _write(
-    root: Path, name: str, pairs: Sequence[Pair], grid: SubImageGrid, progress: Progress
-) -> int:
-    """Write the dataset and return the number of sub-images."""
-    # Per image: name, height and width of its sub-images (HR pixels), and their number.
-    table: list[tuple[str, int, int, int]] = []
-    builder = _Builder(
-        name, root, _examples(progress(pairs), prefetch_map(grid.sub_images, pairs), table), table
-    )
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
-    return sum(count for *_, count in table)
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The builder class that TFDS needs to write examples.
 
+    Attributes:
+        table: Name of an image, height and width of its sub-images (HR pixels), and their number.
+    """
 
-def _examples(
-    pairs: Iterable[Pair],
-    sub_images: Iterable[list[SubImagePair]],
-    table: list[tuple[str, int, int, int]],
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the examples in the order of the pairs, and append a row per pair to the table."""
-    index = itertools.count()
-    for pair, crops in zip(pairs, sub_images, strict=True):
-        for lr, hr in crops:
-            yield next(index), {"lr": _encode_png(lr), "hr": _encode_png(hr)}
-        height, width, _ = crops[0][1].shape
-        table.append((pair.name, height, width, len(crops)))
+    VERSION = tfds.core.Version(VERSION)
+    url_infos: dict[str, Any] | None = None  # there is nothing to download
+
+    def __init__(
+        self, name: str, root: Path, pairs: Sequence[Pair], grid: SubImageGrid, progress: Progress
+    ):
+        self.name = name  # pyright: ignore[reportAttributeAccessIssue] # TFDS declares a ClassVar
+        self.table: list[tuple[str, int, int, int]] = []
+        self._pairs, self._grid, self._progress = pairs, grid, progress
+        super().__init__(data_dir=root, file_format="array_record")
+
+    def write(self) -> None:
+        """Write the dataset to `root/NAME/VERSION`, without output."""
+        tfds.disable_progress_bar()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.download_and_prepare()
+        except RuntimeError as error:  # of ArrayRecord's writer
+            raise OSError(str(error)) from error
+
+    def _info(self) -> Any:
+        image = functools.partial(tfds.features.Image, encoding_format="png")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="HR sub-images of `crop_size` pixels, one every `step` pixels, the last "
+            "one flush with the edge, and their LR sub-images.",
+            features=tfds.features.FeaturesDict({"lr": image(), "hr": image()}),
+            disable_shuffling=True,  # training shuffles; subsets such as [:100] rely on the order
+            # TFDS reads the table when it writes the metadata, after all examples.
+            metadata=tfds.core.MetadataDict(images=self.table),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the examples in the order of the pairs, and append a row per pair to the table."""
+        index = itertools.count()
+        sub_images = prefetch_map(self._grid.sub_images, self._pairs)
+        for pair, crops in zip(self._progress(self._pairs), sub_images, strict=True):
+            for lr, hr in crops:
+                yield next(index), {"lr": _encode_png(lr), "hr": _encode_png(hr)}
+            height, width, _ = crops[0][1].shape
+            self.table.append((pair.name, height, width, len(crops)))
 
 
 def _encode_png(pixels: Pixels) -> io.BytesIO:
@@ -176,41 +187,3 @@ def _encode_png(pixels: Pixels) -> io.BytesIO:
     Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
     stream.seek(0)
     return stream
-
-
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The builder class that TFDS needs to write examples that are already in memory."""
-
-    VERSION = tfds.core.Version(VERSION)
-    url_infos: dict[str, Any] | None = None  # there is nothing to download
-
-    def __init__(self, name: str, root: Path, examples: Iterable[Any], table: Sequence[Any]):
-        self.name = name  # pyright: ignore[reportAttributeAccessIssue] # TFDS declares a ClassVar
-        self._examples, self._table = examples, table
-        super().__init__(data_dir=root, file_format="array_record")
-
-    def _info(self) -> Any:
-        image = functools.partial(tfds.features.Image, encoding_format="png")
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=_DESCRIPTION,
-            features=tfds.features.FeaturesDict({"lr": image(), "hr": image()}),
-            disable_shuffling=True,  # training shuffles; subsets such as [:100] rely on the order
-            # TFDS reads the table when it writes the metadata, after all examples.
-            metadata=tfds.core.MetadataDict(images=self._table),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {"train": self._examples}
-
-    def _generate_examples(self) -> Any:
-        return self._examples
-
-
-def _unwritable(path: Path, reason: str) -> UnwritableFile:
-    return UnwritableFile(
-        f"the dataset cannot be written: {reason}",
-        location=str(path),
-        rule="a dataset is written to a new folder, NAME in $ESRJAX_DATA or in --output",
-        remedy="choose another --name or --output, free disk space, or delete the folder",
-    )

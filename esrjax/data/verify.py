@@ -1,18 +1,17 @@
-"""Verification of datasets before training: damaged images, wrong LR, duplicates, leaks."""
+"""Checks of image pairs and of whole datasets: damaged images, wrong LR, duplicates, leaks."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from esrjax.data.datasets import DatasetInfo, Pair, Progress, decode_source
 from esrjax.data.image_io import Pixels, prefetch_map
 from esrjax.data.resize import bicubic_downscale
-from esrjax.errors import UserError
+from esrjax.errors import UserError, list_some
 
 # Outer LR pixels that are not compared: newer versions of MATLAB pad symmetrically at the edge
 # where older ones replicate it, which changes two pixels by up to 10 levels.
@@ -26,7 +25,7 @@ class PairCheck:
 
     Attributes:
         name: Of the pair.
-        problems: What is wrong with it.
+        problems: What is wrong with it; a large `lr_error` is judged by `verify_dataset`.
         notes: What decoding has changed, which is not wrong.
         size: (h, w) of HR, cropped to a multiple of the scale; None if it cannot be read.
         lr_error: Largest difference between its LR image and the bicubic one, in levels; None where
@@ -82,30 +81,33 @@ def verify_dataset(
         tolerance: Levels by which LR may differ from the bicubic LR, outer pixels excepted.
         progress: Wraps the pairs, for instance in a progress bar.
     """
-    checks = list(_check_pairs(pairs, tolerance, progress))
-    # 255 is the largest possible difference: the LR images of `against` are not judged.
-    against_checks = list(_check_pairs(against, 255, progress)) if against else []
-    problems = [f"{check.name}: {problem}" for check in checks for problem in check.problems]
-    leaks, similar = find_overlap(checks, against_checks)
-    notes = [f"{check.name}: {note}" for check in checks for note in check.notes]
-    sizes = [check.size for check in checks if check.size]
-    lr_errors = [check.lr_error for check in checks if check.lr_error is not None]
+    checks = _check_pairs(pairs, progress)
+    problems = _compare_with_info(pairs, expected)
+    notes: list[str] = []
+    for check in checks:
+        problems += [f"{check.name}: {problem}" for problem in check.problems]
+        if check.lr_error is not None and check.lr_error > tolerance:
+            error = f"LR differs from the bicubic LR by up to {check.lr_error} levels"
+            problems.append(f"{check.name}: {error}")
+        notes += [f"{check.name}: {note}" for note in check.notes]
+    leaks, similar = find_overlap(checks, _check_pairs(against, progress) if against else [])
     return DatasetReport(
         num_images=len(pairs),
-        min_hr_size=min(sizes, key=min, default=None),
-        lr_error=max(lr_errors, default=None),
-        problems=(*_compare_with_info(pairs, expected), *problems, *leaks),
+        min_hr_size=min((check.size for check in checks if check.size), key=min, default=None),
+        lr_error=max((c.lr_error for c in checks if c.lr_error is not None), default=None),
+        problems=(*problems, *leaks),
         notes=(*notes, *_duplicates(checks), *similar),
     )
 
 
-def check_pair(pair: Pair, tolerance: int) -> PairCheck:
-    """Check one pair; errors in reading it are problems of the result.
+def _check_pairs(pairs: Sequence[Pair], progress: Progress) -> list[PairCheck]:
+    """Check all pairs with two threads; at most a few images are in memory."""
+    checks = prefetch_map(check_pair, pairs, buffer_size=4)
+    return [check for _, check in zip(progress(pairs), checks, strict=True)]
 
-    Args:
-        pair: The pair.
-        tolerance: Levels by which LR may differ from the bicubic LR, outer pixels excepted.
-    """
+
+def check_pair(pair: Pair) -> PairCheck:
+    """Check one pair; errors in reading it are problems of the result."""
     try:
         images = {"HR": decode_source(pair.hr)}
         images |= {} if pair.lr is None else {"LR": decode_source(pair.lr)}
@@ -114,17 +116,13 @@ def check_pair(pair: Pair, tolerance: int) -> PairCheck:
         return PairCheck(name=pair.name, problems=(error.problem,))
     notes = [(label, note) for label, image in images.items() for note in image.notes]
     deep = [(label, note) for label, note in notes if note.startswith("16 bits")]
-    lr_error = None if pair.lr is None else max_abs_diff(lr, bicubic_downscale(hr, pair.scale))
-    problems = [f"{label} is not 8-bit: {note}" for label, note in deep]
-    harmless = [labelled_note for labelled_note in notes if labelled_note not in deep]
-    if lr_error is not None and lr_error > tolerance:
-        problems.append(f"LR differs from the bicubic LR by up to {lr_error} levels")
+    prefixes = {"HR": "", "LR": "LR: "}
     return PairCheck(
         name=pair.name,
-        problems=tuple(problems),
-        notes=tuple(note if label == "HR" else f"LR: {note}" for label, note in harmless),
+        problems=tuple(f"{label} is not 8-bit: {note}" for label, note in deep),
+        notes=tuple(prefixes[note[0]] + note[1] for note in notes if note not in deep),
         size=hr.shape[:2],
-        lr_error=lr_error,
+        lr_error=None if pair.lr is None else max_abs_diff(lr, bicubic_downscale(hr, pair.scale)),
         digest=hashlib.sha256(f"{hr.shape}".encode() + hr.tobytes()).hexdigest(),
         dhash=difference_hash(hr),
     )
@@ -135,10 +133,8 @@ def max_abs_diff(lr: Pixels, reference: Pixels) -> int:
 
     The two outer rows and columns are ignored (see `IGNORED_LR_BORDER`).
     """
-    interior = tuple(
-        np.s_[IGNORED_LR_BORDER:-IGNORED_LR_BORDER] if side > 2 * IGNORED_LR_BORDER else np.s_[:]
-        for side in lr.shape[:2]
-    )
+    b = IGNORED_LR_BORDER
+    interior = tuple(np.s_[b:-b] if side > 2 * b else np.s_[:] for side in lr.shape[:2])
     return int(np.abs(lr[interior].astype(int) - reference[interior]).max())
 
 
@@ -166,28 +162,19 @@ def find_overlap(
         for every image that only looks like one of it, by difference hash.
     """
     against_names = {check.digest: check.name for check in against_checks if check.digest}
-    leaks = [
-        f"{check.name}: the same image as {against_names[check.digest]} of a held-out dataset"
-        for check in checks
-        if check.digest in against_names
-    ]
     hashed = [check for check in against_checks if check.dhash is not None]
     hashes = np.array([check.dhash for check in hashed], np.uint64)
+    leaks: list[str] = []
     similar: list[str] = []
     for check in checks:
-        close = [] if check.digest in against_names else _close_hashes(check, hashes)
-        similar += [
-            f"{check.name}: looks like {hashed[i].name} of a held-out dataset" for i in close
-        ]
+        if check.digest in against_names:
+            other = against_names[check.digest]
+            leaks.append(f"{check.name}: the same image as {other} of a held-out dataset")
+        elif check.dhash is not None:
+            distances = np.bitwise_count(hashes ^ np.uint64(check.dhash))  # Hamming distances
+            close = [hashed[i].name for i in np.flatnonzero(distances <= MAX_HASH_DISTANCE)]
+            similar += [f"{check.name}: looks like {name} of a held-out dataset" for name in close]
     return leaks, similar
-
-
-def _close_hashes(check: PairCheck, hashes: NDArray[np.uint64]) -> list[int]:
-    """Return the indices of the hashes within `MAX_HASH_DISTANCE` (Hamming distance)."""
-    if check.dhash is None or not hashes.size:
-        return []
-    distances = np.bitwise_count(hashes ^ np.uint64(check.dhash))
-    return np.flatnonzero(distances <= MAX_HASH_DISTANCE).tolist()
 
 
 def _duplicates(checks: Sequence[PairCheck]) -> list[str]:
@@ -200,21 +187,16 @@ def _duplicates(checks: Sequence[PairCheck]) -> list[str]:
 
 
 def _compare_with_info(pairs: Sequence[Pair], info: DatasetInfo | None) -> list[str]:
+    """Return a line each for a wrong number of images, missing names and unexpected names."""
     if info is None:
         return []
-    missing, unexpected = info.compare_names([pair.name for pair in pairs])
-    lines = [f"{info.title} has {info.num_images} images, this dataset {len(pairs)}"]
-    lines = lines if len(pairs) != info.num_images else []
-    lines += [f"missing: {_some_names(missing)}"] if missing else []
-    return lines + ([f"not part of {info.title}: {_some_names(unexpected)}"] if unexpected else [])
-
-
-def _some_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _check_pairs(pairs: Sequence[Pair], tolerance: int, progress: Progress) -> Iterator[PairCheck]:
-    """Check all pairs with two threads; at most a few images are in memory."""
-    checks = prefetch_map(lambda pair: check_pair(pair, tolerance), pairs, buffer_size=4)
-    for _, check in zip(progress(pairs), checks, strict=True):
-        yield check
+    names = {pair.name for pair in pairs}
+    known_names = names if info.image_names is None else info.image_names
+    lines: list[str] = []
+    if len(pairs) != info.num_images:
+        lines.append(f"{info.title} has {info.num_images} images, this dataset {len(pairs)}")
+    if missing := sorted(known_names - names):
+        lines.append(f"missing: {list_some(missing)}")
+    if unexpected := sorted(names - known_names):
+        lines.append(f"not part of {info.title}: {list_some(unexpected)}")
+    return lines

@@ -1,4 +1,4 @@
-"""Image panels: labelled images side by side, and crops that show detail."""
+"""Labelled images side by side, square crops, and the crop with the most detail."""
 
 from collections.abc import Mapping
 
@@ -21,10 +21,14 @@ def side_by_side(images: Mapping[str, Pixels], zoom: int = 1) -> Pixels:
     Returns:
         (24 + zoom·h, W, 3) uint8, on white.
     """
-    panels = [_panel(label, pixels, zoom) for label, pixels in images.items()]
-    gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
-    row = [block for panel in panels for block in (panel, gap)][:-1]
-    return np.concatenate(row, axis=1)
+    row: list[Pixels] = []
+    for label, pixels in images.items():
+        zoomed = pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        header = Image.new("RGB", (zoomed.shape[1], HEADER_HEIGHT), "white")
+        ImageDraw.Draw(header).text((4, 4), label, fill="black", font=ImageFont.load_default(14))
+        gap = np.full((HEADER_HEIGHT + zoomed.shape[0], GAP, 3), 255, np.uint8)
+        row += [np.concatenate([np.asarray(header), zoomed]), gap]
+    return np.concatenate(row[:-1], axis=1)
 
 
 def crop_square(pixels: Pixels, top: int, left: int, side: int) -> Pixels:
@@ -51,11 +55,3 @@ def most_detailed_crop(pixels: Pixels, side: int, step: int = 16) -> tuple[int, 
         for left in range(0, pixels.shape[1] - side + 1, step)
     ]
     return max(corners, key=lambda corner: crop_square(variation, *corner, side).sum())  # pyright: ignore[reportArgumentType] # slicing takes any dtype
-
-
-def _panel(label: str, pixels: Pixels, zoom: int) -> Pixels:
-    """Return the zoomed image under its label, black on white."""
-    zoomed = pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    header = Image.new("RGB", (zoomed.shape[1], HEADER_HEIGHT), "white")
-    ImageDraw.Draw(header).text((4, 4), label, fill="black", font=ImageFont.load_default(14))
-    return np.concatenate([np.asarray(header), zoomed])

@@ -1,23 +1,15 @@
-"""Fusion of image files: images of the same name in several folders -> one folder."""
+"""Fusion of image files of the same name in several folders: jobs, checks, execution."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esrjax.data.image_io import (
-    SUFFIXES,
-    Pixels,
-    find_images,
-    read_image,
-    read_image_size,
-    write_image,
-)
-from esrjax.errors import InvalidArgument
+from esrjax.data import image_io
+from esrjax.data.image_io import SUFFIXES, Pixels
+from esrjax.errors import InvalidArgument, list_some
 
 FuseFn = Callable[[Sequence[Pixels]], Pixels]  # images of one size -> their fusion
-
-MAX_NAMES = 5  # in an error, before "and N more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,89 +30,83 @@ def plan_fusion_jobs(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, .
     Raises:
         InvalidArgument: If names do not match, or a source would be overwritten.
     """
-    jobs = _plan(inputs, output)
+    if len(inputs) < 2:
+        raise _bad_fusion("only one image or folder is given", "give two or more")
+    plan = _plan_folders if any(path.is_dir() for path in inputs) else _plan_single_images
+    jobs = plan(inputs, output)
     sources = {source.resolve() for job in jobs for source in job.sources}
     if overwritten := [job.target for job in jobs if job.target.resolve() in sources]:
         problem = f"'{overwritten[0]}' would be overwritten, but is one of the images to fuse"
-        raise _bad_fusion(problem, "", "give another output with -o")
+        raise _bad_fusion(problem, "give another output with -o")
     return jobs
 
 
-def _plan(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, ...]:
-    if len(inputs) < 2:
-        raise _bad_fusion("only one image or folder is given", "", "give two or more")
-    if not any(path.is_dir() for path in inputs):
-        sources = tuple(find_images([path])[0] for path in inputs)
-        is_file = output.suffix.lower() in SUFFIXES
-        target = output if is_file else output / f"{sources[0].stem}.png"
-        return (FusionJob(sources=sources, target=target),)
-    folders = [_images_by_stem(path) for path in inputs]
-    _check_equal_names(inputs, folders)
-    if output.suffix.lower() in SUFFIXES:
-        raise _bad_fusion(f"'{output}' is an image file name", "", "give a folder with -o")
-    return tuple(
-        FusionJob(sources=tuple(folder[name] for folder in folders), target=output / f"{name}.png")
-        for name in sorted(folders[0])
-    )
+def _plan_single_images(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, ...]:
+    sources = tuple(image_io.find_images([path])[0] for path in inputs)
+    is_file = output.suffix.lower() in SUFFIXES
+    target = output if is_file else output / f"{sources[0].stem}.png"
+    return (FusionJob(sources=sources, target=target),)
 
 
-def fuse_files(job: FusionJob, fuse: FuseFn) -> None:
-    """Read the images of a job, fuse them and write the result."""
-    write_image(job.target, fuse([read_image(source).pixels for source in job.sources]))
-
-
-def check_equal_sizes(jobs: Sequence[FusionJob]) -> None:
-    """Raise `InvalidArgument` unless the images of every job have one size, by their headers."""
-    for job in jobs:
-        sizes = [f"{height}x{width}" for height, width in map(read_image_size, job.sources)]
-        if len(set(sizes)) > 1:
-            raise _bad_fusion(
-                f"the images are {', '.join(sizes)} (height x width)",
-                ", ".join(map(str, job.sources)),
-                "fuse images of one size, upscaled from the same LR image",
-            )
-
-
-def check_weights(weights: Sequence[float], inputs: Sequence[Path]) -> None:
-    """Raise `InvalidArgument` unless every input has a weight >= 0 and their sum is positive."""
-    values = ", ".join(f"{weight:g}" for weight in weights)
-    is_valid = len(weights) == len(inputs) and all(math.isfinite(w) and w >= 0 for w in weights)
-    if not is_valid or not sum(weights):
+def _plan_folders(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, ...]:
+    folders = {path: _images_by_stem(path) for path in inputs}
+    names = sorted(set[str]().union(*folders.values()))
+    missing = {path: [n for n in names if n not in files] for path, files in folders.items()}
+    if any(missing.values()):
         raise _bad_fusion(
-            f"Invalid weights {values} for {len(inputs)} images or folders",
-            "",
-            "give one weight for each input, none negative and at least one positive",
+            "; ".join(f"missing in '{path}': {list_some(m)}" for path, m in missing.items() if m),
+            "add the missing images, or remove those of the same name elsewhere",
+            location=", ".join(map(str, inputs)),
         )
+    if output.suffix.lower() in SUFFIXES:
+        raise _bad_fusion(f"'{output}' is an image file name", "give a folder with -o")
+    return tuple(
+        FusionJob(
+            sources=tuple(folders[path][name] for path in inputs), target=output / f"{name}.png"
+        )
+        for name in names
+    )
 
 
 def _images_by_stem(folder: Path) -> dict[str, Path]:
     """Return the images of a folder by stem; `a.png` and `a.jpg` together are an error."""
     files: dict[str, Path] = {}
-    for path in find_images([folder]):
-        if path.stem in files:
+    for path in image_io.find_images([folder]):
+        if files.setdefault(path.stem, path) != path:
             problem = f"'{folder}' contains two images {path.stem!r}"
-            raise _bad_fusion(problem, str(path), "remove one of them")
-        files[path.stem] = path
+            raise _bad_fusion(problem, "remove one of them", location=str(path))
     return files
 
 
-def _check_equal_names(inputs: Sequence[Path], folders: Sequence[dict[str, Path]]) -> None:
-    all_names = set[str]().union(*folders)
-    problems = [
-        f"missing in '{path}': {', '.join(missing[:MAX_NAMES])}"
-        + (f" and {len(missing) - MAX_NAMES} more" if len(missing) > MAX_NAMES else "")
-        for path, folder in zip(inputs, folders, strict=True)
-        if (missing := sorted(all_names - set(folder)))
-    ]
-    if problems:
-        remedy = "add the missing images, or remove those of the same name elsewhere"
-        raise _bad_fusion("; ".join(problems), ", ".join(map(str, inputs)), remedy)
+def check_equal_sizes(jobs: Sequence[FusionJob]) -> None:
+    """Raise `InvalidArgument` unless the images of every job have one size, by their headers."""
+    for job in jobs:
+        sizes = [f"{h}x{w}" for h, w in map(image_io.read_image_size, job.sources)]
+        if len(set(sizes)) > 1:
+            raise _bad_fusion(
+                f"the images are {', '.join(sizes)} (height x width)",
+                "fuse images of one size, upscaled from the same LR image",
+                location=", ".join(map(str, job.sources)),
+            )
 
 
-def _bad_fusion(problem: str, location: str, remedy: str) -> InvalidArgument:
-    return InvalidArgument(
-        problem,
-        location=location or None,
-        rule="images are fused by name: all folders have the same image names and sizes",
-        remedy=remedy,
-    )
+def check_weights(weights: Sequence[float], inputs: Sequence[Path]) -> None:
+    """Raise `InvalidArgument` unless every input has a weight >= 0 and their sum is positive."""
+    is_valid = len(weights) == len(inputs) and all(math.isfinite(w) and w >= 0 for w in weights)
+    if not is_valid or not sum(weights):
+        values = ", ".join(f"{weight:g}" for weight in weights)
+        raise _bad_fusion(
+            f"Invalid weights {values} for {len(inputs)} images or folders",
+            "give one weight for each input, none negative and at least one positive",
+        )
+
+
+def fuse_files(job: FusionJob, fuse: FuseFn) -> None:
+    """Read the images of a job, fuse them and write the result."""
+    pixels = [image_io.read_image(source).pixels for source in job.sources]
+    image_io.write_image(job.target, fuse(pixels))
+
+
+def _bad_fusion(problem: str, remedy: str, location: str | None = None) -> InvalidArgument:
+    rule = "images are fused by name: all folders have the same image names and sizes"
+    return InvalidArgument(problem, rule=rule, remedy=remedy, location=location)

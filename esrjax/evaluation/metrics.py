@@ -1,21 +1,24 @@
-"""PSNR and SSIM under metric specs: named conventions, each defined completely."""
+"""PSNR and SSIM, and metric specs: their named conventions, each defined completely."""
 
-import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
+from esrjax import registry
 from esrjax.data.image_io import Pixels
-from esrjax.errors import IncomparableImages, InvalidOutput, NotFound
+from esrjax.errors import IncomparableImages, InvalidOutput
 
+Float64Array = NDArray[np.float64]
+SRImage = Pixels | NDArray[np.floating]  # (h, w, 3): uint8, or floats in [0, 1]
 Metric = Literal["psnr", "ssim"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Luma:
     """A luma channel: `dot(weights, RGB) / divisor + offset`, for levels in [0, 255].
 
@@ -33,25 +36,23 @@ class Luma:
 
 
 # MATLAB's rgb2ycbcr: ITU-R BT.601, limited range, levels 16 to 235. What papers report as "Y".
-BT601_LIMITED = Luma(
-    name="BT.601 luma (16 to 235)", weights=(65.481, 128.553, 24.966), divisor=255, offset=16
-)
+BT601_LIMITED = Luma("BT.601 luma (16 to 235)", (65.481, 128.553, 24.966), divisor=255, offset=16)
 # The Y of YIQ: the same weights over the full range, levels 0 to 255.
-BT601_FULL = Luma(name="BT.601 luma (0 to 255)", weights=(299, 587, 114), divisor=1000)
+BT601_FULL = Luma("BT.601 luma (0 to 255)", (299, 587, 114), divisor=1000)
 # super-image has 64.738 for red; BT.601 in 256ths is 65.738, 129.057, 25.064.
 SUPERIMAGE_LUMA = Luma(
-    name="luma with 64.738 for red", weights=(64.738, 129.057, 25.064), divisor=256, offset=16
+    "luma with 64.738 for red", (64.738, 129.057, 25.064), divisor=256, offset=16
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MetricSpec:
     """Everything that must be fixed before PSNR and SSIM of two sources can be compared.
 
     Attributes:
         name: The name in commands, rules and results.
-        version: Increased when the definition behind a name changes.
         used_by: The programs and papers that measure so.
+        version: Increased when the definition behind a name changes.
         luma: The single channel that is compared; None compares RGB, in one mean.
         round_luma_for: The metrics for which luma is rounded to whole levels first.
         output_rounding: How the float output of a network becomes levels in [0, 255] ("none" leaves
@@ -66,8 +67,8 @@ class MetricSpec:
     """
 
     name: str
-    version: int = 1
     used_by: str
+    version: int = 1
     luma: Luma | None = None
     round_luma_for: tuple[Metric, ...] = ()
     output_rounding: Literal["round", "truncate", "none"] = "round"
@@ -88,7 +89,7 @@ class MetricSpec:
         """The conventions in words, derived from the fields."""
         clauses = [
             self.luma.name + _LUMA_ROUNDING[self.round_luma_for] if self.luma else _RGB,
-            _OUTPUT_ROUNDING[self.output_rounding],
+            _OUTPUT_ROUNDING[self.output_rounding][0],
             f"border {self.crop_border}",
             f"MSE + {self.mse_epsilon:g}" if self.mse_epsilon else "",
             "negative SSIM clipped" if self.clip_negative_ssim else "",
@@ -102,79 +103,57 @@ _LUMA_ROUNDING: dict[tuple[Metric, ...], str] = {
     ("ssim",): ", rounded for SSIM",
     ("psnr", "ssim"): ", rounded",
 }
-_OUTPUT_ROUNDING = {
-    "round": "output rounded to 8 bits",
-    "truncate": "output truncated to 8 bits",
-    "none": "output clipped, not rounded",
+# Output rounding -> the clause of a summary, and the function.
+_OUTPUT_ROUNDING: dict[str, tuple[str, Callable[..., Any]]] = {
+    "round": ("output rounded to 8 bits", np.rint),
+    "truncate": ("output truncated to 8 bits", np.floor),
+    "none": ("output clipped, not rounded", np.asarray),
 }
 
-NTIRE = MetricSpec(name="ntire", used_by="the NTIRE challenge on efficient SR")
-Y = MetricSpec(
-    name="y", used_by="papers; KAIR", luma=BT601_LIMITED, round_luma_for=("psnr", "ssim")
-)
-BASICSR_Y = MetricSpec(name="basicsr_y", used_by="BasicSR, test_y_channel", luma=BT601_LIMITED)
+NTIRE = MetricSpec("ntire", "the NTIRE challenge on efficient SR")
+Y = MetricSpec("y", "papers; KAIR", luma=BT601_LIMITED, round_luma_for=("psnr", "ssim"))
+BASICSR_Y = MetricSpec("basicsr_y", "BasicSR, test_y_channel", luma=BT601_LIMITED)
 PYIQA_Y = MetricSpec(
-    name="pyiqa_y",
-    used_by="pyiqa, psnry and ssim, crop_border=4",
+    "pyiqa_y",
+    "pyiqa, psnry and ssim, crop_border=4",
     luma=BT601_FULL,
     round_luma_for=("ssim",),
     mse_epsilon=1e-8,
     clip_negative_ssim=True,
 )
 SUPERIMAGE_Y = MetricSpec(
-    name="superimage_y", used_by="super-image", luma=SUPERIMAGE_LUMA, output_rounding="none"
+    "superimage_y", "super-image", luma=SUPERIMAGE_LUMA, output_rounding="none"
 )
 
-SPECS = {
-    spec.name: spec
-    for spec in (
-        NTIRE,
-        Y,
-        BASICSR_Y,
-        PYIQA_Y,
-        replace(PYIQA_Y, name="pyiqa_y_border0", used_by="pyiqa by default", crop_border=0),
-        SUPERIMAGE_Y,
-        replace(NTIRE, name="rgb_border0", used_by="code that crops no border", crop_border=0),
-        replace(NTIRE, name="rgb_border10", used_by="code that crops 6 + scale", crop_border=10),
-        replace(
-            NTIRE,
-            name="rgb_truncated",
-            used_by="code that casts to uint8 without rounding",
-            output_rounding="truncate",
-        ),
-        replace(
-            NTIRE,
-            name="rgb_unrounded",
-            used_by="losses; metrics of float tensors",
-            output_rounding="none",
-        ),
-    )
-}
+PYIQA_Y_BORDER0 = replace(
+    PYIQA_Y, name="pyiqa_y_border0", used_by="pyiqa by default", crop_border=0
+)
+RGB_BORDER0 = MetricSpec("rgb_border0", "code that crops no border", crop_border=0)
+RGB_BORDER10 = MetricSpec("rgb_border10", "code that crops 6 + scale", crop_border=10)
+RGB_TRUNCATED = MetricSpec(
+    "rgb_truncated", "code that casts to uint8 without rounding", output_rounding="truncate"
+)
+RGB_UNROUNDED = MetricSpec(
+    "rgb_unrounded", "losses; metrics of float tensors", output_rounding="none"
+)
 
 
 def get_spec(name: str) -> MetricSpec:
-    """Return the metric spec of that name, a key of `SPECS`.
+    """Return the metric spec of a name, an entry point of the group `esrjax.metrics`.
 
     Raises:
         NotFound: If there is none.
     """
-    if name in SPECS:
-        return SPECS[name]
-    close_names = difflib.get_close_matches(name.lower(), SPECS, n=1)
-    raise NotFound(
-        f"Unknown metric spec '{name}'",
-        rule=f"the specs are {', '.join(SPECS)}",
-        remedy=f"did you mean '{close_names[0]}'?" if close_names else "choose one of these",
-    )
+    return registry.get_component(registry.METRIC_GROUP, name, "metric spec")
 
 
-# --------------------------------------------------------------------------------------------------
-# PSNR and SSIM of an SR and an HR image under a metric spec.
-# --------------------------------------------------------------------------------------------------
+def all_specs() -> dict[str, MetricSpec]:
+    """Return all registered metric specs by name, that of the challenge first."""
+    names = sorted(registry.component_names(registry.METRIC_GROUP), key=lambda n: (n != "ntire", n))
+    return {name: get_spec(name) for name in names}
 
 
-Float64Array = NDArray[np.float64]
-SRImage = Pixels | NDArray[np.floating]  # (h, w, 3): uint8, or floats in [0, 1]
+# --- PSNR and SSIM of an SR and an HR image ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,10 +186,10 @@ def compute_all_specs(sr: SRImage, hr: Pixels) -> tuple[MetricValues, ...]:
     return tuple(
         MetricValues(
             spec=spec,
-            psnr=psnr(sr, hr, spec) if _is_large_enough(hr, spec, 1) else None,
-            ssim=ssim(sr, hr, spec) if _is_large_enough(hr, spec, spec.window_size) else None,
+            psnr=psnr(sr, hr, spec) if _is_large_enough(hr, spec, "psnr") else None,
+            ssim=ssim(sr, hr, spec) if _is_large_enough(hr, spec, "ssim") else None,
         )
-        for spec in SPECS.values()
+        for spec in all_specs().values()
     )
 
 
@@ -257,11 +236,11 @@ def ssim(sr: SRImage, hr: Pixels, spec: MetricSpec) -> float:
             borders.
         InvalidOutput: If `sr` contains NaN.
     """
-    sr_values, hr_values = _prepare_pair(sr, hr, spec, "ssim")
-    maps = [
-        _ssim_map(x, y, spec)
-        for x, y in zip(_channels(sr_values), _channels(hr_values), strict=True)
-    ]
+    sr_channels, hr_channels = (
+        np.ascontiguousarray(np.moveaxis(values, -1, 0))
+        for values in _prepare_pair(sr, hr, spec, "ssim")
+    )
+    maps = [_ssim_map(x, y, spec) for x, y in zip(sr_channels, hr_channels, strict=True)]
     return float(np.mean(maps))
 
 
@@ -295,7 +274,13 @@ def _prepare_pair(
 ) -> tuple[Float64Array, Float64Array]:
     """Return what a metric compares of both images, (h, w, C): their channels within the border."""
     _check_comparable(sr, hr)
-    _check_large_enough(hr, spec, metric)
+    if not _is_large_enough(hr, spec, metric):
+        raise IncomparableImages(
+            f"an image of {_format_size(hr)} is too small for the metric spec '{spec.name}'",
+            rule=f"a border of {spec.crop_border} pixels is cropped; SSIM needs "
+            f"{spec.window_size} pixels within it",
+            remedy="use larger images",
+        )
     height, width = (side - spec.crop_border for side in hr.shape[:2])
     interior = np.s_[spec.crop_border : height, spec.crop_border : width]
     sr_levels, hr_levels = _to_levels(sr, spec)[interior], hr[interior].astype(np.float64)
@@ -304,31 +289,19 @@ def _prepare_pair(
 
 def _to_levels(sr: SRImage, spec: MetricSpec) -> Float64Array:
     """Convert to levels in [0, 255]; floats are rounded as the spec requires, uint8 is kept."""
-    levels = sr if sr.dtype == np.uint8 else _to_255_range(sr, 1.0)
-    match spec.output_rounding:
-        case "round":
-            levels = np.rint(levels)
-        case "truncate":
-            levels = np.floor(levels)
-        case "none":
-            pass
+    _, round_levels = _OUTPUT_ROUNDING[spec.output_rounding]
+    levels = sr if sr.dtype == np.uint8 else round_levels(_to_255_range(sr, 1.0))
     return levels.astype(np.float64)
 
 
 def _select_channels(levels: Float64Array, spec: MetricSpec, metric: Metric) -> Float64Array:
     """Convert RGB levels (h, w, 3) to the channels that are compared, (h, w, C) in [0, 255]."""
-    luma = spec.luma
-    if luma is None:
+    if spec.luma is None:
         return levels
     # 194 of all RGB colors have a luma exactly halfway between two levels, so that rounding depends
     # on the order of the sum: np.dot with the undivided weights rounds as the other programs do.
-    values = np.dot(levels, luma.weights)[..., None] / luma.divisor + luma.offset
+    values = np.dot(levels, spec.luma.weights)[..., None] / spec.luma.divisor + spec.luma.offset
     return np.rint(values) if metric in spec.round_luma_for else values
-
-
-def _channels(values: Float64Array) -> list[Float64Array]:
-    """Return the channels of (h, w, C), each contiguous in memory."""
-    return [np.ascontiguousarray(channel) for channel in np.moveaxis(values, -1, 0)]
 
 
 def _ssim_map(x: Float64Array, y: Float64Array, spec: MetricSpec) -> Float64Array:
@@ -359,10 +332,8 @@ def _gaussian_filter(channel: Float64Array, spec: MetricSpec) -> Float64Array:
 
 def _check_comparable(sr: SRImage, hr: Pixels) -> None:
     for image, allow_float in ((sr, True), (hr, False)):
-        is_valid_dtype = image.dtype == np.uint8 or (
-            allow_float and np.issubdtype(image.dtype, np.floating)
-        )
-        if not is_valid_dtype or image.ndim != 3 or image.shape[2] != 3:
+        is_float = allow_float and np.issubdtype(image.dtype, np.floating)
+        if not (is_float or image.dtype == np.uint8) or image.ndim != 3 or image.shape[2] != 3:
             raise IncomparableImages(
                 f"an image is {image.dtype} {image.shape}",
                 rule="metrics compare (h, w, 3): uint8, or SR as floats in [0, 1]",
@@ -376,19 +347,10 @@ def _check_comparable(sr: SRImage, hr: Pixels) -> None:
         )
 
 
-def _check_large_enough(pixels: Pixels, spec: MetricSpec, metric: Metric) -> None:
-    if not _is_large_enough(pixels, spec, spec.window_size if metric == "ssim" else 1):
-        raise IncomparableImages(
-            f"an image of {_format_size(pixels)} is too small for the metric spec '{spec.name}'",
-            rule=f"a border of {spec.crop_border} pixels is cropped; SSIM needs "
-            f"{spec.window_size} pixels within it",
-            remedy="use larger images",
-        )
-
-
-def _is_large_enough(pixels: Pixels, spec: MetricSpec, min_side: int) -> bool:
-    """Return whether `min_side` pixels remain between the borders in both directions."""
-    return min(pixels.shape[:2]) >= min_side + 2 * spec.crop_border
+def _is_large_enough(hr: Pixels, spec: MetricSpec, metric: Metric) -> bool:
+    """Return whether a pixel, for SSIM a whole window, remains between the borders."""
+    min_side = spec.window_size if metric == "ssim" else 1
+    return min(hr.shape[:2]) >= min_side + 2 * spec.crop_border
 
 
 def _format_size(pixels: SRImage) -> str:

@@ -48,8 +48,7 @@ class Scores:
         """The arithmetic means over the images; PSNR is averaged in dB."""
         metrics = self.images.values()
         return ImageMetrics(
-            psnr=fmean(image.psnr for image in metrics),
-            ssim=fmean(image.ssim for image in metrics),
+            psnr=fmean(m.psnr for m in metrics), ssim=fmean(m.ssim for m in metrics)
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,10 +72,7 @@ def as_scorable(net: Any, spec: MetricSpec, **strategy: Any) -> ScorableUpscaler
 
 
 def score(
-    upscaler: ScorableUpscaler,
-    pairs: Sequence[Pair],
-    spec: MetricSpec,
-    progress: Progress = iter,
+    upscaler: ScorableUpscaler, pairs: Sequence[Pair], spec: MetricSpec, progress: Progress = iter
 ) -> Scores:
     """Return the scores of an upscaler over all pairs (see `score_with_specs`)."""
     return score_with_specs(upscaler, pairs, [spec], progress)[0]
@@ -102,49 +98,6 @@ def score_with_specs(
         InvalidArgument: If there are no pairs, or two of the same name.
         IncomparableImages: If an image is too small for a spec.
     """
-    _check_names(pairs)
-    needs_float_output = any(spec.needs_float_output for spec in specs)
-    images: list[dict[str, ImageMetrics]] = [{} for _ in specs]
-    for pair in progress(pairs):
-        sr, hr = _upscale(upscaler, pair, needs_float_output)
-        for spec, metrics in zip(specs, images, strict=True):
-            metrics[pair.name] = _measure(sr, hr, spec, pair.name)
-    return tuple(
-        Scores(spec=spec.name, images=metrics) for spec, metrics in zip(specs, images, strict=True)
-    )
-
-
-def _upscale(
-    upscaler: ScorableUpscaler, pair: Pair, needs_float_output: bool
-) -> tuple[SRImage, Pixels]:
-    """Return the SR image of a pair and its HR image."""
-    lr, hr = pair.load()
-    sr = upscaler(lr)
-    is_valid_dtype = (
-        np.issubdtype(sr.dtype, np.floating) if needs_float_output else sr.dtype == np.uint8
-    )
-    if is_valid_dtype and sr.shape == hr.shape:
-        return sr, hr
-    expected = "floats in [0, 1] of shape" if needs_float_output else "uint8"
-    raise InvalidOutput(
-        f"the output is {sr.dtype} {sr.shape} for an LR image of {lr.shape}",
-        location=pair.name,
-        rule=f"the output is {expected} {hr.shape}: {pair.scale} x the LR size",
-        remedy="check the scale of the method, and that its output is "
-        + ("not rounded, as this metric requires" if needs_float_output else "converted to uint8"),
-    )
-
-
-def _measure(sr: SRImage, hr: Pixels, spec: MetricSpec, name: str) -> ImageMetrics:
-    try:
-        return ImageMetrics(psnr=psnr(sr, hr, spec), ssim=ssim(sr, hr, spec))
-    except IncomparableImages as error:
-        raise IncomparableImages(
-            error.problem, location=name, rule=error.rule, remedy=error.remedy
-        ) from error
-
-
-def _check_names(pairs: Sequence[Pair]) -> None:
     names = Counter(pair.name for pair in pairs)
     duplicates = sorted(name for name, count in names.items() if count > 1)
     if duplicates or not names:
@@ -153,3 +106,33 @@ def _check_names(pairs: Sequence[Pair]) -> None:
             rule="scores are stored by image name, and averaged over at least one pair",
             remedy="score one dataset at a time",
         )
+    as_floats = any(spec.needs_float_output for spec in specs)
+    metrics = {pair.name: _measure(upscaler, pair, specs, as_floats) for pair in progress(pairs)}
+    return tuple(
+        Scores(spec=spec.name, images={name: values[i] for name, values in metrics.items()})
+        for i, spec in enumerate(specs)
+    )
+
+
+def _measure(
+    upscaler: ScorableUpscaler, pair: Pair, specs: Sequence[MetricSpec], as_floats: bool
+) -> list[ImageMetrics]:
+    """Return the metrics of one image under each spec."""
+    lr, hr = pair.load()
+    sr = upscaler(lr)
+    is_valid_dtype = np.issubdtype(sr.dtype, np.floating) if as_floats else sr.dtype == np.uint8
+    if not is_valid_dtype or sr.shape != hr.shape:
+        expected = "floats in [0, 1] of shape" if as_floats else "uint8"
+        raise InvalidOutput(
+            f"the output is {sr.dtype} {sr.shape} for an LR image of {lr.shape}",
+            location=pair.name,
+            rule=f"the output is {expected} {hr.shape}: {pair.scale} x the LR size",
+            remedy="check the scale of the method, and that its output is "
+            + ("not rounded, as this metric requires" if as_floats else "converted to uint8"),
+        )
+    try:
+        return [ImageMetrics(psnr=psnr(sr, hr, spec), ssim=ssim(sr, hr, spec)) for spec in specs]
+    except IncomparableImages as error:
+        raise IncomparableImages(
+            error.problem, location=pair.name, rule=error.rule, remedy=error.remedy
+        ) from error

@@ -1,42 +1,46 @@
-"""Inference strategies: single pass, tiles, x8 self-ensemble, windows, blending of upscalers.
+"""Inference strategies (single pass, padding, tiles, x8 self-ensemble, windows, blends), file jobs.
 
 An upscaler maps an LR image, (h, w, 3) uint8, to an SR image of floats in [0, 1]; `uint8_upscaler`
-rounds its result. Every strategy takes an upscaler and returns one, so that they can be composed.
-The file begins with a single forward pass over a whole image and the conversions around a network,
-and ends with the jobs that upscale image files."""
+rounds its result. A single pass runs the network once over the whole image. Every other strategy
+takes upscalers and returns one, so that they compose; `compose_upscaler` does so in a fixed order.
+The jobs at the end are image files to upscale, each with its output path and tile size.
+"""
 
-import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 from PIL import Image
 
-from esrjax.data.image_io import (
-    SUFFIXES,
-    Pixels,
-    find_images,
-    read_image,
-    read_image_size,
-    write_image,
-)
-from esrjax.errors import UnwritableFile, UserError
+from esrjax.data import image_io
+from esrjax.data.image_io import SUFFIXES, Pixels
+from esrjax.errors import InvalidArgument, UnwritableFile, UserError, list_some
 from esrjax.evaluation.metrics import to_uint8
 
 FloatImage = NDArray[np.float32]  # (h, w, 3), values in [0, 1], not clipped
 ImageSize = tuple[int, int]  # (h, w)
 Upscaler = Callable[[Pixels], FloatImage]  # (h, w, 3) uint8 -> (scale·h, scale·w, 3)
+BlendFn = Callable[[Sequence[FloatImage]], FloatImage]  # images of one size -> one image
+Windows = Mapping[int, float]  # side of the windows, LR pixels -> weight in the mean
+PadMode = Literal["symmetric", "reflect", "constant"]  # of np.pad
 # (1, h, w, 3) -> (1, scale·h, scale·w, 3), values in [0, data_range]
 ForwardFn = Callable[[Array], Array]
+# The same with a mask (h, w) that is 1 on the image and 0 on padding.
+MaskedForwardFn = Callable[[Array, Array], Array]
 
 
 def uint8_upscaler(upscaler: Upscaler) -> Callable[[Pixels], Pixels]:
     """Return the upscaler with its output converted to uint8 (see `to_uint8`)."""
     return lambda lr: to_uint8(upscaler(lr), 1.0)
+
+
+# --- single pass and padding ---
 
 
 def single_pass(forward: ForwardFn, data_range: float) -> Upscaler:
@@ -48,7 +52,8 @@ def single_pass(forward: ForwardFn, data_range: float) -> Upscaler:
     """
 
     def upscale(lr: Pixels) -> FloatImage:
-        return to_unit_range(forward(to_network_input(lr, data_range)[None]), data_range)
+        sr = forward(to_network_input(lr, data_range)[None])
+        return np.asarray(sr, np.float32)[0] / np.float32(data_range)
 
     return upscale
 
@@ -60,16 +65,6 @@ def to_network_input(lr: Pixels, data_range: float) -> Array:
     official test code: it gives the same float32 values, bit by bit.
     """
     return lr.astype(np.float32) / np.float32(255 / data_range)  # pyright: ignore[reportReturnType] # jit accepts numpy arrays
-
-
-def to_unit_range(sr: Array, data_range: float) -> FloatImage:
-    """Convert (1, h, w, 3) with values in [0, data_range] to (h, w, 3) in [0, 1], not clipped."""
-    return np.asarray(sr, np.float32)[0] / np.float32(data_range)
-
-
-# --------------------------------------------------------------------------------------------------
-# Symmetric padding of an image to a multiple of the window size, before the network sees it.
-# --------------------------------------------------------------------------------------------------
 
 
 def pad_to_multiple(upscaler: Upscaler, multiple: int, scale: int) -> Upscaler:
@@ -88,8 +83,7 @@ def pad_to_multiple(upscaler: Upscaler, multiple: int, scale: int) -> Upscaler:
 
     def upscale(lr: Pixels) -> FloatImage:
         h, w = lr.shape[:2]
-        padded_h, padded_w = padded_size((h, w), multiple)
-        padded = np.pad(lr, ((0, padded_h - h), (0, padded_w - w), (0, 0)), mode="symmetric")
+        padded = _pad(lr, padded_size((h, w), multiple), "symmetric")
         return upscaler(padded)[: scale * h, : scale * w]
 
     return upscale
@@ -100,14 +94,18 @@ def padded_size(size: ImageSize, multiple: int) -> ImageSize:
     return (size[0] // multiple + 1) * multiple, (size[1] // multiple + 1) * multiple
 
 
-# --------------------------------------------------------------------------------------------------
-# Spans of a tile along one axis: what the network sees, and what is used of its output.
-# --------------------------------------------------------------------------------------------------
+def _pad(lr: Pixels, size: ImageSize, mode: PadMode) -> Pixels:
+    """Pad (h, w, 3) at the bottom and right to `size`; "constant" pads with 0."""
+    h, w = lr.shape[:2]
+    return np.pad(lr, ((0, size[0] - h), (0, size[1] - w), (0, 0)), mode=mode)
+
+
+# --- crops of an image that are upscaled separately: tiles, windows ---
 
 
 @dataclass(frozen=True)
 class TileSpan:
-    """One axis of a tile, in LR pixels of the whole image.
+    """One axis of a tile or window, in LR pixels of the whole image.
 
     The network sees [start, stop); its output is used for [core_start, core_stop).
 
@@ -123,37 +121,31 @@ class TileSpan:
     core_start: int
     core_stop: int
 
+    def core(self, scale: int, origin: int = 0) -> slice:
+        """Return the core in SR pixels, counted from the LR pixel `origin`."""
+        return slice((self.core_start - origin) * scale, (self.core_stop - origin) * scale)
 
-def paste(
-    sr: FloatImage, tile_sr: FloatImage, rows: TileSpan, columns: TileSpan, scale: int
-) -> None:
-    """Copy the core of a tile's output into the SR image, in place.
+
+def _upscale_tiles(
+    upscaler: Upscaler, lr: Pixels, spans: Iterable[Iterable[TileSpan]], scale: int
+) -> FloatImage:
+    """Upscale every tile separately and join their cores, without blending at the seams.
 
     Args:
-        sr: (scale·h, scale·w, 3), the whole image.
-        tile_sr: The output for the tile of these spans.
-        rows: The tile along the height.
-        columns: The tile along the width.
+        upscaler: Runs on every tile.
+        lr: (h, w, 3), the whole image.
+        spans: The tiles along the height, and along the width.
         scale: HR size / LR size.
     """
-
-    def core_slice(span: TileSpan, origin: int) -> slice:
-        return slice((span.core_start - origin) * scale, (span.core_stop - origin) * scale)
-
-    sr[core_slice(rows, 0), core_slice(columns, 0)] = tile_sr[
-        core_slice(rows, rows.start), core_slice(columns, columns.start)
-    ]
-
-
-# --------------------------------------------------------------------------------------------------
-# Tiled inference, exact: equal tiles, compiled once, with the result of a single pass.
-# --------------------------------------------------------------------------------------------------
+    sr = np.empty((lr.shape[0] * scale, lr.shape[1] * scale, 3), np.float32)
+    for row, column in itertools.product(*spans):
+        tile = np.ascontiguousarray(lr[row.start : row.stop, column.start : column.stop])
+        core = row.core(scale, row.start), column.core(scale, column.start)
+        sr[row.core(scale), column.core(scale)] = upscaler(tile)[core]
+    return sr
 
 
-# LR (1, h, w, 3), and a mask (h, w) that is 1 on the image and 0 on padding -> SR.
-MaskedForwardFn = Callable[[Array, Array], Array]
-
-MAX_TILE_SIDE = 256  # LR pixels
+# --- exact tiles: of equal size, compiled once, with the result of a single pass ---
 
 
 @dataclass(frozen=True)
@@ -185,13 +177,12 @@ def make_tiling(lr: Pixels, tile_size: ImageSize, receptive_field_radius: int) -
             because no pixel of such a tile would be exact.
         receptive_field_radius: LR pixels.
     """
+    radius = receptive_field_radius
     height, width = (
-        side
-        if side >= image_side or side > 2 * receptive_field_radius
-        else 4 * receptive_field_radius
+        side if side >= image_side or side > 2 * radius else 4 * radius
         for side, image_side in zip(_oriented(tile_size, lr), lr.shape[:2], strict=True)
     )
-    return Tiling((height, width), receptive_field_radius)
+    return Tiling((height, width), radius)
 
 
 def _oriented(tile_size: ImageSize, lr: Pixels) -> ImageSize:
@@ -201,27 +192,22 @@ def _oriented(tile_size: ImageSize, lr: Pixels) -> ImageSize:
     return tile_size if is_landscape == (height <= width) else (width, height)
 
 
-def tile_sizes(
-    image_sizes: Iterable[ImageSize], max_side: int = MAX_TILE_SIDE
-) -> dict[ImageSize, ImageSize]:
+def tile_sizes(image_sizes: Iterable[ImageSize], max_side: int) -> dict[ImageSize, ImageSize]:
     """Return the tile size for every image size: at most two, one landscape and one portrait.
 
-    A tile size costs a compilation, so that images share them.
+    A tile size costs a compilation, so that images share them: it is the smallest size that
+    contains all images of one orientation, up to the limit.
 
     Args:
         image_sizes: (h, w) of LR images.
         max_side: Limit of a tile side, LR pixels.
     """
     sizes = set(image_sizes)
-    landscape, portrait = {s for s in sizes if s[0] <= s[1]}, {s for s in sizes if s[0] > s[1]}
-    return {
-        size: _covering_size(group, max_side) for group in (landscape, portrait) for size in group
-    }
-
-
-def _covering_size(sizes: set[ImageSize], max_side: int) -> ImageSize:
-    """Return the smallest size that contains all images, limited to `max_side`."""
-    return min(max_side, max(h for h, _ in sizes)), min(max_side, max(w for _, w in sizes))
+    tile_size_of: dict[ImageSize, ImageSize] = {}
+    for group in ({s for s in sizes if s[0] <= s[1]}, {s for s in sizes if s[0] > s[1]}):
+        height, width = (max((size[axis] for size in group), default=0) for axis in (0, 1))
+        tile_size_of |= dict.fromkeys(group, (min(max_side, height), min(max_side, width)))
+    return tile_size_of
 
 
 def tiled_upscaler(
@@ -236,30 +222,34 @@ def tiled_upscaler(
 
     Args:
         forward: The network, given the tile and its mask.
-        tiling: Tile size and radius.
+        tiling: Tile size and radius. The upscaler raises `InvalidArgument` for an image with a side
+            that must be tiled, where the tile's is at most twice the radius.
         data_range: Images at the network's input and output have values in [0, data_range].
         scale: HR size / LR size.
     """
 
+    def upscale_tile(lr: Pixels) -> FloatImage:
+        mask: Any = np.zeros(tiling.tile_size, np.float32)
+        mask[: lr.shape[0], : lr.shape[1]] = 1
+        masked_pass = single_pass(lambda x: forward(x, mask), data_range)
+        return masked_pass(_pad(lr, tiling.tile_size, "constant"))
+
     def upscale(lr: Pixels) -> FloatImage:
-        sr = np.empty((lr.shape[0] * scale, lr.shape[1] * scale, 3), np.float32)
-        height, width = tiling.tile_size
-        for rows in _tile_spans(lr.shape[0], height, tiling.receptive_field_radius):
-            for columns in _tile_spans(lr.shape[1], width, tiling.receptive_field_radius):
-                tile, mask = _cut_tile(lr, rows, columns, tiling.tile_size)
-                tile_sr = forward(to_network_input(tile, data_range)[None], mask)
-                paste(sr, to_unit_range(tile_sr, data_range), rows, columns, scale)
-        return sr
+        radius = tiling.receptive_field_radius
+        spans = map(_tile_spans, lr.shape[:2], tiling.tile_size, (radius, radius))
+        return _upscale_tiles(upscale_tile, lr, spans, scale)
 
     return upscale
 
 
 def _tile_spans(image_side: int, tile_side: int, radius: int) -> Iterator[TileSpan]:
-    """Yield tiles whose cores partition [0, image_side); the outermost touch the image edges.
-
-    A `tile_side` smaller than the image must exceed `2 * radius`, as that of `make_tiling` does:
-    otherwise cores are empty and the loop does not end.
-    """
+    """Yield tiles whose cores partition [0, image_side); the outermost touch the image edges."""
+    if tile_side < image_side and tile_side <= 2 * radius:
+        raise InvalidArgument(
+            f"Tiles of {tile_side} pixels cannot cover an image side of {image_side} pixels",
+            rule=f"a tile side is larger than {2 * radius}, twice the receptive field radius",
+            remedy="use larger tiles, as `make_tiling` does",
+        )
     core_start = 0
     while core_start < image_side:
         start = max(0, min(core_start - radius, image_side - tile_side))
@@ -269,20 +259,7 @@ def _tile_spans(image_side: int, tile_side: int, radius: int) -> Iterator[TileSp
         core_start = core_stop
 
 
-def _cut_tile(
-    lr: Pixels, rows: TileSpan, columns: TileSpan, tile_size: ImageSize
-) -> tuple[Pixels, Array]:
-    """Return a tile (h, w, 3), zero beyond the image, and its mask (h, w)."""
-    crop = lr[rows.start : rows.stop, columns.start : columns.stop]
-    h, w = crop.shape[:2]
-    tile, mask = np.zeros((*tile_size, 3), np.uint8), np.zeros(tile_size, np.float32)
-    tile[:h, :w], mask[:h, :w] = crop, 1
-    return tile, mask  # pyright: ignore[reportReturnType] # jit accepts numpy arrays
-
-
-# --------------------------------------------------------------------------------------------------
-# The x8 geometric self-ensemble.
-# --------------------------------------------------------------------------------------------------
+# --- x8 geometric self-ensemble ---
 
 
 def self_ensemble_upscaler(upscaler: Upscaler) -> Upscaler:
@@ -294,35 +271,17 @@ def self_ensemble_upscaler(upscaler: Upscaler) -> Upscaler:
 
     def upscale(lr: Pixels) -> FloatImage:
         total = np.zeros(1, np.float32)  # broadcast to the size of the output by the first sum
-        for rotations, flip in [(k, flip) for k in range(4) for flip in (False, True)]:
-            sr = upscaler(_transform(lr, rotations, flip))
-            total = total + _inverse_transform(sr, rotations, flip)
+        # k rotations by 90 degrees, then a left-right flip if the step is -1.
+        for k, step in itertools.product(range(4), (1, -1)):
+            sr = upscaler(np.ascontiguousarray(np.rot90(lr, k)[:, ::step]))
+            total = total + np.rot90(sr[:, ::step], -k)
         return total / np.float32(8)
 
     return upscale
 
 
-def _transform(lr: Pixels, rotations: int, flip: bool) -> Pixels:
-    """Rotate by `rotations` x 90 degrees counterclockwise, then flip left-right."""
-    rotated = np.rot90(lr, rotations)
-    return np.ascontiguousarray(rotated[:, ::-1] if flip else rotated)
-
-
-def _inverse_transform(sr: FloatImage, rotations: int, flip: bool) -> FloatImage:
-    """Undo `_transform`: flip first, then rotate clockwise."""
-    return np.rot90(sr[:, ::-1] if flip else sr, -rotations)
-
-
-# --------------------------------------------------------------------------------------------------
-# Multi-window inference: the weighted mean over several ways to cut an image into windows.
-#
+# --- windows: the weighted mean over several ways to cut an image ---
 # Source: team BBox, NTIRE 2025 image super-resolution, inference with several window sizes.
-# --------------------------------------------------------------------------------------------------
-
-
-Windows = Mapping[int, float]  # side of the windows, LR pixels -> weight in the mean
-
-OVERLAP_DIVISOR = 10  # a window sees 1/10 of its side of each neighbor
 
 
 def windowed_upscaler(upscaler: Upscaler, weights: Windows, scale: int) -> Upscaler:
@@ -350,8 +309,7 @@ def count_windows(size: ImageSize, weights: Windows) -> Counter[ImageSize]:
     return Counter(
         (row.stop - row.start, column.stop - column.start)
         for grid in _grids(size, weights)
-        for row in _window_spans(size[0], grid[0])
-        for column in _window_spans(size[1], grid[1])
+        for row, column in itertools.product(*map(_window_spans, size, grid))
     )
 
 
@@ -360,27 +318,22 @@ def _grids(size: tuple[int, ...], weights: Windows) -> dict[ImageSize, float]:
 
     An image side that is a multiple of the window's gets one window more than would cover it.
     """
-    grids: Counter[ImageSize] = Counter()
+    grids: dict[ImageSize, float] = {}
     for side, weight in weights.items():
-        grids[size[0] // side + 1, size[1] // side + 1] += weight  # pyright: ignore[reportArgumentType] # a Counter of float weights
-    return dict(grids)
+        grid = size[0] // side + 1, size[1] // side + 1
+        grids[grid] = grids.get(grid, 0) + weight
+    return grids
 
 
 def _upscale_grid(upscaler: Upscaler, lr: Pixels, grid: ImageSize, scale: int) -> FloatImage:
-    """Upscale every window separately and join their cores, without blending at the seams.
+    """Upscale the windows of a grid.
 
     The image is first reflect-padded at the bottom and right until it consists of equal windows.
     """
     h, w = lr.shape[:2]
-    rows, columns = (_window_spans(side, count) for side, count in zip((h, w), grid, strict=True))
-    padded_h, padded_w = rows[-1].stop, columns[-1].stop
-    padded = np.pad(lr, ((0, padded_h - h), (0, padded_w - w), (0, 0)), mode="reflect")
-    sr = np.empty((padded_h * scale, padded_w * scale, 3), np.float32)
-    for row in rows:
-        for column in columns:
-            window = padded[row.start : row.stop, column.start : column.stop]
-            paste(sr, upscaler(np.ascontiguousarray(window)), row, column, scale)
-    return sr[: h * scale, : w * scale]
+    rows, columns = map(_window_spans, (h, w), grid)
+    padded = _pad(lr, (rows[-1].stop, columns[-1].stop), "reflect")
+    return _upscale_tiles(upscaler, padded, (rows, columns), scale)[: h * scale, : w * scale]
 
 
 def _window_spans(image_side: int, count: int) -> list[TileSpan]:
@@ -389,21 +342,14 @@ def _window_spans(image_side: int, count: int) -> list[TileSpan]:
     Each window sees a margin of a tenth of its side around its core, except at the image edges.
     """
     core = -(-image_side // count)  # rounded up
-    margin, end = core // OVERLAP_DIVISOR, core * count
+    margin, end = core // 10, core * count
     return [
         TileSpan(max(0, start - margin), min(end, start + core + margin), start, start + core)
         for start in range(0, end, core)
     ]
 
 
-# --------------------------------------------------------------------------------------------------
-# Blending of the outputs of several upscalers to one image.
-# --------------------------------------------------------------------------------------------------
-
-
-BlendFn = Callable[[Sequence[FloatImage]], FloatImage]  # images of one size -> one image
-
-EPSILON = 1e-8  # added to distances, against a division by 0 for equal images
+# --- blends of the outputs of several upscalers, and means of uint8 images ---
 
 
 def blend_upscalers(upscalers: Sequence[Upscaler], blend: BlendFn) -> Upscaler:
@@ -413,12 +359,7 @@ def blend_upscalers(upscalers: Sequence[Upscaler], blend: BlendFn) -> Upscaler:
 
 def weighted_blend(weights: Sequence[float]) -> BlendFn:
     """Return the weighted mean as a blend function; the weights are divided by their sum."""
-
-    def blend(images: Sequence[FloatImage]) -> FloatImage:
-        terms = [weight * image for image, weight in zip(images, weights, strict=True)]
-        return np.asarray(sum(terms) / sum(weights), np.float32)
-
-    return blend
+    return lambda images: np.asarray(_weighted_mean(images, weights), np.float32)
 
 
 def adaptive_blend(images: Sequence[FloatImage]) -> FloatImage:
@@ -434,15 +375,10 @@ def adaptive_blend(images: Sequence[FloatImage]) -> FloatImage:
     return levels.astype(np.float32) / np.float32(255)
 
 
-# --- of uint8 images ---------------------------------------------------------------------------
-
-
 def weighted_mean_uint8(images: Sequence[Pixels], weights: Sequence[float]) -> Pixels:
     """Return the weighted mean of uint8 images, rounded half to even."""
-    total = sum(
-        weight * image.astype(np.float64) for image, weight in zip(images, weights, strict=True)
-    )
-    return np.rint(total / sum(weights)).astype(np.uint8)
+    mean = _weighted_mean([image.astype(np.float64) for image in images], weights)
+    return np.rint(mean).astype(np.uint8)
 
 
 def adaptive_weighted_mean_uint8(images: Sequence[Pixels]) -> Pixels:
@@ -458,16 +394,18 @@ def adaptive_weighted_mean_uint8(images: Sequence[Pixels]) -> Pixels:
     """
     float_images = [image.astype(np.float64) for image in images]
     plain_mean = sum(float_images) / len(float_images)
-    closeness = [1 / (np.abs(image - plain_mean).mean() + EPSILON) for image in float_images]
+    closeness = [1 / (np.abs(image - plain_mean).mean() + 1e-8) for image in float_images]
     total = sum(c / sum(closeness) * p for p, c in zip(float_images, closeness, strict=True))
     # Where all images have the same level, the sum may be a rounding error below it, which floor
     # would turn into the level below.
     return np.floor(np.clip(np.round(total, 9), 0, 255)).astype(np.uint8)
 
 
-# --------------------------------------------------------------------------------------------------
-# Composition of inference strategies, in a fixed order.
-# --------------------------------------------------------------------------------------------------
+def _weighted_mean(images: Sequence[NDArray[Any]], weights: Sequence[float]) -> Any:
+    return sum(w * image for image, w in zip(images, weights, strict=True)) / sum(weights)
+
+
+# --- composition of strategies ---
 
 
 def compose_upscaler(
@@ -495,9 +433,7 @@ def compose_upscaler(
     return self_ensemble_upscaler(composed) if self_ensemble else composed
 
 
-# --------------------------------------------------------------------------------------------------
-# Jobs that upscale image files: the output path and the tile size of every input.
-# --------------------------------------------------------------------------------------------------
+# --- jobs that upscale image files ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -507,13 +443,11 @@ class UpscaleJob:
     Attributes:
         source: The LR image.
         target: The SR image to write.
-        lr_size: (h, w) of the LR image, pixels.
         tile_size: (h, w) of the tiles that it is processed in, LR pixels.
     """
 
     source: Path
     target: Path
-    lr_size: ImageSize
     tile_size: ImageSize
 
 
@@ -539,59 +473,49 @@ def plan_upscale_jobs(
         NotFound: If there are no images.
         UnwritableFile: If `output` does not fit them.
     """
-    sources = find_images(inputs)
-    targets = _targets(sources, output, scale, has_folder=any(path.is_dir() for path in inputs))
+    sources = image_io.find_images(inputs)
+    is_single = len(sources) == 1 and not any(path.is_dir() for path in inputs)
+    targets = _targets(sources, output, scale, is_single)
     lr_sizes = [_lr_size(source) for source in sources]
     sizes_to_serve = lr_sizes + [(w, h) for h, w in lr_sizes] * both_orientations
     tile_size_of = tile_sizes(sizes_to_serve, max_tile_side)
     return tuple(
-        UpscaleJob(source=source, target=target, lr_size=lr_size, tile_size=tile_size_of[lr_size])
-        for source, target, lr_size in zip(sources, targets, lr_sizes, strict=True)
+        UpscaleJob(source=source, target=target, tile_size=tile_size_of[size])
+        for source, target, size in zip(sources, targets, lr_sizes, strict=True)
     )
 
 
 def upscale_file(job: UpscaleJob, upscaler: Upscaler) -> tuple[str, ...]:
     """Upscale one file, and return notes on what decoding it has changed."""
-    image = read_image(job.source)
-    write_image(job.target, uint8_upscaler(upscaler)(image.pixels))
+    image = image_io.read_image(job.source)
+    image_io.write_image(job.target, uint8_upscaler(upscaler)(image.pixels))
     return image.notes
-
-
-def cache_by_tile_size(
-    make_upscaler: Callable[[ImageSize], Upscaler],
-) -> Callable[[ImageSize], Upscaler]:
-    """Return `make_upscaler`, called once for each tile size: each one is compiled."""
-    return functools.cache(make_upscaler)
 
 
 def _lr_size(source: Path) -> ImageSize:
     """Return (h, w); 1x1 for a damaged file, so that reading it later reports the error."""
     try:
-        return read_image_size(source)
+        return image_io.read_image_size(source)
     except UserError:
         return 1, 1
 
 
-def _targets(
-    sources: tuple[Path, ...], output: Path, scale: int, *, has_folder: bool
-) -> tuple[Path, ...]:
+def _targets(sources: Sequence[Path], output: Path, scale: int, is_single: bool) -> list[Path]:
     """Return `output` itself for a single image, else `output/NAMExSCALE.png` for every one."""
-    if not has_folder and len(sources) == 1 and output.suffix.lower() in SUFFIXES:
-        return (output,)
-    if output.suffix.lower() in set(Image.registered_extensions()) - set(SUFFIXES):
-        raise _bad_output(f"Unsupported output format {output.suffix!r}", output)
-    if output.suffix.lower() in SUFFIXES:
-        raise _bad_output(f"Cannot write {len(sources)} images to one file {output.name!r}", output)
+    suffix = output.suffix.lower()
     names = [f"{source.stem}x{scale}.png" for source in sources]
-    duplicates = sorted({name for name in names if names.count(name) > 1})
-    if duplicates:
-        problem = f"Several images would be written to {', '.join(duplicates[:5])}"
-        raise _bad_output(problem, output)
-    return tuple(output / name for name in names)
-
-
-def _bad_output(problem: str, output: Path) -> UnwritableFile:
-    return UnwritableFile(
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
+    if suffix in SUFFIXES:
+        if is_single:
+            return [output]
+        problem = f"Cannot write {len(sources)} images to one file {output.name!r}"
+    elif suffix in Image.registered_extensions():
+        problem = f"Unsupported output format {output.suffix!r}"
+    elif duplicates:
+        problem = f"Several images would be written to {list_some(duplicates)}"
+    else:
+        return [output / name for name in names]
+    raise UnwritableFile(
         problem,
         location=str(output),
         rule="a single image is written to a file or a folder, several to a folder by their names; "

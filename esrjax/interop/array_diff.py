@@ -1,19 +1,24 @@
-"""`ArrayDiff`, the comparison of one JAX array with PyTorch's, and its tolerances.
+"""`ArrayDiff`, the difference of a JAX array from PyTorch's; precision, layouts, `OptimizerPair`.
 
 Tolerances are relative to the value range of the data, not elementwise: a network's output crosses
 zero, where a relative error per element says nothing.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import optax
 from numpy.typing import NDArray
 
 from esrjax.evaluation.metrics import to_uint8
+from esrjax.nn import ops
 
 Array = NDArray[Any]
 Precision = Literal["float32", "float64"]
@@ -58,17 +63,66 @@ class ArrayDiff:
     max_changed_u8: int | None = None
     num_changed_u8_unperturbed: int | None = None
 
+    @classmethod
+    def of(
+        cls, name: str, jax_array: Array, torch_array: Array, tolerance: float, **fields: Any
+    ) -> ArrayDiff:
+        """Return the difference of two arrays.
+
+        Args:
+            name: What the arrays are.
+            jax_array: JAX's array, in PyTorch's layout.
+            torch_array: PyTorch's array, of the same shape.
+            tolerance: Largest absolute difference that passes.
+            **fields: Further fields.
+        """
+        with np.errstate(invalid="ignore"):  # inf - inf
+            diff = float(np.abs(jax_array.astype(np.float64) - torch_array).max())
+        shape = torch_array.shape
+        return cls(name=name, shape=shape, max_abs_diff=diff, tolerance=tolerance, **fields)
+
     @property
     def passed(self) -> bool:
         """Whether difference and changed values are within their limits; NaN does not pass."""
-        within_count = (
-            self.max_changed_u8 is None or (self.num_changed_u8 or 0) <= self.max_changed_u8
-        )
-        return self.max_abs_diff <= self.tolerance and within_count
+        if self.max_changed_u8 is not None and (self.num_changed_u8 or 0) > self.max_changed_u8:
+            return False
+        return self.max_abs_diff <= self.tolerance
+
+    def prefer_passed(self, repeated: ArrayDiff, **fields: Any) -> ArrayDiff:
+        """Return `repeated`, with `fields` replaced, where only that passes, and else this."""
+        return self if self.passed or not repeated.passed else replace(repeated, **fields)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields and `passed` in plain types, for JSON."""
         return {**vars(self), "shape": list(self.shape), "passed": self.passed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Results of comparing a JAX network with PyTorch.
+
+    Attributes:
+        method: Name of the method.
+        diffs: One per compared array.
+    """
+
+    method: str
+    diffs: tuple[ArrayDiff, ...]
+
+    @property
+    def checks(self) -> dict[str, bool]:
+        """Name of every check, and whether it passed."""
+        return {diff.name: diff.passed for diff in self.diffs}
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are checks and all passed."""
+        return bool(self.checks) and all(self.checks.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields and `passed` in plain types, for JSON."""
+        diffs = [diff.as_dict() for diff in self.diffs]
+        return {**vars(self), "diffs": diffs, "passed": self.passed}
 
 
 def count_changed_u8(jax_array: Array, torch_array: Array, data_range: float) -> int:
@@ -87,9 +141,39 @@ def count_changed_u8(jax_array: Array, torch_array: Array, data_range: float) ->
     return int(np.sum(to_uint8(jax_array, data_range) != to_uint8(torch_array, data_range)))
 
 
-# --------------------------------------------------------------------------------------------------
-# Conversion of channels-last arrays (JAX) to the layouts that PyTorch modules use.
-# --------------------------------------------------------------------------------------------------
+def value_range(array: Array) -> float:
+    """Return the peak-to-peak range, or the largest absolute value of a constant array."""
+    return float(np.ptp(array)) or float(np.max(np.abs(array)))
+
+
+def ratio(value: float, limit: float) -> float:
+    """Return `value / limit` for sorting: infinity for NaN, and 1 for a positive value / 0."""
+    quotient = value / limit if limit else float(value > 0)
+    return np.inf if np.isnan(quotient) else quotient
+
+
+# --- precision ---
+
+
+@contextmanager
+def full_precision(implementation: Implementation) -> Generator[None]:
+    """Context in which JAX uses one implementation of operations, and no TF32.
+
+    Args:
+        implementation: "auto", "reference" or "kernel".
+    """
+    with ops.implementation(implementation), jax.default_matmul_precision("highest"):
+        yield
+
+
+@contextmanager
+def float64_reference() -> Generator[None]:
+    """Context that allows float64, with reference implementations: kernels do not support it."""
+    with jax.enable_x64(True), full_precision("reference"):
+        yield
+
+
+# --- layouts: conversion of channels-last arrays (JAX) to those that PyTorch modules use ---
 
 
 def candidate_layouts(array: Array, shape: tuple[int, ...]) -> list[Array]:
@@ -122,9 +206,7 @@ def to_channels_first(array: Array) -> Array:
     return np.moveaxis(array, -1, 1)
 
 
-# --------------------------------------------------------------------------------------------------
-# `OptimizerPair`, one optimizer in optax and in `torch.optim`.
-# --------------------------------------------------------------------------------------------------
+# --- optimizers ---
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ Source: Radford et al., Learning transferable visual models from natural languag
 (arXiv:2103.00020); preprocessing as in the released code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,23 +36,31 @@ def load_image_encoder(file: Path) -> Callable[[Pixels], NDArray[np.float32]]:
         MissingExtra: If onnxruntime is not installed.
     """
     runtime.import_library("onnxruntime", "clip")
-    session = _wrap_onnxruntime_errors(file, lambda: runtime.make_session(str(file)))
-    (input_name, side), output_name = (
-        _input_name_and_side(session, file),
-        _output_name(session, file),
-    )
+    with _wrap_onnxruntime_errors(file):
+        session = runtime.make_session(str(file))
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        raise _bad_encoder(file, "it has no single input (N, 3, side, side)")
+    outputs = [node.name for node in session.get_outputs() if len(node.shape) == 2]
+    if not outputs:
+        raise _bad_encoder(file, "it has no output (N, d)")
+    output = "image_embeds" if "image_embeds" in outputs else outputs[0]
+    input_side = inputs[0].shape[-1]
+    side = input_side if isinstance(input_side, int) else DEFAULT_INPUT_SIDE
 
     def encode(pixels: Pixels) -> NDArray[np.float32]:
-        (vector,) = session.run([output_name], {input_name: preprocess(pixels, side)})
+        (vector,) = session.run([output], {inputs[0].name: preprocess(pixels, side)})
         return np.asarray(vector, np.float32)[0]
 
-    _wrap_onnxruntime_errors(file, lambda: encode(np.full((side, side, 3), 128, np.uint8)))
+    with _wrap_onnxruntime_errors(file):
+        encode(np.full((side, side, 3), 128, np.uint8))
     return encode
 
 
-def _wrap_onnxruntime_errors(file: Path, call: Callable[[], Any]) -> Any:
+@contextmanager
+def _wrap_onnxruntime_errors(file: Path) -> Generator[None]:
     try:
-        return call()
+        yield
     except Exception as error:  # ONNX Runtime's exceptions have no public base class
         raise _bad_encoder(file, " ".join(str(error).split())) from error
 
@@ -75,21 +83,6 @@ def preprocess(pixels: Pixels, side: int) -> NDArray[np.float32]:
     crop = np.asarray(image.crop((left, top, left + side, top + side)), np.float32) / 255
     normalized = (crop - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return np.ascontiguousarray(normalized.transpose(2, 0, 1)[None], np.float32)
-
-
-def _input_name_and_side(session: Any, file: Path) -> tuple[str, int]:
-    inputs = [node for node in session.get_inputs() if len(node.shape) == 4]
-    if len(session.get_inputs()) != 1 or not inputs:
-        raise _bad_encoder(file, "it has no single input (N, 3, side, side)")
-    side = inputs[0].shape[-1]
-    return inputs[0].name, side if isinstance(side, int) else DEFAULT_INPUT_SIDE
-
-
-def _output_name(session: Any, file: Path) -> str:
-    names = [node.name for node in session.get_outputs() if len(node.shape) == 2]
-    if not names:
-        raise _bad_encoder(file, "it has no output (N, d)")
-    return "image_embeds" if "image_embeds" in names else names[0]
 
 
 def _bad_encoder(file: Path, reason: str) -> InvalidArgument:

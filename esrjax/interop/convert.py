@@ -1,26 +1,29 @@
-"""`convert`, the conversion of checkpoints between PyTorch and safetensors, with checks."""
+"""`convert` between PyTorch and safetensors checkpoints, and `export_official`, the published form.
 
-import hashlib
-import os
+`export_official` writes weights as the .pth of the official code, and compares keys, shapes and
+dtypes with the published file.
+"""
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flax import nnx
-
 from esrjax import registry
 from esrjax.errors import ExportError, InvalidArgument
 from esrjax.inference import Model
+from esrjax.io import sha256_file, weights_dirs
 from esrjax.loading import LoadedNetwork, load_network
 from esrjax.method import Form, Method, Weights
 from esrjax.nn import checkpoint_io
-from esrjax.nn.checkpoint_io import StateDict
+from esrjax.nn.checkpoint_io import Checkpoint, StateDict
 from esrjax.nn.cost import cost_of, mismatches
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 CheckpointFormat = Literal["safetensors", "torch"]
+
+# --- conversion ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,64 +90,53 @@ def convert(
     _check_cost(name, method, loaded)
     net = deploy(loaded.net) if form == "deploy" else loaded.net
     target_form: Form = "deploy" if form == "deploy" else loaded.form
-    state_dict = to_state_dict(net, KeyMap(method.torch_names))
+    key_map = KeyMap(method.torch_names)
+    state_dict = to_state_dict(net, key_map)
     if to == "torch":
-        key_map = KeyMap(method.torch_names)
-        state_dict |= {
-            key_map.to_torch(path): value for path, value in _buffers(method, net).items()
-        }
+        buffers = method.torch_buffers(net) if method.torch_buffers else {}
+        state_dict |= {key_map.to_torch(path): value for path, value in buffers.items()}
         checkpoint_io.write_torch(target, state_dict, _root_keys(method, loaded))
     else:
-        source_metadata = loaded.checkpoint.metadata
-        sha256 = (
-            source_metadata.source_sha256 if source_metadata else ""
-        ) or loaded.checkpoint.sha256
+        sha256 = source_sha256(loaded.checkpoint)
         metadata = checkpoint_io.make_metadata(
             name, method, target_form, loaded.hparams, source_sha256=sha256
         )
         checkpoint_io.write_safetensors(target, state_dict, metadata)
-    return ConversionResult(
-        form=target_form, num_tensors=len(state_dict), num_params=_count_params(state_dict)
-    )
+    num_params = sum(tensor.size for tensor in state_dict.values())
+    return ConversionResult(form=target_form, num_tensors=len(state_dict), num_params=num_params)
+
+
+def source_sha256(checkpoint: Checkpoint) -> str:
+    """Return the SHA-256 of the file that a checkpoint was converted from, else its own."""
+    metadata = checkpoint.metadata
+    return (metadata.source_sha256 if metadata else "") or checkpoint.sha256
 
 
 def _check_cost(name: str, method: Method, loaded: LoadedNetwork) -> None:
     """Check the deployed network's cost; the reported one is that of default hyperparameters."""
-    if loaded.hparams:
-        return
-    cost = cost_of(method, deploy(loaded.net))
-    cost_mismatches = mismatches(cost, method.reported)
-    if cost_mismatches:
+    cost = None if loaded.hparams else cost_of(method, deploy(loaded.net))
+    if cost and (differences := mismatches(cost, method.reported)):
         raise ExportError(
-            f"The cost of {name} is not the one its team reported: {'; '.join(cost_mismatches)}",
+            f"The cost of {name} is not the one its team reported: {'; '.join(differences)}",
             rule="parameters and FLOPs of a converted network are those of Method.reported",
             location=str(loaded.checkpoint.path),
-            remedy="correct the network, `cost_excluded` or `reported` of the plugin",
+            remedy="correct the network, `cost_options` or `reported` of the plugin",
         )
-
-
-def _buffers(method: Method, net: nnx.Module) -> Mapping[str, Any]:
-    return method.torch_buffers(net) if method.torch_buffers else {}
 
 
 def _root_keys(method: Method, loaded: LoadedNetwork) -> tuple[str, ...]:
     """Return the top-level keys of the published file that contain state dicts, if any."""
-    candidates = (w for w in method.weights.values() if dict(w.hparams) == dict(loaded.hparams))
-    match = next((weights for weights in candidates if weights.form == loaded.form), None)
-    return (match.state_dict_key, *match.other_keys) if match and match.state_dict_key else ()
+    for weights in _published_weights(method, loaded.hparams):
+        if weights.form == loaded.form and weights.state_dict_key:
+            return (weights.state_dict_key, *weights.other_keys)
+    return ()
 
 
-def _count_params(state_dict: StateDict) -> int:
-    return sum(tensor.size for tensor in state_dict.values())
+def _published_weights(method: Method, hparams: Mapping[str, Any]) -> list[Weights]:
+    return [w for w in method.weights.values() if dict(w.hparams) == dict(hparams)]
 
 
-# --------------------------------------------------------------------------------------------------
-# `export_official`: weights as the .pth of the official code, compared with the published file.
-# --------------------------------------------------------------------------------------------------
-
-
-# Environment variable and subfolder of folders with published checkpoints.
-_WEIGHT_FOLDERS = (("ESRJAX_DATA", "weights"), ("ESRJAX_REFERENCE", "weights"))
+# --- the published form ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +164,12 @@ class ExportedCheckpoint:
         """The result of the comparison, in one line."""
         if self.mismatches:
             return f"differs from {self.reference_file}: {'; '.join(self.mismatches)}"
-        if self.reference_file:
-            return (
-                f"{self.num_tensors} tensors; keys, shapes and dtypes as in {self.reference_file}"
-            )
+        tensors, file = f"{self.num_tensors} tensors", self.reference_file
+        if file:
+            return f"{tensors}; keys, shapes and dtypes as in {file}"
         return (
-            f"{self.num_tensors} tensors, which load strictly into the JAX network; no published "
-            "checkpoint of these hyperparameters on this machine"
+            f"{tensors}, which load strictly into the JAX network; no published checkpoint of "
+            "these hyperparameters on this machine"
         )
 
 
@@ -192,29 +183,38 @@ def export_official(model: Model, target: Path) -> ExportedCheckpoint:
     Raises:
         UserError: If the weights cannot be converted or written.
     """
-    official = _published_weights(model)
-    source = _source_file(model, official.form if official else "deploy")
-    form = "same" if official and official.form == "train" else "deploy"
-    hparams = dict(model.hparams)
+    published, reference_file = _find_published(model)
+    source, hparams = model.checkpoint.path, dict(model.hparams)
+    form = "same" if published and published.form == "train" else "deploy"
+    if source.name == "deploy.safetensors" and form == "same":
+        train_file = source.with_name("train.safetensors")  # a run's folder has both forms
+        source = train_file if train_file.is_file() else source
     result = convert(model.name, source, target, to="torch", form=form, hparams=hparams)
     written = checkpoint_io.read_checkpoint(target)
-    reference_file = official and _find_local(official.sha256)
+    diffs: Iterator[str] = iter(())
     if reference_file:
-        mismatches = tuple(
-            state_dict_diffs(
-                written.state_dict, checkpoint_io.read_checkpoint(reference_file).state_dict
-            )
-        )
+        reference = checkpoint_io.read_checkpoint(reference_file)
+        diffs = state_dict_diffs(written.state_dict, reference.state_dict)
     else:
         load_network(model.name, model.method, written, hparams)
-        mismatches = ()
     return ExportedCheckpoint(
         form=result.form,
         num_tensors=result.num_tensors,
         sha256=written.sha256,
         reference_file=reference_file.name if reference_file else None,
-        mismatches=mismatches,
+        mismatches=tuple(diffs),
     )
+
+
+def _find_published(model: Model) -> tuple[Weights | None, Path | None]:
+    """Return the published weights of these hyperparameters, preferably with a local file."""
+    candidates = _published_weights(model.method, model.hparams)
+    files = [path for folder in weights_dirs() for path in sorted(folder.glob("*.pth"))]
+    for weights in candidates:
+        for path in files:
+            if sha256_file(path) == weights.sha256:
+                return weights, path
+    return (candidates[0] if candidates else None), None
 
 
 def state_dict_diffs(written: StateDict, published: StateDict) -> Iterator[str]:
@@ -224,54 +224,14 @@ def state_dict_diffs(written: StateDict, published: StateDict) -> Iterator[str]:
         written: State dict to check.
         published: State dict of the published checkpoint.
     """
-    for key in published.keys() - written.keys():
-        yield f"{key} is missing"
-    for key in written.keys() - published.keys():
-        yield f"{key} is unexpected"
-    for key in written.keys() & published.keys():
-        written_type, published_type = (
-            _dtype_and_shape(written, key),
-            _dtype_and_shape(published, key),
-        )
-        if written_type != published_type:
-            yield f"{key} is {written_type}, published {published_type}"
-
-
-def _dtype_and_shape(state_dict: StateDict, key: str) -> str:
-    return f"{state_dict[key].dtype} {state_dict[key].shape}"
-
-
-def _published_weights(model: Model) -> Weights | None:
-    """Return the published weights of these hyperparameters, preferably with a local file."""
-    candidates = [
-        weights
-        for weights in model.method.weights.values()
-        if dict(weights.hparams) == dict(model.hparams)
-    ]
-    return next(
-        (weights for weights in candidates if _find_local(weights.sha256)),
-        candidates[0] if candidates else None,
+    written_types, published_types = (
+        {key: f"{value.dtype} {value.shape}" for key, value in state_dict.items()}
+        for state_dict in (written, published)
     )
-
-
-def _source_file(model: Model, form: Form) -> Path:
-    """Return the model's checkpoint; in a run's folder, the one of this form."""
-    path = model.checkpoint.path
-    sibling = path.with_name(f"{form}.safetensors")
-    return sibling if path.name == "deploy.safetensors" and sibling.is_file() else path
-
-
-def _find_local(sha256: str) -> Path | None:
-    """Return the published file, if it is in one of `_WEIGHT_FOLDERS`."""
-    folders = [
-        Path(os.environ[key]) / subfolder
-        for key, subfolder in _WEIGHT_FOLDERS
-        if os.environ.get(key)
-    ]
-    files = (path for folder in folders for path in sorted(folder.glob("*.pth")))
-    return next((path for path in files if _sha256(path) == sha256), None)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    for key in written_types.keys() | published_types.keys():
+        if key not in written:
+            yield f"{key} is missing"
+        elif key not in published:
+            yield f"{key} is unexpected"
+        elif written_types[key] != published_types[key]:
+            yield f"{key} is {written_types[key]}, published {published_types[key]}"

@@ -1,4 +1,7 @@
-"""`OnnxModel`, an exported network in ONNX Runtime: images of any size without compilation."""
+"""`OnnxModel`, an exported network in ONNX Runtime: images of any size without compilation.
+
+It runs `upscale --engine onnxruntime`; `onnx_forward` is its network alone, for `bench`.
+"""
 
 import functools
 import json
@@ -14,8 +17,8 @@ from numpy.typing import NDArray
 from esrjax.data.image_io import Pixels
 from esrjax.errors import UnreadableFile, UserError, WeightsMismatch
 from esrjax.evaluation import upscale
-from esrjax.evaluation.upscale import FloatImage, Tiling, Upscaler
-from esrjax.inference import Model, check_min_side, check_windows, open_method
+from esrjax.evaluation.upscale import FloatImage, ImageSize, Tiling, Upscaler, Windows
+from esrjax.inference import check_min_side, check_windows, open_method
 from esrjax.interop import export
 from esrjax.interop.onnx.converter import INPUT
 from esrjax.interop.onnx.runtime import make_session
@@ -54,15 +57,16 @@ class OnnxModel:
 
     def upscaler(
         self,
-        tile: upscale.ImageSize | None = None,
+        tile_size: ImageSize | None = None,
         *,
         self_ensemble: bool = False,
-        windows: upscale.Windows | None = None,
+        windows: Windows | None = None,
     ) -> Upscaler:
         """Return a function from uint8 images to float images in [0, 1].
 
         Args:
-            tile: Size of tiles, LR pixels; None, or a network that needs the full image: no tiles.
+            tile_size: (h, w) of tiles, LR pixels; None, or a network that needs the full image: no
+                tiles.
             self_ensemble: Whether to average over the x8 self-ensemble.
             windows: Sizes of a window ensemble, with their weights.
 
@@ -70,38 +74,33 @@ class OnnxModel:
             UserError: If windows are smaller than `min_side`; the function itself raises if an
                 image is.
         """
-        single_pass: Any = upscale.single_pass(self.forward, self.data_range)  # pyright: ignore[reportArgumentType] # NumPy arrays work as well
-        upscaler = (
-            single_pass
-            if tile is None or self.receptive_field_radius is None
-            else self._tiled(tile, single_pass)
-        )
         check_windows(self.name, self.min_side, windows or {})
-        kwargs: Any = {"self_ensemble": self_ensemble, "windows": windows}
-        return self._with_size_check(upscale.compose_upscaler(upscaler, self.scale, **kwargs))
+        upscaler = upscale.single_pass(self.forward, self.data_range)  # pyright: ignore[reportArgumentType] # NumPy arrays work as well
+        radius = self.receptive_field_radius
+        if tile_size is not None and radius is not None:
+            upscaler = self._tiled(tile_size, radius, upscaler)
+        composed = upscale.compose_upscaler(
+            upscaler, self.scale, self_ensemble=self_ensemble, windows=windows
+        )
 
-    def _tiled(self, tile: upscale.ImageSize, single_pass: Upscaler) -> Upscaler:
+        def run(lr: Pixels) -> FloatImage:
+            check_min_side(self.name, self.min_side, lr.shape[:2])
+            return composed(lr)
+
+        return run
+
+    def _tiled(self, tile_size: ImageSize, radius: int, single_pass: Upscaler) -> Upscaler:
         """Return an upscaler by tiles that lie within the image, since ONNX models take no mask."""
+        forward: Any = lambda lr, mask: self.forward(lr)  # noqa: E731
 
-        def upscale_tiled(image: Pixels) -> FloatImage:
-            if upscale.fits_in_tile(image, tile):
-                return single_pass(image)
-            radius = self.receptive_field_radius or 0
-            height, width = upscale.make_tiling(image, tile, radius).tile_size
-            size = min(height, image.shape[0]), min(width, image.shape[1])
-            forward: Any = lambda lr, mask: self.forward(lr)  # noqa: E731
-            return upscale.tiled_upscaler(
-                forward, Tiling(size, radius), self.data_range, self.scale
-            )(image)
+        def run(lr: Pixels) -> FloatImage:
+            if upscale.fits_in_tile(lr, tile_size):
+                return single_pass(lr)
+            height, width = upscale.make_tiling(lr, tile_size, radius).tile_size
+            tiling = Tiling((min(height, lr.shape[0]), min(width, lr.shape[1])), radius)
+            return upscale.tiled_upscaler(forward, tiling, self.data_range, self.scale)(lr)
 
-        return upscale_tiled
-
-    def _with_size_check(self, upscaler: Upscaler) -> Upscaler:
-        def check_and_upscale(image: Pixels) -> FloatImage:
-            check_min_side(self.name, self.min_side, image.shape[:2])
-            return upscaler(image)
-
-        return check_and_upscale
+        return run
 
 
 def run_session(session: Any, lr: Any) -> NDArray[np.float32]:
@@ -142,7 +141,7 @@ def open_onnx(path: Path) -> OnnxModel:
         UnreadableFile: If it cannot be read, or has no esrjax metadata.
     """
     try:
-        return from_bytes(path.read_bytes(), str(path))
+        return _open_bytes(path.read_bytes(), str(path))
     except OSError as error:
         raise _unreadable(str(path), error.strerror or str(error)) from error
 
@@ -161,7 +160,8 @@ def load(name: str, checkpoint: Path | None, hparams: Mapping[str, Any] | None =
         UnreadableFile: If it cannot be read.
     """
     if checkpoint is None or checkpoint.suffix != ".onnx":
-        return from_model(open_method(name, checkpoint, hparams))
+        onnx_bytes = export.to_onnx_bytes(open_method(name, checkpoint, hparams))
+        return _open_bytes(onnx_bytes, name)
     model = open_onnx(checkpoint)
     if model.name != name:
         raise WeightsMismatch(
@@ -173,42 +173,19 @@ def load(name: str, checkpoint: Path | None, hparams: Mapping[str, Any] | None =
     return model
 
 
-def from_model(model: Model) -> OnnxModel:
-    """Export a model to ONNX in memory, and open it in ONNX Runtime."""
-    return from_bytes(export.to_onnx_bytes(model), model.name)
-
-
-def from_bytes(data: bytes, location: str) -> OnnxModel:
-    """Open the bytes of an .onnx file.
-
-    Args:
-        data: The bytes.
-        location: Where they are from, for error messages.
-
-    Raises:
-        UnreadableFile: If ONNX Runtime cannot load them, or they have no esrjax metadata.
-    """
+def _open_bytes(data: bytes, location: str) -> OnnxModel:
     try:
-        onnx_session = make_session(data)
-    except Exception as error:
-        if isinstance(error, UserError):
-            raise
+        session = make_session(data)
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
         raise _unreadable(location, " ".join(str(error).split())[:200]) from error
-    metadata = onnx_session.get_modelmeta().custom_metadata_map
+    metadata = session.get_modelmeta().custom_metadata_map
     missing = [key for key in REQUIRED_METADATA if key not in metadata]
     if missing:
         raise _unreadable(location, f"its metadata has no {', '.join(missing)}")
-    scale, data_range, min_side, receptive_field_radius = (
-        json.loads(metadata[key]) for key in REQUIRED_METADATA[1:]
-    )
-    return OnnxModel(
-        session=onnx_session,
-        name=metadata["method"],
-        scale=scale,
-        data_range=data_range,
-        min_side=min_side,
-        receptive_field_radius=receptive_field_radius,
-    )
+    fields = {key: json.loads(metadata[key]) for key in REQUIRED_METADATA[1:]}
+    return OnnxModel(session=session, name=metadata["method"], **fields)
 
 
 def _unreadable(location: str, reason: str) -> UnreadableFile:

@@ -5,7 +5,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -17,40 +16,18 @@ from esrjax.evaluation import upscale
 from esrjax.evaluation.metrics import to_uint8
 from esrjax.evaluation.upscale import FloatImage, Upscaler
 from esrjax.inference import EnsembleModel, Model
-from esrjax.interop.array_diff import (
-    FLOAT32_RTOL,
-    Array,
-    ArrayDiff,
-    Implementation,
-    count_changed_u8,
-    to_channels_first,
-)
+from esrjax.interop import array_diff
+from esrjax.interop.array_diff import Array, ArrayDiff, Implementation
 from esrjax.interop.parity import GoldenComparison, read_arrays
 from esrjax.method import Member
-from esrjax.nn import ops
 
 LEVEL = 1 / 255  # one uint8 level
 MAX_CHANGED_FRACTION = 1e-3  # of an image's uint8 values may differ by one level
 NUM_PERTURBATIONS = 8  # perturbed inputs that are tried before an image fails
 
-_MEMBER_KEY = re.compile(
-    r"act_(?P<float_member>\w+)_tta(?P<float_number>\d+)|(?P<u8_member>\w+)_u8_(?P<u8_number>\d+)"
-)
+_MEMBER_KEYS = (re.compile(r"act_(\w+)_tta(\d+)"), re.compile(r"(\w+)_u8_(\d+)"))
 
-
-@dataclass(frozen=True)
-class GoldenInput:
-    """One input of a golden file.
-
-    Attributes:
-        lr: The LR image.
-        fused_key: Key of the fused image.
-        member_keys: Keys of members' images, each with the name of its member.
-    """
-
-    lr: Pixels
-    fused_key: str
-    member_keys: Mapping[str, str]
+MemberOfKey = Mapping[str, str | None]  # key of a stored image -> member; None for the fused image
 
 
 def compare(
@@ -75,53 +52,53 @@ def compare(
         UnreadableFile: If the file cannot be read or does not fit the ensemble.
     """
     arrays = read_arrays(golden)
-    inputs = _golden_inputs(arrays, ensemble, str(golden))
+    keys = _image_keys(arrays, ensemble, golden)
     diffs: list[ArrayDiff] = []
-    with ops.implementation(implementation), jax.default_matmul_precision("highest"):
-        for golden_input in inputs:
-            diffs += _diffs_with_perturbation(ensemble, golden_input, arrays, str(golden))
-    used_keys = {diff.name for diff in diffs} | {
-        f"x{golden_input.fused_key[1:]}" for golden_input in inputs
-    }
-    unchecked_keys = tuple(sorted(set(arrays) - used_keys))
-    return GoldenComparison(method=ensemble.name, diffs=tuple(diffs), unchecked_keys=unchecked_keys)
+    with array_diff.full_precision(implementation):
+        for number, member_of_key in keys.items():
+            lr = _to_pixels(arrays[f"x{number}"], golden)
+            diffs += _diffs_with_perturbation(ensemble, lr, member_of_key, arrays, golden)
+    return GoldenComparison.of(ensemble.name, diffs, arrays)
 
 
-def _golden_inputs(
-    arrays: Mapping[str, Array], ensemble: EnsembleModel, location: str
-) -> list[GoldenInput]:
-    """Return the inputs of the file, in the order of their numbers."""
-    member_keys: dict[str, dict[str, str]] = {}
+def _image_keys(
+    arrays: Mapping[str, Array], ensemble: EnsembleModel, golden: str | Path
+) -> Mapping[str, MemberOfKey]:
+    """Return the keys of stored images by the number of their input, the fused image first."""
+    keys: dict[str, dict[str, str | None]] = {}
+    for number in sorted(key[1:] for key in arrays if re.fullmatch(r"x\d+", key)):
+        keys[number] = {f"y{number}": None} if f"y{number}" in arrays else {}
     for key in sorted(arrays):
-        if match := _MEMBER_KEY.fullmatch(key):
-            number = match["float_number"] or match["u8_number"]
-            member = _member_name(
-                match["float_member"] or match["u8_member"], ensemble, key, location
-            )
-            member_keys.setdefault(number, {})[key] = member
-    indices = sorted(key[1:] for key in arrays if re.fullmatch(r"x\d+", key))
-    return [
-        GoldenInput(
-            _to_pixels(arrays[f"x{number}"], location), f"y{number}", member_keys.get(number, {})
-        )
-        for number in indices
-    ]
-
-
-def _member_name(prefix: str, ensemble: EnsembleModel, key: str, location: str) -> str:
-    members = [name for name in ensemble.members if name.startswith(prefix)]
-    if len(members) != 1:
-        raise _bad_golden(
-            f"has {key!r}, but {prefix!r} is a prefix of {len(members)} members' names", location
-        )
-    return members[0]
+        match = next(filter(None, (pattern.fullmatch(key) for pattern in _MEMBER_KEYS)), None)
+        if match:
+            prefix, number = match.groups()
+            members = [name for name in ensemble.members if name.startswith(prefix)]
+            if len(members) != 1:
+                problem = f"{prefix!r} is a prefix of {len(members)} members' names"
+                raise _bad_golden(f"has {key!r}, but {problem}", golden)
+            keys.get(number, {})[key] = members[0]
+    return keys
 
 
 def _diffs_with_perturbation(
-    ensemble: EnsembleModel, golden_input: GoldenInput, arrays: Mapping[str, Array], location: str
-) -> tuple[ArrayDiff, ...]:
+    ensemble: EnsembleModel,
+    lr: Pixels,
+    member_of_key: MemberOfKey,
+    arrays: Mapping[str, Array],
+    golden: str | Path,
+) -> list[ArrayDiff]:
     """Compare the images of one input; where they fail, of perturbed inputs as well."""
-    diffs = _diffs(ensemble, golden_input, arrays, ensemble.member_upscalers(), location)
+    names = set(ensemble.members if None in member_of_key.values() else member_of_key.values())
+
+    def compare_images(upscalers: Mapping[str, Upscaler]) -> list[ArrayDiff]:
+        images = {name: upscalers[name](lr) for name in ensemble.members if name in names}
+        diffs: list[ArrayDiff] = []
+        for key, member in member_of_key.items():
+            image = ensemble.blend(list(images.values())) if member is None else images[member]
+            diffs.append(_array_diff(key, image, arrays[key], golden))
+        return diffs
+
+    diffs = compare_images(ensemble.member_upscalers())
     for seed in range(NUM_PERTURBATIONS):
         if all(diff.passed for diff in diffs):
             break
@@ -129,15 +106,12 @@ def _diffs_with_perturbation(
             name: _perturbed_upscaler(ensemble.members[name], member, seed)
             for name, member in ensemble.ensemble.members.items()
         }
-        perturbed_diffs = _diffs(ensemble, golden_input, arrays, upscalers, location)
-        diffs = [_prefer_passed(*both) for both in zip(diffs, perturbed_diffs, strict=True)]
-    return tuple(diffs)
-
-
-def _prefer_passed(diff: ArrayDiff, perturbed: ArrayDiff) -> ArrayDiff:
-    if diff.passed or not perturbed.passed:
-        return diff
-    return replace(perturbed, num_changed_u8_unperturbed=diff.num_changed_u8)
+        perturbed_diffs = compare_images(upscalers)
+        diffs = [
+            diff.prefer_passed(perturbed, num_changed_u8_unperturbed=diff.num_changed_u8)
+            for diff, perturbed in zip(diffs, perturbed_diffs, strict=True)
+        ]
+    return diffs
 
 
 def _perturbed_upscaler(model: Model, member: Member, seed: int) -> Upscaler:
@@ -158,69 +132,43 @@ def _perturbed_upscaler(model: Model, member: Member, seed: int) -> Upscaler:
     )
 
 
-# --- one array ---------------------------------------------------------------------------------
-
-
-def _diffs(
-    ensemble: EnsembleModel,
-    golden_input: GoldenInput,
-    arrays: Mapping[str, Array],
-    upscalers: Mapping[str, Upscaler],
-    location: str,
-) -> list[ArrayDiff]:
-    """Compare the stored images of one input: the fused image and those of members."""
-    has_fused = golden_input.fused_key in arrays
-    needed = ensemble.members if has_fused else set(golden_input.member_keys.values())
-    images = {name: upscalers[name](golden_input.lr) for name in ensemble.members if name in needed}
-    outputs = {key: images[member] for key, member in golden_input.member_keys.items()}
-    if has_fused:
-        outputs = {golden_input.fused_key: ensemble.blend(list(images.values())), **outputs}
-    return [
-        _array_diff(key, jax_image, arrays[key], location) for key, jax_image in outputs.items()
-    ]
-
-
-def _array_diff(key: str, jax_image: FloatImage, torch_image: Array, location: str) -> ArrayDiff:
+def _array_diff(
+    key: str, jax_image: FloatImage, torch_image: Array, golden: str | Path
+) -> ArrayDiff:
     is_float = key.startswith("act_")
-    jax_array = to_channels_first(
-        (jax_image if is_float else to_uint8(jax_image, 1.0))[None]
-    ).astype(np.float64)
+    image = jax_image if is_float else to_uint8(jax_image, 1.0)
+    jax_array = array_diff.to_channels_first(image[None]).astype(np.float64)
     if jax_array.shape != torch_image.shape:
-        raise _bad_golden(
-            f"has {key} of shape {torch_image.shape}, JAX {jax_array.shape}", location
-        )
+        problem = f"has {key} of shape {torch_image.shape}, JAX {jax_array.shape}"
+        raise _bad_golden(problem, golden)
+    if is_float:
+        tolerance = array_diff.FLOAT32_RTOL * max(1.0, float(np.ptp(torch_image)))
+        num_changed_u8 = array_diff.count_changed_u8(jax_array, torch_image, 1.0)
+        return ArrayDiff.of(key, jax_array, torch_image, tolerance, num_changed_u8=num_changed_u8)
     abs_diff = np.abs(jax_array - torch_image)
-    if not is_float:
-        return ArrayDiff(
-            name=key,
-            shape=torch_image.shape,
-            max_abs_diff=float(abs_diff.max()) * LEVEL,
-            tolerance=LEVEL,
-            num_changed_u8=int((abs_diff > 0).sum()),
-            max_changed_u8=int(MAX_CHANGED_FRACTION * abs_diff.size),
-        )
     return ArrayDiff(
         name=key,
         shape=torch_image.shape,
-        max_abs_diff=float(abs_diff.max()),
-        tolerance=FLOAT32_RTOL * max(1.0, float(np.ptp(torch_image))),
-        num_changed_u8=count_changed_u8(jax_array, torch_image, 1.0),
+        max_abs_diff=float(abs_diff.max()) * LEVEL,
+        tolerance=LEVEL,
+        num_changed_u8=int((abs_diff > 0).sum()),
+        max_changed_u8=int(MAX_CHANGED_FRACTION * abs_diff.size),
     )
 
 
-def _to_pixels(x: Array, location: str) -> Pixels:
+def _to_pixels(x: Array, golden: str | Path) -> Pixels:
     """Convert `(1, 3, h, w)` in [0, 1] to a uint8 image `(h, w, 3)`."""
     levels = np.rint(x.astype(np.float64) * 255)
     if x.shape[:2] != (1, 3) or np.abs(x * 255.0 - levels).max() > 1e-3:
-        raise _bad_golden(f"has an input {x.shape} that is not an 8-bit image", location)
+        raise _bad_golden(f"has an input {x.shape} that is not an 8-bit image", golden)
     return levels[0].transpose(1, 2, 0).astype(np.uint8)
 
 
-def _bad_golden(problem: str, location: str) -> UnreadableFile:
+def _bad_golden(problem: str, golden: str | Path) -> UnreadableFile:
     return UnreadableFile(
         f"The golden file {problem}",
         rule="xK is an 8-bit image / 255, yK the fused uint8 image, MEMBER_u8_K a member's uint8 "
         "image, act_MEMBER_ttaK the same before rounding; NCHW, MEMBER a prefix of a member's name",
-        location=location,
+        location=str(golden),
         remedy="check that the file belongs to the ensemble",
     )

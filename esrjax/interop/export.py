@@ -1,9 +1,12 @@
-"""`ExportCheck`, the comparison of an exported network with JAX in float32, and its tolerances."""
+"""Export of networks to ONNX and StableHLO: one file for images of any size, checked against JAX.
+
+Input and output of an exported network are float32 `(1, 3, h, w)`, values in [0, `data_range`],
+whatever precision it computes in.
+"""
 
 import json
 import os
 import platform
-import secrets
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,17 +22,21 @@ from jax import Array
 from jax import export as jax_export
 from numpy.typing import NDArray
 
-from esrjax.errors import ExportError, UnwritableFile
+from esrjax.errors import ExportError
 from esrjax.inference import Model
+from esrjax.interop.convert import source_sha256
 from esrjax.interop.onnx import converter, runtime
+from esrjax.io import atomic_write, write_bytes
 from esrjax.nn import functional, ops
 from esrjax.nn.state_dict import cast
 
+ExportFormat = Literal["onnx", "stablehlo"]
 Dtype = Literal["float32", "float16", "bfloat16"]
-NchwForward = Callable[
-    [NDArray[np.float32]], NDArray[np.float32]
-]  # (1, 3, h, w) -> (1, 3, s·h, s·w)
+# (1, 3, h, w) -> (1, 3, s·h, s·w)
+NchwForward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
+REQUIRED_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
+PLATFORMS = ("cpu", "cuda")  # that a StableHLO artifact runs on
 IMAGE_SIZES = ((16, 24), (33, 21), (75, 131))  # (h, w), LR pixels: odd sides and several tiles
 MAX_FLOAT32_DIFF = 1e-4  # of data_range, for exports in float32
 MIN_PSNR_DB = 50.0  # against JAX in float32, for exports in float16 and bfloat16
@@ -62,30 +69,6 @@ class ExportCheck:
         return self.is_finite and (self.psnr is None or self.psnr >= MIN_PSNR_DB)
 
 
-def image_sizes(min_side: int) -> tuple[tuple[int, int], ...]:
-    """Return the sizes (h, w) of the images of the check, none smaller than `min_side`."""
-    return tuple((max(h, min_side), max(w, min_side)) for h, w in IMAGE_SIZES)
-
-
-def photo_like_noise(size: tuple[int, int], data_range: float) -> NDArray[np.float32]:
-    """Return noise with the spectrum of photographs, whose amplitude falls as 1 / frequency.
-
-    Args:
-        size: (h, w), pixels.
-        data_range: Value of white.
-
-    Returns:
-        `(1, 3, h, w)`, float32, in [0, `data_range`].
-    """
-    noise = np.random.default_rng(0).standard_normal((3, *size))
-    rows, columns = (np.fft.fftfreq(side) for side in size)
-    frequency = np.hypot(rows[:, None], columns[None])
-    spectrum = np.fft.fft2(noise) / np.maximum(frequency, 1 / max(size))
-    image = np.fft.ifft2(spectrum).real
-    image = (image - image.min()) / np.ptp(image)
-    return (data_range * image[None]).astype(np.float32)
-
-
 def compare(
     exported_forward: NchwForward,
     images: Sequence[Any],
@@ -111,20 +94,6 @@ def compare(
         psnr=float(-10 * np.log10(mse)) if mse > 0 else None,
         is_finite=bool(np.isfinite(errors).all()),
     )
-
-
-# --------------------------------------------------------------------------------------------------
-# Export of networks to ONNX and StableHLO: one file for images of any size, checked against JAX.
-#
-# Input and output of an exported network are float32 `(1, 3, h, w)`, values in [0, `data_range`],
-# whatever precision it computes in.
-# --------------------------------------------------------------------------------------------------
-
-
-ExportFormat = Literal["onnx", "stablehlo"]
-
-REQUIRED_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
-PLATFORMS = ("cpu", "cuda")  # that a StableHLO artifact runs on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,31 +163,52 @@ def export(
         The metadata.
 
     Raises:
-        ExportError: If the network cannot be traced with symbolic height and width.
-        ExportError: If it cannot be converted to ONNX.
-        ExportError: If its outputs differ from JAX's.
+        ExportError: If the network cannot be traced with symbolic height and width, cannot be
+            converted to ONNX, or its outputs differ from JAX's.
         UnwritableFile: If the file cannot be written.
     """
     _check_symbolic_shape(model)
-    images = [
-        photo_like_noise(size, model.method.data_range)
-        for size in image_sizes(model.method.min_side)
+    net, min_side, data_range = model.net, model.method.min_side, model.method.data_range
+    sizes = [(max(h, min_side), max(w, min_side)) for h, w in IMAGE_SIZES]
+    images = [(data_range * _photo_like_noise(size)).astype(np.float32) for size in sizes]
+    references = [
+        np.asarray(model.forward(jnp.asarray(lr.transpose(0, 2, 3, 1)))).transpose(0, 3, 1, 2)
+        for lr in images
     ]
-    references = [_jax_forward(model, lr) for lr in images]
-    artifact, checks = _export_and_check(model, format, dtype, images, references)
+    if format == "onnx":
+        artifact = to_onnx(model.name, net, min_side, dtype)
+        forward = _onnx_forward(artifact)
+    else:
+        artifact = to_stablehlo(net, min_side, dtype)
+        forward = _stablehlo_forward(artifact)
+    checks = {dtype: compare(forward, images, references, data_range)}
+    if not checks[dtype].within_tolerance(dtype):
+        raise _export_mismatch(model.name, format, dtype, checks[dtype])
+    if format == "onnx" and dtype == "float32":
+        float16_forward = _onnx_forward(to_onnx(model.name, net, min_side, "float16"))
+        checks["float16"] = compare(float16_forward, images, references, data_range)
     export_metadata = _make_metadata(model, format, dtype, checks)
     if format == "onnx":
-        converter.write_metadata(artifact, _as_strings(export_metadata))
-        _write_atomically({target: artifact.SerializeToString()})
+        write_bytes(target, _onnx_bytes(artifact, export_metadata))
     else:
         json_path = target.with_name(target.name + ".json")
-        _write_atomically(
-            {target: artifact, json_path: json.dumps(asdict(export_metadata), indent=2).encode()}
-        )
+        with atomic_write(target) as file, atomic_write(json_path) as json_file:
+            file.write_bytes(artifact)
+            json_file.write_text(json.dumps(asdict(export_metadata), indent=2))
     return export_metadata
 
 
-# --- conversion --------------------------------------------------------------------------------
+def _photo_like_noise(size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return noise `(1, 3, h, w)` in [0, 1], its amplitude 1 / frequency as in photographs."""
+    noise = np.random.default_rng(0).standard_normal((3, *size))
+    rows, columns = (np.fft.fftfreq(side) for side in size)
+    frequency = np.hypot(rows[:, None], columns[None])
+    spectrum = np.fft.fft2(noise) / np.maximum(frequency, 1 / max(size))
+    image = np.fft.ifft2(spectrum).real
+    return ((image - image.min()) / np.ptp(image))[None]
+
+
+# --- conversion ---
 
 
 def nchw_forward(net: nnx.Module, dtype: Dtype = "float32") -> Callable[[Array], Array]:
@@ -255,20 +245,15 @@ def _check_symbolic_shape(model: Model) -> None:
     try:
         jax.eval_shape(nchw_forward(model.net), symbolic_input(model.method.min_side))
     except Exception as error:  # tracing a network raises almost anything
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [f for f in frames if f"{os.sep}jax{os.sep}" not in f.filename][-1]
         raise ExportError(
             f"{model.name} cannot be traced for images of any size: "
             + str(error).strip().split("\n")[0],
             rule="height and width are symbolic in export: no `if` on them, no numpy functions",
-            location=_user_frame(error),
+            location=f"{last.filename}, line {last.lineno}: {last.line}",
             remedy="write its shape arithmetic with esrjax.nn.masking; see docs/export.md",
         ) from error
-
-
-def _user_frame(error: BaseException) -> str:
-    """Return the innermost line of the traceback outside of JAX."""
-    frames = traceback.extract_tb(error.__traceback__)
-    last = [frame for frame in frames if f"{os.sep}jax{os.sep}" not in frame.filename][-1]
-    return f"{last.filename}, line {last.lineno}: {last.line}"
 
 
 def to_onnx(name: str, net: nnx.Module, min_side: int, dtype: Dtype = "float32") -> Any:
@@ -305,28 +290,15 @@ def to_stablehlo(net: nnx.Module, min_side: int, dtype: Dtype = "float32") -> by
 def to_onnx_bytes(model: Model) -> bytes:
     """Convert a network to the bytes of an .onnx file with metadata, without check."""
     onnx_proto = to_onnx(model.name, model.net, model.method.min_side)
-    converter.write_metadata(onnx_proto, _as_strings(_make_metadata(model, "onnx", "float32", {})))
+    return _onnx_bytes(onnx_proto, _make_metadata(model, "onnx", "float32", {}))
+
+
+def _onnx_bytes(onnx_proto: Any, export_metadata: ExportMetadata) -> bytes:
+    """Store metadata in an ONNX model: its fields as JSON, but strings as they are."""
+    fields = asdict(export_metadata)
+    properties = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
+    runtime.import_library("onnx").helper.set_model_props(onnx_proto, properties)
     return onnx_proto.SerializeToString()
-
-
-def _export_and_check(
-    model: Model, format: ExportFormat, dtype: Dtype, images: list[Any], references: list[Any]
-) -> tuple[Any, dict[str, ExportCheck]]:
-    """Convert and compare with JAX; ONNX in float32 is compared in float16 as well."""
-    min_side, data_range = model.method.min_side, model.method.data_range
-    if format == "stablehlo":
-        artifact = to_stablehlo(model.net, min_side, dtype)
-        check = compare(_stablehlo_forward(artifact), images, references, data_range)
-    else:
-        artifact = to_onnx(model.name, model.net, min_side, dtype)
-        check = compare(_onnx_forward(artifact), images, references, data_range)
-    if not check.within_tolerance(dtype):
-        raise _export_mismatch(model.name, format, dtype, check)
-    checks = {dtype: check}
-    if format == "onnx" and dtype == "float32":
-        float16_forward = _onnx_forward(to_onnx(model.name, model.net, min_side, "float16"))
-        checks["float16"] = compare(float16_forward, images, references, data_range)
-    return artifact, checks
 
 
 def _onnx_forward(onnx_proto: Any) -> NchwForward:
@@ -337,11 +309,6 @@ def _onnx_forward(onnx_proto: Any) -> NchwForward:
 def _stablehlo_forward(artifact: bytes) -> NchwForward:
     call = jax_export.deserialize(bytearray(artifact)).call
     return lambda lr: np.asarray(call(lr))
-
-
-def _jax_forward(model: Model, lr: NDArray[np.float32]) -> NDArray[np.float32]:
-    sr = model.forward(jnp.asarray(lr.transpose(0, 2, 3, 1)))
-    return np.asarray(sr).transpose(0, 3, 1, 2)
 
 
 def _export_mismatch(
@@ -363,8 +330,8 @@ def _export_mismatch(
 def _make_metadata(
     model: Model, format: ExportFormat, dtype: Dtype, checks: Mapping[str, ExportCheck]
 ) -> ExportMetadata:
-    method, checkpoint_metadata = model.method, model.checkpoint.metadata
-    packages = ("esrjax", "jax", *(("onnx", "onnxruntime") if format == "onnx" else ()))
+    method = model.method
+    packages = ["esrjax", "jax", *(["onnx", "onnxruntime"] if format == "onnx" else [])]
     return ExportMetadata(
         method=model.name,
         format=format,
@@ -375,35 +342,7 @@ def _make_metadata(
         receptive_field_radius=None if method.needs_full_image else model.receptive_field_radius,
         hparams=dict(model.hparams),
         license=method.license,
-        weights_sha256=(checkpoint_metadata.source_sha256 if checkpoint_metadata else "")
-        or model.checkpoint.sha256,
+        weights_sha256=source_sha256(model.checkpoint),
         checks=checks,
         versions={"python": platform.python_version()} | {n: metadata.version(n) for n in packages},
     )
-
-
-def _as_strings(export_metadata: ExportMetadata) -> dict[str, str]:
-    """Return the fields as JSON, and strings as they are: ONNX metadata values are strings."""
-    fields = asdict(export_metadata)
-    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
-
-
-def _write_atomically(files: Mapping[Path, bytes]) -> None:
-    """Write all files to temporary files in the same folders, then rename them."""
-    tmp_paths = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in files}
-    try:
-        for path, data in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tmp_paths[path].write_bytes(data)
-        for path in files:
-            os.replace(tmp_paths[path], path)
-    except OSError as error:
-        raise UnwritableFile(
-            f"Cannot write the exported network: {error.strerror or error}",
-            rule="the folder must exist or be creatable, be writable and have free space",
-            location=", ".join(map(str, files)),
-            remedy="choose another output with -o",
-        ) from error
-    finally:
-        for path in tmp_paths.values():
-            path.unlink(missing_ok=True)

@@ -1,39 +1,33 @@
-"""`ParityReport`: a parity result with everything needed to verify it, and its files.
+"""`ParityReport`, a parity result with everything needed to verify it; its files; verification.
 
 A report holds the request, the results, SHA-256 of all inputs and the versions of packages. It is
 a JSON file, or stored in the metadata of the .safetensors checkpoint that it is about.
 """
 
 import json
-import os
 import platform
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as std_dataclass
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from esrjax import io
 from esrjax.errors import UnreadableFile
-from esrjax.interop import array_diff, parity
-from esrjax.interop.array_diff import OptimizerPair
-from esrjax.interop.parity import ParityRequest, ParityResult
+from esrjax.interop import parity
+from esrjax.interop.array_diff import FLOAT32_RTOL, FLOAT64_RTOL, OptimizerPair
+from esrjax.interop.parity import IMPORT_PREFIX, ParityRequest, ParityResult
 from esrjax.method import Form
 from esrjax.nn import checkpoint_io
 from esrjax.schema import STRICT, bullet_list, format_errors
 
 PACKAGES = ("esrjax", "jax", "flax", "optax", "numpy", "torch")
-TOLERANCES = {
-    "float32": array_diff.FLOAT32_RTOL,
-    "float64": array_diff.FLOAT64_RTOL,
-}  # relative, see docs/bridge.md
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@pydantic_dataclass(frozen=True, kw_only=True, config=STRICT)
 class ParityReport:
     """A parity request, its result and what the result depends on.
 
@@ -47,7 +41,7 @@ class ParityReport:
         checkpoint_sha256: SHA-256 of the checkpoint file at the time; it is not verified, since
             writing the report into the checkpoint changes it.
         versions: Versions of Python and of packages.
-        tolerances: Relative tolerances in float32 and float64.
+        tolerances: Relative tolerances in float32 and float64, see docs/interop.md.
         results: All results, as `LiveComparison.as_dict` or `GoldenComparison.as_dict` gives them.
     """
 
@@ -66,36 +60,6 @@ class ParityReport:
 _ADAPTER = TypeAdapter(ParityReport)
 
 
-@std_dataclass(frozen=True, kw_only=True)
-class ReportVerification:
-    """The result of running a report's request again.
-
-    Attributes:
-        report: The report.
-        differences: Hashes and checks that are not as reported.
-        notes: Versions that differ, as a possible reason.
-    """
-
-    report: ParityReport
-    differences: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether hashes and checks are as reported, and the report says that they passed."""
-        return not self.differences and self.report.passed
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the result in plain types, for JSON."""
-        return {
-            "method": self.report.request.method,
-            "passed": self.passed,
-            "reported_passed": self.report.passed,
-            "differences": list(self.differences),
-            "notes": list(self.notes),
-        }
-
-
 def make_report(request: ParityRequest, result: ParityResult) -> ParityReport:
     """Return the report of a parity result.
 
@@ -103,11 +67,9 @@ def make_report(request: ParityRequest, result: ParityResult) -> ParityReport:
         request: What was compared.
         result: Result of `parity.run`.
     """
-    checkpoint_sha256 = (
-        None
-        if request.checkpoint is None
-        else checkpoint_io.read_checkpoint(request.checkpoint).sha256
-    )
+    checkpoint_sha256 = None
+    if request.checkpoint is not None:
+        checkpoint_sha256 = checkpoint_io.read_checkpoint(request.checkpoint).sha256
     return ParityReport(
         request=request,
         form=result.form,
@@ -116,48 +78,18 @@ def make_report(request: ParityRequest, result: ParityResult) -> ParityReport:
         hashes=result.hashes,
         checkpoint_sha256=checkpoint_sha256,
         versions=_versions(),
-        tolerances=TOLERANCES,
+        tolerances={"float32": FLOAT32_RTOL, "float64": FLOAT64_RTOL},
         results=result.comparison.as_dict(),
     )
 
 
-def verify(path: Path, optimizers: Sequence[OptimizerPair] = ()) -> ReportVerification:
-    """Run the request of a report again and compare the results.
-
-    If a file has changed, nothing is run: that includes the user's Python file, whose code was
-    trusted only as it was.
-
-    Args:
-        path: A report, .json, or a .safetensors that contains one.
-        optimizers: Optimizers of which steps are compared, as for `parity.run`.
-
-    Raises:
-        UnreadableFile: If the file contains no report.
-        UserError: If the request cannot be run.
-    """
-    report = read(path)
-    request = _locate_files(report.request, path)
-    hashes = parity.hash_inputs(request) | _hash_imports(report, request)
-    comparable = {key: value for key, value in report.hashes.items() if key in hashes}
-    differences = _differences("sha256 of ", comparable, hashes)
-    if not differences:
-        result = parity.run(request, optimizers)
-        differences = [
-            *_differences("sha256 of ", report.hashes, result.hashes),
-            *_differences("", report.checks, result.comparison.checks),
-        ]
-    notes = _differences("version of ", report.versions, _versions())
-    return ReportVerification(report=report, differences=tuple(differences), notes=tuple(notes))
+def _versions() -> dict[str, str]:
+    installed = {dist.name for dist in metadata.distributions()}
+    versions = {name: metadata.version(name) for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), **versions}
 
 
-def _hash_imports(report: ParityReport, request: ParityRequest) -> dict[str, str]:
-    """Return the current hashes of the files that the PyTorch file imported."""
-    folder = Path((request.torch or "").rpartition(":")[0]).parent
-    keys = [key for key in report.hashes if key.startswith(parity.IMPORT_PREFIX)]
-    return {key: parity.hash_file(folder / key.removeprefix(parity.IMPORT_PREFIX)) for key in keys}
-
-
-# --- files -------------------------------------------------------------------------------------
+# --- files ---
 
 
 def read(path: Path) -> ParityReport:
@@ -170,16 +102,26 @@ def read(path: Path) -> ParityReport:
         UnreadableFile: If the file cannot be read or contains no valid report.
     """
     try:
-        if path.suffix == ".safetensors":
-            checkpoint_metadata = checkpoint_io.read_checkpoint(path).metadata
-            if checkpoint_metadata is None or checkpoint_metadata.parity_report is None:
-                raise _bad_report(path, "its metadata contains none")
-            return _ADAPTER.validate_json(json.dumps(checkpoint_metadata.parity_report))
-        return _ADAPTER.validate_json(path.read_bytes())
+        if path.suffix != ".safetensors":
+            return _ADAPTER.validate_json(path.read_bytes())
+        checkpoint_metadata = checkpoint_io.read_checkpoint(path).metadata
+        if checkpoint_metadata is None or checkpoint_metadata.parity_report is None:
+            raise _bad_report(path, "its metadata contains none")
+        return _ADAPTER.validate_json(json.dumps(checkpoint_metadata.parity_report))
     except OSError as error:
         raise _bad_report(path, error.strerror or str(error)) from error
     except ValidationError as error:
         raise _bad_report(path, bullet_list(format_errors(error, _ADAPTER))) from error
+
+
+def _bad_report(path: Path, reason: str, *, write: bool = False) -> UnreadableFile:
+    action = "write a parity report to" if write else "read a parity report from"
+    return UnreadableFile(
+        f"Cannot {action} {path.name}: {reason}",
+        rule="a parity report is a .json, or in the metadata of the .safetensors that it is about",
+        location=str(path),
+        remedy="use a .json file" if write else "use a file that `esrjax parity -o` wrote",
+    )
 
 
 def check_writable(path: Path, checkpoint: Path | None) -> None:
@@ -210,42 +152,104 @@ def write(path: Path, report: ParityReport) -> None:
         report: The report.
 
     Raises:
-        UnreadableFile: If the file cannot be written.
+        UnwritableFile: If the file cannot be written.
     """
     if path.suffix == ".safetensors":
         checkpoint = checkpoint_io.read_checkpoint(path)
         assert checkpoint.metadata is not None
         fields = _ADAPTER.dump_python(report, mode="json")
-        checkpoint_io.write_safetensors(
-            path, checkpoint.state_dict, replace(checkpoint.metadata, parity_report=fields)
-        )
-        return
-    tmp_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            tmp_path.write_bytes(_ADAPTER.dump_json(report, indent=2) + b"\n")
-            os.replace(tmp_path, path)
-        finally:
-            tmp_path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _bad_report(path, error.strerror or str(error), write=True) from error
+        new_metadata = replace(checkpoint.metadata, parity_report=fields)
+        checkpoint_io.write_safetensors(path, checkpoint.state_dict, new_metadata)
+    else:
+        io.write_bytes(path, _ADAPTER.dump_json(report, indent=2) + b"\n")
+
+
+# --- verification ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportVerification:
+    """The result of running a report's request again.
+
+    Attributes:
+        report: The report.
+        differences: Hashes and checks that are not as reported.
+        notes: Versions that differ, as a possible reason.
+    """
+
+    report: ParityReport
+    differences: Sequence[str]
+    notes: Sequence[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether hashes and checks are as reported, and the report says that they passed."""
+        return not self.differences and self.report.passed
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result in plain types, for JSON."""
+        request, report_passed = self.report.request, self.report.passed
+        summary = {
+            "method": request.method,
+            "passed": self.passed,
+            "reported_passed": report_passed,
+        }
+        return {**summary, "differences": self.differences, "notes": self.notes}
+
+
+def verify(path: Path, optimizers: Sequence[OptimizerPair] = ()) -> ReportVerification:
+    """Run the request of a report again and compare the results.
+
+    If a file has changed, nothing is run: that includes the user's Python file, whose code was
+    trusted only as it was.
+
+    Args:
+        path: A report, .json, or a .safetensors that contains one.
+        optimizers: Optimizers of which steps are compared, as for `parity.run`.
+
+    Raises:
+        UnreadableFile: If the file contains no report.
+        UserError: If the request cannot be run.
+    """
+    report = read(path)
+    request = _locate_files(report.request, path)
+    hashes = parity.hash_inputs(request) | _hash_imports(report, request)
+    comparable = {key: value for key, value in report.hashes.items() if key in hashes}
+    differences = _differences("sha256 of ", comparable, hashes)
+    if not differences:
+        result = parity.run(request, optimizers)
+        differences = _differences("sha256 of ", report.hashes, result.hashes)
+        differences += _differences("", report.checks, result.comparison.checks)
+    notes = _differences("version of ", report.versions, _versions())
+    return ReportVerification(report=report, differences=differences, notes=notes)
 
 
 def _locate_files(request: ParityRequest, path: Path) -> ParityRequest:
     """Return the request with files that no longer exist looked up in the report's folder."""
 
-    def locate(file: str | None) -> str | None:
-        sibling = path.parent / Path(file or "").name
-        return str(sibling) if file and not Path(file).exists() and sibling.exists() else file
+    def locate(file: str) -> str:
+        sibling = path.parent / Path(file).name
+        return str(sibling) if not Path(file).exists() and sibling.exists() else file
 
-    file, colon, name = (request.torch or "").rpartition(":")
+    checkpoint, golden, torch = request.checkpoint, request.golden, request.torch
+    if path.suffix == ".safetensors":
+        checkpoint = str(path)
+    file, colon, class_name = (torch or "").rpartition(":")
     return replace(
         request,
-        checkpoint=str(path) if path.suffix == ".safetensors" else locate(request.checkpoint),
-        golden=locate(request.golden),
-        torch=f"{locate(file)}{colon}{name}" if request.torch else None,
+        checkpoint=checkpoint and locate(checkpoint),
+        golden=golden and locate(golden),
+        torch=torch and f"{locate(file)}{colon}{class_name}",
     )
+
+
+def _hash_imports(report: ParityReport, request: ParityRequest) -> dict[str, str]:
+    """Return the current hashes of the files that the PyTorch file imported."""
+    if request.torch_file is None:
+        return {}
+    folder = request.torch_file.parent
+    keys = [key for key in report.hashes if key.startswith(IMPORT_PREFIX)]
+    return {key: parity.hash_file(folder / key.removeprefix(IMPORT_PREFIX)) for key in keys}
 
 
 def _differences(label: str, reported: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -257,27 +261,9 @@ def _differences(label: str, reported: Mapping[str, Any], current: Mapping[str, 
     ]
 
 
-def _format_value(value: Any) -> str:
-    match value:
-        case None:
-            return "absent"
-        case bool():
-            return "passed" if value else "failed"
-        case _:
-            return f"{value[:12]}…" if len(value) == 64 else str(value)
-
-
-def _versions() -> dict[str, str]:
-    installed = {dist.name for dist in metadata.distributions()}
-    versions = {name: metadata.version(name) for name in PACKAGES if name in installed}
-    return {"python": platform.python_version(), **versions}
-
-
-def _bad_report(path: Path, reason: str, *, write: bool = False) -> UnreadableFile:
-    return UnreadableFile(
-        f"Cannot {'write a parity report to' if write else 'read a parity report from'} "
-        f"{path.name}: {reason}",
-        rule="a parity report is a .json, or in the metadata of the .safetensors that it is about",
-        location=str(path),
-        remedy="use a .json file" if write else "use a file that `esrjax parity -o` wrote",
-    )
+def _format_value(value: str | bool | None) -> str:
+    if value is None:
+        return "absent"
+    if isinstance(value, bool):
+        return "passed" if value else "failed"
+    return f"{value[:12]}…" if len(value) == 64 else value

@@ -1,4 +1,7 @@
-"""Execution of users' PyTorch code on a CPU: redirected CUDA calls and reported errors."""
+"""`TorchModel`, a PyTorch network from a user's file: import, construction, loading of weights.
+
+The code runs on a CPU: CUDA calls are redirected, and errors are reported with the user's line.
+"""
 
 import contextlib
 import difflib
@@ -10,17 +13,21 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from esrjax.errors import TorchModelError, UserError
+from esrjax.errors import TorchModelError, UserError, list_some, suggest
+from esrjax.io import matches_any
 from esrjax.nn.checkpoint_io import StateDict
-from esrjax.nn.state_dict import MAX_LISTED
+
+MAX_LISTED = 10  # tensors in an error
+
+# --- the user's code on a CPU ---
 
 
 class CudaToCpu(TorchFunctionMode):
@@ -40,26 +47,20 @@ class CudaToCpu(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        uses_cuda = func is torch.Tensor.cuda or any(map(_is_cuda, (*args, *kwargs.values())))
-        if not uses_cuda:
+        if func is not torch.Tensor.cuda and not any(map(_is_cuda, (*args, *kwargs.values()))):
             return func(*args, **kwargs)
         lines = _user_lines(traceback.extract_stack(), self.file)
         self.notes |= {f"{line}: CUDA requested, CPU used" for line in lines[-1:]}
         if func is torch.Tensor.cuda:
             return args[0]
-        return func(
-            *map(_cuda_to_cpu, args), **{key: _cuda_to_cpu(value) for key, value in kwargs.items()}
-        )
+        cpu_kwargs = {key: "cpu" if _is_cuda(value) else value for key, value in kwargs.items()}
+        return func(*("cpu" if _is_cuda(value) else value for value in args), **cpu_kwargs)
 
 
 def _is_cuda(value: Any) -> bool:
     if isinstance(value, torch.device):
         return value.type == "cuda"
     return isinstance(value, str) and value.partition(":")[0] == "cuda"
-
-
-def _cuda_to_cpu(value: Any) -> Any:
-    return "cpu" if _is_cuda(value) else value
 
 
 @contextlib.contextmanager
@@ -99,21 +100,23 @@ def _missing_import_error(file: Path, error: ImportError) -> TorchModelError:
 
 
 def _user_code_error(file: Path, action: str, error: BaseException) -> TorchModelError:
-    needs_cuda = any(word in str(error) for word in ("CUDA", "cuda", "NVIDIA"))
-    dtype_mismatch = "dtype" in str(error) or "Double" in str(error)
-    if needs_cuda:
+    remedy = "fix the file, or its constructor arguments (--torch-args; --hparam of bench)"
+    if any(word in str(error) for word in ("CUDA", "cuda", "NVIDIA")):
         remedy = "remove CUDA from the file, or use the device of the input (device=x.device)"
-    elif dtype_mismatch:
+    elif "dtype" in str(error) or "Double" in str(error):
         remedy = "use the dtype of the input: torch.zeros(..., dtype=x.dtype)"
-    else:
-        remedy = "fix the file, or its constructor arguments (--torch-args; --hparam of bench)"
-    message = (str(error).strip() or "no message").splitlines()[0]
     return TorchModelError(
-        f"{action} raised {type(error).__name__}: {message}",
+        f"{action} raised {error_summary(error)}",
         rule="the PyTorch network is built and run on a CPU, in float64 and in float32",
         location=_innermost_line(error, file),
         remedy=remedy,
     )
+
+
+def error_summary(error: BaseException) -> str:
+    """Return the class of an exception and the first line of its message."""
+    message = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {message}"
 
 
 def _innermost_line(error: BaseException, file: Path) -> str:
@@ -131,12 +134,7 @@ def _user_lines(frames: traceback.StackSummary, file: Path) -> list[str]:
     ]
 
 
-# --------------------------------------------------------------------------------------------------
-# `TorchModel`, a PyTorch network from a user's file: import, construction, loading of weights.
-# --------------------------------------------------------------------------------------------------
-
-
-_EXCLUDED_MODULES = ("esrjax", "__main__")
+# --- networks ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +150,6 @@ class TorchSource:
     file: Path
     class_name: str
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    @property
-    def package_root(self) -> Path:
-        """Folder of the file's outermost package; the file's folder where it is in none."""
-        folder, package = _package_of(self.file)
-        return folder / package[0] if len(package) > 1 else folder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,14 +169,13 @@ class TorchModel:
     @property
     def local_imports(self) -> list[Path]:
         """Imported files of the same package or folder; they determine the network as well."""
-        root, file = self.source.package_root, self.source.file.resolve()
-        modules = [m for name, m in sys.modules.items() if not name.startswith(_EXCLUDED_MODULES)]
-        files = {Path(f) for module in modules if (f := _file_of(module)) is not None}
+        folder, names = _package_of(self.source.file)
+        root = folder / names[0] if len(names) > 1 else folder
+        modules = [m for n, m in sys.modules.items() if not n.startswith(("esrjax", "__main__"))]
+        files = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
         # Some modules of PyTorch have a relative `__file__`, as if in the current folder.
-        candidates = {
-            f.resolve() for f in files if f.is_absolute() and "site-packages" not in f.parts
-        }
-        return sorted(f for f in candidates - {file} if f.is_relative_to(root))
+        files = {f.resolve() for f in files if f.is_absolute() and "site-packages" not in f.parts}
+        return sorted(f for f in files - {self.source.file.resolve()} if f.is_relative_to(root))
 
 
 def parse_source(text: str, kwargs: Mapping[str, Any]) -> TorchSource:
@@ -198,25 +189,22 @@ def parse_source(text: str, kwargs: Mapping[str, Any]) -> TorchSource:
         TorchModelError: If there is no such file, or no class name.
     """
     file, colon, class_name = text.rpartition(":")
-    if not (colon and class_name.isidentifier()):
-        raise TorchModelError(
-            f"{text!r} is not of the form FILE.py:Class",
-            rule="a PyTorch network is given as a file and a class in it: FILE.py:Class",
-            remedy=f"write for instance {file or text}:Net",
-        )
-    if not Path(file).is_file():
-        raise TorchModelError(
-            f"No such file: {file!r}",
-            rule="a PyTorch network is given as a file and a class in it: FILE.py:Class",
-            remedy="check the path",
-        )
-    return TorchSource(file=Path(file), class_name=class_name, kwargs=dict(kwargs))
+    if colon and class_name.isidentifier():
+        if Path(file).is_file():
+            return TorchSource(file=Path(file), class_name=class_name, kwargs=dict(kwargs))
+        problem, remedy = f"No such file: {file!r}", "check the path"
+    else:
+        problem = f"{text!r} is not of the form FILE.py:Class"
+        remedy = f"write for instance {file or text}:Net"
+    rule = "a PyTorch network is given as a file and a class in it: FILE.py:Class"
+    raise TorchModelError(problem, rule=rule, remedy=remedy)
 
 
 def build(source: TorchSource, seed: int = 0) -> TorchModel:
     """Import the file and build the network with random weights, in eval mode.
 
-    The file's code is executed: use only files that you trust.
+    The file's code is executed: use only files that you trust. It can import what is next to its
+    outermost package, and in the current folder.
 
     Args:
         source: File, class and constructor arguments.
@@ -224,22 +212,23 @@ def build(source: TorchSource, seed: int = 0) -> TorchModel:
             changed.
 
     Raises:
-        TorchModelError: If the file has no such class, or the arguments do not fit.
-        TorchModelError: If importing or building raises an error.
+        TorchModelError: If the file has no such class, the arguments do not fit, or importing or
+            building raises an error.
     """
     notes: set[str] = set()
-    with torch.random.fork_rng(devices=[]), _sys_path_for(source.file):
+    sys_path = [str(_package_of(source.file)[0]), str(Path.cwd()), *sys.path]
+    with (
+        torch.random.fork_rng(devices=[]),
+        mock.patch.object(sys, "path", sys_path),
+        CudaToCpu(source.file, notes),
+    ):
         torch.manual_seed(seed)
-        return TorchModel(module=_instantiate(source, notes).eval(), source=source, notes=notes)
-
-
-def _instantiate(source: TorchSource, notes: set[str]) -> Any:
-    with CudaToCpu(source.file, notes):
         with wrap_user_errors(source.file, "Importing it"):
             cls = _find_class(_import_module(source.file), source)
         _check_kwargs(cls, source)
         with wrap_user_errors(source.file, f"Building {source.class_name}"):
-            return cls(**source.kwargs)
+            module = cls(**source.kwargs)
+        return TorchModel(module=module.eval(), source=source, notes=notes)
 
 
 def load_state_dict(
@@ -259,13 +248,9 @@ def load_state_dict(
     """
     mismatches = state_dict_mismatches(model, state_dict, optional_keys)
     if mismatches:
-        more = (
-            f"\n    and {len(mismatches) - MAX_LISTED} more" if len(mismatches) > MAX_LISTED else ""
-        )
         raise TorchModelError(
             f"{len(mismatches)} tensors do not fit {model.source.class_name}:\n    "
-            + "\n    ".join(mismatches[:MAX_LISTED])
-            + more,
+            + list_some(mismatches, MAX_LISTED, "\n    "),
             rule="both networks load the same weights, every tensor of them",
             location=f"{location} and {model.source.file}",
             remedy="check the class and its arguments (--torch-args); nothing was compared",
@@ -282,7 +267,7 @@ def state_dict_mismatches(
     lines = [
         f"not in the weights: {key} {shape}"
         for key, shape in torch_shapes.items()
-        if key not in state_dict and not any(fnmatchcase(key, glob) for glob in optional_keys)
+        if key not in state_dict and not matches_any(key, optional_keys)
     ]
     for key, value in state_dict.items():
         if key not in torch_shapes:
@@ -294,18 +279,7 @@ def state_dict_mismatches(
     return lines
 
 
-# --- importing ---------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _sys_path_for(file: Path) -> Generator[None]:
-    """Put the parent of the file's outermost package, and the current folder, on `sys.path`."""
-    previous = sys.path[:]
-    sys.path[:0] = [str(_package_of(file)[0]), str(Path.cwd())]
-    try:
-        yield
-    finally:
-        sys.path[:] = previous
+# --- imports ---
 
 
 def _package_of(file: Path) -> tuple[Path, list[str]]:
@@ -317,14 +291,18 @@ def _package_of(file: Path) -> tuple[Path, list[str]]:
     return folder, names
 
 
-def _file_of(module: ModuleType) -> str | None:
-    return getattr(module, "__file__", None)
-
-
 def _import_module(file: Path) -> ModuleType:
     _, names = _package_of(file)
     if len(names) > 1:
-        return _check_module_file(importlib.import_module(".".join(names)), file)
+        module = importlib.import_module(".".join(names))
+        if module.__file__ is None or not Path(module.__file__).samefile(file):
+            raise TorchModelError(
+                f"{module.__name__} is {module.__file__}, not {file}",
+                rule="a process can import only one package of a name",
+                location=str(file),
+                remedy="compare each checkout in its own process, and uninstall the package",
+            )
+        return module
     # A unique name in `sys.modules`: two folders may have files of the same name.
     name = f"{names[0]}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -338,35 +316,20 @@ def _import_module(file: Path) -> ModuleType:
     return module
 
 
-def _check_module_file(module: ModuleType, file: Path) -> ModuleType:
-    module_file = _file_of(module)
-    if module_file is not None and Path(module_file).samefile(file):
-        return module
-    raise TorchModelError(
-        f"{module.__name__} is {module_file}, not {file}",
-        rule="a process can import only one package of a name",
-        location=str(file),
-        remedy="compare each checkout in its own process, and uninstall the package",
-    )
-
-
 def _find_class(module: ModuleType, source: TorchSource) -> Any:
-    cls = getattr(module, source.class_name, None)
-    if inspect.isclass(cls) and issubclass(cls, torch.nn.Module):
-        return cls
-    class_names = [
-        name
+    classes = {
+        name: value
         for name, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, torch.nn.Module)
-        and value.__module__ == module.__name__
-    ]
-    close_matches = difflib.get_close_matches(source.class_name, class_names, n=1)
+        if inspect.isclass(value) and issubclass(value, torch.nn.Module)
+    }
+    if source.class_name in classes:
+        return classes[source.class_name]
+    names = [name for name, cls in classes.items() if cls.__module__ == module.__name__]
     raise TorchModelError(
         f"{source.file.name} has no torch.nn.Module {source.class_name!r}",
-        rule=f"the class is defined in the file; it has: {', '.join(class_names) or 'none'}",
+        rule=f"the class is defined in the file; it has: {', '.join(names) or 'none'}",
         location=str(source.file),
-        remedy=f"did you mean {close_matches[0]!r}?" if close_matches else "use one of these",
+        remedy=suggest(source.class_name, names, "use one of these"),
     )
 
 

@@ -1,7 +1,8 @@
-"""Forward pass, module trace, gradients and optimizer steps of a PyTorch network, in NumPy.
+"""Runs of a PyTorch network: forward pass, module trace, gradients, optimizer steps, timed modes.
 
-Inputs are images `(N, h, w, C)`, as in JAX; results are in PyTorch's layout. Everything runs on the
-CPU in the input's precision, so that no TF32 is involved.
+Inputs are images `(N, h, w, C)`, as in JAX. Results are NumPy arrays in PyTorch's layout, but for
+`prepare`, whose function `esrjax bench` times. Everything runs on the CPU in the input's precision,
+so that no TF32 is involved.
 """
 
 import contextlib
@@ -10,8 +11,8 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,9 +21,12 @@ from torch.overrides import TorchFunctionMode
 
 from esrjax.errors import TorchCompileError, TorchModelError
 from esrjax.interop.array_diff import Array
-from esrjax.interop.torch_model import CudaToCpu, TorchModel, wrap_user_errors
+from esrjax.interop.torch_model import CudaToCpu, TorchModel, error_summary, wrap_user_errors
 from esrjax.interop.trace import HookEvent, InOut
 from esrjax.nn.checkpoint_io import StateDict
+
+TorchMode = Literal["eager", "channels-last", "compiled"]
+INDUCTOR_CACHE_VAR = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def forward(model: TorchModel, x: Array) -> Array:
@@ -56,7 +60,8 @@ def record_events(model: TorchModel, x: Array) -> list[HookEvent]:
     live_tensors: list[Any] = []  # keeps tensors alive: `id` is unique among live objects only
     with contextlib.ExitStack() as hooks, _prepared_input(model, x) as x_torch, torch.no_grad():
         for path, module in model.module.named_modules():
-            hooks.enter_context(_hooked(path, module, events, live_tensors))
+            for handle in _add_hooks(path, module, events, live_tensors):
+                hooks.enter_context(handle)
         model.module(x_torch)
     return events
 
@@ -137,15 +142,17 @@ def _prepared_input(model: TorchModel, x: Array) -> Generator[Any]:
         yield x_torch
 
 
-@contextlib.contextmanager
-def _hooked(
+def _add_hooks(
     path: str, module: Any, events: list[HookEvent], live_tensors: list[Any]
-) -> Generator[None]:
-    """Hook a module, so that inputs and outputs of its calls are appended to `events`."""
+) -> tuple[Any, Any]:
+    """Append inputs and outputs of a module's calls to `events`: its floating-point tensors.
+
+    Returns handles of the hooks, contexts at whose end the hooks are removed.
+    """
     call_counts = Counter[InOut]()
 
     def record(io: InOut, values: Any) -> None:
-        tensors = _float_tensors(values)
+        tensors = [v for v in values if torch.is_tensor(v) and v.ndim and v.is_floating_point()]
         live_tensors.extend(tensors)
         call_counts[io] += 1
         events.append(
@@ -165,19 +172,10 @@ def _hooked(
     def on_output(_: Any, args: Any, output: Any) -> None:
         record("out", output if isinstance(output, tuple | list) else (output,))
 
-    pre_hook = module.register_forward_pre_hook(on_input, with_kwargs=True)
-    post_hook = module.register_forward_hook(on_output)
-    try:
-        yield
-    finally:
-        pre_hook.remove()
-        post_hook.remove()
-
-
-def _float_tensors(values: Any) -> list[Any]:
-    """Return the floating-point tensors, without scalars, among a module's inputs or outputs."""
-    tensors = (value for value in values if torch.is_tensor(value) and value.ndim)
-    return [tensor for tensor in tensors if tensor.is_floating_point()]
+    return (
+        module.register_forward_pre_hook(on_input, with_kwargs=True),
+        module.register_forward_hook(on_output),
+    )
 
 
 def _to_numpy(tensor: Any) -> Array:
@@ -185,13 +183,7 @@ def _to_numpy(tensor: Any) -> Array:
     return tensor.detach().numpy().copy()
 
 
-# --------------------------------------------------------------------------------------------------
-# PyTorch execution modes that `esrjax bench` times: eager, channels-last and torch.compile.
-# --------------------------------------------------------------------------------------------------
-
-
-TorchMode = Literal["eager", "channels-last", "compiled"]
-INDUCTOR_CACHE_VAR = "TORCHINDUCTOR_CACHE_DIR"
+# --- modes that `esrjax bench` times ---
 
 
 def prepare(
@@ -211,9 +203,9 @@ def prepare(
         torch tensor.
 
     Raises:
-        TorchModelError: If the network's code raises an error.
+        TorchModelError: If the network's code raises an error, or the output is not `scale` times
+            as large as the input.
         TorchCompileError: If torch.compile fails.
-        TorchModelError: If the output is not `scale` times as large as the input.
     """
     memory_format = torch.channels_last if mode == "channels-last" else torch.contiguous_format
     module = copy.deepcopy(model.module).to(memory_format=memory_format)
@@ -227,44 +219,7 @@ def prepare(
 
     with wrap_user_errors(model.source.file, "Running it"):
         shape = tuple(call().shape)
-    _check_output_shape(model, shape, (1, 3, scale * lr.shape[1], scale * lr.shape[2]))
-    return call
-
-
-def _compile(model: TorchModel, module: Any, x: Any) -> Any:
-    """Compile for this image size alone, without Inductor's on-disk cache of earlier runs."""
-    try:
-        with _fresh_inductor_cache(), torch.inference_mode():
-            compiled: Any = torch.compile(module, dynamic=False)
-            compiled(x)
-            return compiled
-    except Exception as error:  # no C++ compiler, or any error of Dynamo or Inductor
-        message = (str(error).strip() or "no message").splitlines()[0]
-        raise TorchCompileError(
-            f"torch.compile raised {type(error).__name__}: {message}",
-            rule="torch.compile needs a C++ compiler, and code that it can trace",
-            location=str(model.source.file),
-            remedy="install a compiler, or omit --torch-compile",
-        ) from error
-
-
-@contextmanager
-def _fresh_inductor_cache() -> Generator[None]:
-    """Use an empty cache folder, or `compile_s` would depend on what ran before."""
-    previous = os.environ.get(INDUCTOR_CACHE_VAR)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ[INDUCTOR_CACHE_VAR] = folder
-        try:
-            yield
-        finally:
-            del os.environ[INDUCTOR_CACHE_VAR]
-            if previous is not None:
-                os.environ[INDUCTOR_CACHE_VAR] = previous
-
-
-def _check_output_shape(
-    model: TorchModel, shape: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
+    expected = (1, 3, scale * lr.shape[1], scale * lr.shape[2])
     if shape != expected:
         raise TorchModelError(
             f"{model.source.class_name} returns {shape}, expected {expected}",
@@ -272,3 +227,27 @@ def _check_output_shape(
             location=str(model.source.file),
             remedy="check the constructor arguments and the scale",
         )
+    return call
+
+
+def _compile(model: TorchModel, module: Any, x: Any) -> Any:
+    """Compile for this image size alone, with an empty cache folder.
+
+    With Inductor's cache of earlier runs, `compile_s` would depend on what ran before.
+    """
+    try:
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+            mock.patch.dict(os.environ, {INDUCTOR_CACHE_VAR: folder}),
+            torch.inference_mode(),
+        ):
+            compiled: Any = torch.compile(module, dynamic=False)
+            compiled(x)
+            return compiled
+    except Exception as error:  # no C++ compiler, or any error of Dynamo or Inductor
+        raise TorchCompileError(
+            f"torch.compile raised {error_summary(error)}",
+            rule="torch.compile needs a C++ compiler, and code that it can trace",
+            location=str(model.source.file),
+            remedy="install a compiler, or omit --torch-compile",
+        ) from error

@@ -1,4 +1,4 @@
-"""Traces of all modules' inputs and outputs in JAX and PyTorch, and their alignment.
+"""Traces of all modules in JAX and PyTorch, their alignment, and `Divergence`, where they differ.
 
 `jax_*` names arrays and paths of the flax.nnx network, `torch_*` those of the PyTorch network.
 PyTorch's hooks fire in execution order, and that order is kept; JAX's calls are looked up by path.
@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from esrjax.interop.array_diff import FLOAT64_RTOL, Array, candidate_layouts
+from esrjax.interop.array_diff import FLOAT64_RTOL, Array, candidate_layouts, ratio, value_range
 from esrjax.nn.compilation import FAST_COMPILE
 from esrjax.nn.hooks import with_hooks
 from esrjax.nn.state_dict import KeyMap
@@ -24,6 +25,7 @@ CallKey = tuple[str, InOut]  # path of an nnx module, and its inputs or outputs
 JaxCalls = Mapping[CallKey, Sequence[tuple[Array, ...]]]  # one tuple of arrays per call
 
 ROOT = ""  # path of the network itself, as in `torch.nn.Module.named_modules`
+FLOAT32_CONSTANT_RTOL = 1e-6  # of the value range: error of a constant kept in float32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,8 +126,7 @@ def record_calls(net: nnx.Module, x: Array) -> JaxCalls:
         calls[ROOT, "out"].append((net(x),))
         return dict(calls)
 
-    with jax.default_matmul_precision("highest"):
-        return jax.tree.map(np.asarray, run(state, x))
+    return jax.tree.map(np.asarray, run(state, x))
 
 
 def align(
@@ -134,7 +135,7 @@ def align(
     """Pair every hook event of PyTorch with the call of the corresponding JAX module.
 
     Args:
-        hook_events: PyTorch's events in execution order, from `pytorch.record_events`.
+        hook_events: PyTorch's events in execution order, from `torch_optim.record_events`.
         jax_calls: JAX's calls, from `record_calls`.
         key_map: Maps PyTorch's module paths to those of nnx (`Method.torch_names`).
 
@@ -147,16 +148,13 @@ def align(
         if hook.io == "out":
             module_stack.pop()
         jax_path = key_map.to_flax(hook.path) if hook.path else ROOT
-        calls = jax_calls.get((jax_path, hook.io), ())
-        jax_arrays = calls[hook.call_index - 1] if hook.call_index <= len(calls) else None
-        trace_events.append(
-            TraceEvent(
-                hook=hook,
-                jax_path=None if jax_arrays is None else jax_path,
-                diff=None if jax_arrays is None else _largest_diff(jax_arrays, hook.arrays),
-                module_stack=tuple(module_stack),
-            )
-        )
+        calls, stack = jax_calls.get((jax_path, hook.io), ()), tuple(module_stack)
+        if hook.call_index <= len(calls):
+            diff = _largest_diff(calls[hook.call_index - 1], hook.arrays)
+            event = TraceEvent(hook=hook, jax_path=jax_path, diff=diff, module_stack=stack)
+        else:
+            event = TraceEvent(hook=hook, jax_path=None, diff=None, module_stack=stack)
+        trace_events.append(event)
         if hook.io == "in":
             module_stack.append(hook.path)
     return trace_events
@@ -165,26 +163,18 @@ def align(
 def _arrays(values: Any) -> tuple[Any, ...]:
     """Return the floating-point arrays, without scalars, among a module's inputs or outputs."""
     values = values if isinstance(values, tuple | list) else (values,)
-    return tuple(
-        value
-        for value in values
-        if isinstance(value, jax.Array)
-        and value.ndim
-        and jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
-    )
+    arrays = [value for value in values if isinstance(value, jax.Array) and value.ndim]
+    return tuple(array for array in arrays if jnp.issubdtype(array.dtype, jnp.floating))
 
 
 def _largest_diff(jax_arrays: Sequence[Array], torch_arrays: Sequence[Array]) -> MaxDiff | None:
     """Return the relatively largest difference among the arrays at the same position."""
-    diffs = [max_diff(*pair) for pair in zip(jax_arrays, torch_arrays, strict=False)]
-    return max((g for g in diffs if g is not None), key=_relative_diff, default=None)
+    diffs = map(max_diff, jax_arrays, torch_arrays)
+    return max((diff for diff in diffs if diff is not None), key=_relative_diff, default=None)
 
 
 def _relative_diff(diff: MaxDiff) -> float:
-    ratio = (
-        diff.max_abs_diff / diff.value_range if diff.value_range else float(diff.max_abs_diff > 0)
-    )
-    return np.inf if np.isnan(ratio) else ratio
+    return ratio(diff.max_abs_diff, diff.value_range)
 
 
 def max_diff(jax_array: Array, torch_array: Array) -> MaxDiff | None:
@@ -224,19 +214,7 @@ def _max_diff_of_equal_shapes(jax_array: Array, torch_array: Array) -> MaxDiff:
     )
 
 
-def value_range(array: Array) -> float:
-    """Return the peak-to-peak range, or the largest absolute value of a constant array."""
-    return float(np.ptp(array)) or float(np.max(np.abs(array)))
-
-
-# --------------------------------------------------------------------------------------------------
-# `Divergence`, the first module where JAX and PyTorch differ, and `LayerReport`.
-#
-# `jax_*` names paths of the flax.nnx network, `torch_*` those of the PyTorch network.
-# --------------------------------------------------------------------------------------------------
-
-
-FLOAT32_CONSTANT_RTOL = 1e-6  # of the value range: error of a constant kept in float32
+# --- the first divergence ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,34 +249,30 @@ class Divergence:
     @property
     def location(self) -> str:
         """Where the difference arises, in one line."""
+        module = self.torch_path or "the network"
         if self.cause == "module":
             jax_name = f", JAX {self.jax_path}" if self.jax_path != self.torch_path else ""
             call = f", call {self.call_index}" if self.call_index > 1 else ""
-            return f"in {_display_name(self.torch_path)} ({self.class_name}{jax_name}){call}"
-        before = (
-            f"the end of {_display_name(self.torch_path)}" if self.io == "out" else self.torch_path
+            return f"in {module} ({self.class_name}{jax_name}){call}"
+        after = f"after {self.last_agreeing}, " if self.last_agreeing else ""
+        before = f"the end of {module}" if self.io == "out" else self.torch_path
+        torch_only = f"; only PyTorch has {', '.join(self.torch_only)} there"
+        return (
+            f"in the forward of {self.enclosing or 'the network'}, {after}before {before}"
+            + torch_only * bool(self.torch_only)
         )
-        between = (
-            f"after {self.last_agreeing}, before {before}"
-            if self.last_agreeing
-            else f"before {before}"
-        )
-        torch_only = (
-            f"; only PyTorch has {', '.join(self.torch_only)} there" if self.torch_only else ""
-        )
-        return f"in the forward of {_display_name(self.enclosing)}, {between}{torch_only}"
 
     @property
     def description(self) -> str:
         """Both values and their difference, in one line."""
         diff, index = self.diff, ", ".join(map(str, self.diff.index))
-        ratio = diff.max_abs_diff / diff.value_range if diff.value_range else float("inf")
-        hint = "; often a constant kept in float32" if ratio < FLOAT32_CONSTANT_RTOL else ""
+        relative = diff.max_abs_diff / diff.value_range if diff.value_range else float("inf")
+        hint = "; often a constant kept in float32" if relative < FLOAT32_CONSTANT_RTOL else ""
         label = "input" if self.io == "in" else "output"
         return (
             f"{label} at [{index}] is {diff.jax_value:.9g} in JAX and "
             f"{diff.torch_value:.9g} in PyTorch: "
-            f"difference {diff.max_abs_diff:.2e}, {ratio:.1e} of the value range{hint}"
+            f"difference {diff.max_abs_diff:.2e}, {relative:.1e} of the value range{hint}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -342,28 +316,21 @@ def summarize(events: Sequence[TraceEvent], jax_paths: Sequence[str]) -> LayerRe
         events: Result of `trace.align`, in PyTorch's execution order.
         jax_paths: Paths of the JAX modules that ran.
     """
-    matched_paths = {event.jax_path for event in events}
+    indices = [index for index, event in enumerate(events) if event.differs]
+    persistent = [index for index in indices if _persists(index, events)]
+    uncompared = [event for event in events if event.diff is None]
     return LayerReport(
-        num_compared=sum(event.diff is not None for event in events),
-        first_divergence=_first_divergence(events),
-        harmless_diffs=_unique_labels(
-            event
-            for index, event in enumerate(events)
-            if event.differs and not _persists(index, events)
-        ),
-        torch_only=_unique_labels(event for event in events if event.jax_path is None),
-        jax_only=tuple(sorted({path for path in jax_paths if path not in matched_paths})),
-        shape_mismatch=_unique_labels(
-            event for event in events if event.jax_path is not None and event.diff is None
-        ),
+        num_compared=len(events) - len(uncompared),
+        first_divergence=_make_divergence(events, persistent[0]) if persistent else None,
+        harmless_diffs=_unique_labels(events[i] for i in indices if i not in persistent),
+        torch_only=_unique_labels(event for event in uncompared if event.jax_path is None),
+        jax_only=tuple(sorted(set(jax_paths) - {event.jax_path for event in events})),
+        shape_mismatch=_unique_labels(event for event in uncompared if event.jax_path is not None),
     )
 
 
-def _first_divergence(events: Sequence[TraceEvent]) -> Divergence | None:
-    for index, event in enumerate(events):
-        if event.differs and _persists(index, events):
-            return _make_divergence(event, events[:index])
-    return None
+def _unique_labels(events: Iterable[TraceEvent]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{event.hook.path} ({event.hook.class_name})" for event in events))
 
 
 def _persists(index: int, events: Sequence[TraceEvent]) -> bool:
@@ -389,17 +356,13 @@ def _consumers(event: TraceEvent, later: Sequence[TraceEvent]) -> list[TraceEven
     return [e for e in inputs if set(e.hook.tensor_ids) & set(hook.tensor_ids)]
 
 
-def _make_divergence(event: TraceEvent, earlier: Sequence[TraceEvent]) -> Divergence:
-    last = max((i for i, e in enumerate(earlier) if e.agrees), default=None)
-    last_agreeing = None if last is None else earlier[last]
-    between = earlier if last is None else earlier[last + 1 :]
-    hook = event.hook
-    same_input = (
-        last_agreeing is not None
-        and hook.io == "out"
-        and (last_agreeing.hook.path, last_agreeing.hook.io) == (hook.path, "in")
-    )
-    torch_only = {e.hook.path: e.hook.class_name for e in between if e.jax_path is None}
+def _make_divergence(events: Sequence[TraceEvent], index: int) -> Divergence:
+    event, hook = events[index], events[index].hook
+    last = max((i for i in range(index) if events[i].agrees), default=-1)
+    agreeing = None if last == -1 else events[last]
+    last_hook = agreeing and agreeing.hook
+    same_input = last_hook and (last_hook.path, last_hook.io, hook.io) == (hook.path, "in", "out")
+    stack_before = _running_modules(agreeing, after=True) if agreeing else ()
     assert event.diff is not None and event.jax_path is not None
     return Divergence(
         cause="module" if same_input else "code",
@@ -408,43 +371,24 @@ def _make_divergence(event: TraceEvent, earlier: Sequence[TraceEvent]) -> Diverg
         class_name=hook.class_name,
         call_index=hook.call_index,
         io=hook.io,
-        last_agreeing=last_agreeing.hook.path
-        if last_agreeing is not None and last_agreeing.hook.io == "out"
-        else None,
-        enclosing=_innermost_common(
-            _stack_after(last_agreeing),
-            (*event.module_stack, hook.path)[: _stack_depth_before(event)],
-        ),
-        torch_only=tuple(f"{path} ({class_name})" for path, class_name in torch_only.items()),
+        last_agreeing=last_hook.path if last_hook and last_hook.io == "out" else None,
+        enclosing=_innermost_common(stack_before, _running_modules(event, after=False)),
+        torch_only=_unique_labels(e for e in events[last + 1 : index] if e.jax_path is None),
         diff=event.diff,
     )
 
 
-def _stack_depth_before(event: TraceEvent) -> int:
-    """Return how many modules run just before the event; a module that ends still runs."""
-    return len(event.module_stack) + (event.hook.io == "out")
-
-
-def _stack_after(event: TraceEvent | None) -> tuple[str, ...]:
-    """Return the modules that run just after the event, outermost first."""
-    if event is None:
-        return ()
-    return (*event.module_stack, event.hook.path) if event.hook.io == "in" else event.module_stack
+def _running_modules(event: TraceEvent, *, after: bool) -> tuple[str, ...]:
+    """Return the modules that run just before or after the event, outermost first."""
+    is_running = (event.hook.io == "in") == after
+    return (*event.module_stack, event.hook.path) if is_running else event.module_stack
 
 
 def _innermost_common(stack_a: tuple[str, ...], stack_b: tuple[str, ...]) -> str:
     """Return the innermost module that both stacks have in common."""
-    shared = ROOT
+    common = ROOT
     for a, b in zip(stack_a, stack_b, strict=False):
         if a != b:
             break
-        shared = a
-    return shared
-
-
-def _display_name(path: str) -> str:
-    return path or "the network"
-
-
-def _unique_labels(events: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f"{event.hook.path} ({event.hook.class_name})" for event in events))
+        common = a
+    return common

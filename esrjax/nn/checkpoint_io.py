@@ -1,14 +1,12 @@
-"""Checkpoint files: PyTorch's `.pth`, and `.safetensors` with metadata.
+"""Checkpoint files, read and written: PyTorch's `.pth`, and `.safetensors` with metadata.
 
 Both store a state dict: tensors under PyTorch's names and in PyTorch's layout.
 """
 
-import hashlib
+import io
 import json
-import os
 import pickle
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esrjax.errors import MissingExtra, UnreadableFile, UnwritableFile
+from esrjax.errors import MissingExtra, UnreadableFile
+from esrjax.io import sha256_file, write_bytes
 from esrjax.method import Form, Method
 
 StateDict = dict[str, NDArray[Any]]  # tensors by PyTorch's names, in PyTorch's layout
@@ -122,7 +121,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         path = path / "deploy.safetensors" if path.is_dir() else path
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha256 = sha256_file(path)
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error), "check the path") from error
     if path.suffix == ".safetensors":
@@ -151,7 +150,7 @@ def write_safetensors(
     header = {_METADATA_KEY: json.dumps(fields, sort_keys=True)}
     # Not np.ascontiguousarray, which turns scalars into vectors.
     contiguous = {key: np.asarray(value, order="C") for key, value in state_dict.items()}
-    _write_atomically(Path(path), lambda file: file.write_bytes(save(contiguous, header)))
+    write_bytes(Path(path), save(contiguous, header))
 
 
 def write_torch(path: str | Path, state_dict: StateDict, keys: Sequence[str] = ()) -> None:
@@ -172,9 +171,9 @@ def write_torch(path: str | Path, state_dict: StateDict, keys: Sequence[str] = (
     tensors = {
         key: torch.from_numpy(np.array(value, order="C")) for key, value in state_dict.items()
     }
-    _write_atomically(
-        Path(path), lambda file: torch.save({key: tensors for key in keys} or tensors, file)
-    )
+    buffer = io.BytesIO()
+    torch.save({key: tensors for key in keys} or tensors, buffer)
+    write_bytes(Path(path), buffer.getvalue())
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -201,41 +200,23 @@ def _read_torch(path: Path) -> StateDict:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+        # PyTorch's own text advises to load the file with weights_only=False, which runs its code.
+        reason = "torch.save did not write it, or it is incomplete"
+        if not isinstance(error, pickle.UnpicklingError):
+            reason = f"PyTorch raised {type(error).__name__}: {error}".strip().split("\n", 1)[0]
+        elif "GLOBAL" in str(error):
             raise _unsafe_checkpoint(path, error) from error
-        raise _unreadable(
-            path, _torch_error_text(error), "give a file written by torch.save"
-        ) from error
-    return _extract_state_dict(path, loaded, torch)
-
-
-def _torch_error_text(error: Exception) -> str:
-    # PyTorch's own text advises to load the file with weights_only=False, which runs its code.
-    if isinstance(error, pickle.UnpicklingError):
-        return "torch.save did not write it, or it is incomplete"
-    return f"PyTorch raised {type(error).__name__}: {error}".strip().split("\n", 1)[0]
-
-
-def _extract_state_dict(path: Path, loaded: Any, torch: Any) -> StateDict:
-    """Return the state dict in a loaded object: the object itself, or under `STATE_DICT_KEYS`.
-
-    Nested keys are followed in the order of `STATE_DICT_KEYS`, so `params_ema` precedes `params`.
-    """
-    for key in STATE_DICT_KEYS:
+        raise _unreadable(path, reason, "give a file written by torch.save") from error
+    for key in STATE_DICT_KEYS:  # nested keys are followed in this order
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not any(torch.is_tensor(v) for v in loaded.values()):
         raise _unreadable(path, f"it contains a {type(loaded).__name__}", "save net.state_dict()")
-    return {
-        str(key).removeprefix("module."): _to_numpy(value, torch)  # of DistributedDataParallel
-        for key, value in loaded.items()
-        if torch.is_tensor(value)
+    tensors = {key: value.detach() for key, value in loaded.items() if torch.is_tensor(value)}
+    return {  # without the prefix of DistributedDataParallel; numpy lacks bfloat16
+        str(key).removeprefix("module."): (t.float() if t.dtype == torch.bfloat16 else t).numpy()
+        for key, t in tensors.items()
     }
-
-
-def _to_numpy(tensor: Any, torch: Any) -> NDArray[Any]:
-    """Return a tensor as an array; bfloat16, which numpy lacks, as float32."""
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
 
 
 def import_torch(purpose: str) -> Any:
@@ -277,27 +258,3 @@ def _unreadable(path: Path, reason: str, remedy: str) -> UnreadableFile:
         location=str(path),
         remedy=remedy,
     )
-
-
-# --- writing -----------------------------------------------------------------------------------
-
-
-def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write to a temporary file in the same folder, then rename: no reader sees half a file."""
-    tmp_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
-            raise OSError("it is not a file")  # os.replace would replace even /dev/null
-        try:
-            write(tmp_path)
-            os.replace(tmp_path, path)
-        finally:
-            tmp_path.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:
-        raise UnwritableFile(
-            f"Cannot write the checkpoint: {getattr(error, 'strerror', None) or error}",
-            rule="the folder must exist or be creatable, be writable and have enough free space",
-            location=str(path),
-            remedy="choose another output with -o",
-        ) from error

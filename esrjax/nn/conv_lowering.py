@@ -138,12 +138,6 @@ def _depthwise_conv(padding: IntPair, dilation: int, x: Array, w: Array) -> Arra
     return depthwise_shift_add(x, w, padding=padding, dilation=dilation)
 
 
-def _depthwise_conv_fwd(
-    padding: IntPair, dilation: int, x: Array, w: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_shift_add(x, w, padding=padding, dilation=dilation), (x, w)
-
-
 def _depthwise_conv_bwd(
     padding: IntPair, dilation: int, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
@@ -158,7 +152,7 @@ def _depthwise_conv_bwd(
     return dx, dw.astype(w.dtype)
 
 
-_depthwise_conv.defvjp(_depthwise_conv_fwd, _depthwise_conv_bwd)
+_depthwise_conv.defvjp(lambda *args: (_depthwise_conv(*args), args[2:]), _depthwise_conv_bwd)
 
 
 @no_fusion

@@ -1,11 +1,16 @@
-"""Lowerings of sums, maxima and softmax: the same values on every platform, each in a fast form.
+"""Functional ops of networks, as PyTorch's `torch.nn.functional`: every one a function of arrays.
 
-"The same" is up to rounding: the order of summation differs. XLA's CPU backend splits a sum of more
-than 32 elements in two (for precision), the first a `reduce-window` whose code is scalar, and
-reduces maxima in scalar code too. So on a CPU
+By topic: ops that are counted by their names (`counted_op`); convolutions, matmuls and einsums;
+softmax and sums; normalisation; activations; pooling, resizing and other resampling. Images are
+`(N, h, w, C)`; kernels are `(kh, kw, in / groups, out)`.
+
+An op has the same values on every platform, up to rounding, and is lowered to a fast form on each.
+XLA's CPU backend splits a sum of more than 32 elements in two (for precision), the first a
+`reduce-window` whose code is scalar, and reduces maxima in scalar code too. So on a CPU
 
 - a sum along the last axis is a matmul with a vector of ones (`sum_by_matmul`);
-- a maximum is taken of halves, element-wise, until few elements are left (`_max_last_axis`);
+- a maximum is taken of halves, element-wise, until few elements are left (`_max_last_axis`), or of
+  strided slices (`max_pool`);
 - a mean over pixels is one along each row, and then one of the rows' means.
 
 A softmax of 16,384 x 256 scores takes 4.0 ms instead of 8.1 ms, a group norm of 128 x 128 x 40
@@ -26,85 +31,18 @@ from jax.core import max_dim
 from esrjax.nn import conv_lowering
 from esrjax.nn.masking import Dim, arange, dim_as_array, floor_div, is_static
 
-MAX_DIRECT_SUM = 32  # elements that XLA's CPU backend sums without a reduce-window
-MAX_DIRECT_MAX = 8  # elements whose maximum is left to XLA: halving down to one is no faster
+OP_PREFIX = "op_"  # of the traced names of counted ops
 # Name of the jitted `sum_by_matmul` in a trace, by which `nn.cost` counts a sum and not a
 # matmul; to be renamed together.
 SUM_OP = "sum_by_matmul"
-
-
-@jax.jit
-def fast_sum(x: Array) -> Array:
-    """Return the sum along the last axis: `(..., n) -> (..., 1)`."""
-    if x.shape[-1] <= MAX_DIRECT_SUM:
-        return _direct_sum(x)
-    return lax.platform_dependent(x, cpu=sum_by_matmul, default=_direct_sum)
-
-
-@jax.jit
-def fast_softmax(x: Array) -> Array:
-    """Return the softmax along the last axis."""
-    return lax.platform_dependent(x, cpu=_softmax, default=jax.nn.softmax)
-
-
-@jax.jit
-def sum_by_matmul(x: Array) -> Array:
-    """Return the sum along the last axis as a matmul with ones: `(..., n) -> (..., 1)`."""
-    ones = jnp.ones(x.shape[-1], x.dtype)
-    return lax.dot_general(x, ones, (((x.ndim - 1,), (0,)), ((), ())))[..., None]
-
-
-def exp_sub_max(x: Array) -> tuple[Array, Array]:
-    """Return `exp(x − max x)` and its sum along the last axis, in the forms fast on a CPU.
-
-    The two parts of a softmax that cannot overflow: `(..., n) -> (..., n), (..., 1)`. No gradient
-    flows through the maximum, by which the softmax does not change.
-    """
-    exps = jnp.exp(x - lax.stop_gradient(_max_last_axis(x)))
-    return exps, sum_by_matmul(exps)
-
-
-def _direct_sum(x: Array) -> Array:
-    return x.sum(-1, keepdims=True)
-
-
-def _max_last_axis(x: Array) -> Array:
-    """Return the maximum along the last axis; the two halves overlap where `n` is odd."""
-    while (n := x.shape[-1]) > MAX_DIRECT_MAX:
-        half = (n + 1) // 2
-        x = jnp.maximum(x[..., :half], x[..., n - half :])
-    return x.max(-1, keepdims=True)
-
-
-# With a derivative of its own, as jax.nn.softmax, which needs the output only: JAX would
-# differentiate exp, sum and quotient, and keep the residuals of each. From a custom_jvp JAX derives
-# the backward pass too.
-@jax.custom_jvp
-def _softmax(x: Array) -> Array:
-    exps, sums = exp_sub_max(x)
-    return exps / sums
-
-
-@_softmax.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    y, (tangent,) = _softmax(*primals), tangents
-    return y, y * (tangent - fast_sum(y * tangent))
-
-
-# --------------------------------------------------------------------------------------------------
-# Functional ops of networks, as PyTorch's `torch.nn.functional`.
-#
-# Most are traced under their own names (`counted_op`), by which `esrjax.nn.cost` counts them
-# whatever they are lowered to. Images are `(N, h, w, C)`; kernels are `(kh, kw, in / groups, out)`.
-# --------------------------------------------------------------------------------------------------
-
-
-OP_PREFIX = "op_"  # of the traced names of counted ops
+MAX_DIRECT_SUM = 32  # elements that XLA's CPU backend sums without a reduce-window
+MAX_DIRECT_MAX = 8  # elements whose maximum is left to XLA: halving down to one is no faster
 # True: an op is lowered to the one XLA op of its name and not to the form that is fastest on a
 # platform, for exports and other compilers, which have fast forms of their own. A JAX user context,
 # so that it is part of every jit cache key.
 native_lowering = cast("Any", jax.make_user_context(False))
 Function = TypeVar("Function", bound=Callable[..., Any])
+OutputSize = tuple[Dim, ...]  # (h, w)
 
 
 def counted_op(*, static: tuple[str, ...] = ()) -> Callable[[Function], Function]:
@@ -127,6 +65,9 @@ def counted_op(*, static: tuple[str, ...] = ()) -> Callable[[Function], Function
         return jax.jit(named, static_argnames=static)  # pyright: ignore[reportReturnType] # jit keeps the signature
 
     return wrap
+
+
+# --- convolutions, matmuls, einsums --------------------------------------------------------------
 
 
 @counted_op(static=("padding", "stride", "dilation", "groups"))
@@ -155,7 +96,7 @@ def conv2d(
     """
     lowering = conv_lowering.lax_conv2d if native_lowering.value else conv_lowering.platform_conv2d
     y = lowering(x, w, padding=padding, stride=stride, dilation=dilation, groups=groups)
-    return y if b is None else y + b[None, None, None, :]
+    return y if b is None else y + _along_last_axis(b, y)
 
 
 @counted_op(static=("padding", "groups"))
@@ -178,7 +119,7 @@ def conv1d(
 def linear(x: Array, w: Array, b: Array | None = None) -> Array:
     """Return `x (..., in) @ w (in, out) + b (out,)`; note that `w` is PyTorch's transposed."""
     y = x @ w
-    return y if b is None else y + b.reshape((1,) * (y.ndim - 1) + (-1,))
+    return y if b is None else y + _along_last_axis(b, y)
 
 
 @counted_op()
@@ -197,60 +138,23 @@ def einsum(equation: str, x: Array, y: Array) -> Array:
     return jnp.einsum(equation, x, y)
 
 
-@counted_op(static=("eps",))
-def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
-    """Return the layer normalisation of `x (..., C)` over its channels, in float32 at least.
-
-    Args:
-        x: `(..., C)`.
-        weight: Scale `(C,)`.
-        bias: Shift `(C,)`.
-        eps: Added to the variance.
-    """
-    x32, weight, bias = map(at_least_f32, (x, weight, bias))
-    mean = sum_last_axis(x32) / x.shape[-1]
-    variance = sum_last_axis(jnp.square(x32 - mean)) / x.shape[-1]
-    broadcast_shape = (1,) * (x.ndim - 1) + (-1,)
-    y = (x32 - mean) * lax.rsqrt(variance + eps) * weight.reshape(broadcast_shape) + bias.reshape(
-        broadcast_shape
-    )
-    return y.astype(x.dtype)
+def _along_last_axis(vector: Array, x: Array) -> Array:
+    """Return the vector with as many axes as `x`: ranks are never promoted by themselves."""
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-@counted_op(static=("num_groups", "eps"))
-def group_norm(
-    x: Array, weight: Array, bias: Array, *, num_groups: int = 1, eps: float = 1e-5
-) -> Array:
-    """Return the normalisation of groups of channels over whole images, in float32 at least.
-
-    Args:
-        x: `(N, h, w, C)`.
-        weight: Scale `(C,)`.
-        bias: Shift `(C,)`.
-        num_groups: Number of groups.
-        eps: Added to the variance.
-    """
-    weight, bias = at_least_f32(weight), at_least_f32(bias)
-    grouped = at_least_f32(x).reshape(*x.shape[:-1], num_groups, -1)
-    mean = sum_last_axis(spatial_mean(grouped)) / grouped.shape[-1]
-    variance = sum_last_axis(spatial_mean(jnp.square(grouped - mean))) / grouped.shape[-1]
-    y = ((grouped - mean) * lax.rsqrt(variance + eps)).reshape(x.shape)
-    return (y * weight[None, None, None, :] + bias[None, None, None, :]).astype(x.dtype)
+# --- softmax and sums ----------------------------------------------------------------------------
 
 
-def normalize(x: Array, axis: int = -1) -> Array:
-    """Return `x / max(‖x‖₂, 1e-12)` with the norm along `axis`, as PyTorch's `normalize`."""
-    x32 = at_least_f32(x)
-    squares = jnp.square(x32)
-    squares = sum_last_axis(squares) if axis == -1 else squares.sum(axis, keepdims=True)
-    return (x32 * lax.rsqrt(jnp.maximum(squares, 1e-24))).astype(x.dtype)  # 1e-12, squared
-
-
+@functools.partial(jax.jit, static_argnames="axis")
 def softmax(x: Array, axis: int = -1) -> Array:
     """Return the softmax of `x` along `axis`, computed in float32 at least."""
     x32 = at_least_f32(x)
-    use_reduction = axis == -1 and not native_lowering.value
-    return (fast_softmax(x32) if use_reduction else jax.nn.softmax(x32, axis)).astype(x.dtype)
+    if axis == -1 and not native_lowering.value:
+        y = lax.platform_dependent(x32, cpu=_softmax_last_axis, default=jax.nn.softmax)
+    else:
+        y = jax.nn.softmax(x32, axis)
+    return y.astype(x.dtype)
 
 
 def attention_from_logits(logits: Array, v: Array) -> Array:
@@ -259,25 +163,66 @@ def attention_from_logits(logits: Array, v: Array) -> Array:
     On a CPU the matmul comes before the division by the softmax's sum: then `L·d` elements are
     divided and not `L·K`, and the normalised `(L, K)` array is never written.
     """
+
+    def softmax_then_matmul(logits: Array, v: Array) -> Array:
+        return matmul(jax.nn.softmax(at_least_f32(logits)).astype(v.dtype), v)
+
+    def matmul_then_normalize(logits: Array, v: Array) -> Array:
+        exps, sums = _exp_and_sum(at_least_f32(logits))
+        return (at_least_f32(matmul(exps.astype(v.dtype), v)) / sums).astype(v.dtype)
+
     if native_lowering.value:
-        return _softmax_then_matmul(logits, v)
-    return lax.platform_dependent(
-        logits, v, cpu=_matmul_then_normalize, default=_softmax_then_matmul
-    )
+        return softmax_then_matmul(logits, v)
+    return lax.platform_dependent(logits, v, cpu=matmul_then_normalize, default=softmax_then_matmul)
 
 
-def _softmax_then_matmul(logits: Array, v: Array) -> Array:
-    return matmul(jax.nn.softmax(at_least_f32(logits)).astype(v.dtype), v)
+# With a derivative of its own, as jax.nn.softmax, which needs the output only: JAX would
+# differentiate exp, sum and quotient, and keep the residuals of each. From a custom_jvp JAX derives
+# the backward pass too.
+@jax.custom_jvp
+def _softmax_last_axis(x: Array) -> Array:
+    exps, sums = _exp_and_sum(x)
+    return exps / sums
 
 
-def _matmul_then_normalize(logits: Array, v: Array) -> Array:
-    exps, sums = exp_sub_max(at_least_f32(logits))
-    return (at_least_f32(matmul(exps.astype(v.dtype), v)) / sums).astype(v.dtype)
+@_softmax_last_axis.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    y, (tangent,) = _softmax_last_axis(*primals), tangents
+    return y, y * (tangent - sum_last_axis(y * tangent))
 
 
+def _exp_and_sum(x: Array) -> tuple[Array, Array]:
+    """Return `exp(x − max x)` and its sum along the last axis, in the forms fast on a CPU.
+
+    The two parts of a softmax that cannot overflow: `(..., n) -> (..., n), (..., 1)`. No gradient
+    flows through the maximum, by which the softmax does not change.
+    """
+    exps = jnp.exp(x - lax.stop_gradient(_max_last_axis(x)))
+    return exps, sum_by_matmul(exps)
+
+
+def _max_last_axis(x: Array) -> Array:
+    """Return the maximum along the last axis; the two halves overlap where `n` is odd."""
+    while (n := x.shape[-1]) > MAX_DIRECT_MAX:
+        half = (n + 1) // 2
+        x = jnp.maximum(x[..., :half], x[..., n - half :])
+    return x.max(-1, keepdims=True)
+
+
+@jax.jit
 def sum_last_axis(x: Array) -> Array:
     """Return the sum along the last axis: `(..., n) -> (..., 1)`."""
-    return x.sum(-1, keepdims=True) if native_lowering.value else fast_sum(x)
+    direct_sum = functools.partial(jnp.sum, axis=-1, keepdims=True)
+    if native_lowering.value or x.shape[-1] <= MAX_DIRECT_SUM:
+        return direct_sum(x)
+    return lax.platform_dependent(x, cpu=sum_by_matmul, default=direct_sum)
+
+
+@jax.jit
+def sum_by_matmul(x: Array) -> Array:
+    """Return the sum along the last axis as a matmul with ones: `(..., n) -> (..., 1)`."""
+    ones = jnp.ones(x.shape[-1], x.dtype)
+    return lax.dot_general(x, ones, (((x.ndim - 1,), (0,)), ((), ())))[..., None]
 
 
 def spatial_mean(x: Array) -> Array:
@@ -301,9 +246,73 @@ def at_least_f32(x: Array) -> Array:
     return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
 
 
+# --- normalisation and activations ---------------------------------------------------------------
+
+
+@counted_op(static=("eps",))
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
+    """Return the layer normalisation of `x (..., C)` over its channels, in float32 at least.
+
+    Args:
+        x: `(..., C)`.
+        weight: Scale `(C,)`.
+        bias: Shift `(C,)`.
+        eps: Added to the variance.
+    """
+    y = _standardize(at_least_f32(x), _mean_last_axis, eps)
+    return _scale_and_shift(y, weight, bias).astype(x.dtype)
+
+
+@counted_op(static=("num_groups", "eps"))
+def group_norm(
+    x: Array, weight: Array, bias: Array, *, num_groups: int = 1, eps: float = 1e-5
+) -> Array:
+    """Return the normalisation of groups of channels over whole images, in float32 at least.
+
+    Args:
+        x: `(N, h, w, C)`.
+        weight: Scale `(C,)`.
+        bias: Shift `(C,)`.
+        num_groups: Number of groups.
+        eps: Added to the variance.
+    """
+    grouped = at_least_f32(x).reshape(*x.shape[:-1], num_groups, -1)
+    y = _standardize(grouped, lambda x: _mean_last_axis(spatial_mean(x)), eps).reshape(x.shape)
+    return _scale_and_shift(y, weight, bias).astype(x.dtype)
+
+
+def _standardize(x: Array, mean: Callable[[Array], Array], eps: float) -> Array:
+    centred = x - mean(x)
+    return centred * lax.rsqrt(mean(jnp.square(centred)) + eps)
+
+
+def _mean_last_axis(x: Array) -> Array:
+    return sum_last_axis(x) / x.shape[-1]
+
+
+def _scale_and_shift(y: Array, weight: Array, bias: Array) -> Array:
+    weight, bias = (_along_last_axis(at_least_f32(vector), y) for vector in (weight, bias))
+    return y * weight + bias
+
+
+def normalize(x: Array, axis: int = -1) -> Array:
+    """Return `x / max(‖x‖₂, 1e-12)` with the norm along `axis`, as PyTorch's `normalize`."""
+    x32 = at_least_f32(x)
+    squares = jnp.square(x32)
+    squares = sum_last_axis(squares) if axis == -1 else squares.sum(axis, keepdims=True)
+    return (x32 * lax.rsqrt(jnp.maximum(squares, 1e-24))).astype(x.dtype)  # 1e-12, squared
+
+
 def gelu(x: Array) -> Array:
     """Return `x · Φ(x)`, by erf as PyTorch; `jax.nn.gelu` uses erfc, which compiles more slowly."""
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
+
+
+# --- resampling ----------------------------------------------------------------------------------
+#
+# Sizes may be symbolic (`esrjax.nn.masking`). These ops ignore `masking.valid_region`. Resizing and
+# adaptive pooling depend on the size of the whole image, so that the method of a network that uses
+# them sets `needs_full_image`.
 
 
 @counted_op(static=("upscale_factor",))
@@ -312,58 +321,10 @@ def pixel_shuffle(x: Array, upscale_factor: int) -> Array:
 
     Input channels are in PyTorch's order: the output channel varies slowest, then row and column.
     """
-    n, h, w, c = x.shape
+    (n, h, w, c), r = x.shape, upscale_factor
     # (n, h, w, C, r, r), the last two for row and column in a block -> (n, h, r, w, r, C)
-    x = x.reshape(n, h, w, c // upscale_factor**2, upscale_factor, upscale_factor).transpose(
-        0, 1, 4, 2, 5, 3
-    )
-    return x.reshape(n, h * upscale_factor, w * upscale_factor, c // upscale_factor**2)
-
-
-# --------------------------------------------------------------------------------------------------
-# Ops that change the size of an image: pooling, resizing, reflection padding, as in PyTorch.
-#
-# Images are `(N, h, w, C)`; sizes may be symbolic (`esrjax.nn.masking`). These ops ignore
-# `canvas.valid_region`. Resizing and adaptive pooling depend on the size of the whole image, so
-# that the method of a network that uses them sets `needs_full_image`.
-# --------------------------------------------------------------------------------------------------
-
-
-OutputSize = tuple[Dim, ...]  # (h, w)
-
-
-def max_pool(x: Array, kernel_size: int, stride: int) -> Array:
-    """Return the maximum of every square window that lies inside the image.
-
-    Written as maxima of strided slices, for XLA's CPU backend runs `reduce-window` in scalar code.
-
-    Args:
-        x: `(N, h, w, C)`.
-        kernel_size: Side of the window.
-        stride: Of both axes.
-    """
-    if native_lowering.value:
-        return _lax_max_pool(x, kernel_size, stride)
-    for axis in (1, 2):
-        num_windows = (x.shape[axis] - kernel_size) // stride + 1
-        slices = (
-            _strided_slice(x, axis, start, stride, num_windows) for start in range(kernel_size)
-        )
-        x = functools.reduce(jnp.maximum, slices)
-    return x
-
-
-def _lax_max_pool(x: Array, kernel_size: int, stride: int) -> Array:
-    window_dimensions, window_strides = (1, kernel_size, kernel_size, 1), (1, stride, stride, 1)
-    return lax.reduce_window(
-        x, np.array(-np.inf, x.dtype), lax.max, window_dimensions, window_strides, "VALID"
-    )
-
-
-def _strided_slice(x: Array, axis: int, start: int, stride: int, count: int) -> Array:
-    index = [slice(None)] * x.ndim
-    index[axis] = slice(start, start + stride * (count - 1) + 1, stride)
-    return x[tuple(index)]
+    blocks = x.reshape(n, h, w, c // r**2, r, r).transpose(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(n, h * r, w * r, c // r**2)
 
 
 @counted_op(static=("pad",))
@@ -381,6 +342,29 @@ def reflect_pad(x: Array, *, pad: int) -> Array:
 def global_avg_pool(x: Array) -> Array:
     """Return the mean of every channel over the image: `(N, h, w, C) -> (N, 1, 1, C)`."""
     return spatial_mean(x)
+
+
+def max_pool(x: Array, kernel_size: int, stride: int) -> Array:
+    """Return the maximum of every square window that lies inside the image.
+
+    Written as maxima of strided slices, for XLA's CPU backend runs `reduce-window` in scalar code.
+
+    Args:
+        x: `(N, h, w, C)`.
+        kernel_size: Side of the window.
+        stride: Of both axes.
+    """
+    if native_lowering.value:
+        window, strides = (1, kernel_size, kernel_size, 1), (1, stride, stride, 1)
+        lowest = np.array(-np.inf, x.dtype)
+        return lax.reduce_window(x, lowest, lax.max, window, strides, "VALID")
+    for axis in (1, 2):
+        length = stride * ((x.shape[axis] - kernel_size) // stride) + 1
+        slices = (
+            lax.slice_in_dim(x, start, start + length, stride, axis) for start in range(kernel_size)
+        )
+        x = functools.reduce(jnp.maximum, slices)
+    return x
 
 
 def adaptive_max_pool(x: Array, factor: int) -> Array:
@@ -414,9 +398,7 @@ def _max_first_grad(x: Array, axis: int) -> Array:
 
 
 @_max_first_grad.defjvp
-def _max_first_grad_jvp(
-    axis: int, primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Array, Array]:
+def _(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
     first = jnp.argmax(x, axis, keepdims=True)
     return x.max(axis), jnp.take_along_axis(tangent, first, axis, mode="clip").squeeze(axis)
@@ -449,11 +431,10 @@ def resize_nearest(x: Array, *, size: OutputSize) -> Array:
         if is_static(new_len) and new_len % old_len == 0:
             x = jnp.repeat(x, new_len // old_len, axis)
         else:
-            ratio = dim_as_array(old_len).astype(jnp.float32) / dim_as_array(new_len).astype(
-                jnp.float32
-            )
+            old, new = dim_as_array(old_len), dim_as_array(new_len)
+            ratio = old.astype(jnp.float32) / new.astype(jnp.float32)
             source = (arange(new_len).astype(jnp.float32) * ratio).astype(jnp.int32)
-            x = jnp.take(x, jnp.minimum(source, dim_as_array(old_len) - 1), axis, mode="clip")
+            x = jnp.take(x, jnp.minimum(source, old - 1), axis, mode="clip")
     return x
 
 
@@ -473,11 +454,10 @@ def resize_bilinear(x: Array, *, size: OutputSize) -> Array:
         source = jnp.maximum((2 * arange(new_len) + 1) * old_len - dim_as_array(new_len), 0)
         low = floor_div(source, denominator)
         weight = (source - low * denominator).astype(x.dtype) / denominator.astype(x.dtype)
+        weight = weight.reshape([1] * axis + [-1] + [1] * (3 - axis))
         indices = (jnp.minimum(position, old_len - 1) for position in (low, low + 1))
         low_values, high_values = (jnp.take(x, index, axis, mode="clip") for index in indices)
-        x = low_values + weight.reshape([1] * axis + [-1] + [1] * (3 - axis)) * (
-            high_values - low_values
-        )
+        x = low_values + weight * (high_values - low_values)
     return x
 
 

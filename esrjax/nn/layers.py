@@ -3,16 +3,19 @@
 Images are `(N, h, w, C)`; kernels are `(kh, kw, in / groups, out)`.
 """
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from esrjax.nn import ops
 from esrjax.nn.functional import conv2d, group_norm, layer_norm, linear, pixel_shuffle
-from esrjax.nn.masking import mask_invalid
+from esrjax.nn.masking import mask_invalid, valid_mask
 
 
 def uniform_init(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -26,10 +29,8 @@ def uniform_init(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
         fan_in: Number of inputs of one output.
     """
     bound = 1 / math.sqrt(fan_in)
-    return _slice_to(
-        jax.random.uniform(_next_key(rngs), _bucketed_length(shape), jnp.float32, -bound, bound),
-        shape,
-    )
+    sample = functools.partial(jax.random.uniform, dtype=jnp.float32, minval=-bound, maxval=bound)
+    return _draw(rngs, shape, sample)
 
 
 def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> Array:
@@ -43,22 +44,20 @@ def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> Array:
         shape: Shape of the result.
         stddev: Standard deviation.
     """
-    return _slice_to(stddev * jax.random.normal(_next_key(rngs), _bucketed_length(shape)), shape)
+    return _draw(rngs, shape, lambda key, n: stddev * jax.random.normal(key, n))
 
 
-def _next_key(rngs: nnx.Rngs) -> Array:
-    """Return a new key, a constant even while tracing: flax searches the whole trace otherwise."""
+def _draw(rngs: nnx.Rngs, shape: tuple[int, ...], sample: Callable[..., Array]) -> Array:
+    """Return the first of `sample(key, (n,))`, reshaped; `n` is a power of two.
+
+    Every length would be compiled anew. The key is a constant even while tracing: flax would search
+    the whole trace otherwise.
+    """
     with jax.ensure_compile_time_eval():
-        return rngs.params()
-
-
-def _bucketed_length(shape: tuple[int, ...]) -> tuple[int]:
-    """Return the element count rounded up to a power of two: every length is compiled anew."""
-    return (1 << max(12, (math.prod(shape) - 1).bit_length()),)
-
-
-def _slice_to(samples: Array, shape: tuple[int, ...]) -> Array:
-    return lax.slice(samples, (0,), (math.prod(shape),)).reshape(shape)
+        key = rngs.params()
+    size = math.prod(shape)
+    samples = sample(key, (1 << max(12, (size - 1).bit_length()),))
+    return lax.slice(samples, (0,), (size,)).reshape(shape)
 
 
 def param(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[Array]:
@@ -77,7 +76,7 @@ def param(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[
 class Conv2d(nnx.Module):
     """2-D convolution with zero padding: `(N, h, w, in) -> (N, h', w', out)`.
 
-    Within `canvas.valid_region`, pixels that do not exist act as zeros.
+    Within `masking.valid_region`, pixels that do not exist act as zeros.
 
     Args:
         in_channels: Number of input channels.
@@ -132,6 +131,26 @@ class Conv2d(nnx.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
+
+
+def conv_with_weights(w: Array, b: Array | None, *, groups: int = 1, **options: Any) -> Conv2d:
+    """Return a convolution with these weights.
+
+    Args:
+        w: Kernel `(kh, kw, in / groups, out)`.
+        b: Bias `(out,)`; None for a layer without one.
+        groups: Number of groups of channels.
+        **options: Padding, stride and dilation, as of `Conv2d`.
+    """
+    kh, kw, group_in, out_channels = w.shape
+    options |= {"groups": groups, "bias": b is not None}
+    conv = nnx.eval_shape(  # abstract: no initial values are drawn
+        lambda: Conv2d(group_in * groups, out_channels, (kh, kw), rngs=nnx.Rngs(0), **options)
+    )
+    conv.weight.set_value(w)
+    if b is not None:
+        conv.bias.set_value(b)
+    return conv
 
 
 class Linear(nnx.Module):
@@ -227,3 +246,42 @@ class Sequential(nnx.List[Any]):
         for layer in self:
             x = layer(x)
         return x
+
+
+class FusedBlock(nnx.Module):
+    """A block of layers that one op computes where a kernel runs it.
+
+    Called one by one, the layers have outputs to hook, paths to count by and kernels to adapt;
+    inside an op they have none of these. So the op is used only where a kernel makes it faster.
+
+    Attributes:
+        op: The op, of `esrjax.nn.ops` or of another package: `op = staticmethod(ops.spab)`.
+    """
+
+    op: ClassVar[Callable[..., Array]]
+
+    def operands(self, u: Array) -> tuple[Array, ...]:
+        """Return the arguments of the op for the input `u` of the block."""
+        raise NotImplementedError(f"{type(self).__name__} must implement operands()")
+
+    def forward(self, u: Array) -> Any:
+        """Return the output of the block by its layers; the reference."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward()")
+
+    def fused(self, u: Array) -> Any:
+        """Return the output of the block by the op."""
+        return self.op(*self.operands(u))
+
+    def __call__(self, u: Array) -> Any:
+        return self.fused(u) if ops.has_kernel(self.op, self.operands(u)) else self.forward(u)
+
+
+def conv_operands(*convs: Conv2d) -> tuple[Array, ...]:
+    """Return kernel and bias (if any) of each convolution, and the mask of valid pixels.
+
+    The mask `(h, w)` is left out where every pixel is valid.
+    """
+    pairs = [(conv.effective_weight(), conv.bias) for conv in convs]
+    arrays = [array for w, b in pairs for array in ([w] if b is None else [w, b[...]])]
+    mask = valid_mask()
+    return (*arrays, *([] if mask is None else [mask]))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.errors import RecipeError
+from esrjax.errors import RecipeError, list_some
+from esrjax.io import matches_any, unmatched_patterns
 from esrjax.nn.functional import matmul
-from esrjax.nn.layers import Conv2d, param, uniform_init
+from esrjax.nn.layers import Conv2d, conv_with_weights, param, uniform_init
 from esrjax.nn.reparam import Reparam, deploy, set_submodule
 
 Net = TypeVar("Net", bound=nnx.Module)
@@ -56,24 +56,14 @@ class LoRAConv2d(Conv2d, Reparam):
 
     def fuse(self) -> Conv2d:
         """Return a plain convolution with `effective_weight` as its kernel."""
-        kh, kw, group_in, out_channels = self.weight.shape
-        merged = nnx.eval_shape(
-            lambda: Conv2d(
-                group_in * self.groups,
-                out_channels,
-                (kh, kw),
-                padding=self.padding,
-                stride=self.stride,
-                dilation=self.dilation,
-                groups=self.groups,
-                bias=self.bias is not None,
-                rngs=nnx.Rngs(0),
-            )
+        return conv_with_weights(
+            self.effective_weight(),
+            None if self.bias is None else self.bias[...],
+            padding=self.padding,
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
         )
-        merged.weight.set_value(self.effective_weight())
-        if self.bias is not None:
-            merged.bias.set_value(self.bias[...])
-        return merged
 
 
 def add_lora(
@@ -97,12 +87,20 @@ def add_lora(
         for path, module in nnx.iter_modules(adapted)
         if type(module) is Conv2d  # not a subclass, which may compute its kernel
     }
-    for pattern in target_modules:
-        if not any(fnmatchcase(path, pattern) for path in convs):
-            raise _unmatched(pattern, convs)
+    if unmatched := unmatched_patterns(target_modules, convs):
+        raise RecipeError(
+            f"Pattern {unmatched[0]!r} matches no convolution",
+            rule="a target module is a glob pattern of the paths of Conv2d modules",
+            location=list_some(sorted(convs), 12),
+            remedy="correct the pattern, or remove it",
+        )
     for path, conv in convs.items():
-        if any(fnmatchcase(path, pattern) for pattern in target_modules):
-            parent, name = _parent_of(adapted, path)
+        if matches_any(path, target_modules):
+            *parents, name = path.split(".")
+            parent: Any = adapted
+            for component in parents:
+                is_list = isinstance(parent, nnx.List)
+                parent = parent[int(component)] if is_list else getattr(parent, component)
             set_submodule(parent, name, LoRAConv2d(conv, rank=rank, alpha=alpha, rngs=rngs))
     return adapted
 
@@ -110,21 +108,3 @@ def add_lora(
 def merge_lora(net: Net) -> Net:
     """Return a copy of `net` with its adapters merged into the kernels of their convolutions."""
     return deploy(net, LoRAConv2d)
-
-
-def _parent_of(net: nnx.Module, path: str) -> tuple[nnx.Module, str]:
-    """Return the module or list that contains the submodule at `path`, and its name in it."""
-    *parents, name = path.split(".")
-    node: Any = net
-    for component in parents:
-        node = node[int(component)] if isinstance(node, nnx.List) else getattr(node, component)
-    return node, name
-
-
-def _unmatched(pattern: str, convs: dict[str, Conv2d]) -> RecipeError:
-    return RecipeError(
-        f"Pattern {pattern!r} matches no convolution",
-        rule="a target module is a glob pattern of the paths of Conv2d modules",
-        location=", ".join(sorted(convs)[:12]),
-        remedy="correct the pattern, or remove it",
-    )

@@ -1,13 +1,17 @@
-"""Arithmetic on image dimensions that are ints or symbolic.
+"""Image sizes: arithmetic on symbolic ones, masking of invalid pixels, size of the receptive field.
 
 `jax.export` traces a network once for all image sizes: height and width are then symbolic
 dimensions, whose values are known only when the exported function runs. A network that computes
-with its dimensions (positions, ratios, divisions) uses these functions, which work for both.
+with its dimensions (positions, ratios, divisions) uses the functions of the first part, which work
+for both.
 
 Two things do not work for a symbolic dimension: a Python `if` on it (`h > 8` raises
 `InconclusiveDimensionOperation` while tracing, as it is true for some sizes only), and a NumPy
 function of it. Code that decides by a size first asks `is_static`, and has another branch that is
 right for every size.
+
+A network of one static size serves all smaller images by `valid_region`: the image is placed on a
+canvas of that size, and the pixels outside of it act as zero padding.
 """
 
 import itertools
@@ -22,6 +26,17 @@ import numpy as np
 from jax import Array, lax
 
 Dim = Any  # an int, or a symbolic dimension, for which JAX has no public type
+ForwardFn = Callable[[Array], Array]
+PROBE_SIDES = (65, 129, 257)  # of the LR probe, pixels; odd, so that one pixel is the centre
+_valid_mask: ContextVar[Array | None] = ContextVar("valid_mask", default=None)
+# The mask is no argument of the functions that read it, so it is in no key of a jit cache: a trace
+# made under one mask would be reused under another. A JAX user context is part of every such key,
+# and a new number for each region keeps their traces apart.
+_region_id = cast("Any", jax.make_user_context(0))
+_region_ids = itertools.count(1)
+
+
+# --- arithmetic on dimensions that are ints or symbolic ------------------------------------------
 
 
 def is_static(dim: Dim) -> bool:
@@ -48,17 +63,7 @@ def floor_div(x: Array, y: Dim | Array) -> Array:
     return lax.div(x, dim_as_array(y))
 
 
-# --------------------------------------------------------------------------------------------------
-# Masking of invalid pixels: one compiled network for images of every size up to its own.
-# --------------------------------------------------------------------------------------------------
-
-
-_valid_mask: ContextVar[Array | None] = ContextVar("valid_mask", default=None)
-# The mask is no argument of the functions that read it, so it is in no key of a jit cache: a trace
-# made under one mask would be reused under another. A JAX user context is part of every such key,
-# and a new number for each region keeps their traces apart.
-_region_id = cast("Any", jax.make_user_context(0))
-_region_ids = itertools.count(1)
+# --- masking of invalid pixels -------------------------------------------------------------------
 
 
 @contextmanager
@@ -101,14 +106,7 @@ def zero_pad(x: Array, pad: int) -> Array:
     return jnp.pad(mask_invalid(x), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
 
-# --------------------------------------------------------------------------------------------------
-# Receptive field of a network, measured by setting one pixel to NaN.
-# --------------------------------------------------------------------------------------------------
-
-
-ForwardFn = Callable[[Array], Array]
-
-PROBE_SIDES = (65, 129, 257)  # of the LR probe, pixels; odd, so that one pixel is the centre
+# --- receptive field -----------------------------------------------------------------------------
 
 
 def receptive_field_radius(forward: ForwardFn, scale: int) -> int | None:
@@ -126,16 +124,11 @@ def receptive_field_radius(forward: ForwardFn, scale: int) -> int | None:
         network uses statistics of the whole image.
     """
     for side in PROBE_SIDES:
-        radius = _poisoned_radius(forward, side, scale)
-        if radius < side // 2:  # else it reaches the border of the probe, and may be larger
+        middle = side // 2
+        probe = np.full((1, side, side, 3), 0.5, np.float32)
+        probe[:, middle, middle] = np.nan
+        poisoned = np.isnan(np.asarray(jax.jit(forward)(probe))).max((0, 3))
+        radius = int(np.abs(np.argwhere(poisoned) // scale - middle).max(initial=0))
+        if radius < middle:  # else it reaches the border of the probe, and may be larger
             return radius
     return None
-
-
-def _poisoned_radius(forward: ForwardFn, side: int, scale: int) -> int:
-    """Return the largest distance of a NaN in the output from the NaN in the input, LR pixels."""
-    probe = np.full((1, side, side, 3), 0.5, np.float32)
-    probe[:, side // 2, side // 2] = np.nan
-    poisoned = np.isnan(np.asarray(jax.jit(forward)(probe))).max((0, 3))
-    middle, positions = side // 2, np.argwhere(poisoned) // scale
-    return int(np.abs(positions - middle).max(initial=0))

@@ -1,15 +1,19 @@
-"""Kernels: faster implementations of ops, which installed packages register as entry points."""
+"""Ops with more than one implementation: references in jax.numpy, and kernels of other packages.
+
+The reference defines the op. Installed packages register kernels, faster implementations for one
+platform, as entry points. A network calls an op and never chooses its implementation; the context
+manager `ops.implementation("reference")` does.
+"""
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, cast
 
 import jax
 from jax import Array, lax
 
-from esrjax.errors import NotFound, PluginError
+from esrjax.errors import NotFound
 from esrjax.nn.functional import (
     OP_PREFIX,
     at_least_f32,
@@ -20,18 +24,19 @@ from esrjax.nn.functional import (
 )
 from esrjax.nn.masking import apply_mask
 from esrjax.nn.selective_scan import chunked_scan
-from esrjax.registry import (
-    describe_providers,
-    distribution_name,
-    entry_points_by_name,
-    load_entry_point,
-)
+from esrjax.registry import entry_points_by_name, load_entry_point, only_entry_point
 
 KERNEL_GROUP = "esrjax.kernels"  # the group of entry points; a name is that of an op
+# "auto": a kernel where one supports the arguments and was measured to be faster on this device.
+# "reference": never a kernel. "kernel": a kernel, or `NotFound`. The choice is made while tracing.
+# A JAX user context is part of every jit cache key, so that a trace made under one choice is not
+# reused under another.
+implementation = cast("Any", jax.make_user_context("auto"))
+IMPLEMENTATIONS = ("auto", "reference", "kernel")
+_OTHERS = 'other ops are not affected, and implementation "reference" uses no kernel'
 
 
-def _always_supported(*args: Array) -> str | None:
-    return None
+# --- kernels -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +56,8 @@ class Kernel:
 
     call: Callable[..., Array]
     platform: str = "cuda"
-    unsupported_reason: Callable[..., str | None] = _always_supported
-    disabled_reason: Callable[[], str | None] = _always_supported
+    unsupported_reason: Callable[..., str | None] = lambda *args: None
+    disabled_reason: Callable[[], str | None] = lambda: None
     differentiable: bool = False
 
     def wrong_platform_reason(self) -> str | None:
@@ -72,51 +77,13 @@ def find_kernel(name: str) -> Kernel | None:
     """Return the installed kernel of the op `name`, or None.
 
     Raises:
-        PluginError: Two packages register one.
-        PluginError: It cannot be imported, or is no `Kernel`.
+        PluginError: Two packages register one, it cannot be imported, or it is no `Kernel`.
     """
-    match entry_points_by_name(KERNEL_GROUP).get(name, ()):
-        case ():
-            return None
-        case (entry,):
-            return load_entry_point(entry, Kernel, _broken)
-        case entries:
-            raise _ambiguous(name, entries)
-
-
-def _ambiguous(name: str, entries: tuple[metadata.EntryPoint, ...]) -> PluginError:
-    return PluginError(
-        f"Op {name!r} has more than one kernel",
-        rule="an op has one kernel at most",
-        location=describe_providers(entries),
-        remedy="uninstall one of them; other ops are not affected, and implementation "
-        '"reference" uses no kernel',
-    )
-
-
-def _broken(entry: metadata.EntryPoint, reason: str) -> PluginError:
-    return PluginError(
-        f"The kernel of op {entry.name!r} cannot be loaded: {reason}",
-        rule="its entry point must refer to an esrjax.nn.ops.Kernel",
-        location=f"{entry.value}, of {distribution_name(entry)}",
-        remedy='repair or uninstall that package, or use implementation "reference"',
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# Ops with more than one implementation: a reference in jax.numpy, and kernels of other packages.
-#
-# The reference defines the op. A network calls an op and never chooses its implementation; the
-# context manager `ops.implementation("reference")` does.
-# --------------------------------------------------------------------------------------------------
-
-
-# "auto": a kernel where one supports the arguments and was measured to be faster on this device.
-# "reference": never a kernel. "kernel": a kernel, or `NotFound`. The choice is made while tracing.
-# A JAX user context is part of every jit cache key, so that a trace made under one choice is not
-# reused under another.
-implementation = cast("Any", jax.make_user_context("auto"))
-IMPLEMENTATIONS = ("auto", "reference", "kernel")
+    entries = entry_points_by_name(KERNEL_GROUP).get(name)
+    if entries is None:
+        return None
+    entry = only_entry_point(entries, "Kernel", _OTHERS)
+    return load_entry_point(entry, Kernel, "Kernel", _OTHERS)
 
 
 def op(reference: Callable[..., Array]) -> Callable[..., Array]:
@@ -164,22 +131,18 @@ def with_reference_vjp(
     return call
 
 
-def fused_or(
-    fused_op: Callable[..., Array], operands: tuple[Array, ...], fallback: Callable[[], Array]
-) -> Array:
-    """Return `fused_op(*operands)` where a kernel runs it, else `fallback()`, of the same values.
-
-    For an op that is a whole block of layers. Called one by one, the layers have outputs to hook,
-    paths to count by and kernels to adapt; inside an op they have none of these. So the op is used
-    only where a kernel makes it faster.
+def has_kernel(fused_op: Callable[..., Array], operands: tuple[Array, ...]) -> bool:
+    """Return whether a kernel would run an op on these operands, for `layers.FusedBlock`.
 
     Args:
         fused_op: An op of this module, or of another that `op` made.
         operands: Its arguments.
-        fallback: Runs the layers of the block.
+
+    Raises:
+        NotFound: The implementation is "kernel", and no kernel can run the op.
     """
-    kernel = _select_kernel(fused_op.__name__.removeprefix(OP_PREFIX), operands)
-    return fallback() if kernel is None else fused_op(*operands)
+    name = fused_op.__name__.removeprefix(OP_PREFIX)
+    return _select_kernel(name, operands) is not None
 
 
 def _select_kernel(name: str, args: tuple[Array, ...]) -> Kernel | None:
@@ -188,35 +151,26 @@ def _select_kernel(name: str, args: tuple[Array, ...]) -> Kernel | None:
     Under "auto" the platform is not checked: on any other than the kernel's,
     `lax.platform_dependent` in `op` runs the reference.
     """
-    if implementation.value not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"Unknown implementation {implementation.value!r}: use {', '.join(IMPLEMENTATIONS)}"
-        )
-    if implementation.value == "reference":
-        return None
-    kernel = find_kernel(name)
-    if implementation.value == "kernel":
-        reason = _unsupported_reason(kernel, args) or (kernel and kernel.wrong_platform_reason())
-        if reason is not None:
-            raise _no_kernel(name, reason)
+    choice = implementation.value
+    if choice not in IMPLEMENTATIONS:
+        raise ValueError(f"Unknown implementation {choice!r}: use {', '.join(IMPLEMENTATIONS)}")
+    kernel = None if choice == "reference" else find_kernel(name)
+    if choice != "kernel":
+        is_used = kernel and not (kernel.disabled_reason() or kernel.unsupported_reason(*args))
+        return kernel if is_used else None
+    reason = "none is installed"
+    if kernel is not None:
+        reason = kernel.unsupported_reason(*args) or kernel.wrong_platform_reason()
+    if reason is None:
         return kernel
-    return (
-        kernel
-        if kernel and not (kernel.disabled_reason() or _unsupported_reason(kernel, args))
-        else None
-    )
-
-
-def _unsupported_reason(kernel: Kernel | None, args: tuple[Array, ...]) -> str | None:
-    return "none is installed" if kernel is None else kernel.unsupported_reason(*args)
-
-
-def _no_kernel(name: str, reason: str) -> NotFound:
-    return NotFound(
+    raise NotFound(
         f"No kernel can run op {name!r}: {reason}",
         rule='implementation "kernel" needs a kernel for every op that is called',
         remedy='use implementation "auto", which falls back to the reference',
     )
+
+
+# --- reference implementations -------------------------------------------------------------------
 
 
 @op

@@ -1,4 +1,4 @@
-"""Channel pruning between two networks of one class: what is pruned follows from their shapes."""
+"""Channel pruning between two networks of one class, by the axes in which their shapes differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from esrjax.errors import WeightsMismatch
+from esrjax.errors import WeightsMismatch, list_some
 from esrjax.nn.layers import Conv2d, GroupNorm
 from esrjax.nn.state_dict import named_parameters
 
@@ -73,53 +73,45 @@ def _largest_l1(weights: Weights, pruned_axes: Sequence[PrunedAxis]) -> NDArray[
 
 def _pruned_axes(source: nnx.Module, target: nnx.Module) -> list[PrunedAxis]:
     """Return the axes in which the two differ, if these are one group of channels."""
-    source_shapes, target_shapes = _shapes(source), _shapes(target)
-    shared = [path for path in source_shapes if path in target_shapes]
+    old_shapes, new_shapes = _shapes(source), _shapes(target)
+    shared = [path for path in old_shapes if path in new_shapes]
     pruned_axes = [
-        pruned
+        PrunedAxis(path, axis, old_size, new_size)
         for path in shared
-        for pruned in _differing_axes(path, source_shapes[path], target_shapes[path])
+        for axis, (old_size, new_size) in enumerate(
+            zip(old_shapes[path], new_shapes[path], strict=False)
+        )
+        if old_size != new_size
     ]
-    problems = [
-        *_problem_line(
-            "only in the source network",
-            [path for path in source_shapes if path not in target_shapes],
-        ),
-        *_problem_line(
-            "only in the target network",
-            [path for path in target_shapes if path not in source_shapes],
-        ),
-        *_problem_line(
-            "with different numbers of axes",
-            [path for path in shared if len(source_shapes[path]) != len(target_shapes[path])],
-        ),
-        *_problem_line(
-            "pruned along an axis that is not of channels",
-            [
-                pruned.path
-                for pruned in pruned_axes
-                if not _is_channel_axis(pruned, source_shapes[pruned.path])
-            ],
-        ),
-    ] or [*_inconsistent(pruned_axes), *_grouped_layers(source, target, pruned_axes)]
+    paths_by_problem = {
+        "only in the source network": [path for path in old_shapes if path not in new_shapes],
+        "only in the target network": [path for path in new_shapes if path not in old_shapes],
+        "with different numbers of axes": [
+            path for path in shared if len(old_shapes[path]) != len(new_shapes[path])
+        ],
+        "pruned along an axis that is not of channels": [
+            pruned.path
+            for pruned in pruned_axes
+            if not _is_channel_axis(pruned, old_shapes[pruned.path])
+        ],
+    }
+    problems = _problem_lines(paths_by_problem) or [
+        *_inconsistent(pruned_axes),
+        *_grouped_layers(source, target, pruned_axes),
+    ]
     if problems:
-        raise _unprunable(problems)
+        raise WeightsMismatch(
+            "The shapes do not determine which channels are pruned:\n    "
+            + "\n    ".join(problems),
+            rule="the two networks have the same weights and differ in one number of channels only",
+            remedy="prune the deploy form, one hyperparameter at a time; where shapes leave doubt, "
+            "the plugin must slice the weights itself",
+        )
     return pruned_axes
 
 
 def _shapes(net: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {path: tuple(leaf.get_value().shape) for path, leaf in named_parameters(net)}
-
-
-def _differing_axes(
-    path: str, source_shape: Sequence[int], target_shape: Sequence[int]
-) -> list[PrunedAxis]:
-    pairs = enumerate(zip(source_shape, target_shape, strict=False))
-    return [
-        PrunedAxis(path, axis, old_size, new_size)
-        for axis, (old_size, new_size) in pairs
-        if old_size != new_size
-    ]
 
 
 def _is_channel_axis(pruned: PrunedAxis, shape: Sequence[int]) -> bool:
@@ -133,17 +125,11 @@ def _inconsistent(pruned_axes: Sequence[PrunedAxis]) -> list[str]:
     """Return the problems if the axes do not all become smaller, from one size to one other."""
     if not pruned_axes:
         return ["no axis differs"]
-    paths: dict[tuple[int, int], list[str]] = {}
-    for pruned in pruned_axes:
-        paths.setdefault((pruned.old_size, pruned.new_size), []).append(pruned.path)
-    (old_size, new_size), *others = paths
-    if old_size > new_size and not others:
-        return []
-    return [
-        line
-        for (old_size, new_size), names in paths.items()
-        for line in _problem_line(f"{old_size} channels become {new_size}", names)
-    ]
+    paths: dict[str, list[str]] = {}
+    for path, _, old_size, new_size in pruned_axes:
+        paths.setdefault(f"{old_size} channels become {new_size}", []).append(path)
+    is_smaller = pruned_axes[0].old_size > pruned_axes[0].new_size
+    return [] if is_smaller and len(paths) == 1 else _problem_lines(paths)
 
 
 def _grouped_layers(
@@ -168,17 +154,10 @@ def _is_depthwise(module: Any) -> bool:
     return isinstance(module, Conv2d) and module.weight.shape[2:] == (1, module.groups)
 
 
-def _problem_line(problem: str, paths: Sequence[str]) -> list[str]:
-    """Return one line that lists the first of the paths; no line without paths."""
-    paths = list(dict.fromkeys(paths))
-    rest = f" and {len(paths) - MAX_LISTED} more" if len(paths) > MAX_LISTED else ""
-    return [f"{problem}: {', '.join(paths[:MAX_LISTED])}{rest}"] if paths else []
-
-
-def _unprunable(problems: Sequence[str]) -> WeightsMismatch:
-    return WeightsMismatch(
-        "The shapes do not determine which channels are pruned:\n    " + "\n    ".join(problems),
-        rule="the two networks have the same weights and differ in one number of channels only",
-        remedy="prune the deploy form, one hyperparameter at a time; where shapes leave doubt, "
-        "the plugin must slice the weights itself",
-    )
+def _problem_lines(paths_by_problem: Mapping[str, list[str]]) -> list[str]:
+    """Return a line for each problem that lists the first of its paths; none without paths."""
+    return [
+        f"{problem}: {list_some(dict.fromkeys(paths), MAX_LISTED)}"
+        for problem, paths in paths_by_problem.items()
+        if paths
+    ]

@@ -1,4 +1,4 @@
-"""Structural reparameterisation: blocks with branches in the train form, one layer when deployed.
+"""Structural reparameterisation: blocks whose branches fuse into one layer, and the algebra of it.
 
 Source: RepVGG (arXiv:2101.03697). The deploy form computes the same function exactly.
 """
@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array, lax
 
 from esrjax.nn.conv_lowering import block_diagonal
-from esrjax.nn.layers import Conv2d
+from esrjax.nn.layers import Conv2d, conv_with_weights
 
 Net = TypeVar("Net", bound=nnx.Module)
 
@@ -136,25 +136,15 @@ class Affine(NamedTuple):
                 not checked.
             bias: Whether the layer has a bias; without one `b` must be zero, which is not checked.
         """
-        kh, kw, in_channels, out_channels = self.w.shape
-        layer = nnx.eval_shape(  # abstract: no initial values are drawn, all are set below
-            lambda: Conv2d(
-                in_channels, out_channels, (kh, kw), groups=groups, bias=bias, rngs=nnx.Rngs(0)
-            )
-        )
-        layer.weight.set_value(self.w if groups == 1 else _grouped_kernel(self.w, groups))
-        if bias:
-            layer.bias.set_value(self.b)
-        return layer
+        w = self.w if groups == 1 else _grouped_kernel(self.w, groups)
+        return conv_with_weights(w, self.b if bias else None, groups=groups)
 
 
 def _dilate_kernel(w: Array, dilation: int) -> Array:
     """Return the kernel with `dilation - 1` zeros between its taps."""
     kh, kw, in_channels, out_channels = w.shape
-    dilated = jnp.zeros(
-        (dilation * (kh - 1) + 1, dilation * (kw - 1) + 1, in_channels, out_channels), w.dtype
-    )
-    return dilated.at[::dilation, ::dilation].set(w)
+    dilated_shape = (dilation * (kh - 1) + 1, dilation * (kw - 1) + 1, in_channels, out_channels)
+    return jnp.zeros(dilated_shape, w.dtype).at[::dilation, ::dilation].set(w)
 
 
 def _pad_kernel(w: Array, kh: int, kw: int) -> Array:

@@ -1,19 +1,20 @@
-"""Mapping of PyTorch's state-dict keys to Flax paths and back, by templates.
+"""State dicts of networks: mapping of keys, export, strict loading, casts and noise of all weights.
 
 Submodules have the names of the official PyTorch code, so that most keys are equal to their paths.
 Where they are not, a template pairs the torch key with the Flax path:
 
+    "layers.0.blocks.{i}": "blocks.{i}"
     "block_{i}.c{j}_r.eval_conv.{leaf}": "block_{i}.c{j}.{leaf}"
 
-`{i}`, `{j}`, `{k}`, `{n}` match numbers, any other name in braces one component between dots. The
-first template that matches is used.
+`{i}`, `{j}`, `{k}`, `{n}` match numbers, any other name in braces one component between dots. A
+template maps a tensor, or a module with all that it contains; one that ends in `.{leaf}` maps a
+module and its own tensors, not its submodules. The first template that matches is used.
 """
 
 import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -21,11 +22,13 @@ import numpy as np
 from flax import nnx
 
 from esrjax.errors import WeightsMismatch
+from esrjax.io import matches_any
 from esrjax.nn.checkpoint_io import StateDict
 
-_FIELD = re.compile(r"\{(\w+)\}")
-_INDEX_FIELDS = frozenset("ijkn")  # match numbers only
-_LEAF_SUFFIX = re.compile(r"\.\{leaf\}$")
+Net = TypeVar("Net", bound=nnx.Module)
+WEIGHT_TYPES = (nnx.Param, nnx.BatchStat)  # what a PyTorch state dict contains
+MAX_LISTED = 10  # keys of each sort in an error
+_LEAF = ".{leaf}"
 
 
 @dataclass(frozen=True)
@@ -49,37 +52,26 @@ class KeyMap:
 
 def _translate(name: str, templates: list[tuple[str, str]]) -> str:
     for source, target in templates:
-        for suffix in ("", _LEAF_SUFFIX):  # as a tensor's key, then as that of its module
-            fields = re.fullmatch(_template_regex(_without_leaf(source, suffix)), name)
-            if fields:
-                return _without_leaf(target, suffix).format(**fields.groupdict())
+        rest = r"(?P<rest>(\..+)?)"
+        if source.endswith(_LEAF) and target.endswith(_LEAF):
+            source, target = source.removesuffix(_LEAF), target.removesuffix(_LEAF)
+            rest = r"(?P<rest>(\.[^.]+)?)"
+        match = re.fullmatch(_template_regex(source) + rest, name)
+        if match:
+            return (target + "{rest}").format(**match.groupdict())
     return name
 
 
-def _without_leaf(template: str, suffix: str | re.Pattern[str]) -> str:
-    """Return the template of the module that a leaf belongs to; unchanged without a suffix."""
-    return _LEAF_SUFFIX.sub("", template) if suffix else template
-
-
 def _template_regex(template: str) -> str:
-    # Text and names of fields alternate: fields are at odd indices.
-    segments = _FIELD.split(template)
-    return "".join(
-        (rf"(?P<{segment}>\d+)" if segment in _INDEX_FIELDS else rf"(?P<{segment}>[^.]+)")
-        if index % 2
-        else re.escape(segment)
-        for index, segment in enumerate(segments)
-    )
+    """Return the regular expression of a template, with a named group for each of its fields."""
+
+    def group(field: re.Match[str]) -> str:
+        return f"(?P<{field[1]}>" + (r"\d+)" if field[1] in set("ijkn") else "[^.]+)")
+
+    return re.sub(r"\\{(\w+)\\}", group, re.escape(template))  # braces are escaped
 
 
-# --------------------------------------------------------------------------------------------------
-# State dicts of networks: export, strict loading, and functions over all weights.
-# --------------------------------------------------------------------------------------------------
-
-
-Net = TypeVar("Net", bound=nnx.Module)
-WEIGHT_TYPES = (nnx.Param, nnx.BatchStat)  # what a PyTorch state dict contains
-MAX_LISTED = 10  # keys of each sort in an error
+# --- export and loading --------------------------------------------------------------------------
 
 
 def to_state_dict(net: nnx.Module, key_map: KeyMap) -> StateDict:
@@ -89,7 +81,10 @@ def to_state_dict(net: nnx.Module, key_map: KeyMap) -> StateDict:
         net: A network with values.
         key_map: The state-dict keys of its method.
     """
-    return {key_map.to_torch(path): _to_torch(variable) for path, variable in named_parameters(net)}
+    return {
+        key_map.to_torch(path): np.asarray(variable.get_value()).transpose(_torch_axes(variable))
+        for path, variable in named_parameters(net)
+    }
 
 
 def load_state_dict(
@@ -113,17 +108,22 @@ def load_state_dict(
             parameter.
     """
     loaded = nnx.clone(net)
-    used_keys = [key for key in state_dict if not _matches(key, unused_keys or {})]
+    used_keys = [key for key in state_dict if not matches_any(key, unused_keys or ())]
     key_of_path = {key_map.to_flax(key): key for key in used_keys}
     variables = dict(named_parameters(loaded))
     problems = _problems(variables, key_of_path, state_dict, key_map)
-    for key in used_keys:
-        if key_of_path[key_map.to_flax(key)] != key:
-            problems.append(f"duplicate key: {key} and {key_of_path[key_map.to_flax(key)]}")
-    if problems:
-        raise _mismatch(problems, len(set(variables) | set(key_of_path)), location)
+    problems["duplicate key"] = [
+        f"{key} and {key_of_path[key_map.to_flax(key)]}"
+        for key in used_keys
+        if key_of_path[key_map.to_flax(key)] != key
+    ]
+    if any(problems.values()):
+        raise _mismatch(problems, len(variables.keys() | key_of_path.keys()), location)
     for path, variable in variables.items():
-        variable.set_value(_from_torch(variable, state_dict[key_of_path[path]]))
+        value = state_dict[key_of_path[path]]
+        # The inverse permutation of that in `to_state_dict`.
+        flax_value = value.transpose(np.argsort(_torch_axes(variable)))
+        variable.set_value(jnp.asarray(flax_value, variable.get_value().dtype))
     return loaded
 
 
@@ -164,23 +164,10 @@ def perturb_weights(net: Net, stddev: float = 0.05, *, seed: int = 1) -> Net:
     return copy
 
 
-def _to_torch(variable: nnx.Variable[Any]) -> np.ndarray[Any, Any]:
-    """Return the value in PyTorch's layout, by the `torch_axes` that `layers.param` stored."""
+def _torch_axes(variable: nnx.Variable[Any]) -> tuple[int, ...]:
+    """Return the axes by which the value is transposed to PyTorch's layout (`layers.param`)."""
     axes = variable.get_metadata().get("torch_axes")
-    value = np.asarray(variable.get_value())
-    return value if axes is None else value.transpose(axes)
-
-
-def _from_torch(variable: nnx.Variable[Any], value: np.ndarray[Any, Any]) -> Any:
-    """Undo `_to_torch` (argsort inverts a permutation), in the variable's dtype."""
-    axes = variable.get_metadata().get("torch_axes")
-    flax_value = value if axes is None else value.transpose(np.argsort(axes))
-    return jnp.asarray(flax_value, variable.get_value().dtype)
-
-
-def _torch_shape(variable: nnx.Variable[Any]) -> tuple[int, ...]:
-    axes, shape = variable.get_metadata().get("torch_axes"), variable.get_value().shape
-    return tuple(shape) if axes is None else tuple(shape[axis] for axis in axes)
+    return tuple(range(variable.get_value().ndim)) if axes is None else axes
 
 
 def _problems(
@@ -188,42 +175,38 @@ def _problems(
     key_of_path: Mapping[str, str],
     state_dict: Mapping[str, np.ndarray[Any, Any]],
     key_map: KeyMap,
-) -> list[str]:
-    """Return one line for each missing key, unexpected key and shape mismatch."""
+) -> dict[str, list[str]]:
+    """Return one line for each missing key, shape mismatch and unexpected key."""
     unknown_keys = [key for path, key in key_of_path.items() if path not in variables]
-    lines: list[str] = []
+    missing: list[str] = []
+    misshapen: list[str] = []
     for path, variable in variables.items():
         key = key_map.to_torch(path)
+        torch_shape = tuple(variable.get_value().shape[axis] for axis in _torch_axes(variable))
         if path not in key_of_path:
+            # Only very similar names: most weights of a network have names that are somewhat so.
             close = difflib.get_close_matches(key, unknown_keys, n=1, cutoff=0.85)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            lines.append(f"missing key: {key} {_torch_shape(variable)}{hint}")
-        elif state_dict[key_of_path[path]].shape != _torch_shape(variable):
-            shape = state_dict[key_of_path[path]].shape
-            lines.append(
-                f"shape mismatch: {key} is {shape}, the network has {_torch_shape(variable)}"
-            )
-    return lines + [f"unexpected key: {key} {state_dict[key].shape}" for key in unknown_keys]
+            missing.append(f"{key} {torch_shape}{hint}")
+        elif (shape := state_dict[key_of_path[path]].shape) != torch_shape:
+            misshapen.append(f"{key} is {shape}, the network has {torch_shape}")
+    unexpected = [f"{key} {state_dict[key].shape}" for key in unknown_keys]
+    return {"missing key": missing, "shape mismatch": misshapen, "unexpected key": unexpected}
 
 
-def _mismatch(problems: list[str], num_tensors: int, location: str | None) -> WeightsMismatch:
-    listed = [
-        line
-        for prefix in ("missing", "shape", "unexpected", "duplicate")
-        for line in [line for line in problems if line.startswith(prefix)][:MAX_LISTED]
-    ]
-    rest = f"\n    and {len(problems) - len(listed)} more" if len(problems) > len(listed) else ""
+def _mismatch(
+    problems: Mapping[str, list[str]], num_tensors: int, location: str | None
+) -> WeightsMismatch:
+    """Return the error; of each sort of problem it lists the first."""
+    listed = [f"{sort}: {line}" for sort in problems for line in problems[sort][:MAX_LISTED]]
+    num_problems = sum(map(len, problems.values()))
+    if num_problems > len(listed):
+        listed.append(f"and {num_problems - len(listed)} more")
     error = WeightsMismatch(
-        f"{len(problems)} of {num_tensors} tensors do not match:\n    "
-        + "\n    ".join(listed)
-        + rest,
+        "\n    ".join([f"{num_problems} of {num_tensors} tensors do not match:", *listed]),
         rule="the checkpoint has one tensor for each parameter, of the same name and shape",
         location=location,
         remedy="check the method and its hyperparameters (--hparam KEY=VALUE); nothing was loaded",
     )
-    error.num_mismatches = len(problems)
+    error.num_mismatches = num_problems
     return error
-
-
-def _matches(key: str, patterns: Mapping[str, str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)

@@ -20,21 +20,22 @@ from esrjax.testing.methods import assert_all_pass, run_check
 Distribution = Literal["any", "small", "positive", "negative", "mask", "valid_region"]
 OperandSpec = tuple[tuple[int, ...], Distribution]  # shape, and how values are drawn
 Dims = tuple[Any, ...]  # arguments of one of the functions below
+Operands = Sequence[Any]
+PLATFORMS = ("cpu", "cuda", "tpu")
+RTOL = {"float32": 1e-5, "bfloat16": 2e-2}  # relative to the largest value of the reference
 
 
 def spab(n: int, h: int, w: int, channels: int, masked: bool = False) -> list[OperandSpec]:
     """`u, w1, b1, w2, b2, w3, b3`, with `masked` also `mask`."""
     conv: list[OperandSpec] = [((3, 3, channels, channels), "small"), ((channels,), "any")]
-    u: OperandSpec = ((n, h, w, channels), "any")
-    return [u, *conv, *conv, *conv, *_mask(h, w, masked)]
+    return [((n, h, w, channels), "any"), *3 * conv, *_mask(h, w, masked)]
 
 
 def gated_spab(n: int, h: int, w: int, channels: int, masked: bool = False) -> list[OperandSpec]:
     """`u, w1, w2, w3, w, b`, with `masked` also `mask`."""
-    conv: OperandSpec = ((3, 3, channels, channels), "small")
+    conv: list[OperandSpec] = [((3, 3, channels, channels), "small")]
     gate: list[OperandSpec] = [((1, 1, channels, channels), "small"), ((channels,), "any")]
-    u: OperandSpec = ((n, h, w, channels), "any")
-    return [u, conv, conv, conv, *gate, *_mask(h, w, masked)]
+    return [((n, h, w, channels), "any"), *3 * conv, *gate, *_mask(h, w, masked)]
 
 
 def _mask(h: int, w: int, masked: bool) -> list[OperandSpec]:
@@ -51,9 +52,8 @@ def window_attention(
     n: int, windows: int, heads: int, queries: int, keys: int, depth: int, masked: bool
 ) -> list[OperandSpec]:
     """`q, k, v, bias`, with `masked` also `mask`."""
-    batch_dims = (n, windows, heads)
-    q: OperandSpec = ((*batch_dims, queries, depth), "any")
-    k: OperandSpec = ((*batch_dims, keys, depth), "any")
+    q: OperandSpec = ((n, windows, heads, queries, depth), "any")
+    k: OperandSpec = ((n, windows, heads, keys, depth), "any")
     mask: list[OperandSpec] = [((windows, queries, keys), "mask")] if masked else []
     return [q, k, k, ((heads, queries, keys), "any"), *mask]
 
@@ -68,11 +68,8 @@ def selective_scan(n: int, tokens: int, channels: int, states: int) -> list[Oper
 
 
 OPERAND_SPECS: Mapping[str, Callable[..., list[OperandSpec]]] = {
-    "spab": spab,
-    "gated_spab": gated_spab,
-    "gated_residual": gated_residual,
-    "window_attention": window_attention,
-    "selective_scan": selective_scan,
+    spec.__name__: spec
+    for spec in (spab, gated_spab, gated_residual, window_attention, selective_scan)
 }
 
 # For tests, the smallest first: odd sides, few rows, sizes that fill no tile, batches, masks.
@@ -129,19 +126,11 @@ def operand_arrays(name: str, dims: Dims, dtype: Any) -> list[Array]:
 def random_operands(name: str, dims: Dims) -> list[Any]:
     """Return random operands of operation `name` as float64 NumPy arrays, with a fixed seed."""
     rng = np.random.default_rng(0)
-    return [
-        _SAMPLERS[distribution](rng, shape) for shape, distribution in OPERAND_SPECS[name](*dims)
-    ]
+    specs = OPERAND_SPECS[name](*dims)
+    return [_SAMPLERS[distribution](rng, shape) for shape, distribution in specs]
 
 
-# --------------------------------------------------------------------------------------------------
-# Conformance checks that every kernel must pass.
-# --------------------------------------------------------------------------------------------------
-
-
-PLATFORMS = ("cpu", "cuda", "tpu")
-RTOL = {"float32": 1e-5, "bfloat16": 2e-2}  # relative to the largest value of the reference
-OperandList = Sequence[Any]
+# --- checks of a kernel --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +139,7 @@ class _KernelFixture:
 
     kernel: Kernel
     operation: Callable[..., Array]
-    samples: Sequence[OperandList]
+    samples: Sequence[Operands]
     call: Callable[..., Array] | None
     rtol: Mapping[str, float]
 
@@ -159,40 +148,33 @@ class _KernelFixture:
         with ops.implementation("reference"):
             return self.operation(*operands)
 
-    def supported_samples(self) -> list[OperandList]:
-        """Return the samples in every dtype that has a tolerance, where the kernel accepts them."""
-        samples = [_cast(sample, dtype) for sample in self.samples for dtype in self.rtol]
-        return [
-            operands for operands in samples if self.kernel.unsupported_reason(*operands) is None
-        ]
+    def cast_samples(self) -> list[Operands]:
+        """Return the samples in every dtype that has a tolerance."""
+        return [_cast(sample, dtype) for sample in self.samples for dtype in self.rtol]
 
-    def excess_error(
-        self, result: Any, reference: Any, dtype: Any, slack: float = 1
-    ) -> float | None:
-        """Return the relative error if it exceeds the tolerance of the dtype, else None."""
+    def unusual_operands(self) -> list[Operands]:
+        """Return what a kernel may reject but must not get wrong: float16, mixed dtypes."""
+        sample = self.samples[0]
+        mixed = [*_cast(sample[:1], "float32"), *_cast(sample[1:], "bfloat16")]
+        return [_cast(sample, "float16"), mixed]
+
+    def supported(self, operand_lists: Sequence[Operands]) -> list[Operands]:
+        """Return those of the operands that the kernel accepts."""
+        return [o for o in operand_lists if self.kernel.unsupported_reason(*o) is None]
+
+    def error(self, result: Any, reference: Any, slack: float = 1) -> str | None:
+        """Return the relative error if it exceeds the tolerance of the result's dtype."""
+        tolerance = slack * self.rtol.get(result.dtype.name, max(self.rtol.values()))
         result, reference = (np.asarray(array, np.float64) for array in (result, reference))
         error = float(np.abs(result - reference).max() / max(np.abs(reference).max(), 1e-30))
-        tolerance = slack * self.rtol.get(dtype.name, max(self.rtol.values()))
-        return None if error <= tolerance else error
-
-    def value_error(self, operands: OperandList) -> str | None:
-        """Return how the kernel's result differs from the reference's in float64, else None."""
-        assert self.call is not None
-        result = self.call(*operands)
-        expected = jax.eval_shape(self.reference, *operands)
-        if (result.shape, result.dtype) != (expected.shape, expected.dtype):
-            return f"returns {_format(result)}, the reference {_format(expected)}"
-        with jax.enable_x64(True):
-            reference = self.reference(*_cast(operands, "float64"))
-            error = self.excess_error(result, reference, result.dtype)
-        return None if error is None else f"has a relative error of {error:.1e}"
+        return None if error <= tolerance else f"a relative error of {error:.1e} (> {tolerance:g})"
 
 
 def check_kernel(
     kernel: Kernel,
     operation: str | Callable[..., Array],
     *,
-    samples: Sequence[OperandList] | None = None,
+    samples: Sequence[Operands] | None = None,
     call: Callable[..., Array] | None = None,
     rtol: Mapping[str, float] = RTOL,
 ) -> None:
@@ -209,54 +191,55 @@ def check_kernel(
             in these dtypes.
 
     Raises:
-        AssertionError: With every check that fails.
+        AssertionError: With every check that fails, and a remedy.
         PluginError: If `samples` are required.
     """
     name = operation if isinstance(operation, str) else operation.__name__.removeprefix(OP_PREFIX)
     if samples is None and name not in SMALL_DIMS:
-        raise _no_samples(name)
+        raise PluginError(
+            f"No sample operands for operation {name!r}",
+            rule=f"there are sample operands for {', '.join(SMALL_DIMS)}",
+            remedy="name one of these, or pass samples, the smallest first",
+        )
+    if samples is None:
+        samples = [random_operands(name, dims) for dims in SMALL_DIMS[name]]
     fixture = _KernelFixture(
         kernel=kernel,
         operation=getattr(ops, operation) if isinstance(operation, str) else operation,
-        samples=[random_operands(name, dims) for dims in SMALL_DIMS[name]]
-        if samples is None
-        else samples,
+        samples=samples,
         call=call or (None if kernel.wrong_platform_reason() else kernel.call),
         rtol=rtol,
     )
-    assert_all_pass("the kernel", [run_check(check, fixture) for check in CHECKS])
-
-
-# --- checks: the first line of a docstring names the check --------------------------------------
+    results = [run_check(check, remedy, fixture) for check, remedy in CHECKS.items()]
+    assert_all_pass("the kernel", results)
 
 
 def _platform_is_known(fixture: _KernelFixture) -> None:
     """Its platform is one that JAX compiles for."""
-    platforms = ", ".join(PLATFORMS)
     platform = fixture.kernel.platform
-    assert platform in PLATFORMS, f"{platform!r} is none of {platforms}"
+    assert platform in PLATFORMS, f"{platform!r} is none of {', '.join(PLATFORMS)}"
 
 
 def _reasons_are_strings(fixture: _KernelFixture) -> None:
     """`unsupported_reason` (of shapes and dtypes) and `disabled_reason` return None or a reason."""
-    reasons = [
-        fixture.kernel.unsupported_reason(*_shapes(operands)) for operands in _all_operands(fixture)
-    ]
-    for reason in (*reasons, fixture.kernel.disabled_reason()):
+    for reason in (*_unsupported_reasons(fixture), fixture.kernel.disabled_reason()):
         assert reason is None or (isinstance(reason, str) and reason), f"returns {reason!r}"
 
 
 def _supports_some_samples(fixture: _KernelFixture) -> None:
     """It supports some of the samples."""
-    reasons = {
-        fixture.kernel.unsupported_reason(*_shapes(operands)) for operands in _all_operands(fixture)
-    }
-    assert fixture.supported_samples(), f"supports none: {'; '.join(map(str, reasons))}"
+    reasons = "; ".join(map(str, dict.fromkeys(_unsupported_reasons(fixture))))
+    assert fixture.supported(fixture.cast_samples()), f"supports none: {reasons}"
+
+
+def _unsupported_reasons(fixture: _KernelFixture) -> list[Any]:
+    operand_lists = [*fixture.cast_samples(), *fixture.unusual_operands()]
+    return [fixture.kernel.unsupported_reason(*_shapes(operands)) for operands in operand_lists]
 
 
 def _lowers_for_its_platform(fixture: _KernelFixture) -> None:
     """What it supports lowers for its platform."""
-    for operands in (*fixture.supported_samples(), *_supported_unusual_operands(fixture)):
+    for operands in fixture.supported([*fixture.cast_samples(), *fixture.unusual_operands()]):
         traced = jax.jit(fixture.kernel.call).trace(*_shapes(operands))
         traced.lower(lowering_platforms=(fixture.kernel.platform,))
 
@@ -265,24 +248,29 @@ def _values_equal_the_reference(fixture: _KernelFixture) -> None:
     """Its results equal the reference's in shape, dtype and value."""
     if fixture.call is None:
         return
-    for operands in (*fixture.supported_samples(), *_supported_unusual_operands(fixture)):
-        error = fixture.value_error(operands)
-        assert error is None, f"for {', '.join(map(_format, operands))} it {error}"
+    for operands in fixture.supported([*fixture.cast_samples(), *fixture.unusual_operands()]):
+        operand_text = ", ".join(map(_format, operands))
+        result = fixture.call(*operands)
+        expected = jax.eval_shape(fixture.reference, *operands)
+        assert _format(result) == _format(expected), (
+            f"for {operand_text} it returns {_format(result)}, the reference {_format(expected)}"
+        )
+        with jax.enable_x64(True):
+            error = fixture.error(result, fixture.reference(*_cast(operands, "float64")))
+        assert error is None, f"for {operand_text} it has {error}"
 
 
 def _gradients_equal_the_reference(fixture: _KernelFixture) -> None:
     """Its gradients equal the reference's, for the first sample that it supports."""
-    operands = next(iter(fixture.supported_samples()), None)
+    operands = next(iter(fixture.supported(fixture.cast_samples())), None)
     if fixture.call is None or operands is None:
         return
-    argnums = [
-        n for n, operand in enumerate(operands) if jnp.issubdtype(operand.dtype, jnp.floating)
-    ]
+    argnums = [i for i, x in enumerate(operands) if jnp.issubdtype(x.dtype, jnp.floating)]
     # A kernel without a gradient of its own uses the reference's, as `ops` does.
     vjp_source = None if fixture.kernel.differentiable else fixture.reference
     kernel_call = ops.with_reference_vjp(fixture.call, vjp_source)
 
-    def grads(fn: Callable[..., Array], args: OperandList) -> Sequence[Array]:
+    def grads(fn: Callable[..., Array], args: Operands) -> Sequence[Array]:
         loss = lambda *args: jnp.sum(jnp.sin(fn(*args)))  # noqa: E731
         return jax.grad(loss, argnums)(*args)
 
@@ -291,54 +279,21 @@ def _gradients_equal_the_reference(fixture: _KernelFixture) -> None:
     with jax.enable_x64(True):
         reference_grads = grads(fixture.reference, _cast(operands, "float64"))
     for argnum, grad, reference_grad in zip(argnums, kernel_grads, reference_grads, strict=True):
-        error = fixture.excess_error(grad, reference_grad, grad.dtype, slack=10)
-        assert error is None, (
-            f"the gradient of operand {argnum} has a relative error of {error:.1e}"
-        )
+        error = fixture.error(grad, reference_grad, slack=10)
+        assert error is None, f"the gradient of operand {argnum} has {error}"
 
 
-CHECKS = (
-    _platform_is_known,
-    _reasons_are_strings,
-    _supports_some_samples,
-    _lowers_for_its_platform,
-    _values_equal_the_reference,
-    _gradients_equal_the_reference,
-)
+CHECKS: Mapping[Callable[[_KernelFixture], None], str] = {  # each with its remedy
+    _platform_is_known: "correct Kernel.platform",
+    _reasons_are_strings: "return None, or a text that says what is not supported",
+    _supports_some_samples: "accept more shapes and dtypes, or pass samples that it supports",
+    _lowers_for_its_platform: "reject in unsupported_reason what cannot be compiled",
+    _values_equal_the_reference: "correct it, or reject these operands in unsupported_reason",
+    _gradients_equal_the_reference: "correct its gradient, or set differentiable=False",
+}
 
 
-# --- helpers -----------------------------------------------------------------------------------
-
-
-def _no_samples(name: str) -> PluginError:
-    return PluginError(
-        f"No sample operands for operation {name!r}",
-        rule=f"there are sample operands for {', '.join(SMALL_DIMS)}",
-        remedy="name one of these, or pass samples, the smallest first",
-    )
-
-
-def _all_operands(fixture: _KernelFixture) -> list[OperandList]:
-    samples = [_cast(sample, dtype) for sample in fixture.samples for dtype in fixture.rtol]
-    return [*samples, *_unusual_operands(fixture)]
-
-
-def _unusual_operands(fixture: _KernelFixture) -> list[OperandList]:
-    """Return operands that a kernel may reject but must not get wrong: float16, mixed dtypes."""
-    sample = fixture.samples[0]
-    mixed = [*_cast(sample[:1], "float32"), *_cast(sample[1:], "bfloat16")]
-    return [_cast(sample, "float16"), mixed]
-
-
-def _supported_unusual_operands(fixture: _KernelFixture) -> list[OperandList]:
-    return [
-        operands
-        for operands in _unusual_operands(fixture)
-        if fixture.kernel.unsupported_reason(*operands) is None
-    ]
-
-
-def _cast(operands: OperandList, dtype: str) -> list[Any]:
+def _cast(operands: Operands, dtype: str) -> list[Any]:
     """Cast floating-point operands, and leave others unchanged."""
     return [
         jnp.asarray(np.asarray(operand, np.float64), dtype)
@@ -348,7 +303,7 @@ def _cast(operands: OperandList, dtype: str) -> list[Any]:
     ]
 
 
-def _shapes(operands: OperandList) -> list[jax.ShapeDtypeStruct]:
+def _shapes(operands: Operands) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
 
 

@@ -1,12 +1,16 @@
-"""The folder of a training run: resolved recipe, metrics and weights."""
+"""The files of a run: its folder with recipe and metrics, checkpoints, and weights of stages.
+
+With several processes, the main process writes the recipe, the metrics and the weights; all of them
+take part in checkpoints. Checkpoints are written atomically by Orbax, the weights of finished
+stages and of the whole training as safetensors files.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +20,21 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from esrjax import registry
-from esrjax.errors import CheckpointError, NotFound, UnwritableFile
+from esrjax.errors import CheckpointError, NotFound, UnwritableFile, list_some
+from esrjax.io import atomic_write
 from esrjax.loading import abstract_network
-from esrjax.method import Form
 from esrjax.nn import checkpoint_io
 from esrjax.nn.state_dict import KeyMap, load_state_dict, to_state_dict
 from esrjax.training import recipe_loader
 from esrjax.training.distributed import barrier, is_main_process
 from esrjax.training.init_from import LoadedModel
 from esrjax.training.recipe import Recipe, StageRun, to_json
+
+MAX_TO_KEEP = 3  # older checkpoints are deleted
+_REMEDY = "free disk space and continue with --resume, or choose another folder with -o"
+
+
+# --- folder ---
 
 
 @dataclass(frozen=True)
@@ -48,16 +58,23 @@ class RunDir:
             resume: Whether to continue an existing run.
 
         Raises:
-            UnwritableFile: There is a run, and `resume` is false.
+            UnwritableFile: There is a run and `resume` is false, or the folder cannot be written.
             NotFound: There is none, and `resume` is true.
             CheckpointError: The run has another recipe.
-            UnwritableFile: The folder cannot be written.
         """
         folder, stored = cls(path), read_recipe(path)
         if stored is not None and not resume:
-            raise _run_exists(path)
+            raise UnwritableFile(
+                f"the folder already contains a run: {str(path)!r}",
+                rule="every run has its own folder; nothing is overwritten",
+                remedy="continue it with --resume, or choose another folder with -o",
+            )
         if stored is None and resume:
-            raise _no_run(path)
+            raise NotFound(
+                f"No run in {str(path)!r}",
+                rule="a run to resume has a recipe.json in its folder",
+                remedy="check the folder, or start a new run without --resume",
+            )
         if stored is not None and stored.resume_key != recipe.resume_key:
             raise _recipe_mismatch(path, stored.resume_key, recipe.resume_key)
         barrier("the folder")  # no process writes before all of them have read
@@ -73,7 +90,12 @@ class RunDir:
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise UnwritableFile(
+                f"cannot write the metrics of the run: {error.strerror}",
+                rule="the folder is writable and has free space",
+                location=str(self.path),
+                remedy=_REMEDY,
+            ) from error
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the metrics after `step`, over all stages: a resumed run logs them again."""
@@ -83,16 +105,9 @@ class RunDir:
             self._write("metrics.jsonl", "".join(f"{line}\n" for line in lines))
 
     def _write(self, name: str, text: str) -> None:
-        """Write a file atomically."""
-        if not is_main_process():
-            return
-        partial = self.path / f".{name}.partial"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text)
-            os.replace(partial, self.path / name)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+        if is_main_process():
+            with atomic_write(self.path / name, _REMEDY) as partial:
+                partial.write_text(text)
 
 
 def read_recipe(path: Path) -> Recipe | None:
@@ -109,26 +124,15 @@ def _step(line: str) -> float:
         return float("inf")
 
 
-def _run_exists(path: Path) -> UnwritableFile:
-    return UnwritableFile(
-        f"the folder already contains a run: {str(path)!r}",
-        rule="every run has its own folder; nothing is overwritten",
-        remedy="continue it with --resume, or choose another folder with -o",
-    )
-
-
-def _no_run(path: Path) -> NotFound:
-    return NotFound(
-        f"No run in {str(path)!r}",
-        rule="a run to resume has a recipe.json in its folder",
-        remedy="check the folder, or start a new run without --resume",
-    )
-
-
 def _recipe_mismatch(path: Path, stored: Recipe, recipe: Recipe) -> CheckpointError:
-    differences = list(_differences(_as_json(stored), _as_json(recipe)))
+    old, new = (_flatten(json.loads(to_json(r)), _is_value) for r in (stored, recipe))
+    differences = [
+        f"{key}: {old.get(key)!r} in the run, {new.get(key)!r} now"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
     return CheckpointError(
-        f"the run has another recipe: {'; '.join(differences[:5])}",
+        f"the run has another recipe: {list_some(differences, 5, '; ')}",
         rule="a run is resumed with its own recipe; only save_every, data.num_workers, "
         "data.cache_gib and data.crop_on may change",
         location=str(path / "recipe.json"),
@@ -136,37 +140,13 @@ def _recipe_mismatch(path: Path, stored: Recipe, recipe: Recipe) -> CheckpointEr
     )
 
 
-def _as_json(recipe: Recipe) -> Any:
-    return json.loads(to_json(recipe))
+def _is_value(node: Any) -> bool:
+    """Return whether a node of a recipe is one value: all but tables and lists of tables."""
+    tables = node if isinstance(node, list) and node else [node]
+    return not all(isinstance(table, Mapping) and table for table in tables)
 
 
-def _differences(stored: Any, new: Any, path: str = "") -> Iterator[str]:
-    """Yield `stage.0.steps: 100 in the run, 200 now` for every value that differs."""
-    if isinstance(stored, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*stored, *new}):
-            yield from _differences(stored.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(stored, list) and isinstance(new, list) and len(stored) == len(new):
-        for index, pair in enumerate(zip(stored, new, strict=True)):
-            yield from _differences(*pair, f"{path}.{index}")
-    elif stored != new:
-        yield f"{path}: {stored!r} in the run, {new!r} now"
-
-
-def _unwritable(path: Path, error: OSError) -> UnwritableFile:
-    return UnwritableFile(
-        f"cannot write to the folder of the run: {error.strerror}",
-        rule="the folder can be created, is writable and has free space",
-        location=str(path),
-        remedy="free disk space and continue with --resume, or choose another folder with -o",
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# Training checkpoints, written atomically by Orbax.
-# --------------------------------------------------------------------------------------------------
-
-
-MAX_TO_KEEP = 3  # older checkpoints are deleted
+# --- training checkpoints ---
 
 
 class _Manager(ocp.CheckpointManager):
@@ -191,15 +171,13 @@ class Checkpointer:
     def __init__(self, folder: Path):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised as UserError
         self.folder = folder.absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=MAX_TO_KEEP,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=False,  # so that `save` itself raises what fails
+        )
         try:
-            self._manager = _Manager(
-                self.folder,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=MAX_TO_KEEP,
-                    cleanup_tmp_directories=True,
-                    enable_async_checkpointing=False,  # so that `save` itself raises what fails
-                ),
-            )
+            self._manager = _Manager(self.folder, options=options)
         except OSError as error:
             raise self._error("checkpoints cannot be stored", error) from error
 
@@ -218,13 +196,11 @@ class Checkpointer:
         Raises:
             CheckpointError: It cannot be written.
         """
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_flatten(state)), info=ocp.args.JsonSave(info)
+        )
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_flatten(state)), info=ocp.args.JsonSave(info)
-                ),
-            )
+            self._manager.save(step, args=args)
         except jax.errors.JaxRuntimeError:  # a RuntimeError too, hence before the next clause
             raise  # another process failed, not the disk
         except (OSError, ValueError, RuntimeError) as error:
@@ -241,16 +217,14 @@ class Checkpointer:
             CheckpointError: It cannot be read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flatten(template))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
+        )
         try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
-                ),
-            )
+            restored = self._manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:
             raise self._error(f"the checkpoint of step {step} cannot be read", error) from error
-        leaves = [restored["state"][name] for name in _flatten(template)]
+        leaves = [restored["state"][name] for name in abstract]
         return jax.tree.unflatten(jax.tree.structure(template), leaves), restored["info"]
 
     def close(self) -> None:
@@ -271,18 +245,16 @@ class Checkpointer:
         )
 
 
-def _flatten(state: Any) -> dict[str, Any]:
+def _flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
     """Return the leaves of a pytree by path, in order.
 
     A checkpoint of a dict can be read without the classes of the state (optax, nnx, ours).
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-# --------------------------------------------------------------------------------------------------
-# Weights of finished stages and of the whole training, as safetensors files.
-# --------------------------------------------------------------------------------------------------
+# --- weights ---
 
 
 @dataclass(frozen=True)
@@ -322,19 +294,19 @@ class StageArtifacts:
         )
         if lora is not None:
             net = nnx.eval_shape(lambda net: replace(model, net=net).with_lora(lora).net, net)
-        key_map = KeyMap(method.torch_names)
-        return replace(
-            model,
-            net=load_state_dict(net, checkpoint.state_dict, key_map, location=str(self.folder)),
-        )
+        key_map, location = KeyMap(method.torch_names), str(self.folder)
+        net = load_state_dict(net, checkpoint.state_dict, key_map, location=location)
+        return replace(model, net=net)
+
+    def load_latest(self, index: int, name: str | None) -> LoadedModel:
+        """Return the result of the last run before run `index`; see `Recipe.latest_run`."""
+        return self.load(self.recipe.latest_run(index, name))
 
     def export(self, model: LoadedModel) -> tuple[Path, ...]:
         """Save the final weights in each form of the network, and return the files."""
         merged = model.without_lora()
-        forms: dict[Form, LoadedModel] = {merged.form: merged, "deploy": merged.to_deploy_form()}
-        files = {
-            self.folder / f"{form}.safetensors": form_model for form, form_model in forms.items()
-        }
+        models = {merged.form: merged, "deploy": merged.to_deploy_form()}
+        files = {self.folder / f"{form}.safetensors": model for form, model in models.items()}
         _write(files, f"recipe {self.recipe.sha256}")
         return tuple(files)
 
@@ -343,35 +315,20 @@ class StageArtifacts:
         return self.folder / "stages" / f"{run.index:02d}-{slug}.safetensors"
 
 
-def latest_run(runs: Sequence[StageRun], index: int, name: str | None) -> StageRun:
-    """Return the last run before `index`, of the stage of that name, or of any if it is None.
-
-    There is one: a recipe is refused when it is read if it refers to any but an earlier stage.
-    """
-    earlier = [run for run in runs[:index] if name in (None, run.stage.name)]
-    return earlier[-1]
-
-
 def _write(files: Mapping[Path, LoadedModel], note: str) -> None:
-    if is_main_process():
-        for path, model in files.items():
-            _write_one(path, model, note)
-    barrier(note)  # no process reads the files before they are complete
-
-
-def _write_one(path: Path, model: LoadedModel, note: str) -> None:
-    method = registry.get_method(model.method)
-    metadata = checkpoint_io.make_metadata(
-        model.method, method, model.form, model.hparams, note=note
-    )
-    try:
-        checkpoint_io.write_safetensors(
-            path, to_state_dict(model.net, KeyMap(method.torch_names)), metadata
+    for path, model in files.items() if is_main_process() else ():
+        method = registry.get_method(model.method)
+        state_dict = to_state_dict(model.net, KeyMap(method.torch_names))
+        metadata = checkpoint_io.make_metadata(
+            model.method, method, model.form, model.hparams, note=note
         )
-    except UnwritableFile as error:
-        raise UnwritableFile(
-            error.problem,
-            rule=error.rule,
-            location=error.location,
-            remedy="free disk space and use --resume: the last checkpoint has these weights",
-        ) from error
+        try:
+            checkpoint_io.write_safetensors(path, state_dict, metadata)
+        except UnwritableFile as error:
+            raise UnwritableFile(
+                error.problem,
+                rule=error.rule,
+                location=error.location,
+                remedy="free disk space and use --resume: the last checkpoint has these weights",
+            ) from error
+    barrier(note)  # no process reads the files before they are complete

@@ -1,25 +1,31 @@
-"""Multi-process training with `jax.distributed`."""
+"""Multi-process training, data parallelism over devices, and stops by a signal."""
 
 from __future__ import annotations
 
 import math
 import signal
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, Literal
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from esrjax.errors import DistributedError
 from esrjax.nn.compilation import jit
-from esrjax.training import train_state
-from esrjax.training.train_state import TrainStepFn
+from esrjax.training.train_state import Objective, TrainStepFn, make_train_step
 
 INIT_TIMEOUT_S = 60  # within which all processes must connect
 HEARTBEAT_TIMEOUT_S = 30  # without a heartbeat, after which a process counts as dead
+_AXIS = "data"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+# --- processes ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +62,16 @@ class Cluster:
                 shutdown_timeout_seconds=HEARTBEAT_TIMEOUT_S,
             )
         except (ValueError, RuntimeError, OSError) as error:
-            raise self._error(error) from error
-
-    def _error(self, error: Exception) -> DistributedError:
-        reason = str(error).strip().split("\n")[0][:300]
-        return DistributedError(
-            f"cannot connect to the other processes: {reason}",
-            rule=f"all processes start within {INIT_TIMEOUT_S} s, with the same coordinator and "
-            "number of processes, each with its own id; process 0 listens at the coordinator",
-            location=self.coordinator,
-            remedy="pass --coordinator HOST:PORT --num-processes N --process-id I, or only "
-            "--distributed on SLURM or Kubernetes (docs/cluster.md)",
-        )
+            reason = str(error).strip().split("\n")[0][:300]
+            raise DistributedError(
+                f"cannot connect to the other processes: {reason}",
+                rule=f"all processes start within {INIT_TIMEOUT_S} s, with the same coordinator "
+                "and number of processes, each with its own id; process 0 listens at the "
+                "coordinator",
+                location=self.coordinator,
+                remedy="pass --coordinator HOST:PORT --num-processes N --process-id I, or only "
+                "--distributed on SLURM or Kubernetes (docs/cluster.md)",
+            ) from error
 
 
 def is_main_process() -> bool:
@@ -88,12 +92,7 @@ def broadcast_from_main(value: float) -> float:
     return float(multihost_utils.broadcast_one_to_all(value))
 
 
-# --------------------------------------------------------------------------------------------------
-# Data parallelism: one jitted program over a mesh of devices, or pmap.
-# --------------------------------------------------------------------------------------------------
-
-
-_AXIS = "data"
+# --- devices ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +119,27 @@ class DataParallel:
             DistributedError: The processes do not divide the batch, or pmap with several processes.
         """
         num_processes = jax.process_count()
-        _check_even(batch_size, num_processes, parallel)
+        if num_processes > 1 and parallel == "pmap":
+            raise DistributedError(
+                f"pmap does not support {num_processes} processes",
+                rule="pmap shards a batch over the devices of one process",
+                location="parallel",
+                remedy='set parallel = "jit"',
+            )
+        if batch_size % num_processes:
+            raise DistributedError(
+                f"{batch_size} images cannot be split evenly over {num_processes} processes",
+                rule="data.batch_size / grad_accum_steps is a multiple of the number of processes",
+                location="data.batch_size",
+                remedy="change data.batch_size, or start another number of processes",
+            )
         per_process = math.gcd(batch_size // num_processes, jax.local_device_count())
         devices = [jax.local_devices(process)[:per_process] for process in range(num_processes)]
         return cls(mesh=Mesh(np.concatenate(devices), (_AXIS,)), parallel=parallel)
 
     def replicate(self, tree: Any) -> Any:
         """Return the arrays of a pytree, replicated on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        return jax.device_put(tree, self._sharding())
 
     def replicate_host(self, array: np.ndarray[Any, Any]) -> jax.Array:
         """Return a host array, replicated on every device.
@@ -135,44 +147,46 @@ class DataParallel:
         Every process supplies its own copy. Unlike `device_put`, this does not compare the copies
         of all processes, which would send all images over the network.
         """
-        sharding = NamedSharding(self.mesh, PartitionSpec())
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        return jax.make_array_from_callback(array.shape, self._sharding(), array.__getitem__)
 
     def shard(self, batch: Any) -> Any:
         """Return the arrays of a pytree, sharded along their first axis.
 
         Each process supplies its own rows, which follow those of the process before.
         """
-        sharding = NamedSharding(self.mesh, PartitionSpec(_AXIS))
-        return jax.tree.map(
-            lambda local: jax.make_array_from_process_local_data(sharding, local), batch
-        )
+        to_global = partial(jax.make_array_from_process_local_data, self._sharding(_AXIS))
+        return jax.tree.map(to_global, batch)
 
-    def compile_step(self, objective: Any, optimizer: Any) -> TrainStepFn:
+    def compile_step(
+        self, objective: Objective, optimizer: optax.GradientTransformation
+    ) -> TrainStepFn:
         """Return the compiled training step.
 
         With "jit", its first argument, the state, is donated: do not use it after the call.
 
         Args:
-            objective: The `Objective` of the stage.
+            objective: The loss.
             optimizer: The optax transformation.
         """
         if self.parallel == "jit":
-            return jit(train_state.make_train_step(objective, optimizer), donate_argnums=0)
-        return self._pmap_step(train_state.make_train_step(objective, optimizer, axis=_AXIS))
-
-    def _pmap_step(self, step: TrainStepFn) -> TrainStepFn:
+            return jit(make_train_step(objective, optimizer), donate_argnums=0)
         devices = list(self.mesh.devices.flat)
         pmapped = jax.pmap(
-            step, _AXIS, in_axes=(None, None, 0, 0), out_axes=(None, None), devices=devices
+            make_train_step(objective, optimizer, axis=_AXIS),
+            _AXIS,
+            in_axes=(None, None, 0, 0),
+            out_axes=(None, None),
+            devices=devices,
         )
-        num_devices = len(devices)
 
         def run_step(state: Any, teacher_state: Any, lr: Any, hr: Any) -> Any:
-            shards = [images.reshape(num_devices, -1, *images.shape[1:]) for images in (lr, hr)]
+            shards = [images.reshape(len(devices), -1, *images.shape[1:]) for images in (lr, hr)]
             return pmapped(state, teacher_state, *shards)
 
         return run_step
+
+    def _sharding(self, *axes: str) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
 
 
 def local_replica(tree: Any) -> Any:
@@ -180,29 +194,7 @@ def local_replica(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
-def _check_even(batch_size: int, num_processes: int, parallel: str) -> None:
-    if num_processes > 1 and parallel == "pmap":
-        raise DistributedError(
-            f"pmap does not support {num_processes} processes",
-            rule="pmap shards a batch over the devices of one process",
-            location="parallel",
-            remedy='set parallel = "jit"',
-        )
-    if batch_size % num_processes:
-        raise DistributedError(
-            f"{batch_size} images cannot be split evenly over {num_processes} processes",
-            rule="data.batch_size / grad_accum_steps is a multiple of the number of processes",
-            location="data.batch_size",
-            remedy="change data.batch_size, or start another number of processes",
-        )
-
-
-# --------------------------------------------------------------------------------------------------
-# Preemption: a training stops after the current step on SIGTERM or Ctrl-C.
-# --------------------------------------------------------------------------------------------------
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# --- signals ---
 
 
 class PreemptionHandler:

@@ -1,4 +1,4 @@
-"""Estimated cost of a training step, from shapes alone."""
+"""Dry run of a recipe: shapes, optimizer labels, cost of a step and missing files, no values."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
 
 from esrjax import registry
+from esrjax.data.datasets import list_pairs
 from esrjax.errors import UserError
 from esrjax.method import Form
 from esrjax.nn.cost import cost
-from esrjax.training import init_from, loader, optim, train_state
-from esrjax.training.checkpoint import latest_run
+from esrjax.training import optim
 from esrjax.training.init_from import LoadedModel, find_checkpoint
 from esrjax.training.recipe import InitFrom, Prune, Recipe, Stage, StageRun
-from esrjax.training.stage_trainer import make_adapters, make_stage_optimizer
-from esrjax.training.teacher import Teacher, load_teacher
+from esrjax.training.stage_trainer import StageSetup
 from esrjax.training.train_state import Objective, TrainState
 
 
@@ -44,17 +42,14 @@ class StepEstimate:
 
     def check_loss(self) -> None:
         """Trace the loss, so that it raises what it would raise in the first step."""
-        teacher_state = self._teacher and self._teacher.state
-        jax.eval_shape(
-            self._loss, self.state.params, self._frozen_and_rest, teacher_state, *self._micro_batch
-        )
+        jax.eval_shape(self._loss, self.state.params, *self._loss_args)
 
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of a step; the backward pass counts as two forward passes."""
         h, w = self._largest_patch
         forward = cost(self.net, image_size=round(math.sqrt(h * w)) // self.scale).macs_full
-        return 3 * forward * self._stage.data.batch_size
+        return 3 * forward * self.objective.stage.data.batch_size
 
     @cached_property
     def memory_mib(self) -> Mapping[str, float]:
@@ -62,66 +57,41 @@ class StepEstimate:
 
         The compiler may save fewer activations, and needs temporary buffers in addition.
         """
-        state, teacher_state = self.state, self._teacher and self._teacher.state
-        residuals = jax.eval_shape(
-            self._vjp_residuals,
-            state.params,
-            self._frozen_and_rest,
-            teacher_state,
-            *self._micro_batch,
-        )
+        args = self._loss_args
+        state, teacher_state, *_ = args
+        residuals = jax.eval_shape(self._vjp_residuals, state.params, *args)
         return {
             "weights": _mib((state.params, state.frozen, state.ema, state.best, teacher_state)),
             "gradients and optimizer": _mib((state.params, state.opt_state)),
             "saved activations": _mib(residuals),
         }
 
-    def _loss(
-        self, params: Any, frozen_and_rest: Any, teacher_state: Any, lr: Array, hr: Array
-    ) -> Any:
-        step = jnp.zeros((), jnp.int32)
-        return self.objective(params, frozen_and_rest, teacher_state, step, lr, hr)[0]
+    def _loss(self, params: Any, *args: Any) -> Any:
+        return self.objective(params, *args)[0]
 
     def _vjp_residuals(self, params: Any, *args: Any) -> Any:
         return jax.vjp(lambda params: self._loss(params, *args), params)[1]
 
     @property
-    def _stage(self) -> Stage:
-        return self.objective.stage
-
-    @property
-    def _teacher(self) -> Teacher | None:
-        return self.objective.teacher
-
-    @property
-    def _frozen_and_rest(self) -> tuple[Any, Any]:
-        return self.state.frozen, self.state.rest
+    def _loss_args(self) -> tuple[Any, ...]:
+        """State, teacher state, and abstract LR and HR images of one micro-batch."""
+        stage, teacher = self.objective.stage, self.objective.teacher
+        (h, w), s = self._largest_patch, self.scale
+        n = stage.data.batch_size // stage.grad_accum_steps
+        lr, hr = (
+            jax.ShapeDtypeStruct((n, *size, 3), jnp.uint8) for size in ((h // s, w // s), (h, w))
+        )
+        return self.state, teacher and teacher.state, lr, hr
 
     @property
     def _largest_patch(self) -> tuple[int, int]:
         """Size of the largest HR patch, (h, w) in pixels."""
-        return max(self._stage.data.all_patch_sizes, key=math.prod)
-
-    @property
-    def _micro_batch(self) -> list[jax.ShapeDtypeStruct]:
-        """Abstract LR and HR images of one micro-batch."""
-        (h, w), s = self._largest_patch, self.scale
-        n = self._stage.data.batch_size // self._stage.grad_accum_steps
-        sizes = (h // s, w // s), (h, w)
-        return [jax.ShapeDtypeStruct((n, *size, 3), jnp.uint8) for size in sizes]
+        return max(self.objective.stage.data.all_patch_sizes, key=math.prod)
 
 
 def _mib(tree: Any) -> float:
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / 2**20
-
-
-# --------------------------------------------------------------------------------------------------
-# Dry run of a recipe: shapes, optimizer labels and missing files, without array values.
-# --------------------------------------------------------------------------------------------------
-
-
-GraphDef = nnx.GraphDef[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,18 +136,20 @@ def dry_run(recipe: Recipe) -> tuple[StagePlan, ...]:
     Raises:
         UserError: A stage would fail: shapes, globs, taps or schedules do not match.
     """
-    recipe = _epochs_as_steps(recipe)
+    # An epoch counts as one step: shapes do not depend on the length.
+    stages = [s if s.steps else replace(s, steps=s.epochs, epochs=None) for s in recipe.stage]
+    recipe = replace(recipe, stage=tuple(stages))
     models: dict[int, LoadedModel] = {}
     plans: list[StagePlan] = []
     for run in recipe.runs:
-        if equal_plan := _find_equal_plan(recipe, run, plans):
-            models[run.index] = models[equal_plan.run.index]
-            plans.append(replace(equal_plan, run=run))
-            continue
-        feasible_run, missing = _without_missing_files(run)
-        models[run.index], teacher = _init_abstract(recipe, feasible_run, models)
-        missing += _missing_datasets(recipe, run.stage)
-        plan = _make_plan(recipe, feasible_run, models[run.index], teacher, missing)
+        plan = _find_equal_plan(recipe, run, plans)
+        if plan is not None:
+            models[run.index] = models[plan.run.index]
+        else:
+            feasible_run, missing = _without_missing_files(run)
+            setup = _init_abstract(recipe, feasible_run, models)
+            models[run.index] = setup.model
+            plan = _make_plan(run, setup, [*missing, *_missing_datasets(recipe, run.stage)])
         plans.append(replace(plan, run=run))
     return tuple(plans)
 
@@ -187,38 +159,26 @@ def _find_equal_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) 
 
     Repeated stages are then traced only once.
     """
-    repetitions = [plan for plan in plans if plan.run.stage.name == run.stage.name]
-    if not repetitions:
+    first = next((plan for plan in plans if plan.run.stage.name == run.stage.name), None)
+    if first is None:
         return None
-    # A run starts from the run before it (`latest`) or a fixed source. Where that run, this one and
-    # the first repetition agree in form and hparams, nothing that is planned differs.
-    latest, network = plans[-1], (repetitions[0].form, recipe.hparams_at(run))
-    is_same = (
-        (latest.form, recipe.hparams_at(latest.run))
-        == network
-        == (network[0], recipe.hparams_at(repetitions[0].run))
-    )
-    return repetitions[0] if is_same else None
-
-
-def _epochs_as_steps(recipe: Recipe) -> Recipe:
-    """Return the recipe with an epoch counted as one step: shapes do not depend on the length."""
-    stages = [s if s.steps else replace(s, steps=s.epochs, epochs=None) for s in recipe.stage]
-    return replace(recipe, stage=tuple(stages))
+    # A run starts from the run before it (the latest) or a fixed source. Where that run, this one
+    # and the first repetition agree in form and hparams, nothing that is planned differs.
+    networks = [(plan.form, recipe.hparams_at(plan.run)) for plan in (first, plans[-1])]
+    is_same = all(network == (first.form, recipe.hparams_at(run)) for network in networks)
+    return first if is_same else None
 
 
 def _without_missing_files(run: StageRun) -> tuple[StageRun, list[str]]:
     """Return the run without the checkpoints that do not exist, and messages about them."""
     stage, missing = run.stage, list[str]()
     init, teacher = stage.init_source, stage.teacher
-    if (
-        isinstance(init, InitFrom)
-        and init.checkpoint
-        and (problem := _checkpoint_problem(init.checkpoint))
-    ):
+    init_file = init.checkpoint if isinstance(init, InitFrom) else None
+    teacher_file = teacher and teacher.checkpoint
+    if init_file and (problem := _problem_of(find_checkpoint, init_file)):
         missing.append(f"init_from: {problem}")
         stage = replace(stage, init_from="scratch", reinit=(), prune=None)
-    if teacher and teacher.checkpoint and (problem := _checkpoint_problem(teacher.checkpoint)):
+    if teacher_file and (problem := _problem_of(find_checkpoint, teacher_file)):
         missing.append(f"teacher: {problem}")
         image_terms = {term: w for term, w in stage.loss.items() if not term.startswith("teacher_")}
         stage = replace(stage, teacher=None, loss=image_terms or {"l1": 1.0})
@@ -228,108 +188,65 @@ def _without_missing_files(run: StageRun) -> tuple[StageRun, list[str]]:
     return replace(run, stage=stage), missing
 
 
-def _checkpoint_problem(file: str) -> str | None:
-    return _problem_of(lambda: find_checkpoint(file))
+def _missing_datasets(recipe: Recipe, stage: Stage) -> list[str]:
+    scale = registry.get_method(recipe.method).scale
+    names = [*stage.data.dataset_weights, *([stage.validation.dataset] if stage.validation else [])]
+    problems = {name: _problem_of(list_pairs, name, scale) for name in names}
+    return [f"dataset {name}: {problem}" for name, problem in problems.items() if problem]
 
 
-def _problem_of(fn: Callable[[], object]) -> str | None:
+def _problem_of(fn: Callable[..., object], *args: Any) -> str | None:
     try:
-        fn()
+        fn(*args)
     except UserError as error:
         return error.problem
     return None
 
 
-def _missing_datasets(recipe: Recipe, stage: Stage) -> list[str]:
-    scale = registry.get_method(recipe.method).scale
-    names = [*stage.data.dataset_weights, *([stage.validation.dataset] if stage.validation else [])]
-    problems = {
-        name: _problem_of(lambda name=name: loader.find_pairs(name, scale)) for name in names
-    }
-    return [f"dataset {name}: {problem}" for name, problem in problems.items() if problem]
+def _init_abstract(recipe: Recipe, run: StageRun, models: Mapping[int, LoadedModel]) -> StageSetup:
+    """Return what a run starts from, with abstract arrays."""
+    traced: list[StageSetup] = []
 
-
-def _init_abstract(
-    recipe: Recipe, run: StageRun, models: Mapping[int, LoadedModel]
-) -> tuple[LoadedModel, Teacher | None]:
-    """Return the abstract initial model of a run, and its teacher."""
-    nets = {index: model.net for index, model in models.items()}
-    traced: list[tuple[LoadedModel, Teacher | None]] = []
-
-    def build(nets: dict[int, nnx.Module]) -> tuple[nnx.Module, Any]:
+    def build(nets: dict[int, nnx.Module]) -> Any:
         def load_stage(name: str | None) -> LoadedModel:
-            index = latest_run(recipe.runs, run.index, name).index
+            index = recipe.latest_run(run.index, name).index
             return replace(models[index], net=nets[index])
 
-        model = init_from.init_stage_model(recipe, run, load_stage)
-        teacher = load_teacher(run.stage, load_stage)
-        traced.append((model, teacher))  # eval_shape returns arrays only, these are their metadata
-        return model.net, teacher and teacher.state
+        setup = StageSetup.create(recipe, run, load_stage)
+        traced.append(setup)  # eval_shape returns arrays only, this is their metadata
+        teacher = setup.objective.teacher
+        return setup.model.net, setup.state, teacher and teacher.state
 
-    net, teacher_state = nnx.eval_shape(build, nets)
-    model, teacher = traced[0]
-    return replace(model, net=net), teacher and replace(teacher, state=teacher_state)
+    nets = {index: model.net for index, model in models.items()}
+    net, state, teacher_state = nnx.eval_shape(build, nets)
+    setup, teacher = traced[0], traced[0].objective.teacher
+    objective = replace(setup.objective, teacher=teacher and replace(teacher, state=teacher_state))
+    return replace(setup, model=replace(setup.model, net=net), objective=objective, state=state)
 
 
-def _make_plan(
-    recipe: Recipe,
-    run: StageRun,
-    model: LoadedModel,
-    teacher: Teacher | None,
-    missing: Sequence[str],
-) -> StagePlan:
-    stage, method = run.stage, registry.get_method(recipe.method)
-    graphdef, state = _abstract_state(model, teacher, stage)
-    objective = Objective(
-        graphdef=graphdef, stage=stage, data_range=method.data_range, teacher=teacher
-    )
-    step_estimate = StepEstimate(
-        net=model.net, objective=objective, state=state, scale=method.scale
-    )
+def _make_plan(run: StageRun, setup: StageSetup, missing: Sequence[str]) -> StagePlan:
+    model, state = setup.model, setup.state
+    scale = registry.get_method(model.method).scale
+    step_estimate = StepEstimate(net=model.net, objective=setup.objective, state=state, scale=scale)
     step_estimate.check_loss()
     return StagePlan(
         run=run,
         form=model.form,
         hparams=model.hparams,
-        trainable_params=_labelled_shapes(state.params, stage.optimizer.name),
-        num_frozen=_num_params(state.frozen),
+        trainable_params=_labelled_shapes(state.params, run.stage.optimizer.name),
+        num_frozen=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.frozen)),
         step_estimate=step_estimate,
         missing=tuple(missing),
     )
 
 
-def _abstract_state(
-    model: LoadedModel, teacher: Teacher | None, stage: Stage
-) -> tuple[GraphDef, TrainState]:
-    """Return the graph definition and the abstract initial training state."""
-    net_graphdef, weights = nnx.split(model.net)
-    _, optimizer = make_stage_optimizer(stage)
-    graphdefs: list[GraphDef] = []
-
-    def init(weights: Any) -> TrainState:
-        adapters = make_adapters(model, teacher, stage, 0)  # shapes do not depend on the seed
-        graphdef, state = train_state.init_state(
-            nnx.merge(net_graphdef, weights), stage, optimizer, adapters
-        )
-        graphdefs.append(graphdef)
-        return state
-
-    state = jax.eval_shape(init, weights)
-    return graphdefs[0], state
-
-
 def _labelled_shapes(params: Any, optimizer: str) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return path -> (shape, optimizer label) of each trained parameter."""
-    label_tree = optim.param_labels(params) if optimizer == "muadamw" else None
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    labels = jax.tree.leaves(label_tree) if label_tree else [optimizer] * len(leaves)
+    labels = [optimizer] * len(leaves)
+    if optimizer == "muadamw":
+        labels = jax.tree.leaves(optim.param_labels(params))
     return {
-        jax.tree_util.keystr(path, simple=True, separator=".")
-        .removeprefix("network.")
-        .removesuffix(".value"): (tuple(leaf.shape), label)
+        optim.param_path(path).removeprefix("network."): (tuple(leaf.shape), label)
         for (path, leaf), label in zip(leaves, labels, strict=True)
     }
-
-
-def _num_params(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

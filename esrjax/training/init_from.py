@@ -1,28 +1,27 @@
-"""Search path of the checkpoints that a recipe names."""
+"""Checkpoints by name, and the initial network of a stage.
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+A stage starts from scratch, from the result of another stage, or from a checkpoint.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
-from esrjax import hub, registry
+from esrjax import registry
 from esrjax.errors import NotFound, RecipeError
+from esrjax.io import matches_any, unmatched_patterns, weights_dirs
 from esrjax.loading import load_network
-from esrjax.method import Form, Method
+from esrjax.method import Form
 from esrjax.nn import checkpoint_io
 from esrjax.nn.lora import add_lora, merge_lora
 from esrjax.nn.prune import prune_channels
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import named_parameters
 from esrjax.schema import bullet_list
-from esrjax.training.recipe import InitFrom, LoRA, Recipe, Stage, StageRun
-
-# environment variable, folder in it
-_ROOTS = (("ESRJAX_DATA", ""), ("ESRJAX_DATA", "weights"), ("ESRJAX_REFERENCE", "weights"))
+from esrjax.training.recipe import InitFrom, LoRA, Recipe, StageRun
 
 
 def find_checkpoint(name: str) -> Path:
@@ -34,26 +33,17 @@ def find_checkpoint(name: str) -> Path:
     Raises:
         NotFound: There is no such file; lists the folders.
     """
-    roots = [Path(os.environ[key]) / subfolder for key, subfolder in _ROOTS if os.environ.get(key)]
-    roots += [hub.weights_dir()] * (hub.weights_dir() not in roots)
-    for path in (Path(name), *(root / name for root in roots)):
+    folders = weights_dirs()
+    for path in (Path(name), *(folder / name for folder in folders)):
         if path.exists():
             return path
     raise NotFound(
         f"No such checkpoint: {name!r}",
         rule="a checkpoint is a path, a file in $ESRJAX_DATA, $ESRJAX_DATA/weights or "
         "$ESRJAX_REFERENCE/weights, or downloaded by `esrjax weights get`",
-        location="; ".join(f"searched {root}" for root in roots) or None,
+        location="; ".join(f"searched {folder}" for folder in folders),
         remedy="check the name, or copy the file to one of these folders",
     )
-
-
-# --------------------------------------------------------------------------------------------------
-# Initial network of a stage: from scratch, from another stage, or from a checkpoint.
-# --------------------------------------------------------------------------------------------------
-
-
-Variables = dict[str, nnx.Variable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +101,18 @@ def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader
     Raises:
         RecipeError: The initial weights do not match the network.
     """
-    stage, hparams = run.stage, recipe.hparams_at(run)
+    stage, hparams, seed = run.stage, recipe.hparams_at(run), recipe.seed + run.index
     loaded = load_initial_model(recipe, run, hparams, load_stage)
     if stage.form == "deploy":
         loaded = loaded.to_deploy_form()
-    if _needs_rebuild(recipe, stage, loaded, hparams):
+    defaults = registry.get_method(recipe.method).default_hparams()
+    has_other_hparams = {**defaults, **hparams} != {**defaults, **loaded.hparams}
+    if stage.reinit or loaded.method != recipe.method or has_other_hparams:
         loaded = _rebuild(recipe, run, loaded.without_lora(), hparams)
-    return _apply_lora(loaded, stage.lora, recipe.seed + run.index)
+    if loaded.lora == stage.lora:
+        return loaded
+    loaded = loaded.without_lora()
+    return loaded if stage.lora is None else loaded.with_lora(stage.lora, seed)
 
 
 def load_initial_model(
@@ -144,22 +139,9 @@ def load_model(name: str, checkpoint: str, hparams: Mapping[str, Any]) -> Loaded
     Raises:
         UserError: There is no such checkpoint, or it does not match the method.
     """
-    loaded = load_network(
-        name,
-        registry.get_method(name),
-        checkpoint_io.read_checkpoint(find_checkpoint(checkpoint)),
-        hparams,
-    )
+    file = checkpoint_io.read_checkpoint(find_checkpoint(checkpoint))
+    loaded = load_network(name, registry.get_method(name), file, hparams)
     return LoadedModel(method=name, net=loaded.net, form=loaded.form, hparams=loaded.hparams)
-
-
-def _needs_rebuild(
-    recipe: Recipe, stage: Stage, loaded: LoadedModel, hparams: Mapping[str, Any]
-) -> bool:
-    """Return whether the stage trains a network other than `loaded`."""
-    defaults = registry.get_method(recipe.method).default_hparams()
-    same_hparams = {**defaults, **hparams} == {**defaults, **loaded.hparams}
-    return bool(stage.reinit) or loaded.method != recipe.method or not same_hparams
 
 
 def _rebuild(
@@ -167,68 +149,50 @@ def _rebuild(
 ) -> LoadedModel:
     """Return the stage's network with the weights of `loaded`, pruned or partly reinitialized."""
     stage, method = run.stage, registry.get_method(recipe.method)
-    target = _build(method, recipe.seed + run.index, loaded.form, hparams)
-    reinit = _match_globs(target, stage.reinit)
-    if stage.prune is not None:
-        net = prune_channels(loaded.net, target, stage.prune.criterion)
-    else:
-        net = nnx.clone(target)
-        _check_shapes(
-            dict(named_parameters(loaded.net)), dict(named_parameters(target)), reinit, run
-        )
-        _copy_weights(loaded.net, net, set(dict(named_parameters(net))) - reinit)
-    _copy_weights(target, net, reinit)
-    return LoadedModel(method=recipe.method, net=net, form=loaded.form, hparams=hparams)
-
-
-def _build(method: Method, seed: int, form: Form, hparams: Mapping[str, Any]) -> nnx.Module:
-    net = method.build(seed=seed, **hparams)
-    return deploy(net) if form == "deploy" else net
-
-
-def _copy_weights(src: nnx.Module, dst: nnx.Module, paths: set[str]) -> None:
-    variables = dict(named_parameters(src))
-    for path, leaf in named_parameters(dst):
-        if path in paths:
-            leaf.set_value(variables[path].get_value())
-
-
-def _match_globs(net: nnx.Module, globs: Sequence[str]) -> set[str]:
-    """Return the parameters that match a glob; each glob must match at least one."""
-    paths = [path for path, _ in named_parameters(net)]
-    unmatched = [glob for glob in globs if not any(fnmatchcase(path, glob) for path in paths)]
-    if unmatched:
+    target = method.build(seed=recipe.seed + run.index, **hparams)
+    target = deploy(target) if loaded.form == "deploy" else target
+    paths = [path for path, _ in named_parameters(target)]
+    if unmatched := unmatched_patterns(stage.reinit, paths):
         raise RecipeError(
             f"reinit: {', '.join(map(repr, unmatched))} match no parameter",
             rule="reinit contains globs of parameter paths of the network",
             location=", ".join(paths[:12]),
             remedy="correct or remove the glob",
         )
-    return {path for path in paths if any(fnmatchcase(path, glob) for glob in globs)}
+    reinit = {path for path in paths if matches_any(path, stage.reinit)}
+    if stage.prune is not None:
+        net = prune_channels(loaded.net, target, stage.prune.criterion)
+    else:
+        net = nnx.clone(target)
+        _check_shapes(loaded.net, target, reinit, run.name)
+        _copy_weights(loaded.net, net, set(paths) - reinit)
+    _copy_weights(target, net, reinit)
+    return LoadedModel(method=recipe.method, net=net, form=loaded.form, hparams=hparams)
 
 
-def _check_shapes(source: Variables, target: Variables, reinit: set[str], run: StageRun) -> None:
-    """Check that source and target have the same parameters and shapes, except for `reinit`."""
-    shapes = {path: (leaf.get_value().shape, source.get(path)) for path, leaf in target.items()}
+def _copy_weights(src: nnx.Module, dst: nnx.Module, paths: Iterable[str]) -> None:
+    sources, targets = dict(named_parameters(src)), dict(named_parameters(dst))
+    for path in paths:
+        targets[path].set_value(sources[path].get_value())
+
+
+def _check_shapes(src: nnx.Module, dst: nnx.Module, reinit: set[str], run_name: str) -> None:
+    """Check that both networks have the same parameters and shapes, except for `reinit`."""
+    sources, targets = (
+        {path: tuple(leaf.get_value().shape) for path, leaf in named_parameters(net)}
+        for net in (src, dst)
+    )
     problems = [
-        f"{path} is missing"
-        if initial is None
-        else f"{path} has shape {tuple(initial.get_value().shape)}, expected {tuple(shape)}"
-        for path, (shape, initial) in shapes.items()
-        if path not in reinit and (initial is None or initial.get_value().shape != shape)
+        f"{path} has shape {sources[path]}, expected {shape}"
+        if path in sources
+        else f"{path} is missing"
+        for path, shape in targets.items()
+        if path not in reinit and sources.get(path) != shape
     ]
-    problems += [f"{path} is unexpected" for path in source if path not in target]
+    problems += [f"{path} is unexpected" for path in sources if path not in targets]
     if problems:
         raise RecipeError(
-            f"the initial weights of {run.name!r} have {bullet_list(problems[:12])}",
+            f"the initial weights of {run_name!r} have {bullet_list(problems[:12])}",
             rule="the initial weights of a stage have the parameters and shapes of its network",
             remedy="reduce their channels with prune, or list parameters to initialize in reinit",
         )
-
-
-def _apply_lora(loaded: LoadedModel, lora: LoRA | None, seed: int) -> LoadedModel:
-    """Return the model with the adapters of the stage, and no others."""
-    if loaded.lora == lora:
-        return loaded
-    loaded = loaded.without_lora()
-    return loaded if lora is None else loaded.with_lora(lora, seed)

@@ -1,4 +1,7 @@
-"""Random choice of the patches of a batch, a function of seed and step alone."""
+"""Batches of patches cropped by the host: their random choice, an image cache, and workers.
+
+A batch is a function of seed and step alone.
+"""
 
 import multiprocessing
 import os
@@ -7,9 +10,8 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, islice
-from pathlib import Path
-from typing import Any, TypedDict
+from itertools import accumulate, chain, islice
+from typing import Any
 
 import grain
 import numpy as np
@@ -18,11 +20,21 @@ from numpy.typing import NDArray
 
 from esrjax.data.datasets import Pair, list_pairs
 from esrjax.data.image_io import Pixels, prefetch_map
-from esrjax.errors import RecipeError
+from esrjax.errors import RecipeError, list_some
 from esrjax.training.recipe import Data
 
+GIB = 2**30
 Int32Array = NDArray[np.int32]
+UInt8Array = NDArray[np.uint8]
 BoolArray = NDArray[np.bool_]
+PatchBatch = dict[str, NDArray[Any]]  # as `Batches.batch_at` returns it
+
+# With worker processes, Grain's dataset is made longer than what is read from it: its workers
+# release their shared memory when they are stopped, but not when they reach the end by themselves.
+_EXTRA_STEPS = 10**6
+
+
+# --- random choice ---
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,8 +97,7 @@ class PatchSampler:
         if None in weights:
             return self._shuffled_indices(0, len(self.lr_sizes))
         ends = list(accumulate(self.dataset_lengths))
-        starts = [end - count for end, count in zip(ends, self.dataset_lengths, strict=True)]
-        datasets = [self._shuffled_indices(*span) for span in zip(starts, ends, strict=True)]
+        datasets = [*map(self._shuffled_indices, [0, *ends], ends)]
         return grain.MapDataset.mix(datasets, [weight or 0.0 for weight in weights])
 
     def _shuffled_indices(self, start: int, end: int) -> Any:
@@ -128,12 +139,7 @@ class PatchSampler:
         )
 
 
-# --------------------------------------------------------------------------------------------------
-# Cache of decoded training images, limited in size.
-# --------------------------------------------------------------------------------------------------
-
-
-GIB = 2**30
+# --- image cache ---
 
 
 class ImageCache(Sequence[tuple[Pixels, Pixels]]):
@@ -173,43 +179,15 @@ class ImageCache(Sequence[tuple[Pixels, Pixels]]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without cached images: a worker process reads its own."""
-        free_bytes = self._free_bytes + sum(
-            image.nbytes for pair in self._cache.values() for image in pair
-        )
+        cached_bytes = sum(image.nbytes for image in chain(*self._cache.values()))
+        free_bytes = self._free_bytes + cached_bytes
         return {"_pairs": self._pairs, "_free_bytes": free_bytes, "_cache": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state | {"_lock": threading.Lock()}
 
 
-# --------------------------------------------------------------------------------------------------
-# Batches of patches cropped by the host; a batch is a function of seed and step alone.
-# --------------------------------------------------------------------------------------------------
-
-
-UInt8Array = NDArray[np.uint8]
-
-# With worker processes, Grain's dataset is made longer than what is read from it: its workers
-# release their shared memory when they are stopped, but not when they reach the end by themselves.
-_EXTRA_STEPS = 10**6
-
-
-class PatchBatch(TypedDict):
-    """A batch of cropped patches before flips and channel shuffle, which run on the devices.
-
-    Attributes:
-        lr: (n, h, w, 3), uint8.
-        hr: (n, s·h, s·w, 3), uint8.
-        vflip: (n,), which patches are flipped top to bottom.
-        hflip: (n,), which patches are flipped left to right.
-        channel_order: (n, 3), the source channel of each channel of the result.
-    """
-
-    lr: UInt8Array
-    hr: UInt8Array
-    vflip: BoolArray
-    hflip: BoolArray
-    channel_order: Int32Array
+# --- batches ---
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -225,17 +203,20 @@ class Batches:
     images: Sequence[tuple[Pixels, Pixels]]
 
     def batch_at(self, step: int) -> PatchBatch:
-        """Return the batch of `step`, from 0; it does not depend on the batches before it."""
+        """Return the batch of `step`, from 0, before flips and channel shuffle.
+
+        It does not depend on the batches before it.
+
+        Returns:
+            LR patches "lr" (n, h, w, 3) and HR patches "hr" (n, s·h, s·w, 3), uint8, and what the
+            devices still do: "vflip", "hflip" and "channel_order", as of `PatchBatchSpec`.
+        """
         spec = self.sampler.sample(step)
         corners = zip(spec.image_index, spec.top, spec.left, spec.transpose, strict=True)
         crops = [self._crop(int(index), spec.lr_patch_size, *corner) for index, *corner in corners]
-        return PatchBatch(
-            lr=np.stack([lr for lr, _ in crops]),
-            hr=np.stack([hr for _, hr in crops]),
-            vflip=spec.vflip,
-            hflip=spec.hflip,
-            channel_order=spec.channel_order,
-        )
+        lr, hr = map(np.stack, zip(*crops, strict=True))
+        augmentations = {key: getattr(spec, key) for key in ("vflip", "hflip", "channel_order")}
+        return {"lr": lr, "hr": hr, **augmentations}
 
     def iter_from(self, step: int, stop: int, threads: int = 2) -> Generator[PatchBatch]:
         """Yield the batches from `step` up to, but not including, `stop`, prefetched.
@@ -248,10 +229,15 @@ class Batches:
         num_workers = self.sampler.data.num_workers
         end = stop + (_EXTRA_STEPS if num_workers else 0)
         read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-        source: Any = (
-            grain.MapDataset.range(step, end).map(self.batch_at).to_iter_dataset(read_options)
-        )
-        iterator = iter(_prefetch_in_processes(source, num_workers) if num_workers else source)
+        batches = grain.MapDataset.range(step, end).map(self.batch_at)
+        source: Any = batches.to_iter_dataset(read_options)
+        if num_workers:
+            flags.FLAGS.mark_as_parsed()  # Grain reads its absl flags, which nobody has parsed
+            workers = grain.MultiprocessingOptions(
+                num_workers=num_workers, per_worker_buffer_size=2
+            )
+            source = source.mp_prefetch(workers, worker_init_fn=_init_worker)
+        iterator = iter(source)
         try:
             yield from islice(iterator, stop - step)
         finally:
@@ -269,13 +255,6 @@ class Batches:
         return (lr_crop.swapaxes(0, 1), hr_crop.swapaxes(0, 1)) if transpose else (lr_crop, hr_crop)
 
 
-def _prefetch_in_processes(source: Any, num_workers: int) -> Any:
-    """Return the dataset computed by worker processes."""
-    flags.FLAGS.mark_as_parsed()  # Grain reads its absl flags, which no absl.app has parsed here
-    options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-    return source.mp_prefetch(options, worker_init_fn=_init_worker)
-
-
 def _init_worker(index: int, count: int) -> None:
     """Worker initializer: ignore SIGINT/SIGTERM, exit when the parent exits.
 
@@ -283,8 +262,7 @@ def _init_worker(index: int, count: int) -> None:
     """
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent := multiprocessing.parent_process():
         threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
@@ -308,47 +286,34 @@ def open_batches(data: Data, scale: int, seed: int, shard: tuple[int, int] = (0,
         RecipeError: A patch size is not divisible by the scale, or images are smaller than it.
     """
     _check_divisible(data, scale)
-    min_side = max(max(size) for size in data.all_patch_sizes) // scale
-    pairs_by_dataset = [
-        _with_downscales(find_pairs(name, scale), data.hr_downscales)
-        for name in data.dataset_weights
-    ]
-    sizes = {pair: pair.lr_size() for pairs in pairs_by_dataset for pair in pairs}
-    undersized = [
-        pair for pairs in pairs_by_dataset for pair in pairs if min(sizes[pair]) < min_side
-    ]
-    excluded = set(undersized)
-    usable = [[pair for pair in pairs if pair not in excluded] for pairs in pairs_by_dataset]
+    min_side = max(chain(*data.all_patch_sizes)) // scale
+    datasets = [list_pairs(name, scale) for name in data.dataset_weights]
+    datasets = [_with_downscales(pairs, data.hr_downscales) for pairs in datasets]
+    sizes = {pair: pair.lr_size() for pair in chain(*datasets)}
+    undersized = [pair.name for pair, size in sizes.items() if min(size) < min_side]
+    usable = [[pair for pair in pairs if min(sizes[pair]) >= min_side] for pairs in datasets]
     if undersized and (data.undersized == "error" or not all(usable)):
-        raise _undersized(
-            undersized, [pair for pairs in pairs_by_dataset for pair in pairs], min_side * scale
+        raise RecipeError(
+            f"{len(undersized)} of {len(sizes)} images are too small: {list_some(undersized)}",
+            rule=f"a side of an HR image has at least the {min_side * scale} pixels of a patch",
+            remedy='reduce data.hr_patch_sizes, or skip these images with data.undersized = "skip"',
         )
-    all_usable = [pair for pairs in usable for pair in pairs]
+    pairs = list(chain(*usable))
+    lr_sizes = np.array([sizes[pair] for pair in pairs], np.int32)
+    images = ImageCache(pairs, data.cache_gib, num_readers=max(1, data.num_workers))
+    num_bytes = 3 * int(lr_sizes.astype(np.int64).prod(axis=1).sum()) * (1 + scale**2)
+    if num_bytes <= data.cache_gib * GIB and not data.num_workers:
+        for _ in prefetch_map(images.__getitem__, range(len(pairs))):
+            pass  # fills the cache
     sampler = PatchSampler(
         data=data,
-        lr_sizes=np.array([sizes[pair] for pair in all_usable], np.int32),
-        dataset_lengths=[len(dataset) for dataset in usable],
+        lr_sizes=lr_sizes,
+        dataset_lengths=[len(pairs) for pairs in usable],
         scale=scale,
         seed=seed,
         shard=shard,
     )
-    return Batches(sampler=sampler, images=_cached_images(all_usable, sampler))
-
-
-def _cached_images(pairs: Sequence[Pair], sampler: PatchSampler) -> ImageCache:
-    """Return the image cache, filled if all images fit and this process crops them."""
-    data = sampler.data
-    images = ImageCache(pairs, data.cache_gib, num_readers=max(1, data.num_workers))
-    pixels = int(np.prod(sampler.lr_sizes.astype(np.int64), axis=1).sum()) * (1 + sampler.scale**2)
-    if 3 * pixels <= data.cache_gib * GIB and not data.num_workers:
-        for _ in prefetch_map(images.__getitem__, range(len(pairs))):
-            pass
-    return images
-
-
-def find_pairs(name: str | Path, scale: int) -> tuple[Pair, ...]:
-    """Return the pairs of a dataset, by name or folder, or of a part of it; no pixels are read."""
-    return list_pairs(str(name), scale)
+    return Batches(sampler=sampler, images=images)
 
 
 def _with_downscales(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[Pair, ...]:
@@ -357,19 +322,10 @@ def _with_downscales(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[P
 
 
 def _check_divisible(data: Data, scale: int) -> None:
-    indivisible = [size for size in data.all_patch_sizes if size[0] % scale or size[1] % scale]
-    if indivisible:
-        raise RecipeError(
-            f"HR patches of {indivisible[0][0]}x{indivisible[0][1]} have no LR counterpart",
-            rule=f"height and width of an HR patch are multiples of {scale}, the scale",
-            remedy="change data.hr_patch_sizes",
-        )
-
-
-def _undersized(undersized: Sequence[Pair], pairs: Sequence[Pair], min_side: int) -> RecipeError:
-    names = ", ".join(pair.name for pair in undersized[:5])
-    return RecipeError(
-        f"{len(undersized)} of {len(pairs)} images are too small: {names}",
-        rule=f"each side of an HR image has at least the {min_side} pixels of the largest patch",
-        remedy='reduce data.hr_patch_sizes, or skip these images with data.undersized = "skip"',
-    )
+    for height, width in data.all_patch_sizes:
+        if height % scale or width % scale:
+            raise RecipeError(
+                f"HR patches of {height}x{width} have no LR counterpart",
+                rule=f"height and width of an HR patch are multiples of {scale}, the scale",
+                remedy="change data.hr_patch_sizes",
+            )

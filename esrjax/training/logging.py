@@ -1,20 +1,21 @@
-"""Measurement of loss, throughput and time spent waiting for data."""
+"""Training reports, the measurement of loss and throughput, and TensorBoard logging."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
 
 from esrjax.errors import MissingExtra
 
-Batch = tuple[jax.Array, jax.Array]
+SCALARS = ("loss", "learning_rate", "psnr", "ssim", "steps_per_s", "images_per_s", "data_wait")
+Batch = TypeVar("Batch")
 _DATA_BOUND_WAIT = 0.1  # fraction of time; less is the first batch and hand-over
 
 
@@ -57,16 +58,13 @@ class Throughput:
         loss: Mean loss.
         steps_per_s: Steps per second.
         data_wait: Fraction of the time in which the devices had to wait for data.
+        limit: Whether the speed is limited by reading data or by computation.
     """
 
     loss: float
     steps_per_s: float
     data_wait: float
-
-    @property
-    def limit(self) -> Literal["data", "compute"]:
-        """Whether reading data or computation limits the speed."""
-        return "data" if self.data_wait > _DATA_BOUND_WAIT else "compute"
+    limit: Literal["data", "compute"]
 
 
 class Meter:
@@ -104,19 +102,13 @@ class Meter:
         """Return the throughput since the last reset; waits until all losses are computed."""
         losses = jax.device_get(self.losses)
         elapsed = time.perf_counter() - self.start_time
+        wait = self.wait_s / elapsed
         return Throughput(
             loss=float(np.mean(losses)),
             steps_per_s=len(losses) / elapsed,
-            data_wait=self.wait_s / elapsed,
+            data_wait=wait,
+            limit="data" if wait > _DATA_BOUND_WAIT else "compute",
         )
-
-
-# --------------------------------------------------------------------------------------------------
-# TensorBoard logging of training reports.
-# --------------------------------------------------------------------------------------------------
-
-
-SCALARS = ("loss", "learning_rate", "psnr", "ssim", "steps_per_s", "images_per_s", "data_wait")
 
 
 class TensorBoardLogger:
@@ -132,18 +124,21 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._writer_class = folder / "tensorboard", _summary_writer_class()
+        try:
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise MissingExtra(
+                "--tensorboard needs tensorboardX",
+                rule="tensorboardX is an optional dependency",
+                remedy='pip install "esrjax[log]"',
+            ) from error
+        self._new_writer = partial(SummaryWriter, str(folder / "tensorboard"))
         self._writer: Any = None
 
     def __enter__(self) -> TensorBoardLogger:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self._writer is not None:
             self._writer.close()
 
@@ -155,21 +150,8 @@ class TensorBoardLogger:
         """
         if self._writer is None:
             suffix = f".{report.step:09d}"  # event files of the same second would overwrite
-            folder, purge_step = str(self._folder), report.step
-            self._writer = self._writer_class(folder, purge_step=purge_step, filename_suffix=suffix)
+            self._writer = self._new_writer(purge_step=report.step, filename_suffix=suffix)
         for name in SCALARS:
             if (value := getattr(report, name)) is not None:
                 self._writer.add_scalar(name, value, report.step)
         self._writer.flush()
-
-
-def _summary_writer_class() -> Any:
-    try:
-        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingExtra(
-            "--tensorboard needs tensorboardX",
-            rule="tensorboardX is an optional dependency",
-            remedy='pip install "esrjax[log]"',
-        ) from error
-    return SummaryWriter

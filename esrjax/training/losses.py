@@ -1,6 +1,10 @@
-"""Image losses: means over batches `(N, h, w, 3)` of values in [0, 1]."""
+"""Image losses, distillation losses, and the adapters that match the channels of features.
 
-from collections.abc import Callable, Mapping, Sequence
+Image losses are means over batches `(N, h, w, 3)` of values in [0, 1]; distillation losses compare
+student and teacher, by their output images or by intermediate features.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +13,8 @@ from jax import Array, lax
 
 from esrjax.errors import RecipeError
 from esrjax.nn.layers import uniform_init
-from esrjax.training.recipe import DistillationTerm, ImageTerm
 
 Loss = Callable[[Array, Array], Array]  # (sr, hr) -> scalar
-
 CHARBONNIER_EPS = 1e-3
 
 
@@ -57,30 +59,12 @@ def laplacian(sr: Array, hr: Array) -> Array:
     return jnp.mean(jnp.abs(rows + columns - 4 * error[:, 1:-1, 1:-1]))
 
 
-TERMS: Mapping[ImageTerm, Loss] = {
-    "l1": l1,
-    "mse": mse,
-    "charbonnier": charbonnier,
-    "fft": fft,
-    "gradient": gradient,
-    "laplacian": laplacian,
-}
+# --- distillation ---
 
-
-# --------------------------------------------------------------------------------------------------
-# Distillation losses: between output images, and between intermediate features.
-# --------------------------------------------------------------------------------------------------
-
-
-IMAGE_TERMS: Mapping[DistillationTerm, Loss] = {  # (sr, teacher_sr) -> scalar
-    "teacher_l1": l1,
-    "teacher_mse": mse,
-    "teacher_edges": laplacian,
-}
+# (sr, teacher_sr) -> scalar
+IMAGE_TERMS = {"teacher_l1": l1, "teacher_mse": mse, "teacher_edges": laplacian}
 
 _EPS = 1e-12  # added to squared norms: zero vectors stay zero
-
-ChannelPair = tuple[int, int]  # channels of the student's and of the teacher's features
 
 
 def affinity(student: Sequence[Array], teacher: Sequence[Array]) -> Array:
@@ -101,7 +85,7 @@ def affinity(student: Sequence[Array], teacher: Sequence[Array]) -> Array:
         RecipeError: Features of a tap differ in N, h or w.
     """
     _check_shapes(student, teacher)
-    return _mean([_affinity(*pair) for pair in zip(student, teacher, strict=True)])
+    return jnp.mean(jnp.stack([*map(_affinity, student, teacher)]))
 
 
 def _affinity(student: Array, teacher: Array) -> Array:
@@ -155,22 +139,19 @@ def features(
         RecipeError: Features of a tap differ in N, h or w.
     """
     _check_shapes(student, teacher)
-    pairs = zip(student, teacher, adapters, strict=True)
-    return _mean([mse(_adapt(s, kernel), t) for s, t, kernel in pairs])
+    adapted = [
+        f if kernel is None else jnp.einsum("nyxc,cd->nyxd", f, kernel, precision="highest")
+        for f, kernel in zip(student, adapters, strict=True)
+    ]
+    return jnp.mean(jnp.stack([*map(mse, adapted, teacher)]))
 
 
-def _adapt(features: Array, kernel: Array | None) -> Array:
-    if kernel is None:
-        return features
-    return jnp.einsum("nyxc,cd->nyxd", features, kernel, precision="highest")
-
-
-def init_adapters(key: Array, channels: Sequence[ChannelPair]) -> tuple[Array | None, ...]:
+def init_adapters(key: Array, channels: Iterable[tuple[int, int]]) -> tuple[Array | None, ...]:
     """Return the initial adapters of `features`.
 
     Args:
         key: PRNG key.
-        channels: (C, C') of each tap.
+        channels: (C, C') of each tap: channels of the student's and of the teacher's features.
 
     Returns:
         A kernel `(C, C')` for each tap, initialized like a PyTorch convolution; None where C = C'.
@@ -180,10 +161,6 @@ def init_adapters(key: Array, channels: Sequence[ChannelPair]) -> tuple[Array | 
         None if student == teacher else uniform_init(rngs, (student, teacher), student)
         for student, teacher in channels
     )
-
-
-def _mean(values: Sequence[Array]) -> Array:
-    return jnp.mean(jnp.stack(values))
 
 
 def _check_shapes(student: Sequence[Array], teacher: Sequence[Array]) -> None:

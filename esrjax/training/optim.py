@@ -1,25 +1,26 @@
-"""The optimizer MuAdamW: Muon for matrices, AdamW for all other parameters.
+"""Optax optimizers and learning-rate schedules of a stage, and the optimizer MuAdamW.
 
-Source: NTIRE 2026 report, VARH-AI, Eq. 13-15.
+MuAdamW is Muon for matrices and AdamW for all other parameters. Source: NTIRE 2026 report, VARH-AI,
+Eq. 13-15.
 """
 
 import math
+from functools import partial
 from typing import Any, Literal
 
-import jax
+import numpy as np
 import optax
+from jax.tree_util import keystr, tree_map_with_path
 from optax.contrib import MuonDimensionNumbers
 
+from esrjax import registry
 from esrjax.errors import RecipeError
 from esrjax.training.recipe import Optimizer, Schedule
-
-ParamLabel = Literal["muon", "adamw"]
 
 NS_COEFFS = (3.4445, -4.7750, 2.0315)  # Newton-Schulz: a, b, c of X <- aX + (bA + cA²)X, A = XXᵀ
 NS_STEPS = 5
 
-_LORA_DIMENSION_NUMBERS = MuonDimensionNumbers(reduction_axis=1, output_axis=0)  # axes (out, in)
-_LORA_NAMES = ("lora_A", "lora_B")
+LORA_FACTORS = ("lora_A", "lora_B")  # parameters of `nn.lora.LoRAConv2d`, matrices (out, in)
 
 
 def muadamw(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -42,7 +43,9 @@ def muadamw(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransf
         ns_steps=NS_STEPS,
         beta=cfg.momentum,
         weight_decay=cfg.weight_decay / ratio,  # optax multiplies by Muon's rate, Eq. 15 by AdamW's
-        muon_weight_dimension_numbers=_dimension_numbers_tree,
+        # Only of matrices: optax.partition masks the parameters of AdamW out of the tree that it
+        # passes to Muon, and masked leaves are not visited.
+        muon_weight_dimension_numbers=partial(tree_map_with_path, _dimension_numbers),
     )
     # Not the AdamW branch inside optax.contrib.muon: that one uses Nesterov momentum.
     adamw = optax.adamw(lr_schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay)
@@ -67,62 +70,60 @@ def param_labels(params: Any) -> Any:
         params: A pytree of parameters, or of their shapes.
     """
 
-    def label(path: Any, leaf: Any) -> ParamLabel:
+    def label(path: Any, leaf: Any) -> Literal["muon", "adamw"]:
         return "adamw" if _dimension_numbers(path, leaf) is None else "muon"
 
-    return jax.tree_util.tree_map_with_path(label, params)
+    return tree_map_with_path(label, params)
 
 
-def _dimension_numbers_tree(params: Any) -> Any:
-    """Return the dimension numbers of each parameter.
+def param_path(path: Any) -> str:
+    """Return the path of a parameter, `block_1.c1.weight`.
 
-    `params` contains matrices only: `optax.partition` masks the parameters of AdamW out of the tree
-    that it passes to Muon, and masked leaves are not visited.
+    Args:
+        path: Key path of a leaf, which ends with `.value` where it is inside of an `nnx.Variable`.
     """
-    return jax.tree_util.tree_map_with_path(_dimension_numbers, params)
+    return keystr(path, simple=True, separator=".").removesuffix(".value")
 
 
 def _dimension_numbers(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
-    """Return the input and output axes of a parameter that is a matrix, None if it is not.
-
-    `path` ends with `.value` where a leaf is inside of an `nnx.Variable`.
-    """
-    names = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value").split(".")
-    name, module_name, shape = names[-1], ".".join(names[-2:-1]), leaf.shape
+    """Return the input and output axes of a parameter that is a matrix, None if it is not."""
+    *parents, name = param_path(path).split(".")
+    shape = leaf.shape
     if len(shape) < 2 or 1 in (math.prod(shape[:-1]), shape[-1]):  # one axis, one row or column
         return None
-    if name in _LORA_NAMES:
-        return _LORA_DIMENSION_NUMBERS
+    if name in LORA_FACTORS:
+        return MuonDimensionNumbers(reduction_axis=1, output_axis=0)
     is_depthwise = len(shape) > 2 and shape[-2] == 1  # one input channel per group
-    is_embedding = module_name.startswith("embedding")  # its rows are looked up, not multiplied
+    # The rows of an embedding table are looked up, not multiplied.
+    is_embedding = bool(parents) and parents[-1].startswith("embedding")
     if name != "weight" or is_depthwise or is_embedding:
         return None
     return MuonDimensionNumbers(tuple(range(len(shape) - 1)), len(shape) - 1)
 
 
-# --------------------------------------------------------------------------------------------------
-# Optax optimizers and learning-rate schedules of a stage.
-# --------------------------------------------------------------------------------------------------
+# --- optimizers and schedules ---
 
 
 def make_optimizer(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Return the optax transformation of an optimizer.
-
-    Adam and AdamW are equal to PyTorch's: the weight decay of Adam is added to the gradient (L2),
-    that of AdamW to the update (decoupled).
+    """Return the optax transformation of an optimizer: an entry point of `esrjax.optimizers`.
 
     Args:
         cfg: The optimizer of the recipe.
         lr_schedule: Step -> learning rate.
     """
-    match cfg.name:
-        case "adam":
-            decay = optax.add_decayed_weights(cfg.weight_decay)
-            return optax.chain(decay, optax.adam(lr_schedule, cfg.b1, cfg.b2, cfg.eps))
-        case "adamw":
-            return optax.adamw(lr_schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay)
-        case "muadamw":
-            return muadamw(cfg, lr_schedule)
+    factory = registry.get_component(registry.OPTIMIZER_GROUP, cfg.name, "optimizer")
+    return factory(cfg, lr_schedule)
+
+
+def adam(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Return Adam as in PyTorch: the weight decay is added to the gradient (L2)."""
+    decay = optax.add_decayed_weights(cfg.weight_decay)
+    return optax.chain(decay, optax.adam(lr_schedule, cfg.b1, cfg.b2, cfg.eps))
+
+
+def adamw(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Return AdamW as in PyTorch: the weight decay is added to the update (decoupled)."""
+    return optax.adamw(lr_schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay)
 
 
 def make_schedule(cfg: Schedule, learning_rate: float, num_steps: int) -> optax.Schedule:
@@ -138,8 +139,17 @@ def make_schedule(cfg: Schedule, learning_rate: float, num_steps: int) -> optax.
     Raises:
         RecipeError: The warm-up or a restart is not within the stage.
     """
-    _check_length(cfg, num_steps)
-    main = _main_schedule(cfg, learning_rate, num_steps - cfg.warmup_steps)
+    main_steps = num_steps - cfg.warmup_steps
+    problems = [f"a warm-up of {cfg.warmup_steps} steps"] if main_steps <= 0 else []
+    problems += [f"the restart at {restart}" for restart in cfg.restarts if restart >= main_steps]
+    if problems:
+        raise RecipeError(
+            f"{', '.join(problems)} in a stage of {num_steps} steps",
+            rule="the warm-up, and the restarts counted from its end, are within the stage",
+            location="schedule",
+            remedy="shorten the schedule, or make the stage longer",
+        )
+    main = _main_schedule(cfg, learning_rate, main_steps)
     if not cfg.warmup_steps:
         return main
     warmup = optax.linear_schedule(0.0, learning_rate, cfg.warmup_steps)
@@ -151,9 +161,8 @@ def _main_schedule(cfg: Schedule, learning_rate: float, num_steps: int) -> optax
         case "constant":
             return optax.constant_schedule(learning_rate)
         case "multistep":
-            return optax.piecewise_constant_schedule(
-                learning_rate, dict.fromkeys(cfg.milestones, cfg.gamma)
-            )
+            factors = dict.fromkeys(cfg.milestones, cfg.gamma)
+            return optax.piecewise_constant_schedule(learning_rate, factors)
         case "step":
             return optax.exponential_decay(learning_rate, cfg.step_size, cfg.gamma, staircase=True)
         case "cosine":
@@ -162,27 +171,11 @@ def _main_schedule(cfg: Schedule, learning_rate: float, num_steps: int) -> optax
 
 def _cosine(cfg: Schedule, learning_rate: float, num_steps: int) -> optax.Schedule:
     """Return a half cosine down to `end_learning_rate`, and one after every restart."""
-    ends = [*cfg.restarts, num_steps]
-    starts = [0, *cfg.restarts]
-    weights = cfg.restart_weights or (1.0,) * len(starts)
+    weights = cfg.restart_weights or (1.0,) * (len(cfg.restarts) + 1)
+    rates = [weight * learning_rate for weight in weights]
+    lengths = np.diff([0, *cfg.restarts, num_steps]).tolist()
     cosines = [
-        optax.cosine_decay_schedule(
-            w * learning_rate, end - start, alpha=cfg.end_learning_rate / (w * learning_rate)
-        )
-        for w, start, end in zip(weights, starts, ends, strict=True)
+        optax.cosine_decay_schedule(rate, length, alpha=cfg.end_learning_rate / rate)
+        for rate, length in zip(rates, lengths, strict=True)
     ]
     return optax.join_schedules(cosines, list(cfg.restarts))
-
-
-def _check_length(cfg: Schedule, num_steps: int) -> None:
-    remaining = num_steps - cfg.warmup_steps
-    late = [restart for restart in cfg.restarts if restart >= remaining]
-    problems = [f"a warm-up of {cfg.warmup_steps} steps"] if remaining <= 0 else []
-    problems += [f"the restart at {restart}" for restart in late]
-    if problems:
-        raise RecipeError(
-            f"{', '.join(problems)} in a stage of {num_steps} steps",
-            rule="the warm-up, and the restarts counted from its end, are within the stage",
-            location="schedule",
-            remedy="shorten the schedule, or make the stage longer",
-        )

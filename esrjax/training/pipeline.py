@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +16,10 @@ from jax import Array, lax
 
 from esrjax.errors import RecipeError
 from esrjax.training.distributed import DataParallel
-from esrjax.training.loader import Batches, PatchSampler, open_batches
+from esrjax.training.loader import GIB, Batches, PatchSampler, open_batches
 from esrjax.training.recipe import Data
 
 ImageBatch = tuple[Array, Array]  # LR (n, h, w, 3) and HR (n, s·h, s·w, 3), uint8
-
-
-class Pipeline(Protocol):
-    """The batches of a stage, on the devices."""
-
-    def iter_from(self, step: int, stop: int) -> Iterator[ImageBatch]:
-        """Yield LR and HR of the steps from `step` up to `stop`, sharded by patch."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +39,7 @@ class HostPipeline:
         # Closed as soon as this generator is, so that worker processes do not outlive the stage.
         with closing(self.batches.iter_from(step, stop)) as source:
             for patches in source:
-                yield _augment_pair(**self.data_parallel.shard(dict(patches)))
+                yield _augment_pair(**self.data_parallel.shard(patches))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,18 +93,22 @@ class DevicePipeline:
         """Yield LR and HR of the steps from `step` up to `stop`, sharded by patch."""
         any_transpose = "rot90" in self.sampler.data.augment
         for spec in map(self.sampler.sample, range(step, stop)):
-            arrays = {"row": self.first_rows[spec.image_index] + spec.top, "left": spec.left}
-            arrays |= {"transpose": spec.transpose, "vflip": spec.vflip, "hflip": spec.hflip}
-            arrays["channel_order"] = spec.channel_order
-            s, sharded = self.sampler.scale, self.data_parallel.shard(arrays)
+            names = ("left", "transpose", "vflip", "hflip", "channel_order")
+            arrays = {name: getattr(spec, name) for name in names}
+            arrays["row"] = self.first_rows[spec.image_index] + spec.top
             yield _crop_pair(
-                self.lr_atlas, self.hr_atlas, s, spec.lr_patch_size, any_transpose, **sharded
+                self.lr_atlas,
+                self.hr_atlas,
+                self.sampler.scale,
+                spec.lr_patch_size,
+                any_transpose,
+                **self.data_parallel.shard(arrays),
             )
 
 
 def open_pipeline(
     data: Data, scale: int, seed: int, data_parallel: DataParallel, shard: tuple[int, int] = (0, 1)
-) -> Pipeline:
+) -> HostPipeline | DevicePipeline:
     """Return the input pipeline of a stage.
 
     Args:
@@ -128,11 +125,8 @@ def open_pipeline(
 
 
 @jax.jit
-def _augment_pair(
-    lr: Array, hr: Array, vflip: Array, hflip: Array, channel_order: Array
-) -> ImageBatch:
-    augment = partial(_augment, vflip=vflip, hflip=hflip, channel_order=channel_order)
-    return augment(lr), augment(hr)
+def _augment_pair(lr: Array, hr: Array, **flips_and_channels: Array) -> ImageBatch:
+    return _augment(lr, **flips_and_channels), _augment(hr, **flips_and_channels)
 
 
 def _augment(patches: Array, *, vflip: Array, hflip: Array, channel_order: Array) -> Array:
@@ -156,9 +150,7 @@ def _crop_pair(
     row: Array,
     left: Array,
     transpose: Array,
-    vflip: Array,
-    hflip: Array,
-    channel_order: Array,
+    **flips_and_channels: Array,
 ) -> ImageBatch:
     """Crop and augment the patches of one draw; `row` and `left` are in the LR atlas.
 
@@ -167,17 +159,16 @@ def _crop_pair(
     Shapes are static, so every patch is cropped in both orientations and one of them is discarded.
     The discarded one may reach beyond its image, into the next one of the atlas.
     """
-    h, w = lr_patch_size
-    s, hr_row, hr_left = scale, scale * row, scale * left
-    lr_patches = _crop(lr_atlas, row, left, (h, w))
-    hr_patches = _crop(hr_atlas, hr_row, hr_left, (s * h, s * w))
-    if any_transpose:
-        is_transposed = transpose[:, None, None, None]
-        lr_transposed = _crop(lr_atlas, row, left, (w, h))
-        hr_transposed = _crop(hr_atlas, hr_row, hr_left, (s * w, s * h))
-        lr_patches = jnp.where(is_transposed, lr_transposed.swapaxes(1, 2), lr_patches)
-        hr_patches = jnp.where(is_transposed, hr_transposed.swapaxes(1, 2), hr_patches)
-    return _augment_pair(lr_patches, hr_patches, vflip, hflip, channel_order)
+
+    def crop(atlas: Array, s: int) -> Array:
+        h, w = s * lr_patch_size[0], s * lr_patch_size[1]
+        patches = _crop(atlas, s * row, s * left, (h, w))
+        if not any_transpose:
+            return patches
+        transposed = _crop(atlas, s * row, s * left, (w, h)).swapaxes(1, 2)
+        return jnp.where(transpose[:, None, None, None], transposed, patches)
+
+    return _augment_pair(crop(lr_atlas, 1), crop(hr_atlas, scale), **flips_and_channels)
 
 
 def _crop(atlas: Array, row: Array, left: Array, patch_size: tuple[int, int]) -> Array:
@@ -185,22 +176,18 @@ def _crop(atlas: Array, row: Array, left: Array, patch_size: tuple[int, int]) ->
 
     `lax.dynamic_slice` moves a crop that would leave the atlas back into it, without an error.
     """
-    zero = jnp.zeros((), row.dtype)
-    sizes = (*patch_size, 3)
+    zero, sizes = jnp.zeros((), row.dtype), (*patch_size, 3)
     return jax.vmap(lambda r, c: lax.dynamic_slice(atlas, (r, c, zero), sizes))(row, left)
 
 
 def _check_memory(num_bytes: int) -> None:
     """Raise if the images exceed the free memory of a device; not every backend reports it."""
-    free_bytes = [
-        stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-        for device in jax.local_devices()
-        if (stats := device.memory_stats()) and "bytes_limit" in stats
-    ]
-    if free_bytes and num_bytes > min(free_bytes):
+    all_stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    free_bytes = min(s.get("bytes_limit", math.inf) - s.get("bytes_in_use", 0) for s in all_stats)
+    if num_bytes > free_bytes:
         raise RecipeError(
-            f"the images take {num_bytes / 2**30:.1f} GiB, a device has "
-            f"{min(free_bytes) / 2**30:.1f} GiB free",
+            f"the images take {num_bytes / GIB:.1f} GiB, a device has {free_bytes / GIB:.1f} GiB "
+            "free",
             rule='with data.crop_on = "device", all images of the stage fit into each device',
             remedy='set data.crop_on = "host", or train on parts of datasets: "DIV2K[:400]"',
         )

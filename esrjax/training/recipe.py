@@ -1,14 +1,19 @@
-"""Schema of a stage's training data."""
+"""Schema of a recipe: stages with their data, loss, teacher, optimizer and schedule.
+
+Strict pydantic dataclasses: unknown keys and conversions between types are errors. A recipe is read
+by `esrjax.training.recipe_loader`; nothing here imports JAX.
+"""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field, replace
-from typing import Annotated, Any, Literal
+from dataclasses import field, fields, replace
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
+from esrjax import registry
 from esrjax.schema import (
     BY_TYPE,
     LIST,
@@ -21,14 +26,48 @@ from esrjax.schema import (
     PositiveFloat,
 )
 
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Globs = tuple[str, ...]
+
 Augment = Literal["hflip", "vflip", "rot90", "rgb"]
-SideLength = Annotated[int, Field(gt=0)]
-PatchSize = tuple[SideLength, SideLength]  # height and width of an HR crop, pixels
+PatchSize = tuple[PositiveInt, PositiveInt]  # height and width of an HR crop, pixels
 PatchSizes = Annotated[tuple[PatchSize, ...], Field(min_length=1)]
-DownscaleFactor = Annotated[float, Field(gt=0, lt=1)]
 DatasetNames = Annotated[tuple[str, ...], Field(min_length=1)]
 DatasetWeights = Annotated[Mapping[str, PositiveFloat], Field(min_length=1)]
-Datasets = Annotated[Annotated[DatasetNames, LIST] | Annotated[DatasetWeights, TABLE], BY_TYPE]
+
+FeatureTerm = Literal["teacher_affinity", "teacher_features"]  # of intermediate features
+DistillationTerm = Literal["teacher_l1", "teacher_mse", "teacher_edges", FeatureTerm]
+
+
+def _check_loss_name(name: str) -> str:
+    if name in get_args(DistillationTerm):
+        return name
+    return _check_name(registry.LOSS_GROUP, name, "loss")
+
+
+def _check_name(group: str, name: str, noun: str) -> str:
+    if name in registry.component_names(group):
+        return name
+    error = registry.unknown_component(group, name, noun)
+    raise ValueError(f"{error.problem}: {error.rule}; {error.remedy}")
+
+
+# An entry point of the group `esrjax.losses`, or a distillation term.
+LossTerm = Annotated[str, AfterValidator(_check_loss_name)]
+OptimizerName = Annotated[
+    str, AfterValidator(lambda name: _check_name(registry.OPTIMIZER_GROUP, name, "optimizer"))
+]
+Breakpoints = Annotated[tuple[tuple[NonNegativeInt, NonNegativeFloat], ...], Field(min_length=2)]
+# A number, or [[step, weight], ...]: piecewise linear between the breakpoints, constant outside.
+LossWeight = Annotated[Annotated[PositiveFloat, NUMBER] | Annotated[Breakpoints, LIST], BY_TYPE]
+
+
+# --- data ---
+
+
+def _is_increasing(steps: Sequence[int]) -> bool:
+    return list(steps) == sorted(set(steps))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -40,7 +79,7 @@ class PatchPhase:
         hr_patch_sizes: (height, width) of the HR crops, pixels.
     """
 
-    step: Annotated[int, Field(gt=0)]
+    step: PositiveInt
     hr_patch_sizes: PatchSizes
 
 
@@ -68,21 +107,20 @@ class Data:
             images are read again whenever they are drawn.
     """
 
-    datasets: Datasets
+    datasets: Annotated[Annotated[DatasetNames, LIST] | Annotated[DatasetWeights, TABLE], BY_TYPE]
     hr_patch_sizes: PatchSizes
     patch_schedule: tuple[PatchPhase, ...] = ()
-    batch_size: Annotated[int, Field(gt=0)]
+    batch_size: PositiveInt
     augment: tuple[Augment, ...] = ()
-    hr_downscales: tuple[DownscaleFactor, ...] = ()
+    hr_downscales: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     undersized: Literal["error", "skip"] = "error"
     crop_on: Literal["host", "device"] = "host"
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: NonNegativeInt = 0
     cache_gib: PositiveFloat = 4.0
 
     @model_validator(mode="after")
     def _check(self) -> "Data":
-        steps = [phase.step for phase in self.patch_schedule]
-        if steps != sorted(set(steps)):
+        if not _is_increasing([phase.step for phase in self.patch_schedule]):
             raise ValueError("patch_schedule: the steps must be strictly increasing")
         if self.crop_on == "device" and self.num_workers:
             raise ValueError('num_workers requires crop_on = "host"')
@@ -98,10 +136,8 @@ class Data:
     @property
     def all_patch_sizes(self) -> tuple[PatchSize, ...]:
         """The HR patch sizes of all phases, (height, width) in pixels."""
-        return (
-            *self.hr_patch_sizes,
-            *(size for phase in self.patch_schedule for size in phase.hr_patch_sizes),
-        )
+        later_sizes = [size for phase in self.patch_schedule for size in phase.hr_patch_sizes]
+        return (*self.hr_patch_sizes, *later_sizes)
 
     def patch_sizes_at(self, step: int) -> tuple[PatchSize, ...]:
         """Return the candidate sizes for the batch of `step`, counted from 0 in the stage."""
@@ -109,24 +145,7 @@ class Data:
         return active[-1] if active else self.hr_patch_sizes
 
 
-# --------------------------------------------------------------------------------------------------
-# Schema of a stage's loss: terms, their weights, and the teacher of the distillation terms.
-# --------------------------------------------------------------------------------------------------
-
-
-ImageTerm = Literal["l1", "mse", "charbonnier", "fft", "gradient", "laplacian"]
-DistillationTerm = Literal[
-    "teacher_l1", "teacher_mse", "teacher_edges", "teacher_affinity", "teacher_features"
-]
-LossTerm = Literal[ImageTerm, DistillationTerm]
-FEATURE_TERMS: tuple[DistillationTerm, ...] = (
-    "teacher_affinity",
-    "teacher_features",
-)  # compare intermediate features, not images
-
-Breakpoints = Annotated[tuple[tuple[NonNegativeInt, NonNegativeFloat], ...], Field(min_length=2)]
-# A number, or [[step, weight], ...]: piecewise linear between the breakpoints, constant outside.
-LossWeight = Annotated[Annotated[PositiveFloat, NUMBER] | Annotated[Breakpoints, LIST], BY_TYPE]
+# --- teacher, optimizer and schedule ---
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -159,25 +178,20 @@ class TeacherConfig:
         return self
 
 
-# --------------------------------------------------------------------------------------------------
-# Schema of a stage's optimizer and learning-rate schedule.
-# --------------------------------------------------------------------------------------------------
-
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 _SCHEDULE_OF_FIELD = (("restarts", "cosine"), ("milestones", "multistep"), ("step_size", "step"))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Optimizer:
-    """Adam, AdamW or MuAdamW; the defaults are PyTorch's.
+    """Adam, AdamW, MuAdamW or another registered optimizer; the defaults are PyTorch's.
 
     MuAdamW is Muon for matrices and convolution kernels, and AdamW for all other parameters (NTIRE
     2026 report, VARH-AI, Eq. 13-15).
 
     Attributes:
-        name: The optimizer. The weight decay of adam is added to the gradient (L2), that of adamw
-            and muadamw to the update (decoupled).
+        name: adam, adamw, muadamw, or another entry point of the group `esrjax.optimizers`, which
+            reads the fields below that it has. The weight decay of adam is added to the gradient
+            (L2), that of adamw and muadamw to the update (decoupled).
         learning_rate: Initial learning rate; of MuAdamW, that of its AdamW part.
         b1: Decay of the first moment.
         b2: Decay of the second moment.
@@ -187,7 +201,7 @@ class Optimizer:
         momentum: Nesterov momentum of Muon.
     """
 
-    name: Literal["adam", "adamw", "muadamw"]
+    name: OptimizerName
     learning_rate: PositiveFloat
     b1: Fraction = 0.9
     b2: Fraction = 0.999
@@ -199,9 +213,7 @@ class Optimizer:
     @model_validator(mode="after")
     def _check(self) -> "Optimizer":
         if (self.name == "muadamw") != (self.muon_learning_rate is not None):
-            raise ValueError(
-                "muon_learning_rate is required by the optimizer 'muadamw', and only by it"
-            )
+            raise ValueError("the optimizer muadamw, and it alone, requires muon_learning_rate")
         return self
 
 
@@ -240,25 +252,17 @@ class Schedule:
             raise ValueError("restart_weights must have one element more than restarts")
         for name, schedule in _SCHEDULE_OF_FIELD:
             if getattr(self, name) and self.name != schedule:
-                raise ValueError(
-                    f"{name} is a field of the schedule '{schedule}', not of '{self.name}'"
-                )
+                problem = f"is a field of the schedule '{schedule}', not of '{self.name}'"
+                raise ValueError(f"{name} {problem}")
         for name in ("restarts", "milestones"):
-            steps: tuple[int, ...] = getattr(self, name)
-            if list(steps) != sorted(set(steps)):
+            if not _is_increasing(getattr(self, name)):
                 raise ValueError(f"{name} must be strictly increasing")
         if self.name == "step" and not self.step_size:
             raise ValueError("the schedule 'step' needs `step_size`, its interval in steps")
         return self
 
 
-# --------------------------------------------------------------------------------------------------
-# Schema of a stage: one training from initial to final weights.
-# --------------------------------------------------------------------------------------------------
-
-
-PositiveInt = Annotated[int, Field(gt=0)]
-Globs = tuple[str, ...]
+# --- stage ---
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -367,6 +371,8 @@ class Stage:
         grad_clip_norm: Largest global norm of the gradient.
         repeat: How often the stage runs; each repetition starts from the result of the one before.
         save_every: Interval of checkpoints, in steps.
+        unspecified: Paths of keys, or of tables, that the source of the recipe leaves open:
+            `data.augment`. Their values are a choice of the recipe.
     """
 
     name: str
@@ -394,43 +400,31 @@ class Stage:
     grad_clip_norm: PositiveFloat | None = None
     repeat: PositiveInt = 1
     save_every: PositiveInt = 5000
+    unspecified: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> "Stage":
-        problems = [
-            complaint
-            for holds, complaint in (
-                ((self.steps is None) != (self.epochs is None), "needs either steps or epochs"),
-                (self.select == "last" or self.validation, 'select = "best" needs `validation`'),
-                (
-                    self.teacher or not self._teacher_terms,
-                    f"{self._teacher_terms} need a `teacher`",
-                ),
-                (not self.teacher or self._teacher_terms, "no term of the loss uses the teacher"),
-                (
-                    self._taps_match_loss,
-                    f"{', '.join(FEATURE_TERMS)} and `teacher.taps` need each other",
-                ),
-                (
-                    self.data.batch_size % self.grad_accum_steps == 0,
-                    "grad_accum_steps must divide data.batch_size",
-                ),
-            )
-            if not holds
-        ]
-        if problems:
+        teacher_terms = ", ".join(term for term in self.loss if term.startswith("teacher_"))
+        has_feature_terms = any(term in get_args(FeatureTerm) for term in self.loss)
+        has_taps = bool(self.teacher and self.teacher.taps)
+        # By the schema: code and --set may take away a value, such as `epochs` or a term.
+        unknown = [path for path in self.unspecified if not _is_known(path)]
+        rules = {
+            "needs either steps or epochs": (self.steps is None) != (self.epochs is None),
+            'select = "best" needs `validation`': self.select == "last" or self.validation,
+            f"{teacher_terms} need a `teacher`": self.teacher or not teacher_terms,
+            "no term of the loss uses the teacher": not self.teacher or teacher_terms,
+            f"{', '.join(get_args(FeatureTerm))} and `teacher.taps` need each other": (
+                has_feature_terms == has_taps
+            ),
+            "grad_accum_steps must divide data.batch_size": (
+                self.data.batch_size % self.grad_accum_steps == 0
+            ),
+            f"unspecified: no such key: {', '.join(map(repr, unknown))}": not unknown,
+        }
+        if problems := [rule for rule, holds in rules.items() if not holds]:
             raise ValueError("; ".join(problems))
         return self
-
-    @property
-    def _teacher_terms(self) -> str:
-        """Names of the loss terms that need a teacher, comma-separated."""
-        return ", ".join(term for term in self.loss if term.startswith("teacher_"))
-
-    @property
-    def _taps_match_loss(self) -> bool:
-        feature_terms: set[DistillationTerm] = set(FEATURE_TERMS)
-        return bool(feature_terms & set(self.loss)) == bool(self.teacher and self.teacher.taps)
 
     @property
     def init_source(self) -> InitFrom | Literal["scratch", "previous"]:
@@ -443,7 +437,7 @@ class Stage:
     def resume_key(self) -> "Stage":
         """The stage with the fields reset that change only its speed and how often it is saved."""
         data = replace(self.data, crop_on="host", num_workers=0, cache_gib=4.0)
-        return replace(self, data=data, save_every=5000)
+        return replace(self, data=data, save_every=5000, unspecified=())
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
@@ -452,9 +446,36 @@ class Stage:
         return tuple(file for file in (init, self.teacher and self.teacher.checkpoint) if file)
 
 
-# --------------------------------------------------------------------------------------------------
-# Schema of a recipe: method, hyperparameters, seed and stages of one training.
-# --------------------------------------------------------------------------------------------------
+_TABLES: dict[str, Any] = {
+    "data": Data,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "init_from": InitFrom,
+    "prune": Prune,
+    "teacher": TeacherConfig,
+    "lora": LoRA,
+    "validation": Validation,
+}
+
+
+def _is_known(path: str) -> bool:
+    """Return whether a stage can have a value at `path`, such as `data.augment`."""
+    name, *keys = path.split(".")
+    if not keys or name in ("hparams", "heads"):
+        return name in _names(Stage)
+    if name == "loss":
+        return keys[0] in (
+            *get_args(DistillationTerm),
+            *registry.component_names(registry.LOSS_GROUP),
+        )
+    return keys[0] in _names(_TABLES.get(name))
+
+
+def _names(table: Any) -> list[str]:
+    return [field.name for field in fields(table)] if table else []
+
+
+# --- recipe ---
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -507,49 +528,34 @@ class Recipe:
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        problems = [*self._duplicate_names(), *self._invalid_groups(), *self._unknown_stages()]
-        if problems:
+        if problems := [*self._invalid_names(), *self._invalid_references()]:
             raise ValueError("; ".join(problems))
         return self
 
-    def _duplicate_names(self) -> list[str]:
+    def _invalid_names(self) -> Iterator[str]:
+        """Yield errors of names: duplicates, and groups that overlap or are not consecutive."""
         names = [stage.name for stage in self.stage]
-        duplicates = sorted({name for name in names if names.count(name) > 1})
-        return (
-            [f"stage names must be unique, duplicates: {', '.join(duplicates)}"]
-            if duplicates
-            else []
-        )
-
-    def _invalid_groups(self) -> list[str]:
-        """Return errors for groups of `repeat` that are not consecutive or share a stage."""
-        names = [stage.name for stage in self.stage]
-        problems: list[str] = []
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            yield f"stage names must be unique, duplicates: {', '.join(duplicates)}"
         for group in self.repeat:
             first = names.index(group.stages[0]) if group.stages[0] in names else 0
             if tuple(names[first : first + len(group.stages)]) != group.stages:
-                problems.append(f"repeat: {', '.join(group.stages)} are not consecutive stages")
+                yield f"repeat: {', '.join(group.stages)} are not consecutive stages"
         grouped = [name for group in self.repeat for name in group.stages]
         if len(grouped) != len(set(grouped)):
-            problems.append("repeat: a stage is in two groups")
-        return problems
+            yield "repeat: a stage is in two groups"
 
-    def _unknown_stages(self) -> list[str]:
-        """Return errors for references to stages that are not earlier ones."""
-        problems: list[str] = []
+    def _invalid_references(self) -> Iterator[str]:
+        """Yield an error for every reference to a stage that is not an earlier one."""
         earlier: list[str] = []
         for stage in self.stage:
             init = stage.init_from.stage if isinstance(stage.init_from, InitFrom) else None
             teacher = stage.teacher and stage.teacher.stage
-            for field_name, name in (("init_from", init), ("teacher", teacher)):
+            for key, name in (("init_from", init), ("teacher", teacher)):
                 if name is not None and name not in earlier:
-                    names = ", ".join(earlier) or "none"
-                    problems.append(
-                        f"{stage.name}: {field_name} {name!r} is not an earlier stage "
-                        f"(earlier stages: {names})"
-                    )
+                    names = f"(earlier stages: {', '.join(earlier) or 'none'})"
+                    yield f"{stage.name}: {key} {name!r} is not an earlier stage {names}"
             earlier.append(stage.name)
-        return problems
 
     @property
     def runs(self) -> tuple[StageRun, ...]:
@@ -558,20 +564,23 @@ class Recipe:
         From its second repetition on, a stage starts from the weights of the run before it,
         whatever the first one started from.
         """
-        repetitions: dict[str, int] = {}
         times = {name: group.times for group in self.repeat for name in group.stages}
         runs: list[StageRun] = []
         for stage in self._unroll():
-            repetitions[stage.name] = repetition = repetitions.get(stage.name, 0) + 1
+            repetition = 1 + sum(run.stage.name == stage.name for run in runs)
             total = stage.repeat * times.get(stage.name, 1)
             name = stage.name if total == 1 else f"{stage.name} {repetition}/{total}"
-            resolved = (
-                stage
-                if repetition == 1
-                else replace(stage, init_from="previous", reinit=(), prune=None)
-            )
-            runs.append(StageRun(index=len(runs), name=name, stage=resolved))
+            if repetition > 1:
+                stage = replace(stage, init_from="previous", reinit=(), prune=None)
+            runs.append(StageRun(index=len(runs), name=name, stage=stage))
         return tuple(runs)
+
+    def latest_run(self, index: int, name: str | None) -> StageRun:
+        """Return the last run before run `index`, of the stage `name`, or of any if it is None.
+
+        There is one: a recipe is refused when it is read if it refers to any but an earlier stage.
+        """
+        return [run for run in self.runs[:index] if name in (None, run.stage.name)][-1]
 
     def hparams_at(self, run: StageRun) -> dict[str, Any]:
         """Return the hyperparameters that the recipe sets for the network that `run` trains."""
@@ -583,15 +592,12 @@ class Recipe:
     def _unroll(self) -> list[Stage]:
         """Return the stages in order of execution, repetitions included."""
         unrolled: list[Stage] = []
-        done: set[str] = set()
         for stage in self.stage:
-            if stage.name in done:
-                continue
-            group = next((g for g in self.repeat if stage.name in g.stages), None)
-            names = group.stages if group else (stage.name,)
-            block = [s for s in self.stage if s.name in names for _ in range(s.repeat)]
-            unrolled += block * (group.times if group else 1)
-            done |= set(names)
+            group = next((group for group in self.repeat if stage.name in group.stages), None)
+            names, times = (group.stages, group.times) if group else ((stage.name,), 1)
+            if stage.name == names[0]:  # the others of its group are unrolled with it
+                block = [s for s in self.stage if s.name in names for _ in range(s.repeat)]
+                unrolled += block * times
         return unrolled
 
     @property

@@ -1,7 +1,12 @@
-"""Loading of recipes: shipped or from a file, with overrides, all errors reported at once."""
+"""Loading of recipes: shipped or from a file, with defaults and overrides, all errors at once.
 
-import difflib
+`[defaults]` of a recipe has what its stages share: every stage takes from it what it does not say,
+tables merged key by key.
+"""
+
+import copy
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -10,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from esrjax.errors import NotFound, RecipeError
+from esrjax.errors import NotFound, RecipeError, suggest
 from esrjax.schema import bullet_list, format_errors
 from esrjax.training.recipe import RECIPE, Recipe
 
@@ -20,7 +25,8 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         source: Name of a shipped recipe (`quick`), or path of a .toml or resolved .json file.
-        overrides: `stage.0.optimizer.learning_rate=2e-4`, applied before validation.
+        overrides: `stage.0.optimizer.learning_rate=2e-4` or `defaults.ema=0.999`, applied before
+            validation; those of a stage take precedence, wherever its value is from.
 
     Raises:
         NotFound: There is no such recipe or file.
@@ -32,7 +38,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         data = json.loads(text) if file.name.endswith(".json") else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise _invalid_recipe([f"the file cannot be read: {error}"], str(source)) from error
-    return parse(_apply_overrides(data, overrides, str(source)), str(source))
+    return _parse(data, overrides, str(source))
 
 
 def parse(data: Mapping[str, Any], location: str = "the recipe") -> Recipe:
@@ -45,19 +51,84 @@ def parse(data: Mapping[str, Any], location: str = "the recipe") -> Recipe:
     Raises:
         RecipeError: Lists all mistakes.
     """
+    return _parse(dict(data), (), location)
+
+
+def _parse(data: dict[str, Any], overrides: Sequence[str], location: str) -> Recipe:
+    of_defaults = [override for override in overrides if override.startswith("defaults.")]
+    problems = _apply_overrides(data, of_defaults)
+    if not isinstance(data.get("defaults", {}), dict):
+        problems.append(f"defaults should be a table, found {data['defaults']!r}")
+    problems += [
+        f"--set {o} has no effect: no stage takes it" for o in of_defaults if _is_unused(data, o)
+    ]
+    resolved = _merge_defaults(data)
+    problems += _apply_overrides(resolved, [o for o in overrides if o not in of_defaults])
+    if problems:
+        raise _invalid_recipe(problems, location)
     try:
         # By way of JSON: strict pydantic accepts a list for a tuple only there.
-        return RECIPE.validate_json(json.dumps(data, default=str))
+        return RECIPE.validate_json(json.dumps(resolved, default=str))
     except ValidationError as error:
-        raise _invalid_recipe(format_errors(error, RECIPE), location) from None
+        lines = [_locate(line, data, resolved) for line in format_errors(error, RECIPE)]
+        raise _invalid_recipe([*dict.fromkeys(lines)], location) from None
+
+
+def _is_unused(data: Mapping[str, Any], override: str) -> bool:
+    """Return whether every stage has a value of its own at the path of a `defaults.PATH=VALUE`."""
+    path = override.partition("=")[0].split(".")[1:]
+    stages = data.get("stage")
+    return isinstance(stages, list) and all(_get_at(s, path) is not None for s in stages)
+
+
+def _merge_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe without `[defaults]`, whose values are in every stage that lacks them."""
+    defaults, stages = data.get("defaults"), data.get("stage")
+    if not (isinstance(defaults, dict) and isinstance(stages, list)):
+        return copy.deepcopy(dict(data))  # without defaults, or invalid, which validation reports
+    rest = {key: value for key, value in data.items() if key != "defaults"}
+    return copy.deepcopy(rest | {"stage": [_merge(defaults, stage) for stage in stages]})
+
+
+def _merge(default: Any, value: Any) -> Any:
+    """Return `value` with the keys of `default` that it lacks, if both are tables."""
+    if not (isinstance(default, dict) and isinstance(value, dict)):
+        return value
+    return default | {k: _merge(default[k], v) if k in default else v for k, v in value.items()}
+
+
+def _locate(line: str, data: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+    """Return an error line with the path `defaults.KEY` if the value of the stage is from there."""
+    match = re.match(r"stage\.(\d+)\.(\S+)", line)
+    if match is None or "defaults" not in data:
+        return line
+    index, path = int(match[1]), match[2].split(".")
+    default, value = _get_at(data["defaults"], path), _get_at(resolved["stage"][index], path)
+    if _get_at(data["stage"][index], path) is not None or default is None or value != default:
+        return line
+    return f"defaults.{match[2]}{line[match.end() :]}"
+
+
+def _get_at(node: Any, path: list[str]) -> Any:
+    """Return the value at `path`, None if there is none."""
+    for key in path:
+        match node:
+            case dict():
+                node = node.get(key)
+            case list() if key.isdigit():
+                node = node[int(key)] if int(key) < len(node) else None
+            case _:
+                return None
+    return node
 
 
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that esrjax ships, sorted."""
-    files = resources.files("esrjax_configs").iterdir()
-    tables = [file for file in files if file.name.endswith(".toml")]
-    recipes = [file for file in tables if "[[stage]]" in file.read_text()]  # others are rules
-    return sorted(file.name.removesuffix(".toml") for file in recipes)
+    return sorted(
+        file.name.removesuffix(".toml")
+        for file in resources.files("esrjax_configs").iterdir()
+        if file.name.endswith(".toml") and "[[stage]]" in file.read_text()  # others are rules
+    )
 
 
 def find_recipe_file(source: str | Path) -> Any:
@@ -70,33 +141,26 @@ def find_recipe_file(source: str | Path) -> Any:
     file = shipped if shipped.is_file() else Path(source)
     if file.is_file():
         return file
-    similar = difflib.get_close_matches(str(source), shipped_recipes(), n=1)
+    names = shipped_recipes()
     raise NotFound(
         f"Unknown recipe {str(source)!r}",
-        rule=f"a recipe is a .toml file, or one that esrjax ships: {', '.join(shipped_recipes())}",
-        remedy=f"did you mean {similar[0]!r}?" if similar else "check the path or the name",
+        rule=f"a recipe is a .toml file, or one that esrjax ships: {', '.join(names)}",
+        remedy=suggest(str(source), names, "check the path or the name"),
     )
 
 
-def _apply_overrides(
-    data: dict[str, Any], overrides: Sequence[str], location: str
-) -> dict[str, Any]:
-    """Return `data` with every `path=value` applied; a value that is not TOML is a string."""
+def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Set the value of every `path=value` in `data`; return what is wrong with them."""
     problems: list[str] = []
     for override in overrides:
-        path, equals, value = override.partition("=")
-        problem = _set_at(data, path.split("."), _value(value)) if equals else "is not path=value"
+        path, equals, text = override.partition("=")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        problem = _set_at(data, path.split("."), value) if equals else "is not path=value"
         problems += [f"--set {override} {problem}"] if problem else []
-    if problems:
-        raise _invalid_recipe(problems, location)
-    return data
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    return problems
 
 
 def _set_at(node: Any, path: list[str], value: Any) -> str | None:
@@ -120,7 +184,7 @@ def _set_at(node: Any, path: list[str], value: Any) -> str | None:
 def _invalid_recipe(mistakes: list[str], location: str) -> RecipeError:
     return RecipeError(
         f"the recipe has {bullet_list(mistakes)}",
-        rule="a recipe has the keys that `esrjax recipes schema` prints, and no others",
+        rule="a recipe has `defaults` and the keys that `esrjax recipes schema` prints, no others",
         location=location,
         remedy="correct the listed keys; `esrjax recipes show quick` prints a complete example",
     )

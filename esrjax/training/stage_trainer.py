@@ -1,9 +1,9 @@
-"""Validation during training."""
+"""The trainer of one stage: its network, optimizer, training step, batches and validation."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,22 +13,26 @@ from flax import nnx
 from jax import Array
 
 from esrjax import registry
-from esrjax.data.datasets import Pair
+from esrjax.data.datasets import Pair, list_pairs
 from esrjax.evaluation.metrics import MetricSpec, get_spec
 from esrjax.evaluation.score import ImageMetrics, score
 from esrjax.evaluation.upscale import single_pass, uint8_upscaler
 from esrjax.method import Method
 from esrjax.nn.compilation import jit
 from esrjax.nn.reparam import deploy
-from esrjax.training import distributed, init_from, losses, optim, train_state
-from esrjax.training import pipeline as feeds
-from esrjax.training.distributed import DataParallel, local_replica
-from esrjax.training.init_from import LoadedModel, StageModelLoader
-from esrjax.training.loader import find_pairs
+from esrjax.training import losses, optim, train_state
+from esrjax.training.distributed import DataParallel, broadcast_from_main, local_replica
+from esrjax.training.init_from import LoadedModel, StageModelLoader, init_stage_model
 from esrjax.training.logging import Throughput, TrainReport
+from esrjax.training.pipeline import ImageBatch, open_pipeline
 from esrjax.training.recipe import Recipe, Stage, StageRun, Validation
-from esrjax.training.teacher import Teacher, forward_with_taps, load_teacher
-from esrjax.training.train_state import GraphDef, Objective, TrainState
+from esrjax.training.teacher import GraphDef, Teacher, forward_with_taps, load_teacher
+from esrjax.training.train_state import Objective, TrainState, TrainStepFn
+
+LOG_EVERY = 50  # steps between two reports
+
+
+# --- validation ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +62,8 @@ class Validator:
         Raises:
             UserError: There is no such dataset or metric spec.
         """
-        return cls(
-            method=method,
-            pairs=find_pairs(cfg.dataset, method.scale),
-            spec=get_spec(cfg.spec),
-            every=cfg.every,
-        )
+        pairs, spec = list_pairs(cfg.dataset, method.scale), get_spec(cfg.spec)
+        return cls(method=method, pairs=pairs, spec=spec, every=cfg.every)
 
     def __call__(self, net: nnx.Module) -> ImageMetrics:
         """Return the mean metrics of `net`; it may be in train form and mode, and is unchanged."""
@@ -76,17 +76,104 @@ class Validator:
 
 
 @functools.partial(jit, static_argnums=0)
-def _forward(graphdef: nnx.GraphDef[Any], state: Any, lr: Array) -> Array:
+def _forward(graphdef: GraphDef, state: Any, lr: Array) -> Array:
     """Run the network; compiled once per image size, since the weights are an argument."""
     return nnx.merge(graphdef, state)(lr)
 
 
-# --------------------------------------------------------------------------------------------------
-# Trainer of one stage.
-# --------------------------------------------------------------------------------------------------
+# --- initial state ---
 
 
-LOG_EVERY = 50  # steps between two reports
+@dataclass(frozen=True, eq=False)
+class StageSetup:
+    """What a stage starts from; with abstract arrays it is what `dry_run` describes.
+
+    Attributes:
+        model: The initial network.
+        objective: The loss, with the teacher.
+        lr_schedule: Step -> learning rate.
+        optimizer: The optax transformation.
+        state: The initial training state.
+    """
+
+    model: LoadedModel
+    objective: Objective
+    lr_schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    state: TrainState
+
+    @classmethod
+    def create(cls, recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> StageSetup:
+        """Build network, teacher, optimizer and training state of a stage.
+
+        Args:
+            recipe: The recipe, in steps.
+            run: The stage run.
+            load_stage: Returns the result of an earlier stage.
+
+        Raises:
+            UserError: Initial weights, teacher or schedule do not fit the stage.
+        """
+        stage = run.stage
+        model = init_stage_model(recipe, run, load_stage)
+        teacher = load_teacher(stage, load_stage)
+        lr_schedule, optimizer = make_stage_optimizer(stage)
+        adapters = make_adapters(model, teacher, stage, recipe.seed + run.index)
+        graphdef, state = train_state.init_state(model.net, stage, optimizer, adapters)
+        objective = Objective(
+            graphdef=graphdef,
+            stage=stage,
+            data_range=registry.get_method(recipe.method).data_range,
+            teacher=teacher,
+        )
+        return cls(model, objective, lr_schedule, optimizer, state)
+
+
+def make_stage_optimizer(stage: Stage) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Return the learning-rate schedule of a stage, and its optimizer with gradient clipping.
+
+    Raises:
+        RecipeError: The schedule is longer than the stage.
+    """
+    assert stage.steps is not None
+    lr_schedule = optim.make_schedule(stage.schedule, stage.optimizer.learning_rate, stage.steps)
+    optimizer = optim.make_optimizer(stage.optimizer, lr_schedule)
+    if stage.grad_clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(stage.grad_clip_norm), optimizer)
+    return lr_schedule, optimizer
+
+
+def make_adapters(model: LoadedModel, teacher: Teacher | None, stage: Stage, seed: int) -> Any:
+    """Return the trained 1x1 kernels of the `teacher_features` term, () without that term.
+
+    Args:
+        model: The student.
+        teacher: The teacher.
+        stage: The stage.
+        seed: Seed of the kernels.
+
+    Raises:
+        NotFound: A tap is not the path of a submodule that runs.
+    """
+    if teacher is None or stage.teacher is None or "teacher_features" not in stage.loss:
+        return ()
+    teacher_net = nnx.merge(teacher.graphdef, teacher.state)
+    teacher_method = stage.teacher.method or model.method
+    student_channels = _tap_channels(model.net, stage.teacher.taps, model.method)
+    teacher_channels = _tap_channels(teacher_net, teacher.tap_paths, teacher_method)
+    channels = zip(student_channels, teacher_channels, strict=True)
+    return losses.init_adapters(jax.random.key(seed), channels)
+
+
+def _tap_channels(net: nnx.Module, paths: Iterable[str], method_name: str) -> list[int]:
+    """Return the number of channels of each tap, from an abstract forward pass."""
+    side = max(32, registry.get_method(method_name).min_side)  # any that the network accepts
+    lr = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+    _, features = nnx.eval_shape(lambda net, lr: forward_with_taps(net, lr, [*paths]), net, lr)
+    return [feature.shape[-1] for feature in features]
+
+
+# --- trainer ---
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,28 +183,20 @@ class StageTrainer:
     Attributes:
         recipe: The recipe.
         run: The stage run.
-        method: The method.
-        model: The initial network.
+        setup: The initial network, its loss, optimizer and replicated state.
         start_step: Steps of the runs before this one.
-        graphdef: Graph definition of the network.
-        state: Initial training state, replicated over the devices.
         teacher_state: Variables of the teacher, replicated; None without a teacher.
         step_fn: The compiled training step.
-        lr_schedule: Step -> learning rate.
         data_parallel: The devices.
         validator: Scores the network, None if the stage has no validation.
     """
 
     recipe: Recipe
     run: StageRun
-    method: Method
-    model: LoadedModel
+    setup: StageSetup
     start_step: int
-    graphdef: GraphDef
-    state: TrainState
     teacher_state: Any
-    step_fn: train_state.TrainStepFn
-    lr_schedule: Callable[[int], Any]
+    step_fn: TrainStepFn
     data_parallel: DataParallel
     validator: Validator | None
 
@@ -133,29 +212,19 @@ class StageTrainer:
         Raises:
             UserError: Initial weights, teacher, schedule or batch size do not fit the stage.
         """
-        stage, method = run.stage, registry.get_method(recipe.method)
-        model = init_from.init_stage_model(recipe, run, load_stage)
-        teacher = load_teacher(stage, load_stage)
-        lr_schedule, optimizer = make_stage_optimizer(stage)
-        adapters = make_adapters(model, teacher, stage, recipe.seed + run.index)
-        graphdef, state = train_state.init_state(model.net, stage, optimizer, adapters)
-        objective = Objective(
-            graphdef=graphdef, stage=stage, data_range=method.data_range, teacher=teacher
-        )
-        data_parallel = DataParallel.for_batch(
-            stage.data.batch_size // stage.grad_accum_steps, recipe.parallel
-        )
+        stage, setup = run.stage, StageSetup.create(recipe, run, load_stage)
+        teacher = setup.objective.teacher
+        micro_batch_size = stage.data.batch_size // stage.grad_accum_steps
+        data_parallel = DataParallel.for_batch(micro_batch_size, recipe.parallel)
+        method = registry.get_method(recipe.method)
         return cls(
             recipe=recipe,
             run=run,
-            method=method,
-            model=model,
+            # Without the state that is not replicated, which would stay in memory.
+            setup=replace(setup, state=data_parallel.replicate(setup.state)),
             start_step=sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index]),
-            graphdef=graphdef,
-            state=data_parallel.replicate(state),
             teacher_state=data_parallel.replicate(teacher and teacher.state),
-            step_fn=data_parallel.compile_step(objective, optimizer),
-            lr_schedule=lr_schedule,
+            step_fn=data_parallel.compile_step(setup.objective, setup.optimizer),
             data_parallel=data_parallel,
             validator=stage.validation and Validator.create(stage.validation, method),
         )
@@ -166,25 +235,27 @@ class StageTrainer:
         return self.run.stage
 
     @property
+    def state(self) -> TrainState:
+        """The initial training state, replicated over the devices."""
+        return self.setup.state
+
+    @property
     def num_steps(self) -> int:
         """Number of steps, if `patience` does not end the stage earlier."""
         assert self.stage.steps is not None  # `resolve_epochs` ran before
         return self.stage.steps
 
-    def batches(self, start_step: int) -> Iterator[tuple[jax.Array, jax.Array]]:
+    def batches(self, start_step: int) -> Iterator[ImageBatch]:
         """Yield LR and HR batches from `start_step` on, sharded over the devices."""
         # Every run draws other patches: its seed is 7919, a prime, away from that of the run before
         # it. Grain takes no seeds from 2**32 on.
         seed = (self.recipe.seed + 7919 * self.run.index) % 2**31
         shard = jax.process_index(), jax.process_count()
-        pipeline = feeds.open_pipeline(
-            self.stage.data, self.method.scale, seed, self.data_parallel, shard
-        )
+        scale = registry.get_method(self.recipe.method).scale
+        pipeline = open_pipeline(self.stage.data, scale, seed, self.data_parallel, shard)
         return pipeline.iter_from(start_step, self.num_steps)
 
-    def train_step(
-        self, state: TrainState, lr: jax.Array, hr: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
+    def train_step(self, state: TrainState, lr: Array, hr: Array) -> tuple[TrainState, Array]:
         """Run one training step.
 
         Args:
@@ -215,13 +286,15 @@ class StageTrainer:
     def is_done(self, state: TrainState, step: int) -> bool:
         """Return whether all steps are done, or `patience` validations did not improve.
 
-        With `patience`, a value of the state is read, which waits for the devices.
+        With `patience`, a value of the state is read after a validation, the only time that it
+        changes: reading it after every step would wait for the devices.
         """
+        if step >= self.num_steps:
+            return True
         patience = self.stage.validation and self.stage.validation.patience
-        out_of_patience = bool(
-            patience and state.best and int(state.best.evals_since_best) >= patience
-        )
-        return step >= self.num_steps or out_of_patience
+        if not patience or state.best is None or not self.should_validate(step):
+            return False
+        return int(state.best.evals_since_best) >= patience
 
     def report(self, state: TrainState, step: int, throughput: Throughput) -> TrainReport:
         """Return the report after `step` steps, with a validation if one is due.
@@ -231,75 +304,28 @@ class StageTrainer:
             step: Steps done in the stage.
             throughput: Measured since the last report.
         """
-        metrics = None
-        if self.validator is not None and self.should_validate(step):
-            metrics = self.validator(train_state.merge_network(self.graphdef, local_replica(state)))
+        lr_schedule: Any = self.setup.lr_schedule
+        is_due = self.should_validate(step)
+        metrics = self.validator(self._network(state)) if self.validator and is_due else None
         return TrainReport(
             stage=self.run.name,
             step=self.start_step + step,
             total_steps=self.recipe.total_steps,
-            loss=throughput.loss,
-            learning_rate=float(self.lr_schedule(step - 1)),  # of the last step; optax's begin at 0
-            steps_per_s=throughput.steps_per_s,
+            **vars(throughput),
+            # Of the last step; those of optax begin at 0.
+            learning_rate=float(lr_schedule(step - 1)),
             images_per_s=throughput.steps_per_s * self.stage.data.batch_size,
-            data_wait=throughput.data_wait,
-            limit=throughput.limit,
             # One value for all processes: it decides on the best weights and on `patience`, where a
             # difference in the last digit would let one process stop and the others wait for it.
-            psnr=metrics and distributed.broadcast_from_main(metrics.psnr),
+            psnr=metrics and broadcast_from_main(metrics.psnr),
             ssim=metrics and metrics.ssim,
         )
 
     def final_model(self, state: TrainState) -> LoadedModel:
         """Return the result of the stage: the last weights, or those with the best validation."""
-        net = train_state.merge_network(
-            self.graphdef, local_replica(state), best=self.stage.select == "best"
-        )
-        return replace(self.model, net=net)
+        net = self._network(state, best=self.stage.select == "best")
+        return replace(self.setup.model, net=net)
 
-
-def make_stage_optimizer(stage: Stage) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """Return the learning-rate schedule of a stage, and its optimizer with gradient clipping.
-
-    Raises:
-        RecipeError: The schedule is longer than the stage.
-    """
-    assert stage.steps is not None
-    lr_schedule = optim.make_schedule(stage.schedule, stage.optimizer.learning_rate, stage.steps)
-    optimizer = optim.make_optimizer(stage.optimizer, lr_schedule)
-    if stage.grad_clip_norm is None:
-        return lr_schedule, optimizer
-    return lr_schedule, optax.chain(optax.clip_by_global_norm(stage.grad_clip_norm), optimizer)
-
-
-def make_adapters(model: LoadedModel, teacher: Teacher | None, stage: Stage, seed: int) -> Any:
-    """Return the trained 1x1 kernels of the `teacher_features` term, () without that term.
-
-    Args:
-        model: The student.
-        teacher: The teacher.
-        stage: The stage.
-        seed: Seed of the kernels.
-
-    Raises:
-        NotFound: A tap is not the path of a submodule that runs.
-    """
-    if teacher is None or stage.teacher is None or "teacher_features" not in stage.loss:
-        return ()
-    student_channels = _tap_channels(
-        model.net, tuple(stage.teacher.taps), registry.get_method(model.method)
-    )
-    net = nnx.merge(teacher.graphdef, teacher.state)
-    method = registry.get_method(stage.teacher.method or model.method)
-    teacher_channels = _tap_channels(net, teacher.tap_paths, method)
-    return losses.init_adapters(
-        jax.random.key(seed), list(zip(student_channels, teacher_channels, strict=True))
-    )
-
-
-def _tap_channels(net: nnx.Module, paths: tuple[str, ...], method: Method) -> list[int]:
-    """Return the number of channels of each tap, from an abstract forward pass."""
-    side = max(32, method.min_side)  # any size that the network accepts
-    lr = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
-    _, features = nnx.eval_shape(lambda net, lr: forward_with_taps(net, lr, paths), net, lr)
-    return [feature.shape[-1] for feature in features]
+    def _network(self, state: TrainState, *, best: bool = False) -> nnx.Module:
+        graphdef = self.setup.objective.graphdef
+        return train_state.merge_network(graphdef, local_replica(state), best=best)

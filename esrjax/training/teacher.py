@@ -1,4 +1,4 @@
-"""The teacher of a distillation: its output image and the outputs of its submodules."""
+"""The teacher of a distillation, and forward passes that also return outputs of submodules."""
 
 from __future__ import annotations
 
@@ -27,30 +27,23 @@ class Teacher:
         graphdef: Graph definition of the network.
         state: Its variables.
         data_range: Largest input value of the network.
-        scale: Upscaling factor.
         tap_paths: Paths of the submodules whose outputs are returned.
     """
 
     graphdef: GraphDef
     state: Any
     data_range: float
-    scale: int
     tap_paths: tuple[str, ...]
 
     @classmethod
     def create(cls, model: LoadedModel, cfg: TeacherConfig) -> Teacher:
         """Return the teacher of a model, in deploy form and evaluation mode."""
-        method, net = registry.get_method(model.method), model.to_deploy_form().net
+        net = model.to_deploy_form().net
         net.eval()
         graphdef, state = nnx.split(net)
+        data_range = registry.get_method(model.method).data_range
         tap_paths = tuple(cfg.taps.values())
-        return cls(
-            graphdef=graphdef,
-            state=state,
-            data_range=method.data_range,
-            scale=method.scale,
-            tap_paths=tap_paths,
-        )
+        return cls(graphdef=graphdef, state=state, data_range=data_range, tap_paths=tap_paths)
 
     def __call__(self, state: Any, lr: Array) -> tuple[Array, list[Array]]:
         """Return the output image and the features of the taps, without gradients.
@@ -67,9 +60,8 @@ class Teacher:
             NotFound: A tap is not the path of a submodule that runs.
         """
         net = nnx.merge(self.graphdef, state)
-        sr, features = forward_with_taps(
-            net, lr * jnp.asarray(self.data_range, lr.dtype), self.tap_paths
-        )
+        x = lr * jnp.asarray(self.data_range, lr.dtype)
+        sr, features = forward_with_taps(net, x, self.tap_paths)
         return lax.stop_gradient((sr / self.data_range, features))
 
 
@@ -96,9 +88,9 @@ def forward_with_taps(net: nnx.Module, x: Array, paths: Sequence[str]) -> tuple[
 def _tap_output(path: str, outputs: Mapping[str, Any]) -> Array:
     module_path, _, index = path.partition(":")
     output = outputs.get(module_path)
-    if isinstance(output, tuple) and int(index or 0) < len(output):
-        return output[int(index or 0)]
-    if output is None or isinstance(output, tuple):
+    if isinstance(output, tuple):
+        output = dict(enumerate(output)).get(int(index or 0))
+    if output is None:
         raise NotFound(
             f"Unknown tap {path!r}",
             rule="a tap is the path of a submodule that runs, PATH:N for the N-th of its outputs",

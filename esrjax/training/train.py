@@ -1,22 +1,23 @@
-"""Training loop: runs the stages of a recipe sequentially, with checkpoints and resume."""
+"""The training loop: runs the stages of a recipe sequentially, with checkpoints and resume."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from esrjax import registry
+from esrjax.data.datasets import list_pairs
 from esrjax.errors import Diverged
-from esrjax.training import loader
-from esrjax.training.checkpoint import Checkpointer, RunDir, StageArtifacts, latest_run
+from esrjax.training.checkpoint import Checkpointer, RunDir, StageArtifacts
 from esrjax.training.dry_run import dry_run
 from esrjax.training.init_from import LoadedModel, find_checkpoint
 from esrjax.training.logging import Meter, TrainReport
-from esrjax.training.recipe import Recipe, Stage, StageRun
+from esrjax.training.recipe import Recipe, Stage
 from esrjax.training.stage_trainer import StageTrainer, Validator
 from esrjax.training.train_state import TrainState
 
@@ -97,20 +98,13 @@ def run_stages(
     checkpoints = Checkpointer(folder)
     # Steps after the last checkpoint run again, with the same values, and are logged again.
     run_dir.truncate_metrics(checkpoints.latest() or 0)
-    runs = recipe.runs
-    for stage_run in runs:
+    for stage_run in recipe.runs:
         if not artifacts.has_finished(stage_run):
-            load_stage = _stage_loader(artifacts, runs, stage_run.index)
+            load_stage = partial(artifacts.load_latest, stage_run.index)
             trainer = StageTrainer.create(recipe, stage_run, load_stage)
             artifacts.save(stage_run, fit(trainer, checkpoints, run_dir, on_report, should_stop))
     checkpoints.close()
-    return artifacts.export(artifacts.load(runs[-1]))
-
-
-def _stage_loader(
-    artifacts: StageArtifacts, runs: tuple[StageRun, ...], run_index: int
-) -> Callable[[str | None], LoadedModel]:
-    return lambda name: artifacts.load(latest_run(runs, run_index, name))
+    return artifacts.export(artifacts.load(recipe.runs[-1]))
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -125,7 +119,7 @@ def check_recipe(recipe: Recipe) -> None:
     for stage in recipe.stage:
         method.check_hparams(stage.hparams)
         for name in stage.data.dataset_weights:
-            loader.find_pairs(name, method.scale)
+            list_pairs(name, method.scale)
         if stage.validation is not None:
             Validator.create(stage.validation, method)
         for file in stage.checkpoints:
@@ -142,7 +136,7 @@ def resolve_epochs(recipe: Recipe) -> Recipe:
 def _with_steps(stage: Stage, scale: int) -> Stage:
     if stage.epochs is None:
         return stage
-    num_images = sum(len(loader.find_pairs(name, scale)) for name in stage.data.dataset_weights)
+    num_images = sum(len(list_pairs(name, scale)) for name in stage.data.dataset_weights)
     num_images *= 1 + len(stage.data.hr_downscales)
     steps = -(-stage.epochs * num_images // stage.data.batch_size)  # rounded up
     return replace(stage, steps=steps, epochs=None)
@@ -176,7 +170,8 @@ def fit(
     # A batch depends on seed and step alone, so a resumed stage opens its data at `step` and gets
     # the batches that it would have got without the interruption.
     source = meter.timed(trainer.batches(step))
-    while not trainer.is_done(state, step):
+    is_done = trainer.is_done(state, step)
+    while not is_done:
         state, loss = trainer.train_step(state, *next(source))
         step += 1
         meter.add(loss)  # not read yet: the host does not wait for the devices
@@ -188,8 +183,9 @@ def fit(
             run_dir.log_metrics(**vars(report))
             on_report(report)
             meter.reset()
+        is_done = trainer.is_done(state, step)
         stop_now = should_stop()  # once per step: with several processes it counts its calls
-        if stop_now or trainer.should_save(step) or trainer.is_done(state, step):
+        if stop_now or is_done or trainer.should_save(step):
             # A checkpoint never contains a state that has diverged.
             _check_finite(state, trainer, checkpoints)
             checkpoints.save(trainer.start_step + step, state, {"stage": trainer.run.name})
@@ -240,12 +236,12 @@ def _check_finite(state: TrainState, trainer: StageTrainer, checkpoints: Checkpo
     if step < 0:
         return
     latest = checkpoints.latest()
+    resume_point = "there is no checkpoint before that step"
+    if latest is not None:
+        resume_point = f"the last checkpoint is of step {latest}"
     raise Diverged(
-        f"the loss or its gradient is not finite at step {trainer.start_step + step} "
-        f"({trainer.run.name})",
+        f"loss or gradient is not finite at step {trainer.start_step + step} ({trainer.run.name})",
         rule="loss and gradient are finite at every step",
         location=str(checkpoints.folder),
-        remedy=f"lower the learning rate or add a warm-up; the last checkpoint is of step {latest}"
-        if latest is not None
-        else "lower the learning rate or add a warm-up; there is no checkpoint before that step",
+        remedy=f"lower the learning rate or add a warm-up; {resume_point}",
     )

@@ -10,8 +10,6 @@ from jax import Array, lax
 from jax.experimental.compilation_cache import compilation_cache
 
 from esrjax.bench import timing
-from esrjax.bench import timing as clock
-from esrjax.bench import timing as turns
 from esrjax.bench.timing import InterleavedTimings, count_compilations, no_persistent_cache
 from esrjax.nn import ops
 from esrjax.nn.compilation import compiler_options
@@ -26,6 +24,10 @@ def tanh_loop(iterations: int):
     return forward
 
 
+def time_network(forward, **options):
+    return timing.time_networks({"": forward}, SHAPE, **options)[""]
+
+
 def slow_to_trace(lr: Array) -> Array:
     time.sleep(0.3)  # runs while tracing, which is part of compilation
     return lr + 1
@@ -33,21 +35,21 @@ def slow_to_trace(lr: Array) -> Array:
 
 def test_more_work_takes_longer():
     forwards = {"much": tanh_loop(200), "little": tanh_loop(1)}
-    timings = clock.time_networks(forwards, SHAPE, num_runs=9)
+    timings = timing.time_networks(forwards, SHAPE, num_runs=9)
     assert list(timings) == ["much", "little"]
     assert timings["much"].low_ms > timings["little"].high_ms
 
 
 def test_median_lies_in_its_interval():
-    timing = clock.time_network(tanh_loop(5), SHAPE, num_runs=9)
-    assert timing.num_runs == 9
-    assert timing.low_ms <= timing.median_ms <= timing.high_ms
+    result = time_network(tanh_loop(5), num_runs=9)
+    assert result.num_runs == 9
+    assert result.low_ms <= result.median_ms <= result.high_ms
 
 
 def test_compilation_is_reported_separately():
-    timing = clock.time_network(slow_to_trace, SHAPE, num_runs=5)
-    assert timing.compile_s > 0.3
-    assert max(timing.first_ms, timing.high_ms) < 300
+    result = time_network(slow_to_trace, num_runs=5)
+    assert result.compile_s > 0.3
+    assert max(result.first_ms, result.high_ms) < 300
 
 
 def test_budget_determines_the_number_of_runs():
@@ -58,10 +60,10 @@ def test_budget_determines_the_number_of_runs():
         time.sleep(0.01)
         return np.asarray(lr)
 
-    assert clock.time_network(forward, SHAPE, budget_s=0.0).num_runs == turns.MIN_RUNS
-    timing = clock.time_network(forward, SHAPE, budget_s=0.4)
-    assert turns.MIN_RUNS < timing.num_runs <= 40
-    assert timing.median_ms >= 10
+    assert time_network(forward, budget_s=0.0).num_runs == timing.MIN_RUNS
+    result = time_network(forward, budget_s=0.4)
+    assert timing.MIN_RUNS < result.num_runs <= 40
+    assert result.median_ms >= 10
 
 
 def test_networks_are_interleaved():
@@ -74,28 +76,28 @@ def test_networks_are_interleaved():
 
         return forward
 
-    clock.time_networks({name: recording(name) for name in "ABC"}, SHAPE, num_runs=2)
+    timing.time_networks({name: recording(name) for name in "ABC"}, SHAPE, num_runs=2)
     jax.effects_barrier()
-    assert "".join(order) == "ABC" * (1 + turns.WARMUP_ROUNDS + 2)
+    assert "".join(order) == "ABC" * (1 + timing.WARMUP_ROUNDS + 2)
 
 
 def test_memory_is_the_compilers_plan():
-    timing = clock.time_network(lambda lr: lr * 2, SHAPE, num_runs=5)
-    assert timing.executable_mib == pytest.approx(2 * 48 * 48 * 3 * 4 / 2**20, rel=0.01)
+    result = time_network(lambda lr: lr * 2, num_runs=5)
+    assert result.executable_mib == pytest.approx(2 * 48 * 48 * 3 * 4 / 2**20, rel=0.01)
 
 
 def test_timing_records_its_conditions():
     with jax.default_matmul_precision("highest"):
-        timing = clock.time_network(tanh_loop(1), SHAPE, dtype=jnp.bfloat16, num_runs=5)
-    assert timing.conditions == "bfloat16[1, 48, 48, 3], highest precision"
-    assert timing.device == clock.machine_info()["device"] != "cpu"
+        result = time_network(tanh_loop(1), dtype=jnp.bfloat16, num_runs=5)
+    assert result.conditions == "bfloat16[1, 48, 48, 3], highest precision"
+    assert result.device == timing.machine_info()["device"] != "cpu"
 
 
 def test_timing_records_implementation_and_driver(monkeypatch, tmp_path):
     with ops.implementation("reference"):
-        timing = clock.time_network(tanh_loop(1), SHAPE, num_runs=5)
-    assert (timing.implementation, timing.driver) == ("reference", None)
-    assert clock.machine_info()["implementation"] == "auto"
+        result = time_network(tanh_loop(1), num_runs=5)
+    assert (result.implementation, result.driver) == ("reference", None)
+    assert timing.machine_info()["implementation"] == "auto"
 
 
 @pytest.mark.parametrize(
@@ -107,20 +109,20 @@ def test_timing_records_implementation_and_driver(monkeypatch, tmp_path):
 )
 def test_gpu_driver_is_read_from_its_kernel_module(module, monkeypatch, tmp_path):
     (tmp_path / "version").write_text(f"{module}\nGCC version:  gcc version 12.2.0 (Debian)\n")
-    monkeypatch.setattr(clock, "DRIVER_VERSION_FILE", tmp_path / "version")
-    assert clock.machine_info()["driver"] == "none"  # this is no GPU
-    monkeypatch.setattr(clock.jax, "default_backend", lambda: "gpu")
-    driver = clock.machine_info()["driver"]
+    monkeypatch.setattr(timing, "DRIVER_VERSION_FILE", tmp_path / "version")
+    assert timing.machine_info()["driver"] == "none"  # this is no GPU
+    monkeypatch.setattr(timing.jax, "default_backend", lambda: "gpu")
+    driver = timing.machine_info()["driver"]
     assert driver in module and driver.count(".") == 2
 
 
 def test_interval_has_the_theoretical_width_and_is_repeatable():
     """For n normal samples the median has the standard error 1.2533 σ / sqrt(n)."""
     samples = np.random.default_rng(1).normal(10, 1, 900).tolist()
-    low, high = turns.median_interval(samples)
+    low, high = timing.median_interval(samples)
     assert low < np.median(samples) < high
     assert high - low == pytest.approx(2 * 1.96 * 1.2533 / 30, rel=0.25)
-    assert (low, high) == turns.median_interval(samples)
+    assert (low, high) == timing.median_interval(samples)
 
 
 # --- Interleaved timing, with a simulated clock ---

@@ -259,7 +259,7 @@ def test_compilation_is_not_timed(model, pairs, monkeypatch):
 
 def test_first_image_counts_in_the_mean(model, pairs, monkeypatch):
     times = iter([100.0, 1.0, 1.0])
-    monkeypatch.setattr(evaluate.clock, "time_forward_ms", lambda compiled, lr: next(times))
+    monkeypatch.setattr(evaluate.timing, "time_forward_ms", lambda compiled, lr: next(times))
     timing = evaluate.time_by_protocol(model, pairs, RULES)
     assert (timing.first_ms, timing.mean_ms) == (100.0, 34.0)
 
@@ -267,7 +267,7 @@ def test_first_image_counts_in_the_mean(model, pairs, monkeypatch):
 def test_images_have_the_data_range_of_the_method(model, pairs, monkeypatch):
     inputs = []
     monkeypatch.setattr(
-        evaluate.clock, "time_forward_ms", lambda compiled, lr: inputs.append(lr) or 1.0
+        evaluate.timing, "time_forward_ms", lambda compiled, lr: inputs.append(lr) or 1.0
     )
     range_255 = replace(model, method=replace(model.method, data_range=255.0))
     evaluate.time_by_protocol(range_255, pairs, RULES)

@@ -16,9 +16,7 @@ from showcase import FAST, HOSTILE, HOSTILE_NAME, ROWS, SLOW, SPAN, report_conte
 
 from esrjax.challenge import results
 from esrjax.challenge.rank import rank
-from esrjax.challenge.report import content as comparison
-from esrjax.challenge.report import content as series
-from esrjax.challenge.report import page
+from esrjax.challenge.report import content, page
 from esrjax.challenge.results import ImageSeries
 from esrjax.data import datasets
 from esrjax.data.image_io import write_image
@@ -238,11 +236,11 @@ def test_score_that_overflows_a_float_is_sorted_by_its_logarithm():
 def test_series_are_aligned_by_image_name():
     base = replace(SPAN, series={"S": ImageSeries(psnr=(1.0, 2.0), image_names=("a", "b"))})
     other = replace(FAST, series={"S": ImageSeries(psnr=(3.0, 4.0), image_names=("c", "b"))})
-    (dataset,) = series.per_dataset_series(rank([base, other], RULES).entries)
+    (dataset,) = content.per_dataset_series(rank([base, other], RULES).entries)
     assert (dataset["image_names"], dataset["baseline"]) == (["c", "b", "a"], 1)
     assert [row["psnr"] for row in dataset["rows"]] == [[3.0, 4.0, None], [None, 2.0, 1.0]]
     unnamed = replace(SPAN, series={"S": ImageSeries(psnr=(1.0, 2.0), runtime_ms=(3.0,))})
-    (dataset,) = series.per_dataset_series(rank([unnamed], RULES).entries)
+    (dataset,) = content.per_dataset_series(rank([unnamed], RULES).entries)
     assert dataset["image_names"] == ["no. 1", "no. 2"]
     assert dataset["rows"] == [{"entry": 0, "psnr": [1.0, 2.0], "runtime_ms": [3.0, None]}]
 
@@ -293,16 +291,16 @@ def test_narrow_image_is_cropped_to_its_height(tmp_path):
     hr = np.random.default_rng(0).integers(0, 256, (48, 160, 3), np.uint8)
     write_image(tmp_path / "a.png", hr)
     (pair,) = datasets.list_folder_pairs(tmp_path)
-    image = comparison.compare_image(pair, {}, metrics.NTIRE, 64)
+    image = content.compare_image(pair, {}, metrics.NTIRE, 64)
     assert {crop.shape for crop in image.crops.values()} == {(48, 48, 3)}
     assert (image.crops["original"] == hr[:, image.left : image.left + 48]).all()
 
 
 def test_images_are_evenly_spaced_over_the_dataset():
     pairs = [datasets.Pair(name=str(k), hr=Path()) for k in range(10)]
-    assert [pair.name for pair in comparison.evenly_spaced(pairs, 2)] == ["2", "7"]
-    assert len({pair.name for pair in comparison.evenly_spaced(pairs, 4)}) == 4
-    assert comparison.evenly_spaced(pairs, 99) == tuple(pairs)
+    assert [pair.name for pair in content.evenly_spaced(pairs, 2)] == ["2", "7"]
+    assert len({pair.name for pair in content.evenly_spaced(pairs, 4)}) == 4
+    assert content.evenly_spaced(pairs, 99) == tuple(pairs)
 
 
 def test_all_missing_images_are_reported(tmp_path):
@@ -310,5 +308,5 @@ def test_all_missing_images_are_reported(tmp_path):
     pairs = [datasets.Pair(name=name, hr=Path()) for name in ("a", "b")]
     folders = {"mine": tmp_path / "mine", "other": tmp_path / "none"}
     with pytest.raises(UserError) as error:
-        comparison.folder_sources(folders, pairs)
+        content.folder_sources(folders, pairs)
     assert error.value.problem.count("has no") == 3

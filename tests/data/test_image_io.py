@@ -216,19 +216,24 @@ def test_damaged_file_is_read_or_reported(
         ("image.png", noise(4, 4, 3) / 255, "float64 (4, 4, 3)"),
         ("image.png", noise(4, 0, 3), "uint8 (4, 0, 3)"),
         ("image.webp", noise(1, 16384, 3), "WEBP cannot store (1, 16384, 3)"),
-        ("folder.png", noise(4, 4, 3), "Is a directory"),
     ],
 )
 def test_unwritable_image_is_reported(tmp_path: Path, name: str, pixels: Any, reason: str) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "folder.png").mkdir()
-    before = sorted(tmp_path.iterdir())
     with pytest.raises(UnwritableFile) as caught:
         write_image(tmp_path / name, pixels)
     assert f"'{tmp_path / name}'" in caught.value.problem and reason in caught.value.problem
     assert ".png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp" in caught.value.rule
     assert caught.value.remedy
-    assert sorted(tmp_path.iterdir()) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_in_place_of_an_image_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UnwritableFile, match="Is a directory") as caught:
+        write_image(tmp_path / "folder.png", noise(4, 4, 3))
+    assert f"'{tmp_path / 'folder.png'}'" in caught.value.problem
+    assert caught.value.rule and caught.value.remedy
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder.png"]
 
 
 @pytest.mark.parametrize("parent", ["file", "file/deeper"])

@@ -63,7 +63,7 @@ def test_selected_images_are_a_dataset_of_links(esrjax, datasets):
         pairs[0].load()[0], read_image(datasets / "Colors/HR/red.png").pixels[:4, :5]
     )
     assert all(path.is_symlink() for path in (datasets / "Selected/HR").iterdir())
-    assert not list(datasets.glob(".esrjax*"))
+    assert not list(datasets.glob("*.partial"))
 
 
 def test_colliding_names_are_prefixed_with_their_dataset(datasets):

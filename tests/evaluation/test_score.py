@@ -13,8 +13,10 @@ from esrjax.data.datasets import Pair, list_folder_pairs
 from esrjax.data.image_io import Pixels, write_image
 from esrjax.data.resize import bicubic_upscale
 from esrjax.errors import IncomparableImages, InvalidArgument, InvalidOutput
-from esrjax.evaluation.metrics import NTIRE, SPECS, Y, psnr, ssim
+from esrjax.evaluation.metrics import NTIRE, Y, all_specs, psnr, ssim
 from esrjax.evaluation.score import ImageMetrics, score, score_with_specs
+
+SPECS = all_specs()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Inference strategies: tiles equal a single pass; self-ensemble, windows, padding, blending."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from PIL import Image
 from esrjax import registry
 from esrjax.bench.timing import count_compilations
 from esrjax.data.image_io import read_image
-from esrjax.errors import UnwritableFile
+from esrjax.errors import InvalidArgument, UnwritableFile
 from esrjax.evaluation import upscale
 from esrjax.evaluation.metrics import to_uint8
 from esrjax.evaluation.upscale import (
@@ -92,6 +93,14 @@ def test_number_of_tiles_is_minimal():
     net.shapes.clear()
     tiled_upscaler(net, Tiling((12, 12), RADIUS), DATA_RANGE, SCALE)(noise(12, 12))
     assert len(net.shapes) == 1
+
+
+def test_tiles_without_a_core_are_reported():
+    upscaler = tiled_upscaler(Blur(), Tiling((2 * RADIUS, 12), RADIUS), DATA_RANGE, SCALE)
+    assert upscaler(noise(2 * RADIUS, 20)).shape == (4 * RADIUS, 40, 3)
+    with pytest.raises(InvalidArgument, match=f"{2 * RADIUS} pixels") as caught:
+        upscaler(noise(20, 20))
+    assert str(2 * RADIUS) in caught.value.rule and caught.value.remedy
 
 
 def test_white_is_data_range_for_the_network_and_1_in_the_output():
@@ -264,7 +273,7 @@ def spanv2() -> Model:
 
 
 def upscale_files(model: Model, plan: tuple[UpscaleJob, ...], **options) -> None:
-    upscaler_of = upscale.cache_by_tile_size(lambda tile_size: model.upscaler(tile_size, **options))
+    upscaler_of = functools.cache(lambda tile_size: model.upscaler(tile_size, **options))
     for job in plan:
         upscale.upscale_file(job, upscaler_of(job.tile_size))
 
@@ -275,9 +284,7 @@ def upscale_files(model: Model, plan: tuple[UpscaleJob, ...], **options) -> None
 def test_single_image_is_written_to_a_file_or_a_folder(tmp_path):
     image = write_noise(tmp_path / "in/a.png", 6, 9)
     (job,) = plan_upscale_jobs([image], tmp_path / "b.webp", 4, 256)
-    assert job == UpscaleJob(
-        source=image, target=tmp_path / "b.webp", lr_size=(6, 9), tile_size=(6, 9)
-    )
+    assert job == UpscaleJob(source=image, target=tmp_path / "b.webp", tile_size=(6, 9))
     (job,) = plan_upscale_jobs([image], tmp_path / "out", 4, 256)
     assert job.target == tmp_path / "out/ax4.png"
     (job,) = plan_upscale_jobs([tmp_path / "in"], tmp_path / "out", 2, 256)

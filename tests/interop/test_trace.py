@@ -194,7 +194,8 @@ def transposed_kernel(net):
     def forward(self, x):
         return functional.conv2d(x, self.weight.mT, self.bias, padding=1)
 
-    net.B2.c2_r.forward = types.MethodType(forward, net.B2.c2_r)
+    conv = net.block_2.c2_r.eval_conv
+    conv.forward = types.MethodType(forward, conv)
 
 
 def swapped_concat(net):
@@ -235,9 +236,9 @@ FAULTS = {  # name -> method, function that applies the fault, location that is 
     ),
     "LayerNorm eps": ("mambagate_sr", small_eps, "in block_3.mamba_gate.norm (LayerNorm)"),
     "transposed kernel": (
-        "rfdn_span",
+        "span",
         transposed_kernel,
-        "in B2.c2_r (Conv2d, JAX block_2.refine_2)",
+        "in block_2.c2_r.eval_conv (Conv2d, JAX block_2.c2)",
     ),
     "swapped concat": (
         "spanv2",

@@ -234,7 +234,7 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, write):
     def raise_no_space(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_io.os, "replace", raise_no_space)
+    monkeypatch.setattr(os, "replace", raise_no_space)
     with pytest.raises(UnwritableFile, match="No space left on device"):
         write(tmp_path / "net")
     assert [path.name for path in tmp_path.iterdir()] == ["net"]

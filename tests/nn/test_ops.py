@@ -7,6 +7,7 @@ import pytest
 
 from esrjax.errors import NotFound, PluginError
 from esrjax.nn import ops
+from esrjax.nn.layers import FusedBlock
 from esrjax.nn.ops import Kernel, find_kernel, implementation
 
 X = jnp.arange(4.0)
@@ -191,13 +192,22 @@ def test_block_equals_its_formula(name, mask):
     np.testing.assert_allclose(y, epilogue(r), rtol=0, atol=1e-9)
 
 
-def test_fused_or_runs_the_fallback_without_a_kernel(install):
-    run = lambda: ops.fused_or(ops.op(reference_fn), (X,), lambda: kernel_fn(X) + 100)  # noqa: E731
-    assert float(run()[0]) == 200
+class Block(FusedBlock):
+    op = staticmethod(ops.op(reference_fn))
+
+    def operands(self, u):
+        return (u,)
+
+    def forward(self, u):
+        return kernel_fn(u) + 100
+
+
+def test_fused_block_runs_its_layers_without_a_kernel(install):
+    assert float(Block()(X)[0]) == 200
     install(call=kernel_fn, platform="cpu")
-    assert implementation_used(lambda x: run()) == "kernel"
+    assert implementation_used(Block()) == "kernel"
     with implementation("reference"):
-        assert float(run()[0]) == 200
+        assert float(Block()(X)[0]) == 200
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -243,10 +253,10 @@ def test_two_kernels_of_one_op_are_reported(install_entries, esrjax):
     with pytest.raises(PluginError) as caught:
         find_kernel("gated_residual")
     text = str(caught.value)
-    assert "'gated_residual' has more than one kernel" in text
+    assert "'gated_residual' is registered more than once" in text
     assert "esrjax_kernels.gated_residual:KERNEL" in text and "theirs 1.0 (fake_theirs" in text
     assert find_kernel("selective_scan").platform == "cuda"
-    assert "more than one kernel" in esrjax("doctor", "--json").json["kernels"]["gated_residual"]
+    assert "more than once" in esrjax("doctor", "--json").json["kernels"]["gated_residual"]
 
 
 @pytest.mark.parametrize(

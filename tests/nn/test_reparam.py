@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from esrjax_plugins.parts.spab import Conv3XC
+from esrjax_plugins.blocks.spab import Conv3XC
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from esrjax_plugins.parts import dual_attention
-from esrjax_plugins.parts.dual_attention import (
+from esrjax_plugins.blocks import dual_attention
+from esrjax_plugins.blocks.dual_attention import (
     AxisWindows,
     GlobalChannelAttention,
     apply_in_windows,

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from esrjax_plugins.blocks.spab import normalize_input
 from esrjax_plugins.dscf import DSCF, TORCH_NAMES, DSCFHead, merge
-from esrjax_plugins.parts.spab import normalize_input
 from flax import nnx
 
 from esrjax import registry

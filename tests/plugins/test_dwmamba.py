@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from esrjax_plugins.blocks import attentive_ssm
+from esrjax_plugins.blocks.attentive_ssm import ASSM, GumbelRouting, straight_through_argmax
+from esrjax_plugins.blocks.common import haar, inverse_haar
 from esrjax_plugins.dwmamba import METHOD
-from esrjax_plugins.parts import attentive
-from esrjax_plugins.parts.attentive import ASSM, GumbelRouting, straight_through_argmax
-from esrjax_plugins.parts.wavelet import haar, inverse_haar
 from flax import nnx
 
 from esrjax.inference import open_method
@@ -146,7 +146,7 @@ def test_output_with_injected_noise_is_the_official_one(reference, monkeypatch):
         uniform = np.clip(uniform, 1e-12, 1 - 1e-12)
         return jnp.asarray(-np.log(-np.log(uniform)), jnp.float32)
 
-    monkeypatch.setattr(attentive, "gumbel", injected_noise)
+    monkeypatch.setattr(attentive_ssm, "gumbel", injected_noise)
     checkpoint = reference / "weights/team12_DWMamba.pth"
     net = open_method("dwmamba", checkpoint, {"eval_noise": True}).net
     graph, state = nnx.split(net)

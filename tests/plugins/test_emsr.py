@@ -3,7 +3,8 @@
 import pytest
 
 from esrjax.inference import open_method
-from esrjax.interop.parity import FLOAT32_RTOL, compare
+from esrjax.interop.array_diff import FLOAT32_RTOL
+from esrjax.interop.parity import compare
 
 
 def test_noise_is_compared_in_double_precision_where_float32_is_not_enough(reference):

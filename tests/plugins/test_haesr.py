@@ -4,8 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from esrjax_plugins.haesr import HAESR, PartitionedChannelAttention
-from esrjax_plugins.parts.shared_maps import PATTERNS, DilatedGrid, LocalWindows
+from esrjax_plugins.blocks.haesr_attention import (
+    PATTERNS,
+    DilatedGrid,
+    LocalWindows,
+    PartitionedChannelAttention,
+)
+from esrjax_plugins.haesr import HAESR
 from flax import nnx
 
 H, W = 24, 40
@@ -82,10 +87,13 @@ def test_later_blocks_apply_the_maps_of_the_first(net):
 
 
 def test_initialization_of_position_tables_and_temperatures(net):
-    tables = [net.block0.body.SLA1.attn.rel_pos_bias, net.block0.body.SGA2.attn.extra_pos_bias]
+    tables = [
+        net.block0.residual_layer.SLA1.attn.rel_pos_bias,
+        net.block0.residual_layer.SGA2.attn.extra_pos_bias,
+    ]
     assert all(0.018 < table[...].std() < 0.022 for table in tables)
-    assert 0.8 < net.block0.body.SGA1.attn.grid_bias[...].std() < 1.2
-    assert net.block1.body.BlockC.cttn2.temperature[...] == 1
+    assert 0.8 < net.block0.residual_layer.SGA1.attn.grid_bias[...].std() < 1.2
+    assert net.block1.residual_layer.BlockC.cttn2.temperature[...] == 1
 
 
 def test_channel_attention_is_confined_to_windows_or_grids():

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from esrjax_plugins.blocks.window_attention import overlapping_position_index
 from esrjax_plugins.hat import METHOD, OCAB
-from esrjax_plugins.parts.windows import overlapping_position_index
 from flax import nnx
 
 from esrjax.loading import abstract_network

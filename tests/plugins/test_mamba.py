@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from esrjax_plugins.parts.mamba import CausalConv1d, Mamba
+from esrjax_plugins.blocks.mamba import CausalConv1d, Mamba
 from flax import nnx
 
 from esrjax.nn.state_dict import KeyMap, cast, perturb_weights, to_state_dict

@@ -24,7 +24,8 @@ def test_deploy_form_keeps_the_branches_and_never_uses_them():
 
 
 def test_official_count_has_the_branches_and_full_count_has_the_scan():
-    report = cost(nnx.eval_shape(lambda: deploy(METHOD.build())), excluded=METHOD.cost_excluded)
+    net = nnx.eval_shape(lambda: deploy(METHOD.build()))
+    report = cost(net, excluded=METHOD.cost_options.excluded)
     assert (report.params, report.params_full) == (1_106_028, 573_168)
     num_tokens = 256**2
     macs_per_token = 96 * 4 + 96 * 35 + 3 * 96 + 96 * 48  # conv1d, x_proj, dt_proj, out_proj

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from esrjax_plugins.blocks.feed_forward import GatedMLP
 from esrjax_plugins.mambairv2 import METHOD
-from esrjax_plugins.parts.feed_forward import GatedMLP
 from flax import nnx
 
 from esrjax.inference import open_method
@@ -89,7 +89,7 @@ def test_parameter_count_of_the_light_network():
 def test_macs_by_operator_are_fvcores():
     """fvcore also counts the heads that the official class returns, but not the scan."""
     net = abstract_network(METHOD, "deploy", {})
-    all_heads = cost(net, image_size=64, included=METHOD.cost_included)
+    all_heads = cost(net, image_size=64, included=METHOD.cost_options.included)
     assert round(all_heads.macs / 1e9, 2) == 159.51
     assert round(16 * all_heads.macs / 1e9, 1) == 2552.2
     assert all_heads.params_full == 34_238_235, "those of the plain network"

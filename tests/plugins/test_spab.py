@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from esrjax_plugins.parts.spab import SPAB
+from esrjax_plugins.blocks.spab import SPAB
 from esrjax_plugins.spanv2 import GatedSPAB
 from flax import nnx
 

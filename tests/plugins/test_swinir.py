@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from esrjax_plugins.parts.chance import StochasticDepth, drop_path_rates
-from esrjax_plugins.parts.window_attention import WindowSelfAttention
+from esrjax_plugins.blocks.stochastic_depth import StochasticDepth, drop_path_rates
+from esrjax_plugins.blocks.window_attention import WindowSelfAttention
 from esrjax_plugins.swinir import METHOD, SwinTransformerBlock
 from flax import nnx
 

@@ -21,12 +21,12 @@ def test_every_quarter_has_its_kernel_shape_and_keeps_its_size(h, w):
         return torch.nn.functional.conv2d(x, state_dict[name + ".weight"], padding="same", groups=2)
 
     quarters = torch.tensor(x.transpose(0, 3, 1, 2)).split(2, 1)
-    names = ("conv3x3", "conv5x3", "conv3x5", "conv3x3_3x3.0")
+    names = ("conv2_1", "conv2_2", "conv2_3", "conv2_4.0")
     outputs = [conv(quarter, name) for quarter, name in zip(quarters, names, strict=True)]
-    outputs[3] = conv(outputs[3], "conv3x3_3x3.1")
+    outputs[3] = conv(outputs[3], "conv2_4.1")
     expected = torch.cat(outputs, 1).numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(net(jnp.asarray(x)), expected, rtol=0, atol=1e-6)
-    assert state_dict["conv5x3.weight"].shape[2:] == (5, 3)
+    assert state_dict["conv2_2.weight"].shape[2:] == (5, 3)
 
 
 def test_variance_has_no_weight_at_initialization():

@@ -10,7 +10,7 @@ from esrjax.nn import checkpoint_io
 from esrjax.nn.lora import LoRAConv2d
 from esrjax.nn.state_dict import KeyMap, named_parameters, to_state_dict
 from esrjax.training import init_from, recipe_loader
-from esrjax.training.checkpoint import StageArtifacts, latest_run
+from esrjax.training.checkpoint import StageArtifacts
 from esrjax.training.dry_run import dry_run
 from esrjax.training.init_from import LoadedModel
 
@@ -134,9 +134,10 @@ def test_result_of_a_stage_is_saved_bit_exact(recipe, tmp_path):
 
 def test_stage_name_refers_to_its_latest_run(recipe_dict):
     repeated = recipe_dict | {"repeat": [{"stages": ["first", "second"], "times": 2}]}
-    runs = recipe_loader.parse(repeated).runs
+    recipe = recipe_loader.parse(repeated)
+    runs = recipe.runs
     assert [run.name for run in runs] == ["first 1/2", "second 1/2", "first 2/2", "second 2/2"]
-    assert latest_run(runs, 3, "first").index == 2 and latest_run(runs, 3, None).index == 2
+    assert recipe.latest_run(3, "first").index == 2 and recipe.latest_run(3, None).index == 2
     assert runs[0].stage.init_from == "scratch" and runs[2].stage.init_from == "previous"
 
 

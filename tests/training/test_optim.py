@@ -129,7 +129,7 @@ def abstract_network(name, **hparams):
 
 
 def test_only_kernels_and_linears_are_labelled_muon():
-    layer = "layers.0.layers.0.ll_branch."
+    layer = "layers.0.residual_group.0.ll_branch."
     label = {p.removeprefix(layer): name for p, name in labels(abstract_network("dwmamba")).items()}
     matrices = ["conv_first.weight", "wqkv.weight", "win_mhsa.proj.weight"]
     assert {label[path] for path in matrices} == {"muon"}

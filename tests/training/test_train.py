@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -70,6 +71,16 @@ def test_patience_ends_a_stage(tmp_path, recipe_dict, image_dir):
     assert logged_steps(tmp_path / "run")[-1] == 8
     train.run(recipe_loader.parse(recipe_dict), tmp_path / "run", resume=True)
     assert logged_steps(tmp_path / "run")[-1] == 8
+
+
+def test_patience_is_read_after_validations_only(recipe_dict, image_dir):
+    """Reading it after every step would wait for the devices."""
+    recipe_dict["stage"][0]["validation"] = {"dataset": str(image_dir), "every": 2, "patience": 3}
+    recipe = recipe_loader.parse(recipe_dict)
+    trainer = StageTrainer.create(recipe, recipe.runs[0], train._no_stage)
+    for evals, step, expected in [(None, 1, False), (2, 2, False), (3, 2, True), (None, 12, True)]:
+        best = replace(trainer.state.best, evals_since_best=evals)  # int(None) would raise
+        assert trainer.is_done(replace(trainer.state, best=best), step) == expected
 
 
 def test_select_best_returns_the_best_weights(tmp_path, recipe_dict, image_dir):

@@ -124,7 +124,7 @@ def test_demo_runs_to_the_end(esrjax, tmp_path, monkeypatch):
     pytest.importorskip("skimage")
     monkeypatch.setattr(demo, "TRAIN", ["chelsea"])
     monkeypatch.setattr(demo, "HELD_OUT", ["coffee"])
-    monkeypatch.setattr(demo.loop, "measure_step_time", lambda recipe: 10.0)
+    monkeypatch.setattr(demo.train, "measure_step_time", lambda recipe: 10.0)
     result = esrjax("demo", "-o", tmp_path, "--minutes", "0.05")
     assert result.code == 0, result.err
     assert all(f"[{step}/6]" in result.out for step in range(1, 7))

@@ -1,24 +1,23 @@
-"""Marks of values that the report does not state: comments with `unspecified` or `implied`.
+"""Comparison of `unspecified` of a recipe with the report.
 
-A mark is on the lines of its key or of the header of its table, in the comment directly above, or
-on the lines of another key of the table if it names the key. It also applies to later stages with
-the same value.
+The values that it lists, by path or by the path of their table, are those that the report neither
+states nor implies, and no others.
 """
 
-import re
-import tomllib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from transcript.said import readings, stage_of_runs, stated
-
-MARK = re.compile(r"#.*\b(unspecified|implied)\b")
-HEADER = re.compile(r"\[+([a-z][\w.]*)\]+")
-KEY = re.compile(r"([a-z]\w*)\s*=")
+from esrjax.training.recipe import Recipe, to_json
+from transcript.said import implied, readings, stage_of_runs, stated
 
 KEYS = "steps epochs data loss optimizer schedule ema init_from teacher lora prune".split()
-EXCLUDED_KEYS = ("data.undersized",)  # about our datasets, not the training
+# about our images and machines; eps is PyTorch's everywhere
+EXCLUDED_KEYS = {"data.undersized", "data.crop_on", "data.cache_gib", "optimizer.eps"}
+USED_BY = {  # key -> names of the schedules or optimizers that use it; its default says nothing
+    "schedule.gamma": ("multistep", "step"),
+    "optimizer.momentum": ("muadamw",),
+}
 FIELDS = {  # key -> fields of the transcript, any of which states it
     "steps": {"steps"},
     "epochs": {"epochs"},
@@ -51,66 +50,63 @@ SCHEDULE_FIELDS = {  # key -> entries of the field `learning_rate`, any of which
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Note:
-    """A key or a header, `optimizer.learning_rate` of stage `stage`, with its comments."""
-
-    stage: int
-    path: str
-    lines: list[str]
-
-    def marks(self, key: str) -> bool:
-        if not any(MARK.search(line) for line in self.lines):
-            return False
-        return f"{key}.".startswith(f"{self.path}.") or self._names(key)
-
-    def _names(self, key: str) -> bool:
-        table, _, name = key.rpartition(".")
-        same_table = table == self.path.rpartition(".")[0]
-        pattern = re.compile(rf"#.*\b{name}\b")
-        return same_table and any(pattern.search(line) for line in self.lines)
+def unmarked(name: str, recipe: Recipe) -> list[str]:
+    """Return the values that the report leaves open and that `unspecified` does not list."""
+    return [
+        f"{stage['name']}: {key}"
+        for stage, known in stages_with_known_keys(name, recipe)
+        for key, is_known in known.items()
+        if not is_known and not any(contains(path, key) for path in stage["unspecified"])
+    ]
 
 
-def unmarked(method: str, text: str) -> list[str]:
-    """Return the values of a recipe that the report does not state and that have no mark."""
-    all_notes, marked = notes(text), set[str]()
-    missing: list[str] = []
-    for index, (stage, values) in enumerate(stages_with_statements(method, text)):
-        for key, value in leaves(stage):
-            if is_stated(values, key, value) or (index, key, value) == (0, "init_from", "scratch"):
-                continue
-            if f"{key} = {value}" in marked or any(
-                note.marks(key) for note in all_notes if note.stage == index
-            ):
-                marked.add(f"{key} = {value}")
-            else:
-                missing.append(f"{stage['name']}: {key} = {value}")
-    return missing
+def wrongly_marked(name: str, recipe: Recipe) -> list[str]:
+    """Return the entries of `unspecified` with a value that the report states or implies."""
+    return [
+        f"{stage['name']}: {path}"
+        for stage, known in stages_with_known_keys(name, recipe)
+        for path in stage["unspecified"]
+        if any(known[key] and (contains(path, key) or contains(key, path)) for key in known)
+    ]
 
 
-def stages_with_statements(
-    method: str, text: str
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield every stage of the recipe with the values of the report, for its first repetition."""
+def contains(path: str, key: str) -> bool:
+    return f"{key}.".startswith(f"{path}.")
+
+
+def stages_with_known_keys(
+    name: str, recipe: Recipe
+) -> Iterator[tuple[dict[str, Any], dict[str, bool]]]:
+    """Yield every stage with key -> whether the report states or implies it, in its first run."""
     run = 0
-    for stage in tomllib.loads(text)["stage"]:
-        yield stage, stated(method)[stage_of_runs(method)[run]]
-        run += stage.get("repeat", 1)
+    for index, stage in enumerate(json.loads(to_json(recipe))["stage"]):
+        entry = stage_of_runs(name)[run]
+        values = {**implied(name)[entry], **stated(name)[entry]}
+        yield (
+            stage,
+            {
+                key: is_stated(values, key, value)
+                or (index, key, value) == (0, "init_from", "scratch")
+                for key, value in leaves(stage)
+            },
+        )
+        run += stage["repeat"]
 
 
 def leaves(stage: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the path and the value of all compared keys, such as `optimizer.learning_rate`."""
     for name in KEYS:
-        value = stage.get(name)
+        value = stage[name]
         table = value if isinstance(value, dict) and name != "init_from" else {"": value}
         for key, leaf in table.items():
             path = f"{name}.{key}".rstrip(".")
-            if leaf is not None and path not in EXCLUDED_KEYS:
+            is_used = path not in USED_BY or value["name"] in USED_BY[path]
+            if leaf and is_used and path not in EXCLUDED_KEYS:
                 yield path, leaf
 
 
 def is_stated(values: dict[str, Any], key: str, value: Any) -> bool:
-    """Return whether the report states the value of a key."""
+    """Return whether the report states or implies the value of a key."""
     if key in SCHEDULE_FIELDS:
         rate = values.get("learning_rate", {})
         return bool(SCHEDULE_FIELDS[key] & (set(rate) if isinstance(rate, dict) else {"from"}))
@@ -118,22 +114,5 @@ def is_stated(values: dict[str, Any], key: str, value: Any) -> bool:
         loss = readings("loss", values.get("loss", ()))[0]
         return bool(loss) and (isinstance(loss, dict) or len(loss) == 1 or value == 1)
     if key == "data.hr_patch_sizes" and isinstance(values.get("hr_patch_size"), dict):
-        return False  # the list of several sizes is unspecified
+        return False  # the report gives only their number and range
     return bool(FIELDS.get(key, set()) & set(values))
-
-
-def notes(text: str) -> list[Note]:
-    """Return all keys and headers of a recipe."""
-    result, above, stage, table = [Note(stage=-1, path="", lines=[])], list[str](), -1, ""
-    for line in text.splitlines():
-        if header := HEADER.match(line):
-            stage += header[1] == "stage" and line.startswith("[[")
-            table = header[1].removeprefix("stage").removeprefix(".")
-            result.append(Note(stage=stage, path=table, lines=[*above, line]))
-        elif key := KEY.match(line):
-            path = f"{table}.{key[1]}".removeprefix(".")
-            result.append(Note(stage=stage, path=path, lines=[*above, line]))
-        elif line and not line.startswith("#"):
-            result[-1].lines.append(line)  # a list over several lines
-        above = [*above, line] if line.startswith("#") else []
-    return result

@@ -1,8 +1,12 @@
-"""Columns of the report's table, and the cell of each entry in them."""
+"""Content of the report, as JSON-serializable data: a ranking, every figure with its provenance.
+
+With the per-image figures for the plots, aligned across methods, and the image comparison: crops
+of bicubic, of each method, and of the original.
+"""
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +16,8 @@ from PIL import Image
 
 from esrjax.challenge import table
 from esrjax.challenge.rank import STATUSES, TRACKS, RankedEntry, Ranking, Track, baseline_runtime_ms
-from esrjax.challenge.results import ImageSeries, Row
+from esrjax.challenge.results import ImageSeries
+from esrjax.challenge.table import SCORE_LABELS, Column, format_score
 from esrjax.data import resize, visualize
 from esrjax.data.datasets import Pair
 from esrjax.data.image_io import Pixels, list_images, read_image
@@ -21,146 +26,14 @@ from esrjax.evaluation import metrics
 from esrjax.evaluation.metrics import MetricSpec
 from esrjax.schema import bullet_list
 
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One figure of every method.
-
-    Attributes:
-        key: Field of `Row`; `FIELD.DATASET` for a field that maps datasets to figures.
-        label: Heading.
-        unit: Unit of the figure.
-        decimals: Decimals shown.
-    """
-
-    key: str
-    label: str
-    unit: str
-    decimals: int
-
-    @property
-    def field(self) -> str:
-        """The field of `Row`."""
-        return self.key.partition(".")[0]
-
-    def value(self, row: Row) -> float | None:
-        """Return the figure of a row, or None if it has none."""
-        value = getattr(row, self.field)
-        return value.get(self.key.partition(".")[2]) if "." in self.key else value
-
-    def cell(self, entry: RankedEntry, source: str) -> dict[str, Any]:
-        """Return the cell of an entry that has this figure: text, value, provenance, threshold."""
-        value = self.value(entry.row)
-        return {
-            "text": f"{value:.{self.decimals}f}",
-            "value": value,
-            "note": entry.row.provenance.get(self.field, f"from {source}"),
-            "below_threshold": self.key.removeprefix("psnr_") in entry.below_threshold,
-        }
-
-
-def visible_columns(ranking: Ranking) -> list[Column]:
-    """Return the columns in which at least one method has a figure."""
-    return [
-        c for c in _all_columns(ranking) if any(c.value(row) is not None for row in ranking.rows)
-    ]
-
-
-def _all_columns(ranking: Ranking) -> Iterator[Column]:
-    decimals = ranking.rules.score.decimals
-    other_datasets = {name for row in ranking.rows for name in row.psnr_other}
-    protocol_datasets = {name for row in ranking.rows for name in row.protocol_ms}
-    psnrs = {
-        "psnr_valid": "PSNR valid",
-        "psnr_test": "PSNR test",
-        **{f"psnr_other.{name}": f"PSNR {name}" for name in sorted(other_datasets)},
-    }
-    runtimes = {
-        "runtime_valid_ms": "Runtime valid",
-        "runtime_test_ms": "Runtime test",
-        **{f"protocol_ms.{name}": f"Protocol {name}" for name in sorted(protocol_datasets)},
-        "runtime_ms": "Runtime",
-        "baseline_ms": "Baseline interleaved",
-    }
-    for key, label in psnrs.items():
-        yield Column(key=key, label=label, unit="dB", decimals=2)
-    for key, label in runtimes.items():
-        yield Column(key=key, label=label, unit="ms", decimals=decimals.runtime)
-    yield Column(key="params_m", label="Params", unit="M", decimals=decimals.params)
-    yield Column(key="flops_g", label="FLOPs", unit="G", decimals=decimals.flops)
-
-
-# --------------------------------------------------------------------------------------------------
-# Per-image figures for the report's plots, aligned across methods.
-# --------------------------------------------------------------------------------------------------
-
-
-_DECIMALS = 4  # of dB and ms in the page's data
-
-
-def per_dataset_series(entries: Sequence[RankedEntry]) -> list[dict[str, Any]]:
-    """Return the per-image figures of each dataset that has some.
-
-    Args:
-        entries: Entries of the ranking, in its order.
-
-    Returns:
-        For each dataset `name`, its `image_names`, and one of `rows` for each entry with figures:
-        the index of the `entry`, `psnr` in dB and `runtime_ms`, in the order of the images. A
-        figure is None where a method lacks an image; a list is empty where it has no figures at
-        all. `baseline` is the index of the baseline's row, or None.
-    """
-    names = dict.fromkeys(name for entry in entries for name in entry.row.series)
-    return [_dataset(name, entries) for name in names]
-
-
-def _dataset(name: str, entries: Sequence[RankedEntry]) -> dict[str, Any]:
-    series = {k: e.row.series[name] for k, e in enumerate(entries) if name in e.row.series}
-    image_names = list(dict.fromkeys(n for figures in series.values() for n in _names(figures)))
-    rows = [
-        {
-            "entry": k,
-            "psnr": _align(_names(figures), figures.psnr, image_names),
-            "runtime_ms": _align(_names(figures), figures.runtime_ms, image_names),
-        }
-        for k, figures in series.items()
-    ]
-    baselines = [n for n, k in enumerate(series) if entries[k].status == "baseline"]
-    return {
-        "name": name,
-        "image_names": image_names,
-        "baseline": next(iter(baselines), None),
-        "rows": rows,
-    }
-
-
-def _names(series: ImageSeries) -> tuple[str, ...]:
-    """Image names, or numbers from 1 where they are unknown."""
-    count = max(len(series.psnr), len(series.runtime_ms))
-    return series.image_names or tuple(f"no. {k}" for k in range(1, count + 1))
-
-
-def _align(
-    names: Sequence[str], values: Sequence[float], image_names: Sequence[str]
-) -> list[float | None]:
-    """The values in the order of `image_names`; an empty list if there are none."""
-    if not values:
-        return []
-    by_name = dict(zip(names, values, strict=False))  # may have fewer values than images
-    return [round(by_name[name], _DECIMALS) if name in by_name else None for name in image_names]
-
-
-# --------------------------------------------------------------------------------------------------
-# Image comparison of the report: crops of bicubic, of each method, and of the original.
-# --------------------------------------------------------------------------------------------------
-
-
+Data = dict[str, Any]
 SRSource = Callable[[Pair], Pixels]  # returns the SR image of an LR/HR pair
 
 BICUBIC = "bicubic"
 ORIGINAL = "original"
 
 _REGION_SIZE = 64  # side of the region that is enlarged at first, HR pixels
+_DECIMALS = 4  # of dB and ms in the page's data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,17 +56,188 @@ class ImageComparison:
     psnr: Mapping[str, float]
     crops: Mapping[str, Pixels]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Data:
         """Return the data of the page: crops as data URIs, an infinite PSNR as None."""
-        finite = {label: v for label, v in self.psnr.items() if math.isfinite(v)}
-        views = [
-            {"label": label, "psnr": finite.get(label), "uri": _data_uri(pixels)}
-            for label, pixels in self.crops.items()
-        ]
-        height, width = next(iter(self.crops.values())).shape[:2]
-        box = {"top": self.top, "left": self.left, "height": height, "width": width}
-        center = {"detail_center": _detail_center(self.crops[ORIGINAL])}
-        return {"name": self.name, "hr_size": list(self.hr_size), **box, **center, "views": views}
+        finite = {label: psnr for label, psnr in self.psnr.items() if math.isfinite(psnr)}
+        original = self.crops[ORIGINAL]
+        return {
+            "name": self.name,
+            "hr_size": list(self.hr_size),
+            "top": self.top,
+            "left": self.left,
+            "height": original.shape[0],
+            "width": original.shape[1],
+            "detail_center": _detail_center(original),
+            "views": [
+                {"label": label, "psnr": finite.get(label), "uri": _data_uri(pixels)}
+                for label, pixels in self.crops.items()
+            ],
+        }
+
+
+def build_content(
+    ranking: Ranking, source: str, comparisons: Sequence[ImageComparison] = (), footer: str = ""
+) -> Data:
+    """Return the data that the page's script renders.
+
+    Args:
+        ranking: The ranking.
+        source: Name of the file or folder that its rows were read from.
+        comparisons: Images to compare.
+        footer: Version and date, for the end of the page.
+    """
+    columns, thresholds = list(table.columns(ranking)), ranking.rules.psnr_thresholds.by_split
+    return {
+        "title": ranking.rules.name,
+        "summary": _summary(ranking),
+        "scale": table.describe_scale(ranking),
+        "notes": list(ranking.notes),
+        "footer": f"From {source}. {footer}".strip(),
+        "columns": [vars(column) for column in columns],
+        "scores": [{"key": track, "label": label} for track, label in SCORE_LABELS.items()],
+        "groups": [
+            {
+                "status": status,
+                "description": table.describe_status(status, ranking),
+                "entries": [k for k, e in enumerate(ranking.entries) if e.status == status],
+            }
+            for status in STATUSES
+            if ranking.with_status(status)
+        ],
+        "entries": [_entry_data(entry, ranking, columns, source) for entry in ranking.entries],
+        "psnr_thresholds": {f"psnr_{split}": threshold for split, threshold in thresholds.items()}
+        if ranking.apply_thresholds
+        else {},
+        "datasets": per_dataset_series(ranking.entries),
+        "images": [comparison.as_dict() for comparison in comparisons],
+    }
+
+
+def _entry_data(
+    entry: RankedEntry, ranking: Ranking, columns: Sequence[Column], source: str
+) -> Data:
+    row = entry.row
+    figures = {
+        column.key: {
+            "text": column.text(row),
+            "value": value,
+            "note": row.provenance.get(column.key.partition(".")[0], f"from {source}"),
+            "below_threshold": column.is_below_threshold(entry),
+        }
+        for column in columns
+        if (value := column.value(row)) is not None
+    }
+    return {
+        "team": row.team,
+        "method": row.method,
+        "status": entry.status,
+        "waiver": entry.waiver,
+        "rank": entry.rank("main"),
+        "cells": {**figures, **{track: _score_cell(entry, track, ranking) for track in TRACKS}},
+    }
+
+
+def _score_cell(entry: RankedEntry, track: Track, ranking: Ranking) -> Data:
+    """Cell of a score; its value for sorting is the logarithm, which never overflows."""
+    ranked = len(ranking.with_status("ranked"))
+    rank = f"rank {entry.ranks[track]} of {ranked}" if entry.ranks else "not ranked"
+    return {
+        "text": format_score(entry.score(track)),
+        "value": entry.log_scores[track],
+        "rank": entry.rank(track),
+        "note": f"{_formula_text(entry, track, ranking)}; {rank}",
+    }
+
+
+def _formula_text(entry: RankedEntry, track: Track, ranking: Ranking) -> str:
+    """Equation 1 or 2 of the challenge report with the entry's figures."""
+    row, reference, formula = entry.row, ranking.reference, ranking.rules.score
+    if track == "main":
+        return " + ".join(
+            f"{getattr(formula.weights, name):g} · {format_score(entry.score(name))} ({name})"
+            for name in TRACKS
+            if name != "main"
+        )
+    value, baseline = {
+        "runtime": (row.runtime_ms, baseline_runtime_ms(row, reference)),
+        "params": (row.params_m, reference.params_m),
+        "flops": (row.flops_g, reference.flops_g),
+    }[track]
+    score = entry.score(track)
+    text = format_score(score) if math.isfinite(score) else "over 1.8e308"
+    return f"exp({formula.factor:g} · {value:.6g} / {baseline:.6g}) = {text}"
+
+
+def _summary(ranking: Ranking) -> str:
+    """The outcome in two sentences."""
+    ranked, count = len(ranking.with_status("ranked")), len(ranking.entries)
+    first = min(ranking.entries, key=lambda entry: (entry.ranks is None, entry.log_scores["main"]))
+    decimals = ranking.rules.score.decimals.runtime
+    times = (first.row.runtime_ms, baseline_runtime_ms(first.row, ranking.reference))
+    own, baseline = (f"{value:.{decimals}f}\u00a0ms" for value in times)
+    methods = f"{count} method{'s' * (count != 1)}"
+    return (
+        f"{ranked or 'None'} of {methods} {'is' if ranked < 2 else 'are'} ranked. "
+        f"{first.row.team} {'leads with' if ranked else 'has'} the lowest main score, "
+        f"{format_score(first.score('main'))}, at {own}; the baseline takes {baseline}."
+    )
+
+
+# --- per-image figures ---
+
+
+def per_dataset_series(entries: Sequence[RankedEntry]) -> list[Data]:
+    """Return the per-image figures of each dataset that has some.
+
+    Args:
+        entries: Entries of the ranking, in its order.
+
+    Returns:
+        For each dataset `name`, its `image_names`, and one of `rows` for each entry with figures:
+        the index of the `entry`, `psnr` in dB and `runtime_ms`, in the order of the images. A
+        figure is None where a method lacks an image; a list is empty where it has no figures at
+        all. `baseline` is the index of the baseline's row, or None.
+    """
+    datasets = dict.fromkeys(name for entry in entries for name in entry.row.series)
+    return [_dataset(name, entries) for name in datasets]
+
+
+def _dataset(name: str, entries: Sequence[RankedEntry]) -> Data:
+    series = {k: e.row.series[name] for k, e in enumerate(entries) if name in e.row.series}
+    image_names = list(dict.fromkeys(image for s in series.values() for image in _names(s)))
+    baselines = (row for row, k in enumerate(series) if entries[k].status == "baseline")
+    return {
+        "name": name,
+        "image_names": image_names,
+        "baseline": next(baselines, None),
+        "rows": [
+            {
+                "entry": k,
+                "psnr": _align(_names(s), s.psnr, image_names),
+                "runtime_ms": _align(_names(s), s.runtime_ms, image_names),
+            }
+            for k, s in series.items()
+        ],
+    }
+
+
+def _names(series: ImageSeries) -> tuple[str, ...]:
+    """Image names, or numbers from 1 where they are unknown."""
+    count = max(len(series.psnr), len(series.runtime_ms))
+    return series.image_names or tuple(f"no. {k}" for k in range(1, count + 1))
+
+
+def _align(
+    names: Sequence[str], values: Sequence[float], image_names: Sequence[str]
+) -> list[float | None]:
+    """The values in the order of `image_names`; an empty list if there are none."""
+    if not values:
+        return []
+    by_name = dict(zip(names, values, strict=False))  # may have fewer values than images
+    return [round(by_name[name], _DECIMALS) if name in by_name else None for name in image_names]
+
+
+# --- image comparison ---
 
 
 def evenly_spaced(pairs: Sequence[Pair], limit: int) -> tuple[Pair, ...]:
@@ -222,11 +266,13 @@ def compare_image(
     psnr = {label: _psnr(sr, hr, spec, f"{pair.name} of {label}") for label, sr in images.items()}
     images[ORIGINAL] = hr
     top, left, height, width = _crop_box(hr, crop_size)
-    box = slice(top, top + height), slice(left, left + width)
-    crops = {label: pixels[box] for label, pixels in images.items()}
-    hr_size = (hr.shape[0], hr.shape[1])
     return ImageComparison(
-        name=pair.name, top=top, left=left, hr_size=hr_size, psnr=psnr, crops=crops
+        name=pair.name,
+        top=top,
+        left=left,
+        hr_size=(hr.shape[0], hr.shape[1]),
+        psnr=psnr,
+        crops={k: image[top : top + height, left : left + width] for k, image in images.items()},
     )
 
 
@@ -246,13 +292,18 @@ def folder_sources(folders: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[s
     Raises:
         NotFound: SR images are missing; all of them are listed.
     """
-    files_of = {label: _files_by_name(folder, pairs) for label, folder in folders.items()}
-    missing = [
-        f"{label}: '{folders[label]}' has no {pair.name}"
-        for label, files in files_of.items()
-        for pair in pairs
-        if pair.name not in files
-    ]
+    files_of: dict[str, dict[str, Path]] = {}
+    missing: list[str] = []
+    for label, folder in folders.items():
+        by_stem = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
+        files_of[label] = files = {
+            pair.name: by_stem[stem]
+            for pair in pairs
+            for stem in (pair.name + f"x{pair.scale}" * n for n in (2, 1, 0))  # the last one counts
+            if stem in by_stem
+        }
+        names = [pair.name for pair in pairs if pair.name not in files]
+        missing += [f"{label}: '{folder}' has no {name}" for name in names]
     if missing:
         raise NotFound(
             f"Missing SR images: {bullet_list(missing, 'image')}",
@@ -262,16 +313,6 @@ def folder_sources(folders: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[s
     return {
         label: lambda pair, f=files: read_image(f[pair.name]).pixels
         for label, files in files_of.items()
-    }
-
-
-def _files_by_name(folder: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
-    files = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
-    stems_of = {pair.name: [pair.name + f"x{pair.scale}" * n for n in range(3)] for pair in pairs}
-    return {
-        name: next(files[stem] for stem in stems if stem in files)
-        for name, stems in stems_of.items()
-        if files.keys() & set(stems)
     }
 
 
@@ -305,138 +346,3 @@ def _data_uri(pixels: Pixels) -> str:
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, "WEBP", lossless=True, method=6)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-# --------------------------------------------------------------------------------------------------
-# Content of the report: a ranking as JSON-serializable data, every figure with its provenance.
-# --------------------------------------------------------------------------------------------------
-
-
-Data = dict[str, Any]
-
-_SCORE_LABELS: Mapping[Track, str] = {
-    "runtime": "Runtime score",
-    "params": "Params score",
-    "flops": "FLOPs score",
-    "main": "Main score",
-}
-
-
-def build_content(
-    ranking: Ranking, source: str, comparisons: Sequence[ImageComparison] = (), footer: str = ""
-) -> Data:
-    """Return the data that the page's script renders.
-
-    Args:
-        ranking: The ranking.
-        source: Name of the file or folder that its rows were read from.
-        comparisons: Images to compare.
-        footer: Version and date, for the end of the page.
-    """
-    columns = visible_columns(ranking)
-    return {
-        "title": ranking.rules.name,
-        "summary": _summary(ranking),
-        "scale": table.describe_scale(ranking),
-        "notes": list(ranking.notes),
-        "footer": f"From {source}. {footer}".strip(),
-        "columns": [vars(column) for column in columns],
-        "scores": [{"key": track, "label": label} for track, label in _SCORE_LABELS.items()],
-        "groups": _groups(ranking),
-        "entries": [_entry_data(entry, ranking, columns, source) for entry in ranking.entries],
-        "psnr_thresholds": _psnr_thresholds(ranking),
-        "datasets": per_dataset_series(ranking.entries),
-        "images": [comparison.as_dict() for comparison in comparisons],
-    }
-
-
-def _groups(ranking: Ranking) -> list[Data]:
-    """The statuses that occur, each with the indices of its entries."""
-    entries = ranking.entries
-    return [
-        {
-            "status": status,
-            "description": table.describe_status(status, ranking),
-            "entries": [k for k, entry in enumerate(entries) if entry.status == status],
-        }
-        for status in STATUSES
-        if ranking.with_status(status)
-    ]
-
-
-def _psnr_thresholds(ranking: Ranking) -> Data:
-    """Column -> PSNR threshold, dB."""
-    thresholds = ranking.rules.psnr_thresholds
-    return (
-        {"psnr_valid": thresholds.valid, "psnr_test": thresholds.test}
-        if ranking.apply_thresholds
-        else {}
-    )
-
-
-def _entry_data(
-    entry: RankedEntry, ranking: Ranking, columns: Sequence[Column], source: str
-) -> Data:
-    figures = {c.key: c.cell(entry, source) for c in columns if c.value(entry.row) is not None}
-    return {
-        "team": entry.row.team,
-        "method": entry.row.method,
-        "status": entry.status,
-        "waiver": entry.waiver,
-        "rank": entry.rank("main"),
-        "cells": {**figures, **{track: _score_cell(entry, track, ranking) for track in TRACKS}},
-    }
-
-
-def _score_cell(entry: RankedEntry, track: Track, ranking: Ranking) -> Data:
-    """Cell of a score; its value for sorting is the logarithm, which never overflows."""
-    return {
-        "text": table.format_score(entry.score(track)),
-        "value": entry.log_scores[track],
-        "rank": entry.rank(track),
-        "note": f"{_formula_text(entry, track, ranking)}; {_rank_text(entry, track, ranking)}",
-    }
-
-
-def _formula_text(entry: RankedEntry, track: Track, ranking: Ranking) -> str:
-    """Equation 1 or 2 of the challenge report with the entry's figures."""
-    row, reference, score = entry.row, ranking.reference, ranking.rules.score
-    figures = {
-        "runtime": (row.runtime_ms, baseline_runtime_ms(row, reference)),
-        "params": (row.params_m, reference.params_m),
-        "flops": (row.flops_g, reference.flops_g),
-    }
-    if track == "main":
-        return " + ".join(
-            f"{getattr(score.weights, name):g} · {table.format_score(entry.score(name))} ({name})"
-            for name in TRACKS
-            if name != "main"
-        )
-    value, baseline = figures[track]
-    text = (
-        table.format_score(entry.score(track))
-        if math.isfinite(entry.score(track))
-        else "over 1.8e308"
-    )
-    return f"exp({score.factor:g} · {value:.6g} / {baseline:.6g}) = {text}"
-
-
-def _rank_text(entry: RankedEntry, track: Track, ranking: Ranking) -> str:
-    if not entry.ranks:
-        return "not ranked"
-    return f"rank {entry.ranks[track]} of {len(ranking.with_status('ranked'))}"
-
-
-def _summary(ranking: Ranking) -> str:
-    """The outcome in two sentences."""
-    ranked, count = len(ranking.with_status("ranked")), len(ranking.entries)
-    first = min(ranking.entries, key=lambda entry: (entry.ranks is None, entry.log_scores["main"]))
-    decimals = ranking.rules.score.decimals.runtime
-    times = (first.row.runtime_ms, baseline_runtime_ms(first.row, ranking.reference))
-    own, baseline = (f"{value:.{decimals}f}\u00a0ms" for value in times)
-    methods = f"{count} method{'s' * (count != 1)}"
-    return (
-        f"{ranked or 'None'} of {methods} {'is' if ranked < 2 else 'are'} ranked. "
-        f"{first.row.team} {'leads with' if ranked else 'has'} the lowest main score, "
-        f"{table.format_score(first.score('main'))}, at {own}; the baseline takes {baseline}."
-    )

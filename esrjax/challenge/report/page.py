@@ -5,15 +5,14 @@ import hashlib
 import html
 import json
 import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from esrjax.errors import UnwritableFile
+from esrjax.io import write_bytes
 
 # In order of execution: each script may use those before it.
 SCRIPTS = (
@@ -38,12 +37,14 @@ def render_page(content: Mapping[str, Any]) -> str:
     """
     style = _read_asset("style.css")
     script = "\n".join(_read_asset(f"{name}.js") for name in SCRIPTS)
+    data = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Template(_read_asset("page.html")).substitute(
         title=html.escape(content["title"]),
-        policy=_security_policy(style, script),
+        policy=f"default-src 'none'; img-src data:; base-uri 'none'; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; form-action 'none'",
         style=style,
         script=script,
-        data=_embeddable_json(content),
+        data=data.translate(_JSON_ESCAPES),
     )
 
 
@@ -72,31 +73,12 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         ValueError: A number in `content` is not finite; an existing file is unchanged.
     """
     check_writable(path)
-    tmp_path = path.with_name(f".esrjax-{secrets.token_hex(6)}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        tmp_path.write_text(render_page(content), "utf-8")
-        os.replace(tmp_path, path)
-    finally:
-        with suppress(OSError):
-            tmp_path.unlink()
+    write_bytes(path, render_page(content).encode())
 
 
 def _read_asset(name: str) -> str:
     return (resources.files("esrjax.challenge.report") / "assets" / name).read_text("utf-8")
 
 
-def _security_policy(style: str, script: str) -> str:
-    directives = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'"}
-    directives |= {"style-src": _hash(style), "script-src": _hash(script), "form-action": "'none'"}
-    return "; ".join(f"{directive} {sources}" for directive, sources in directives.items())
-
-
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _embeddable_json(content: Mapping[str, Any]) -> str:
-    """JSON that cannot end the element around it; NaN and infinity are errors."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate(_JSON_ESCAPES)

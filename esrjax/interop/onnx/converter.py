@@ -1,7 +1,7 @@
-"""Conversion of a JAX function of images to an ONNX model, optimized, with metadata."""
+"""`to_onnx`, the conversion of a JAX function of images to an optimized ONNX model."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 from jax import Array
 
 from esrjax.errors import ExportError
-from esrjax.interop.onnx.graph import OPSET, GraphBuilder
+from esrjax.interop.onnx.graph import OPSET, GraphBuilder, value_info
 from esrjax.interop.onnx.lowerings import lower
 from esrjax.interop.onnx.runtime import import_library, make_session
 
@@ -32,77 +32,49 @@ def to_onnx(forward: TraceableForward, lr: jax.ShapeDtypeStruct, name: str) -> A
         An `onnx.ModelProto` with input "lr" and output "sr".
 
     Raises:
-        ExportError: If an operation has no ONNX equivalent, or ONNX Runtime rejects the
-            model.
+        ExportError: If an operation has no ONNX equivalent, or ONNX Runtime rejects the model.
         MissingExtra: If onnx or onnxruntime is not installed.
     """
-    onnx = import_library("onnx")
+    onnx, graph = import_library("onnx"), GraphBuilder(SYMBOLS)
+    helper = onnx.helper
     closed_jaxpr = jax.make_jaxpr(forward)(lr)
-    graph = GraphBuilder(SYMBOLS)
     (output,) = lower(graph, closed_jaxpr.jaxpr, closed_jaxpr.consts, [INPUT])
-    graph.nodes.append(onnx.helper.make_node("Identity", [graph.name_of(output)], [OUTPUT]))
-    sr = closed_jaxpr.out_avals[0]
-    onnx_proto = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            name,
-            [_value_info(INPUT, lr.shape)],
-            [_value_info(OUTPUT, sr.shape)],
-            [tensor for tensor, _ in graph.constants.values()],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+    graph.nodes.append(helper.make_node("Identity", [graph.name_of(output)], [OUTPUT]))
+    onnx_graph = helper.make_graph(
+        graph.nodes,
+        name,
+        [value_info(INPUT, lr.dtype, _dims(lr))],
+        [value_info(OUTPUT, lr.dtype, _dims(closed_jaxpr.out_avals[0]))],
+        [tensor for tensor, _ in graph.constants.values()],
+    )
+    onnx_proto = helper.make_model(
+        onnx_graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="esrjax",
     )
     onnx.checker.check_model(onnx_proto)
-    return ort_optimized(onnx_proto)
+    return _optimize(onnx_proto)
 
 
-def ort_optimized(onnx_proto: Any) -> Any:
+def _dims(aval: Any) -> list[int | str]:
+    return [dim if isinstance(dim, int) else str(dim) for dim in aval.shape]
+
+
+def _optimize(onnx_proto: Any) -> Any:
     """Return the model after ONNX Runtime's basic optimizations.
 
     These are independent of the machine: they cancel transposes, fuse biases into convolutions and
     fold constants. The extended ones are not: they insert operators of ONNX Runtime alone.
-
-    Args:
-        onnx_proto: An `onnx.ModelProto`.
-
-    Raises:
-        ExportError: If ONNX Runtime rejects the model.
     """
-    onnx = import_library("onnx")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         try:
-            make_session(
-                onnx_proto.SerializeToString(),
-                optimization_level="ORT_ENABLE_BASIC",
-                optimized_path=path,
-            )
+            make_session(onnx_proto.SerializeToString(), optimized_path=path)
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
-            raise _rejected_by_onnxruntime(error) from error
-        return onnx.load(path)
-
-
-def _rejected_by_onnxruntime(error: Exception) -> ExportError:
-    return ExportError(
-        f"ONNX Runtime does not run this network: {' '.join(str(error).split())[:200]}",
-        rule="an exported model is loaded in ONNX Runtime before it is written",
-        remedy="use another --dtype, or --format stablehlo",
-    )
-
-
-def write_metadata(onnx_proto: Any, metadata: Mapping[str, str]) -> None:
-    """Set the metadata properties of a model.
-
-    Args:
-        onnx_proto: An `onnx.ModelProto`.
-        metadata: Properties by name.
-    """
-    import_library("onnx").helper.set_model_props(onnx_proto, dict(metadata))
-
-
-def _value_info(name: str, shape: tuple[Any, ...]) -> Any:
-    helper, tensor_proto = import_library("onnx").helper, import_library("onnx").TensorProto
-    dims = [dim if isinstance(dim, int) else str(dim) for dim in shape]
-    return helper.make_tensor_value_info(name, tensor_proto.FLOAT, dims)
+            raise ExportError(
+                f"ONNX Runtime does not run this network: {' '.join(str(error).split())[:200]}",
+                rule="an exported model is loaded in ONNX Runtime before it is written",
+                remedy="use another --dtype, or --format stablehlo",
+            ) from error
+        return import_library("onnx").load(path)

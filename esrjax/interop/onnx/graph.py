@@ -26,11 +26,21 @@ Value = Any  # name of a value in the graph, or a `Constant`
 # A `jax.core.JaxprEqn`, which is not public API: it has primitive, params, invars, outvars.
 Eqn = Any
 
-ONNX_BINARY_OPS: Mapping[type[ast.operator], str] = {
-    ast.Add: "Add",
-    ast.Sub: "Sub",
-    ast.Mult: "Mul",
-}
+BINARY_OPS: Mapping[type[ast.operator], str] = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}
+
+
+def int64(*values: int) -> Constant:
+    """Return an int64 vector, as ONNX operators take axes and shapes."""
+    return np.asarray(values, np.int64)
+
+
+def value_info(name: str, dtype: Any, dims: Sequence[int | str | None]) -> Any:
+    """Return the declaration of an input or output; a dimension is a size, a symbol or unknown."""
+    return import_library("onnx").helper.make_tensor_value_info(name, _elem_type(dtype), dims)
+
+
+def _elem_type(dtype: Any) -> int:
+    return import_library("onnx").helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
 class GraphBuilder:
@@ -77,6 +87,18 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(op_type, input_names, output_names, **attributes))
         return output_names[0] if num_outputs == 1 else output_names
 
+    def cast(self, x: Value, dtype: Any) -> Value:
+        """Append a conversion to a NumPy or JAX dtype."""
+        return self.add("Cast", x, to=_elem_type(dtype))
+
+    def reshape(self, x: Value, shape: Sequence[Dim]) -> Value:
+        """Append a reshape; one dimension may be -1."""
+        return self.add("Reshape", x, self.shape_vector(shape))
+
+    def transpose(self, x: Value, axes: Sequence[int]) -> Value:
+        """Append a permutation of axes."""
+        return self.add("Transpose", x, perm=list(axes))
+
     def unique_name(self, prefix: str) -> str:
         """Return a name that no value of the graph has yet."""
         self._count[0] += 1
@@ -94,50 +116,43 @@ class GraphBuilder:
             self.constants[key] = (tensor, value)  # keeps the array alive: its id is the key
         return self.constants[key][0].name
 
-    # --- dimensions ------------------------------------------------------------------------
-
     def shape_vector(self, dims: Sequence[Dim]) -> Value:
         """Return dimensions as an int64 vector; a constant if all are static."""
         if all(isinstance(dim, int) for dim in dims):
-            return np.asarray(dims, np.int64)
+            return int64(*dims)
         return self.add("Concat", *map(self.dim_vector, dims), axis=0)
 
     def dim_vector(self, dim: Dim) -> Value:
         """Return one dimension as an int64 vector of length 1."""
         if isinstance(dim, int):
-            return np.asarray([dim], np.int64)
-        # JAX prints powers as h^2.
-        return self._cached_expression(ast.parse(str(dim).replace("^", "**"), mode="eval").body)
-
-    def _cached_expression(self, node: ast.expr) -> Value:
-        """Return an expression's value, computed once.
-
-        JAX has no public access to the terms of a symbolic dimension, but prints it as a Python
-        expression, for example `max(4*floordiv(h - 7, 4), 1)`, which `ast` parses.
-        """
-        key = ast.unparse(node)
-        if key not in self._dim_values:
-            self._dim_values[key] = self._expression(node)
-        return self._dim_values[key]
+            return int64(dim)
+        # JAX has no public access to the terms of a symbolic dimension, but prints it as a Python
+        # expression, for example `max(4*floordiv(h - 7, 4), 1)`, with powers as h^2.
+        return self._expression(ast.parse(str(dim).replace("^", "**"), mode="eval").body)
 
     def _expression(self, node: ast.expr) -> Value:
+        """Return an expression's value, computed once."""
+        key = ast.unparse(node)
+        if key not in self._dim_values:
+            self._dim_values[key] = self._add_expression(node)
+        return self._dim_values[key]
+
+    def _add_expression(self, node: ast.expr) -> Value:
         match node:
             case ast.Constant(value=int(value)):
-                return np.asarray([value], np.int64)
+                return int64(value)
             case ast.Name(id=symbol):
                 value, axis = self._symbols[symbol]
                 return self.add("Shape", value, start=axis, end=axis + 1)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return self.add("Neg", self._cached_expression(operand))
+                return self.add("Neg", self._expression(operand))
             case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))):
-                return self.add("Pow", self._cached_expression(left), np.asarray([power], np.int64))
-            case ast.BinOp(left=left, op=operator, right=right):
-                sides = self._cached_expression(left), self._cached_expression(right)
-                return self.add(ONNX_BINARY_OPS[type(operator)], *sides)
+                return self.add("Pow", self._expression(left), int64(power))
+            case ast.BinOp(left=left, op=op, right=right):
+                sides = self._expression(left), self._expression(right)
+                return self.add(BINARY_OPS[type(op)], *sides)
             case ast.Call(func=ast.Name(id=function), args=[left, right]):
-                return self._call(
-                    function, self._cached_expression(left), self._cached_expression(right)
-                )
+                return self._call(function, self._expression(left), self._expression(right))
             case _:
                 raise NotImplementedError(f"symbolic dimension {ast.unparse(node)}")
 

@@ -27,19 +27,13 @@ def import_library(library: str, extra: str = "export") -> Any:
         ) from error
 
 
-def make_session(
-    model: bytes | str,
-    *,
-    optimization_level: str = "ORT_ENABLE_ALL",
-    optimized_path: Path | None = None,
-) -> Any:
+def make_session(model: bytes | str, *, optimized_path: Path | None = None) -> Any:
     """Return a session that runs a model, on CUDA if this build of ONNX Runtime supports it.
 
     Args:
         model: The serialized model, or the path of its file.
-        optimization_level: Member of `onnxruntime.GraphOptimizationLevel`.
-        optimized_path: Where the optimized model is written; the session then runs on the CPU, as
-            optimizations for CUDA would be written as well.
+        optimized_path: Where the model is written after basic optimizations; the session then has
+            only these, and runs on the CPU, as optimizations for CUDA would be written as well.
 
     Raises:
         MissingExtra: If onnxruntime is not installed.
@@ -49,11 +43,10 @@ def make_session(
     options.log_severity_level = 3  # errors only
     # Threads stop spinning after a run: otherwise they slow down PyTorch or JAX in this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.graph_optimization_level = getattr(
-        onnxruntime.GraphOptimizationLevel, optimization_level
-    )
     providers = ["CPUExecutionProvider"]
     if optimized_path is not None:
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(optimized_path)
     elif device() == "cuda":
         providers.insert(0, "CUDAExecutionProvider")

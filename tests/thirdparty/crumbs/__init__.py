@@ -3,8 +3,10 @@ them.
 """
 
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
+from esrjax.evaluation.metrics import MetricSpec
 from esrjax.method import Ensemble, Member, Method
 from esrjax.nn.functional import pixel_shuffle
 from esrjax.nn.layers import Conv2d, param
@@ -41,3 +43,20 @@ CRUMBS = Ensemble(
     description="Three quarters of crumb with x8 self-ensemble, and a quarter of loaf.",
     **AUTHORS,
 )
+
+
+def blurred_l1(sr, hr):
+    """Return the mean absolute error of 2x2 means: a loss of this package."""
+    error = sr - hr
+    mean = (
+        error[:, ::2, ::2] + error[:, 1::2, ::2] + error[:, ::2, 1::2] + error[:, 1::2, 1::2]
+    ) / 4
+    return jnp.mean(jnp.abs(mean))
+
+
+def sign_sgd(cfg, lr_schedule):
+    """Return the optimizer signSGD of this package."""
+    return optax.sign_sgd(lr_schedule)
+
+
+BORDER1 = MetricSpec("border1", "nobody", crop_border=1)

@@ -1,4 +1,4 @@
-"""Spatial attention of HAESR, whose attention maps are computed once and shared by later blocks.
+"""Attentions of HAESR: spatial, with maps that later blocks share, and between channels.
 
 Attention is single-headed. Token sets are `(N, sets, L, C)`: the sets are extended local windows or
 dilated grids, each with 64 queries.
@@ -14,18 +14,25 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
-from esrjax.nn.functional import einsum, softmax
-from esrjax.nn.layers import LayerNorm, Linear, Sequential, normal_init, param
+from esrjax.nn.functional import einsum, matmul, normalize, softmax
+from esrjax.nn.layers import Conv2d, LayerNorm, Linear, Sequential, normal_init, param
 
-from . import windows
 from .feed_forward import GatedFeedForward
+from .window_attention import relative_position_index
+from .window_partition import (
+    grid_partition,
+    grid_reverse,
+    overlapping_windows,
+    window_partition,
+    window_reverse,
+)
 
 WINDOW_SIZE = 8  # side of windows and of grids, pixels
 OVERLAP = 4  # pixels around a window that may be keys
 EPS = 1e-6  # of the layer norms
 
 
-# --- queries and keys --------------------------------------------------------------------------
+# --- queries and keys ---
 
 
 @dataclass(frozen=True)
@@ -43,16 +50,16 @@ class LocalWindows:
 
     def queries(self, x: Array) -> Array:
         """Return the queries of `x (N, h, w, C)`: `(N, h·w / 64, 64, C)`."""
-        return windows.window_partition(x, WINDOW_SIZE, WINDOW_SIZE)
+        return window_partition(x, WINDOW_SIZE, WINDOW_SIZE)
 
     def keys(self, x: Array) -> Array:
         """Return the keys of `x (N, h, w, C)`: `(N, h·w / 64, keys, C)`."""
-        neighbourhood = windows.overlapping_windows(x, WINDOW_SIZE, OVERLAP)
+        neighbourhood = overlapping_windows(x, WINDOW_SIZE, OVERLAP)
         return jnp.take(neighbourhood, PATTERNS[self.pattern], axis=2, mode="clip")
 
     def reverse(self, tokens: Array, like: Array) -> Array:
         """Reassemble the outputs of the queries into the shape of `like`."""
-        return windows.window_reverse(tokens, WINDOW_SIZE, WINDOW_SIZE, *like.shape[1:3])
+        return window_reverse(tokens, WINDOW_SIZE, WINDOW_SIZE, *like.shape[1:3])
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class DilatedGrid:
 
     def queries(self, x: Array) -> Array:
         """Return the queries of `x (N, h, w, C)`: `(N, h·w / 64, 64, C)`."""
-        return windows.grid_partition(x, WINDOW_SIZE, WINDOW_SIZE)
+        return grid_partition(x, WINDOW_SIZE, WINDOW_SIZE)
 
     def keys(self, x: Array) -> Array:
         """Return the keys of `x (N, h, w, C)`: `(N, h·w / 64, 64 + rows·columns, C)`."""
@@ -76,12 +83,12 @@ class DilatedGrid:
         top, left = h // 2 * (WINDOW_SIZE - self.rows), w // 2 * (WINDOW_SIZE - self.columns)
         extra_pixels = x[:, top : top + self.rows * h, left : left + self.columns * w]
         return jnp.concatenate(
-            [self.queries(x), windows.grid_partition(extra_pixels, self.rows, self.columns)], axis=2
+            [self.queries(x), grid_partition(extra_pixels, self.rows, self.columns)], axis=2
         )
 
     def reverse(self, tokens: Array, like: Array) -> Array:
         """Reassemble the outputs of the queries into the shape of `like`."""
-        return windows.grid_reverse(tokens, WINDOW_SIZE, WINDOW_SIZE, *like.shape[1:3])
+        return grid_reverse(tokens, WINDOW_SIZE, WINDOW_SIZE, *like.shape[1:3])
 
 
 def _patterns() -> Mapping[str, NDArray[np.int32]]:
@@ -114,7 +121,7 @@ def torch_buffers(net: nnx.Module) -> dict[str, NDArray[np.int64]]:
     return tensors
 
 
-# --- spatial attention -------------------------------------------------------------------------
+# --- spatial attention ---
 
 
 class Attention(nnx.Module):
@@ -168,7 +175,7 @@ class GlobalAttention(Attention):
         )
 
     def bias(self) -> Array:
-        grid_table, index = self.grid_bias[..., 0], windows.relative_position_index(WINDOW_SIZE)
+        grid_table, index = self.grid_bias[..., 0], relative_position_index(WINDOW_SIZE)
         grid_bias = jnp.take(grid_table, index, mode="clip")
         return jnp.concatenate([grid_bias[None], self.extra_pos_bias[...]], axis=-1)
 
@@ -217,3 +224,56 @@ class SpatialAttentionLayer(nnx.Module):
         y, attn = self.attn(self.cnorm(x), attn_map)
         x = x + y
         return x + self.gfn(self.cnorm2(x)), attn
+
+
+# --- channel attention ---
+
+
+class PartitionedChannelAttention(nnx.Module):
+    """Channel attention over each 8x8 window, or with `is_grid` over all pixels 8 apart.
+
+    Maps `(N, h, w, C)` to the same shape; `h` and `w` must be multiples of 8.
+    """
+
+    def __init__(self, channels: int, is_grid: bool, *, rngs: nnx.Rngs):
+        self.is_grid = is_grid
+        self.qkv = Conv2d(channels, 3 * channels, 1, bias=False, rngs=rngs)
+        self.qkv_dwconv = Conv2d(
+            3 * channels, 3 * channels, groups=3 * channels, bias=False, rngs=rngs
+        )
+        self.temperature = param(jnp.ones((1, 1, 1)))
+        self.project_out = Conv2d(channels, channels, 1, bias=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        height, width = x.shape[1:3]
+        partition, reverse = window_partition, window_reverse
+        set_h = set_w = WINDOW_SIZE
+        if self.is_grid:
+            partition, reverse = grid_partition, grid_reverse
+            set_h, set_w = height // WINDOW_SIZE, width // WINDOW_SIZE
+        q, k, v = jnp.split(partition(self.qkv_dwconv(self.qkv(x)), set_h, set_w), 3, axis=-1)
+        logits = matmul(normalize(q, -2).mT, normalize(k, -2)) * self.temperature[...][None]
+        y = matmul(v, softmax(logits).mT)
+        return self.project_out(reverse(y, set_h, set_w, height, width))
+
+
+class TrBlockC(nnx.Module):
+    """Channel attention over windows, then over grids, each with its gated feed-forward.
+
+    Maps `(N, h, w, C)` to the same shape.
+    """
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.canorm1, self.cnorm1, self.canorm2, self.cnorm2 = (
+            LayerNorm(channels, eps=EPS) for _ in range(4)
+        )
+        self.cttn1, self.cttn2 = (
+            PartitionedChannelAttention(channels, is_grid, rngs=rngs) for is_grid in (False, True)
+        )
+        self.gfn1, self.gfn2 = (GatedFeedForward(channels, channels, rngs=rngs) for _ in range(2))
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self.cttn1(self.canorm1(x))
+        x = x + self.gfn1(self.cnorm1(x))
+        x = x + self.cttn2(self.canorm2(x))
+        return x + self.gfn2(self.cnorm2(x))

@@ -1,11 +1,11 @@
-"""Channel weights computed from global average pooling."""
+"""Channel attention: weights of channels computed from global average pooling."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.nn.functional import global_avg_pool, softmax
+from esrjax.nn.functional import gelu, global_avg_pool, softmax
 from esrjax.nn.layers import Conv2d, Linear, PReLU, Sequential
 
 
@@ -24,6 +24,38 @@ class SqueezeExcitation(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return x * jax.nn.sigmoid(self.fc(global_avg_pool(x)))
+
+
+class ChannelAttention(nnx.Module):
+    """Scale each channel by a sigmoid of all channel means: `(N, h, w, C)` to the same shape.
+
+    The hidden 1x1 convolution has `C / squeeze_factor` channels.
+    """
+
+    def __init__(self, channels: int, squeeze_factor: int, *, rngs: nnx.Rngs):
+        down = Conv2d(channels, channels // squeeze_factor, 1, rngs=rngs)
+        up = Conv2d(channels // squeeze_factor, channels, 1, rngs=rngs)
+        self.attention = Sequential([global_avg_pool, down, jax.nn.relu, up, jax.nn.sigmoid])
+
+    def __call__(self, x: Array) -> Array:
+        return x * self.attention(x)
+
+
+class CAB(nnx.Module):
+    """Channel attention block: a bottleneck of two 3x3 convolutions, then channel attention.
+
+    Maps `(N, h, w, C)` to the same shape; the bottleneck has `C / compress_ratio` channels.
+    """
+
+    def __init__(self, channels: int, compress_ratio: int, squeeze_factor: int, *, rngs: nnx.Rngs):
+        down = Conv2d(channels, channels // compress_ratio, rngs=rngs)
+        up = Conv2d(channels // compress_ratio, channels, rngs=rngs)
+        self.cab = Sequential(
+            [down, gelu, up, ChannelAttention(channels, squeeze_factor, rngs=rngs)]
+        )
+
+    def __call__(self, x: Array) -> Array:
+        return self.cab(x)
 
 
 class SKFF(nnx.Module):

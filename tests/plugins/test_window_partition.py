@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from esrjax_plugins.parts import windows
+from esrjax_plugins.blocks import window_attention as attention
+from esrjax_plugins.blocks import window_partition as windows
 
 H, W = 12, 8  # of the image whose pixels are numbered
 
@@ -57,15 +58,15 @@ def test_overlapping_windows_equal_pytorchs_unfold():
 
 def test_heads_have_consecutive_channels():
     tokens = jnp.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
-    split = windows.split_heads(tokens, 2)
+    split = attention.split_heads(tokens, 2)
     np.testing.assert_array_equal(split[1, 2, 1, 3], tokens[1, 2, 3, 3:])
-    np.testing.assert_array_equal(windows.merge_heads(split), tokens)
+    np.testing.assert_array_equal(attention.merge_heads(split), tokens)
 
 
 def test_equal_offsets_share_a_bias_and_others_do_not():
     rows, columns = np.divmod(np.arange(9), 3)
     offsets = np.stack([rows[:, None] - rows, columns[:, None] - columns], -1)
-    index = windows.relative_position_index(3)
+    index = attention.relative_position_index(3)
     assert (index.min(), index.max()) == (0, 24)
     assert index[0, 8] == 0  # the offset of query 0 and the last key is the smallest
     is_equal = (offsets[:, :, None, None] == offsets).all(-1)
@@ -80,7 +81,7 @@ def test_mask_separates_pixels_that_only_the_shift_made_adjacent(h, w):
     region = 2 * (row < shift_size) + (column < shift_size)
     is_adjacent = region[:, :, None] == region[:, None]
     np.testing.assert_array_equal(
-        windows.shift_mask(h, w, window_size, shift_size), np.where(is_adjacent, 0, -100)
+        attention.shift_mask(h, w, window_size, shift_size), np.where(is_adjacent, 0, -100)
     )
 
 

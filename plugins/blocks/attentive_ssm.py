@@ -1,4 +1,4 @@
-"""Attentive layers of MambaIRv2: window attention, then one selective scan over sorted tokens.
+"""Attentive layers of MambaIRv2 and DWMamba: window attention, then one scan over sorted tokens.
 
 Source: MambaIRv2 (arXiv:2411.15269), section 3. Features are `(N, h, w, C)`; tokens `(N, L, C)` are
 their pixels in raster order, `L = h·w`. Names are those of the released code.
@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from esrjax.nn.functional import at_least_f32, gelu, linear, matmul
+from esrjax.nn import ops
+from esrjax.nn.functional import at_least_f32, einsum, gelu, linear, matmul
 from esrjax.nn.layers import Conv2d, LayerNorm, Linear, Sequential, param, uniform_init
 
-from .chance import image_keys
 from .feed_forward import ConvFFN, GatedMLP
-from .mamba import SelectiveScan
-from .window_attention import WindowAttention
-from .windows import relative_position_index
+from .mamba import a_log_init, dt_bias_init
+from .stochastic_depth import image_keys
+from .window_attention import WindowAttention, relative_position_index
 
 
 class AttentiveLayer(nnx.Module):
@@ -137,6 +137,64 @@ class ASSM(nnx.Module):
         return self.CPE(z)
 
 
+class HFGuidedASSM(ASSM):
+    """ASSM whose router and gate also receive the high bands, times a learned scale per channel.
+
+    These scales (`hf_gate_route`, `hf_gate_cpe`) are zero at first. Called with `u (N, h, w, C)`,
+    the basis of the prompts and the merged high bands `(N, h, w, hf_channels)`.
+    """
+
+    sort_prompts = True
+
+    def __init__(self, channels: int, hf_channels: int, *, rngs: nnx.Rngs, **kwargs: Any):
+        super().__init__(channels, router_channels=2 * channels, rngs=rngs, **kwargs)
+        self.hf_align = Sequential(
+            [
+                Conv2d(hf_channels, hf_channels, groups=hf_channels, rngs=rngs),
+                jax.nn.silu,
+                Conv2d(hf_channels, channels, 1, rngs=rngs),
+            ]
+        )
+        self.cpe_hf_proj = Conv2d(hf_channels, 2 * channels, 1, rngs=rngs)
+        self.hf_gate_route = param(jnp.zeros(channels))
+        self.hf_gate_cpe = param(jnp.zeros((1, 1, 1, 2 * channels)), torch_axes=(0, 3, 1, 2))
+
+    def router_input(self, u: Array, *context: Array) -> Array:
+        (hf,) = context
+        gate = self.hf_gate_route[...][None, None, None, :]
+        return jnp.concatenate([u, self.hf_align(hf) * gate], -1)
+
+    def gate_input(self, z: Array, *context: Array) -> Array:
+        (hf,) = context
+        return self.CPE(z) + self.cpe_hf_proj(hf) * self.hf_gate_cpe[...]
+
+
+class SelectiveScan(nnx.Module):
+    """The selective scan of MambaIRv2: `x (N, L, d_inner)` and prompts to `(N, L, d_inner)`.
+
+    `prompts (N, L, d_state)` are added to the readout `C`. Source: MambaIRv2 (arXiv:2411.15269),
+    section 3.2; parameter names and shapes are those of its code, with a leading axis of one
+    direction.
+    """
+
+    def __init__(self, d_inner: int, d_state: int, *, rngs: nnx.Rngs):
+        dt_rank = -(-d_inner // 16)
+        self.split_points = (dt_rank, dt_rank + d_state)
+        self.x_proj_weight = param(uniform_init(rngs, (1, dt_rank + 2 * d_state, d_inner), d_inner))
+        self.dt_projs_weight = param(uniform_init(rngs, (1, d_inner, dt_rank), dt_rank))
+        self.dt_projs_bias = param(dt_bias_init(rngs, d_inner)[None])
+        self.A_logs = param(a_log_init(d_inner, d_state))
+        self.Ds = param(jnp.ones(d_inner))
+
+    def __call__(self, x: Array, prompts: Array) -> Array:
+        projected = einsum("nlc,oc->nlo", x, self.x_proj_weight[0])
+        dt, b, c = jnp.split(projected, self.split_points, -1)
+        dt = einsum("nlr,cr->nlc", dt, self.dt_projs_weight[0])
+        delta = jax.nn.softplus(dt + self.dt_projs_bias[...][None])
+        a = -jnp.exp(self.A_logs[...])
+        return ops.selective_scan(x, delta, a, b, c + prompts, self.Ds[...])
+
+
 class GumbelRouting(nnx.Module):
     """One-hot class of every token from router logits: `(N, L, num_tokens) -> (N, L, num_tokens)`.
 
@@ -148,13 +206,10 @@ class GumbelRouting(nnx.Module):
         self.eval_noise, self.deterministic = eval_noise, False
 
     def __call__(self, logits: Array) -> Array:
-        is_deterministic, logits32 = (
-            self.deterministic and not self.eval_noise,
-            at_least_f32(logits),
-        )
-        return straight_through_argmax(
-            logits32 if is_deterministic else logits32 + gumbel(logits32)
-        ).astype(logits.dtype)
+        noisy = at_least_f32(logits)
+        if self.eval_noise or not self.deterministic:
+            noisy += gumbel(noisy)
+        return straight_through_argmax(noisy).astype(logits.dtype)
 
 
 @jax.custom_jvp

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from esrjax_plugins import hat, mambairv2, swinir
-from esrjax_plugins.parts import chance
+from esrjax_plugins.blocks import stochastic_depth
 from flax import nnx
 
 from esrjax.loading import abstract_network
@@ -61,7 +61,7 @@ def loss_and_grads(name, **kwargs):
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_scanned_groups_have_the_same_gradients(name, monkeypatch):
     keys = lambda x: jax.random.split(jax.random.key(1), len(x))  # independent of rounding  # noqa: E731
-    monkeypatch.setattr(chance, "image_keys", keys)
+    monkeypatch.setattr(stochastic_depth, "image_keys", keys)
     pairs = zip(
         *(loss_and_grads(name, scan_layers=scan_layers) for scan_layers in (True, False)),
         strict=True,

@@ -127,7 +127,7 @@ class ChannelAttentionBlock(nnx.Module):
         return x + self.ffn(self.norm2(x))
 
 
-# --- overlapping windows (TLC) -----------------------------------------------------------------
+# --- overlapping windows (TLC) ---
 
 
 def apply_in_windows(fn: Callable[[Array], Array], x: Array, window_size: int) -> Array:

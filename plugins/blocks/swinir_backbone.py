@@ -17,16 +17,16 @@ from jax import Array
 
 from esrjax.nn.layers import Conv2d, LayerNorm, Linear, PixelShuffle, Sequential, normal_init
 
-from .colour import rgb_mean
-from .repetition import apply_blocks
-from .windows import pad_to_multiple
+from .common import rgb_mean
+from .scan_layers import apply_blocks
+from .window_partition import pad_to_multiple
 
 NUM_FEAT = 64  # channels of the features that are upsampled
 UPSAMPLE_STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}  # scale -> factors of the pixel shuffles
 BACKBONE_TORCH_NAMES = {
-    "patch_embed.norm.{leaf}": "patch_norm.{leaf}",
+    "patch_embed.norm": "patch_norm",
     "patch_embed": "patch_norm",
-    "upsample.{n}.{leaf}": "upsample.steps.{n}.{leaf}",
+    "upsample.{n}": "upsample.steps.{n}",
 }
 
 
@@ -80,14 +80,15 @@ class UpsampleHead(nnx.Module):
 class SRBackbone(nnx.Module):
     """Base class of the networks: LR `(N, h, w, 3)` in [0, 1] to SR `(N, scale·h, scale·w, 3)`.
 
-    LR is padded at the bottom and right to a multiple of the window size, and SR is cropped.
+    LR is padded at the bottom and right to a multiple of the window, and SR is cropped.
 
     Args:
         channels: Channels `C` of the features (`embed_dim`).
         groups: Modules that map `(N, h, w, C)` to the same shape; each becomes a `ResidualGroup`.
-        window_size: Multiple to which LR is padded.
+        window_size: Side of the windows in pixels.
         scale: Scale of the main head, whose image is returned.
         pad_mode: Mode of `pad_to_multiple`.
+        pad_multiple: Multiple to which LR is padded; by default the window size.
         extra_scales: Scales of further heads that are trained along: modules `head_2x`, .... Their
             outputs are captured by `taps`; otherwise a compiled program does not compute them.
         pixelshuffledirect: See `UpsampleHead`.
@@ -104,6 +105,7 @@ class SRBackbone(nnx.Module):
         window_size: int,
         scale: int,
         pad_mode: str = "symmetric",
+        pad_multiple: int | None = None,
         extra_scales: Iterable[int] = (),
         pixelshuffledirect: bool = False,
         main_head: str = "upsample",
@@ -111,7 +113,8 @@ class SRBackbone(nnx.Module):
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.window_size, self.pad_mode = window_size, pad_mode
+        self.window_size = window_size
+        self.pad_mode, self.pad_multiple = pad_mode, pad_multiple or window_size
         self.scan_layers, self.remat = scan_layers, remat
         self.conv_first = Conv2d(3, channels, rngs=rngs)
         self.patch_norm = LayerNorm(channels)
@@ -144,7 +147,7 @@ class SRBackbone(nnx.Module):
 
     def features(self, x: Array) -> Array:
         """Return the deep features `(N, h', w', C)` of LR `x`, padded to `h' x w'`."""
-        x = pad_to_multiple(x, self.window_size, self.pad_mode)
+        x = pad_to_multiple(x, self.pad_multiple, self.pad_mode)
         shallow = self.conv_first(x - rgb_mean(x))
         t = self.patch_norm(shallow)
         t = apply_blocks(self.layers, t, scan=self.scan_layers, remat=self.remat)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from .chance import StochasticDepth, save_keys_policy
+from .stochastic_depth import StochasticDepth, save_keys_policy
 
 
 def apply_blocks(blocks: Iterable[nnx.Module], x: Array, *, scan: bool, remat: bool) -> Array:

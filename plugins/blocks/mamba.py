@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from esrjax.nn import ops
-from esrjax.nn.functional import conv1d, einsum
+from esrjax.nn.functional import conv1d
 from esrjax.nn.layers import Linear, param, uniform_init
 
 
@@ -77,33 +77,7 @@ class Mamba(nnx.Module):
         return self.out_proj(y * jax.nn.silu(gate))
 
 
-class SelectiveScan(nnx.Module):
-    """The selective scan of MambaIRv2: `x (N, L, d_inner)` and prompts to `(N, L, d_inner)`.
-
-    `prompts (N, L, d_state)` are added to the readout `C`. Source: MambaIRv2 (arXiv:2411.15269),
-    section 3.2; parameter names and shapes are those of its code, with a leading axis of one
-    direction.
-    """
-
-    def __init__(self, d_inner: int, d_state: int, *, rngs: nnx.Rngs):
-        dt_rank = -(-d_inner // 16)
-        self.split_points = (dt_rank, dt_rank + d_state)
-        self.x_proj_weight = param(uniform_init(rngs, (1, dt_rank + 2 * d_state, d_inner), d_inner))
-        self.dt_projs_weight = param(uniform_init(rngs, (1, d_inner, dt_rank), dt_rank))
-        self.dt_projs_bias = param(dt_bias_init(rngs, d_inner)[None])
-        self.A_logs = param(a_log_init(d_inner, d_state))
-        self.Ds = param(jnp.ones(d_inner))
-
-    def __call__(self, x: Array, prompts: Array) -> Array:
-        projected = einsum("nlc,oc->nlo", x, self.x_proj_weight[0])
-        dt, b, c = jnp.split(projected, self.split_points, -1)
-        dt = einsum("nlr,cr->nlc", dt, self.dt_projs_weight[0])
-        delta = jax.nn.softplus(dt + self.dt_projs_bias[...][None])
-        a = -jnp.exp(self.A_logs[...])
-        return ops.selective_scan(x, delta, a, b, c + prompts, self.Ds[...])
-
-
-# --- initialization ----------------------------------------------------------------------------
+# --- initialization ---
 
 
 def a_log_init(d_inner: int, d_state: int) -> Array:

@@ -8,18 +8,16 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from esrjax.nn import masking, ops
-from esrjax.nn.layers import Conv2d, Sequential
+from esrjax.nn import ops
+from esrjax.nn.layers import Conv2d, FusedBlock, Sequential, conv_operands
 from esrjax.nn.masking import zero_pad
 from esrjax.nn.reparam import Affine, Reparam
 
-from .colour import RGB_MEAN
+from .common import RGB_MEAN
 
 TORCH_NAMES = {
     "conv_{i}.eval_conv.{leaf}": "conv_{i}.{leaf}",
     "block_{i}.c{j}_r.eval_conv.{leaf}": "block_{i}.c{j}.{leaf}",
-    "block_{i}.c{j}_r.conv.{k}.{leaf}": "block_{i}.c{j}.conv.{k}.{leaf}",
-    "block_{i}.c{j}_r.{branch}.{leaf}": "block_{i}.c{j}.{branch}.{leaf}",
     "block_{i}.c{j}_r": "block_{i}.c{j}",
 }
 
@@ -90,30 +88,21 @@ class SPAB(Reparam):
         return MergedSPAB(self.c1.fuse(), self.c2.fuse(), self.c3.fuse())
 
 
-class MergedSPAB(nnx.Module):
+class MergedSPAB(FusedBlock):
     """SPAB in deploy form: three 3x3 convolutions, which a kernel may compute as one operation."""
+
+    op = staticmethod(ops.spab)
 
     def __init__(self, c1: Conv2d, c2: Conv2d, c3: Conv2d):
         self.c1, self.c2, self.c3 = c1, c2, c3
 
-    def __call__(self, u: Array) -> tuple[Array, Array]:
-        activated = jax.nn.silu(self.c1(u))  # dead code where a kernel runs and nobody uses it
+    def operands(self, u: Array) -> tuple[Array, ...]:
+        return u, *conv_operands(self.c1, self.c2, self.c3)
 
-        def layers() -> Array:
-            return parameter_free_attention(self.c3(jax.nn.silu(self.c2(activated))), u)
+    def forward(self, u: Array) -> tuple[Array, Array]:
+        activated = jax.nn.silu(self.c1(u))
+        r = self.c3(jax.nn.silu(self.c2(activated)))
+        return parameter_free_attention(r, u), activated
 
-        return ops.fused_or(
-            ops.spab, (u, *conv_params(self.c1, self.c2, self.c3)), layers
-        ), activated
-
-
-def conv_params(*convs: Conv2d) -> tuple[Array, ...]:
-    """Return the operands of a fused operation: kernel and bias of each convolution, and the mask.
-
-    Biases are left out where a convolution has none; the mask `(h, w)` of valid pixels is left out
-    outside of `valid_region`.
-    """
-    pairs = [(conv.effective_weight(), conv.bias) for conv in convs]
-    params = [param for w, b in pairs for param in ([w] if b is None else [w, b[...]])]
-    mask = masking.valid_mask()
-    return (*params, *([] if mask is None else [mask]))
+    def fused(self, u: Array) -> tuple[Array, Array]:
+        return super().fused(u), jax.nn.silu(self.c1(u))  # dead code unless somebody uses it
