@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -138,3 +139,28 @@ def test_challenge_page_shows_what_its_commands_print(reader, reference, tmp_pat
     assert "**without the first image (cold start)**: none" in sensitivity
     assert "**What if PKDSR runtime -0.1 ms, SPANV2 psnr -0.03 dB**: main: XiaomiMM 1" in what_if
     assert script.startswith("1 XiaomiMM 3.87") and "one run" in script
+
+
+INSTALLATION = ("make demo", "python3 -m venv")  # blocks that set up an environment
+
+
+@pytest.mark.slow
+def test_readme_runs_as_it_stands(reader, reference, tmp_path):
+    for name in ("a", "b"):
+        noise = np.random.default_rng(ord(name)).integers(0, 256, (96, 128, 3), np.uint8)
+        write_image(tmp_path / f"data/Set5/HR/{name}.png", noise)
+    write_image(tmp_path / "photo.png", noise[:48, :64])
+    (tmp_path / "span.npz").symlink_to(reference / "golden/span.npz")
+    twin = (ROOT / "tests/twins/span.py").read_text().replace("Twin", "SPAN")
+    (tmp_path / "span.py").write_text(twin)
+    for language, name, text in CODE_BLOCK.findall((ROOT / "README.md").read_text()):
+        if name:
+            (tmp_path / name).write_text(text)
+        elif language == "python":
+            reader(f"export ESRJAX_DATA=data\npython - <<'END'\n{text}\nEND\n")
+        elif not text.startswith(INSTALLATION):
+            if importlib.util.find_spec("onnx") is None:  # the extra `export`
+                text = re.sub(r"^esrjax export .*$", "", text, flags=re.MULTILINE)
+            reader(f"export ESRJAX_DATA=data\n{text}")
+    assert "spanv2" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "mean.png").read_bytes() == (tmp_path / "big.png").read_bytes()
