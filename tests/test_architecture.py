@@ -8,7 +8,7 @@ PAGE = (ROOT / "docs/architecture.md").read_text()
 
 
 def test_files_of_the_page_exist():
-    paths = re.findall(r"`([a-z_/]+\.py)`", PAGE)
+    paths = re.findall(r"`([\w/]+\.py)`", PAGE)
     assert len(paths) > 80
     for path in paths:
         assert (ROOT / path).is_file() or (ROOT / "esrjax" / path).is_file(), path
