@@ -16,10 +16,10 @@ from importlib import resources
 
 import esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span
 from esrjax import registry
-from esrjax.contest import rules
-from esrjax.contest.report import page
-from esrjax.model import open_method
-from esrjax.network import ops
+from esrjax.challenge import rules
+from esrjax.challenge.report import page
+from esrjax.inference import open_method
+from esrjax.nn import ops
 
 for package in (esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span):
     print(package.__file__ or list(package.__path__)[0])

@@ -224,7 +224,8 @@ class Checkpointer:
             restored = self._manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:
             raise self._error(f"the checkpoint of step {step} cannot be read", error) from error
-        leaves = [restored["state"][name] for name in abstract]
+        # In the order of the template: `tree.map` sorts the keys of a dict.
+        leaves = [restored["state"][name] for name in _flatten(template)]
         return jax.tree.unflatten(jax.tree.structure(template), leaves), restored["info"]
 
     def close(self) -> None:

@@ -47,7 +47,7 @@ def test_all_errors_are_reported_with_path_and_nearest_key(recipe_dict):
     assert "'optimizer'" in lines["stage.0.optimiser"]
     assert "missing" in lines["stage.0.optimizer"]
     assert "integer" in lines["stage.0.steps"] and "'many'" in lines["stage.0.steps"]
-    assert "'charbonnier'" in text and "stage.0.loss.perceptual" in text
+    assert "charbonnier" in text and "stage.0.loss.perceptual" in text
     assert "'batch_size'" in lines["stage.1.data.batchsize"]
     assert "'seed'" in lines["sead"]
 

@@ -36,7 +36,7 @@ class Twin(nn.Module):
         super().__init__()
         self.fea_conv = conv(3, channels)
         self.B1, self.B2, self.B3, self.B4 = (RFDB(channels) for _ in range(4))
-        self.c = nn.Sequential(conv(4 * channels, channels, 1))
+        self.c = nn.Sequential(conv(4 * channels, channels, 1), nn.LeakyReLU(0.05))
         self.LR_conv = conv(channels, channels)
         self.upsampler = upsampler(channels, scale)
 
@@ -46,4 +46,4 @@ class Twin(nn.Module):
         for block in (self.B1, self.B2, self.B3, self.B4):
             u = block(u)
             outputs.append(u)
-        return self.upsampler(self.LR_conv(leaky_relu(self.c(torch.cat(outputs, 1)))) + head)
+        return self.upsampler(self.LR_conv(self.c(torch.cat(outputs, 1))) + head)

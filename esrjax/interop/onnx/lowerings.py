@@ -179,20 +179,20 @@ def _gather(graph: GraphBuilder, eqn: Eqn, x: Value, indices: Value, *dims: Valu
 
     Indices are assumed to be in bounds; the functional ops guarantee it.
     """
-    numbers, slice_sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    dim_numbers, slice_sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     in_shape, num_index_dims = _in_shape(eqn), len(eqn.invars[1].aval.shape) - 1
     if num_index_dims == 0:
         return _dynamic_slice(graph, eqn, x, indices)
-    if (numbers.operand_batching_dims, numbers.start_index_map) == ((0,), (1,)):
+    if (dim_numbers.operand_batching_dims, dim_numbers.start_index_map) == ((0,), (1,)):
         return graph.add("GatherND", x, graph.cast(indices, np.int64), batch_dims=1)
-    axis = numbers.start_index_map[0]
+    axis = dim_numbers.start_index_map[0]
     index_axes = range(axis, axis + num_index_dims)
     offset_dims = [i for i in range(len(in_shape) - 1 + num_index_dims) if i not in index_axes]
     other_axes = [i for i in range(len(in_shape)) if i != axis]
     if (
-        numbers.operand_batching_dims
-        or not (numbers.start_index_map == numbers.collapsed_slice_dims == (axis,))
-        or list(numbers.offset_dims) != offset_dims
+        dim_numbers.operand_batching_dims
+        or not (dim_numbers.start_index_map == dim_numbers.collapsed_slice_dims == (axis,))
+        or list(dim_numbers.offset_dims) != offset_dims
         or not all(_equal_dims(slice_sizes[i], in_shape[i]) for i in other_axes)
     ):
         raise unsupported("This form of gather", eqn)
@@ -201,8 +201,8 @@ def _gather(graph: GraphBuilder, eqn: Eqn, x: Value, indices: Value, *dims: Valu
 
 def _dynamic_slice(graph: GraphBuilder, eqn: Eqn, x: Value, indices: Value) -> Value:
     """Lower a gather of one slice, which starts at `indices`."""
-    numbers, slice_sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    axes, collapsed = numbers.start_index_map, numbers.collapsed_slice_dims
+    dim_numbers, slice_sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    axes, collapsed = dim_numbers.start_index_map, dim_numbers.collapsed_slice_dims
     starts = graph.cast(indices, np.int64)
     ends = graph.add("Add", starts, graph.shape_vector([slice_sizes[axis] for axis in axes]))
     sliced = graph.add("Slice", x, starts, ends, int64(*axes))
