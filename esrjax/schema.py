@@ -72,13 +72,13 @@ def _is_tag(step: int | str) -> bool:
 
 
 def _error_text(detail: ErrorDetails, schema: Mapping[str, Any]) -> str:
-    message, found = detail["msg"], f"found {detail['input']!r}"
+    message, actual = detail["msg"], f"found {detail['input']!r}"
     context: Mapping[str, Any] = detail.get("ctx", {})
     match detail["type"]:
         case "missing":
             return "is missing"
         case "unexpected_keyword_argument":
-            names = list(_subschema(detail["loc"][:-1], schema).get("properties", ()))
+            names = list(subschema(detail["loc"][:-1], schema).get("properties", ()))
             hint = suggest(str(detail["loc"][-1]), names, f"known keys are {', '.join(names)}")
             return f"is not a known key; {hint}" if names else "is not a known key"
         case "json_invalid":
@@ -87,14 +87,14 @@ def _error_text(detail: ErrorDetails, schema: Mapping[str, Any]) -> str:
             return message.removeprefix("Value error, ")
         case "union_tag_invalid":  # its tags are "'[string]', '[table]'"
             tags = str(context["expected_tags"]).translate(str.maketrans("", "", "'[]"))
-            return f"should be a {tags.replace(', ', ' or a ')}, {found}"
+            return f"should be a {tags.replace(', ', ' or a ')}, {actual}"
         case "literal_error":
-            return f"should be {context['expected']}, {found}"
+            return f"should be {context['expected']}, {actual}"
         case _:
-            return f"{message.removeprefix('Input ')}, {found}"
+            return f"{message.removeprefix('Input ')}, {actual}"
 
 
-def _subschema(location: Sequence[str | int], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def subschema(location: Sequence[str | int], schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a JSON schema that describes the value at a location."""
     node = schema
     for step in location:

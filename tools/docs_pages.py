@@ -4,6 +4,7 @@
 schema of recipes and from docstrings, so that none of them can be out of date.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ API_MODULES: Mapping[str, str] = {  # package -> its documented modules
     "esrjax.training": "recipe recipe_loader train stage_trainer train_state losses optim "
     "pipeline loader checkpoint init_from distributed",
     "esrjax.bench": "timing bench roofline record",
-    "esrjax.challenge": "rules record results evaluate rank table sensitivity submission",
+    "esrjax.challenge": "rules record results evaluate rank table sensitivity published_table "
+    "submission",
     "esrjax.interop": "parity parity_report convert torch_model torch_compare trace export engines",
     "esrjax.testing": "methods kernels",
 }
@@ -103,7 +105,8 @@ def _default(param: Any) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value or "").split()).replace("|", "\\|")
+    text = "" if value is None else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 # --- recipes ---------------------------------------------------------------------------------
@@ -139,7 +142,9 @@ def _field_default(key: str, field: Mapping[str, Any], node: Mapping[str, Any]) 
     if key in node.get("required", ()):
         return "required"
     default = field.get("default")
-    return "" if default is None else f"`{_cell(default)}`" if default != [] else "empty"
+    if default is None:
+        return ""
+    return "empty" if default == [] else f"`{_cell(json.dumps(default))}`"
 
 
 def _type(field: Mapping[str, Any]) -> str:

@@ -1,8 +1,6 @@
-"""Sensitivity of a ranking: what its ranks depend on, and how it differs from a published table.
+"""Sensitivity of a ranking: what its ranks depend on.
 
-- Published tables: the cells of a ranking at published precision, and a reader of CSV tables.
 - Scenarios: how the ranks change under other figures or other readings of the rules.
-- Differences of a ranking from a published table, cell by cell, with their reasons.
 - Margins of each method: to the next ranks in runtime, and to the PSNR thresholds.
 - Stability of ranks: a bootstrap over the images that runtimes are means over.
 - What-if changes of figures, such as `METHOD:runtime=-0.5`, and their effect on the ranks.
@@ -11,11 +9,8 @@
 import functools
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import combinations
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -30,24 +25,15 @@ from esrjax.challenge.rank import (
     baseline_runtime_ms,
     is_baseline,
     rerank,
-    round_figures,
 )
-from esrjax.challenge.results import FIGURE_COLUMNS, ImageSeries, Row, read_csv
-from esrjax.challenge.rules import Note, PublishedRuntimes, Rules
-from esrjax.challenge.table import format_score
-from esrjax.errors import InvalidArgument, NotFound, UnreadableFile, suggest
+from esrjax.challenge.results import ImageSeries, Row
+from esrjax.challenge.rules import Note, Rules
+from esrjax.errors import InvalidArgument, suggest
 from esrjax.schema import bullet_list, format_errors
 
-# Team -> column -> text of the cell; the rank of an unranked team is "".
-PublishedTable = Mapping[str, Mapping[str, str]]
 Rows = Sequence[Row]
 Floats = NDArray[np.float64]
 
-RUNTIME_COLUMNS = {c: name for c, name in FIGURE_COLUMNS.items() if c.startswith("runtime")}
-COLUMNS = (
-    *FIGURE_COLUMNS,
-    *(f"{prefix}_{track}" for track in TRACKS for prefix in ("score", "rank")),
-)
 UNROUNDED = 12  # decimals that leave a PSNR as it is
 STEP_MS = 0.1  # speed-up whose effect on the main score is reported
 RESAMPLES = 2000  # of the bootstrap
@@ -64,82 +50,6 @@ FIGURES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _CHANGE = re.compile(
     rf"(?P<method>.+):(?P<figure>{'|'.join(FIGURES)})=(?P<value>[+-]?\d+(\.\d*)?([eE][+-]?\d+)?)"
 )
-
-
-# --- published tables ---
-
-
-def table_cells(ranking: Ranking) -> PublishedTable:
-    """Return every known figure, score and rank of a ranking at published precision.
-
-    A published table has one line for each team; a team with several methods in the ranking gets
-    one line for each, called `team, method`.
-    """
-    num_methods = Counter(row.team for row in ranking.rows)
-    table: dict[str, dict[str, str]] = {}
-    for entry in ranking.entries:
-        team, method = entry.row.team, entry.row.method
-        line = f"{team}, {method}" if num_methods[team] > 1 else team
-        table[line] = _line_cells(entry, ranking.rules)
-    return table
-
-
-def _line_cells(entry: RankedEntry, rules: Rules) -> dict[str, str]:
-    decimals = {"psnr": rules.psnr_thresholds.decimals, **asdict(rules.score.decimals)}
-    figures = {column: getattr(entry.row, name) for column, name in FIGURE_COLUMNS.items()}
-    cells = {
-        column: f"{value:.{decimals[column.split('_')[0]]}f}"
-        for column, value in figures.items()
-        if value is not None
-    }
-    for track in TRACKS:
-        cells[f"score_{track}"] = format_score(entry.score(track))
-        cells[f"rank_{track}"] = str(entry.rank(track) or "")
-    return cells
-
-
-def read_table(path: Path) -> PublishedTable:
-    """Read a published table: CSV with a column `team` and any of `COLUMNS`.
-
-    Raises:
-        NotFound: No such file, or it is no CSV table.
-        UnreadableFile: Cells are not numbers, or a team is missing or duplicate; all are listed.
-    """
-    if not path.is_file():
-        raise NotFound(
-            f"No such file: '{path}'",
-            rule="a published table is a .csv file with a column `team`",
-            remedy="check the path",
-        )
-    lines, problems = read_csv(path), list[str]()
-    for line, cells in lines:
-        problems += [] if cells.get("team") else [f"{line}: team is missing"]
-        problems += [
-            f"{line}: {column} should be a number, found {cells[column]!r}"
-            for column in COLUMNS
-            if cells.get(column) and parse_number(cells[column]) is None
-        ]
-    teams = Counter(cells.get("team") for _, cells in lines)
-    problems += [f"team {team!r} is duplicate" for team, n in teams.items() if team and n > 1]
-    if problems or not lines:
-        raise UnreadableFile(
-            f"Invalid table: {bullet_list(problems or ['no lines'])}",
-            rule=f"a column team, and numbers in the columns {', '.join(COLUMNS)}",
-            location=str(path),
-            remedy="correct the listed cells",
-        )
-    return {
-        cells["team"]: {column: cells[column] for column in COLUMNS if column in cells}
-        for _, cells in lines
-    }
-
-
-def parse_number(text: str) -> float | None:
-    """Return the number in a cell, or None if there is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 # --- scenarios ---
@@ -248,165 +158,6 @@ def alternate_rows(rows: Rows, note: Note) -> Iterator[Row]:
         for figure, other in (pair, pair[::-1]):
             if row.team == note.team and abs(row.flops_g - figure) < abs(row.flops_g - other):
                 yield replace(row, flops_g=other)
-
-
-# --- differences from a published table ---
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellDiff:
-    """A cell that differs from the published one.
-
-    Attributes:
-        team: Line of the cell.
-        column: Column of the cell.
-        computed: Cell of the ranking.
-        published: Cell of the published table.
-        reasons: The fewest causes whose reversal gives the published cell; empty if none do.
-    """
-
-    team: str
-    column: str
-    computed: str
-    published: str
-    reasons: tuple[str, ...]
-
-    @property
-    def relative_difference(self) -> float | None:
-        """Computed over published figure, minus 1; None if one is not a number."""
-        computed, published = parse_number(self.computed), parse_number(self.published)
-        return computed / published - 1 if computed is not None and published else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableDiff:
-    """Comparison of all cells that a ranking and a published table have in common.
-
-    Attributes:
-        agreement: Column -> number of equal cells, and number of compared cells.
-        cell_diffs: The cells that differ.
-        unmatched_teams: Teams that only one side has; ranks are not compared if there are any.
-    """
-
-    agreement: Mapping[str, tuple[int, int]]
-    cell_diffs: tuple[CellDiff, ...]
-    unmatched_teams: tuple[str, ...]
-
-
-def diff_tables(ranking: Ranking, published: PublishedTable) -> TableDiff:
-    """Compare every cell of a published table with a ranking, and explain those that differ.
-
-    Args:
-        ranking: The ranking.
-        published: The published table, for example from `read_table`.
-    """
-    cells_without = _cells_without_causes(ranking, _causes(ranking, published))
-    computed = cells_without[()]
-    unmatched = computed.keys() ^ published.keys()
-    num_compared, num_equal = Counter[str](), Counter[str]()
-    cell_diffs: list[CellDiff] = []
-    for team, column in [(team, column) for team, cells in computed.items() for column in cells]:
-        cell = published.get(team, {}).get(column)
-        if cell is None or (unmatched and column.startswith("rank")):
-            continue
-        reasons = (r for r, table in cells_without.items() if _equal(table[team], column, cell))
-        fewest = next(reasons, None)
-        num_compared[column] += 1
-        if fewest == ():
-            num_equal[column] += 1
-            continue
-        diff = CellDiff(
-            team=team,
-            column=column,
-            computed=computed[team][column],
-            published=cell,
-            reasons=fewest or (),
-        )
-        cell_diffs.append(diff)
-    return TableDiff(
-        agreement={column: (num_equal[column], count) for column, count in num_compared.items()},
-        cell_diffs=tuple(cell_diffs),
-        unmatched_teams=tuple(sorted(unmatched)),
-    )
-
-
-def _cells_without_causes(
-    ranking: Ranking, causes: Mapping[str, Callable[[Rows], Rows]]
-) -> dict[tuple[str, ...], PublishedTable]:
-    """Reasons -> cells of the ranking without these causes; the smallest sets come first."""
-    tables: dict[tuple[str, ...], PublishedTable] = {}
-    for count in range(len(causes) + 1):
-        for reasons in combinations(causes, count):
-            rows: Rows = ranking.rows
-            for reason in reasons:
-                rows = causes[reason](rows)
-            tables[reasons] = table_cells(rerank(ranking, rows=rows))
-    return tables
-
-
-def _equal(cells: Mapping[str, str], column: str, published: str) -> bool:
-    """Whether a cell is the same as text or as a number (4 and 4.000)."""
-    computed = cells.get(column, "")
-    number = parse_number(computed)
-    return computed == published or (number is not None and number == parse_number(published))
-
-
-def _causes(ranking: Ranking, published: PublishedTable) -> dict[str, Callable[[Rows], Rows]]:
-    """Known differences from the table, the most specific first.
-
-    Returns:
-        Reason in words -> function that returns the rows as they would be without it.
-    """
-    rules, rows = ranking.rules, ranking.rows
-    causes: dict[str, Callable[[Rows], Rows]] = {
-        note.text: functools.partial(_swap_flops, note)
-        for note in rules.notes
-        if any(alternate_rows(rows, note))
-    }
-    # The organisers scored the rounded figures of their table, not the exact ones.
-    decimals = rules.score.decimals
-    causes[
-        f"the published scores use parameters rounded to {decimals.params} decimals and "
-        f"FLOPs rounded to {decimals.flops}"
-    ] = lambda rows: [replace(round_figures(r, rules), runtime_ms=r.runtime_ms) for r in rows]
-    runtimes, official_device = rules.published_runtimes, rules.baseline.device
-    devices = sorted({row.device for row in rows if row.device} - {official_device})
-    if devices:
-        reason = f"timed on {', '.join(devices)} here, on {official_device} in the published table"
-        causes[reason] = lambda rows: [_published_timing(row, published) for row in rows]
-    elif runtimes and _are_means(published, runtimes):
-        step = 10**-runtimes.decimals / runtimes.runs
-        causes[
-            f"one run here, the published runtimes are means of {runtimes.runs} runs "
-            f"(each of them is a multiple of {step:g} ms)"
-        ] = lambda rows: [
-            _published_timing(row, published) if is_mean_over_images(row) else row for row in rows
-        ]
-    return causes
-
-
-def _swap_flops(note: Note, rows: Rows) -> Rows:
-    """The rows that have the one figure of a note, with the other one."""
-    return functools.reduce(replace_row, alternate_rows(rows, note), rows)
-
-
-def _are_means(published: PublishedTable, runtimes: PublishedRuntimes) -> bool:
-    """Whether every published runtime can be a mean of that many rounded runs."""
-    times = [time for cells in published.values() for time in _published_runtimes(cells).values()]
-    units = [time * (runtimes.runs * 10**runtimes.decimals) for time in times]
-    return bool(units) and all(abs(count - round(count)) < 1e-6 for count in units)
-
-
-def _published_timing(row: Row, published: PublishedTable) -> Row:
-    """The row with published runtimes, and no longer scored against an interleaved baseline."""
-    times = _published_runtimes(published.get(row.team, {}))
-    return replace(row, baseline_ms=None, **times) if times else row
-
-
-def _published_runtimes(cells: Mapping[str, str]) -> dict[str, float]:
-    """Field of Row -> published runtime, ms, where there is one."""
-    times = {name: parse_number(cells.get(c, "")) for c, name in RUNTIME_COLUMNS.items()}
-    return {name: time for name, time in times.items() if time}
 
 
 # --- margins ---

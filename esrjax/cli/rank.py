@@ -16,7 +16,9 @@ from esrjax.cli.output import print_json, progress_bar
 from esrjax.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from esrjax.challenge.rank import BaselineSource, Figures, Ranking
     from esrjax.challenge.report.content import SRSource
+    from esrjax.challenge.results import Row
     from esrjax.data.datasets import Pair
 
 
@@ -52,29 +54,20 @@ def rank(
     as_json: options.JsonOption = False,
 ) -> None:
     """Score and rank results by the rules of a challenge."""
-    from esrjax.challenge import rank as ranks
-    from esrjax.challenge import results, table
-    from esrjax.challenge import sensitivity as whatif
-    from esrjax.challenge.rules import load_rules
+    from esrjax.challenge import published_table, table
+    from esrjax.challenge import sensitivity as what_ifs
+    from esrjax.challenge.rank import rerank
     from esrjax.cli import rank_output
 
     if format == "latex" and (what_if or sensitivity or against):
         others, rule = "--what-if, --sensitivity or --against", "only the table is written in LaTeX"
         raise options.excludes("--format latex", others, rule)
-    changes = whatif.parse_changes(what_if or ())
-    published = None if against is None else whatif.read_table(against)
-    loaded_rules = load_rules(rules)
-    rows = results.read_rows(source, loaded_rules, protocol_timing=protocol_timing)
-    before = ranks.rank(
-        rows,
-        loaded_rules,
-        baseline_source=baseline,
-        figures=figures,
-        apply_thresholds=not ignore_thresholds,
-    )
-    ranking = ranks.rerank(before, rows=whatif.apply_changes(rows, changes, loaded_rules))
-    scenario = whatif.what_if_scenario(changes, before, ranking) if changes else None
-    comparison = None if published is None else whatif.diff_tables(ranking, published)
+    changes = what_ifs.parse_changes(what_if or ())
+    published = None if against is None else published_table.read_table(against)
+    rows, before = _rank(source, rules, baseline, figures, ignore_thresholds, protocol_timing)
+    ranking = rerank(before, rows=what_ifs.apply_changes(rows, changes, before.rules))
+    scenario = what_ifs.what_if_scenario(changes, before, ranking) if changes else None
+    comparison = None if published is None else published_table.diff_tables(ranking, published)
     if as_json:
         report: dict[str, Any] = {
             "rows": [entry.as_dict() for entry in ranking.entries],
@@ -96,6 +89,30 @@ def rank(
         typer.echo(f"{rank_output.sensitivity_text(ranking)}\n")
     if comparison and against:
         typer.echo(f"{rank_output.comparison_text(comparison, against.name)}\n")
+
+
+def _rank(
+    source: Path,
+    rules: str,
+    baseline: BaselineSource,
+    figures: Figures,
+    ignore_thresholds: bool,
+    protocol_timing: bool,
+) -> tuple[tuple[Row, ...], Ranking]:
+    """Return the rows of a source, with exact figures, and their ranking."""
+    from esrjax.challenge import rank, results
+    from esrjax.challenge.rules import load_rules
+
+    loaded_rules = load_rules(rules)
+    rows = results.read_rows(source, loaded_rules, protocol_timing=protocol_timing)
+    ranking = rank.rank(
+        rows,
+        loaded_rules,
+        baseline_source=baseline,
+        figures=figures,
+        apply_thresholds=not ignore_thresholds,
+    )
+    return rows, ranking
 
 
 def report(
@@ -134,9 +151,7 @@ def report(
     protocol_timing: options.ProtocolTimingOption = False,
 ) -> None:
     """Write one HTML page: ranking, quality against cost, PSNR per image, visual comparison."""
-    from esrjax.challenge import rank, results
     from esrjax.challenge.report import content, page
-    from esrjax.challenge.rules import load_rules
     from esrjax.data import datasets
     from esrjax.evaluation.metrics import get_spec
 
@@ -144,18 +159,10 @@ def report(
     if data is None and (texts := [*(images or ()), *(checkpoint or ())]):
         rule = "--images and --checkpoint show images of the dataset of --data"
         raise options.needs(repr(texts[0]), "--data", rule)
-    loaded_rules = load_rules(rules)
-    rows = results.read_rows(source, loaded_rules, protocol_timing=protocol_timing)
-    ranking = rank.rank(
-        rows,
-        loaded_rules,
-        baseline_source=baseline,
-        figures=figures,
-        apply_thresholds=not ignore_thresholds,
-    )
+    rows, ranking = _rank(source, rules, baseline, figures, ignore_thresholds, protocol_timing)
     pairs = () if data is None else content.evenly_spaced(datasets.list_pairs(data), num_images)
     sources = _sr_sources(images or [], checkpoint or [], pairs)
-    spec = get_spec(rows[0].spec or loaded_rules.psnr_thresholds.spec)
+    spec = get_spec(rows[0].spec or ranking.rules.psnr_thresholds.spec)
     comparisons = [
         content.compare_image(pair, sources, spec, crop_size)
         for pair in progress_bar("images")(pairs)

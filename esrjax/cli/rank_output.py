@@ -3,15 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
+from esrjax.challenge.published_table import CellDiff, TableDiff
 from esrjax.challenge.rank import TRACKS, Ranking
 from esrjax.challenge.sensitivity import (
     STEP_MS,
-    CellDiff,
     Margin,
     RankChange,
     RankStability,
     Scenario,
-    TableDiff,
     all_scenarios,
     compute_margins,
     rank_stability,

@@ -82,7 +82,8 @@ def run_child(target: Callable[[], None], folder: Path) -> None:
         target: The training.
         folder: The run directory, named in errors.
     """
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    parent = int(os.environ[CHILD_ENV])
+    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
     import jax
 
     try:

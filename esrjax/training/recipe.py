@@ -4,10 +4,11 @@ Strict pydantic dataclasses: unknown keys and conversions between types are erro
 by `esrjax.training.recipe_loader`; nothing here imports JAX.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
@@ -24,6 +25,7 @@ from esrjax.schema import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    subschema,
 )
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -446,33 +448,19 @@ class Stage:
         return tuple(file for file in (init, self.teacher and self.teacher.checkpoint) if file)
 
 
-_TABLES: dict[str, Any] = {
-    "data": Data,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
-    "init_from": InitFrom,
-    "prune": Prune,
-    "teacher": TeacherConfig,
-    "lora": LoRA,
-    "validation": Validation,
-}
-
-
 def _is_known(path: str) -> bool:
     """Return whether a stage can have a value at `path`, such as `data.augment`."""
-    name, *keys = path.split(".")
-    if not keys or name in ("hparams", "heads"):
-        return name in _names(Stage)
-    if name == "loss":
-        return keys[0] in (
-            *get_args(DistillationTerm),
-            *registry.component_names(registry.LOSS_GROUP),
-        )
-    return keys[0] in _names(_TABLES.get(name))
+    *parents, key = path.split(".")
+    if parents == ["loss"]:
+        names = registry.component_names(registry.LOSS_GROUP)
+        return key in (*get_args(DistillationTerm), *names)
+    table = subschema(parents, _stage_schema())
+    return key in table.get("properties", ()) or bool(table.get("additionalProperties"))
 
 
-def _names(table: Any) -> list[str]:
-    return [field.name for field in fields(table)] if table else []
+@functools.cache
+def _stage_schema() -> dict[str, Any]:
+    return TypeAdapter(Stage).json_schema()
 
 
 # --- recipe ---

@@ -1,15 +1,16 @@
-"""Bootstrap of ranks: widths of intervals as theory predicts, and shared variation cancels."""
+"""Sensitivity of a ranking: bootstrap, margins, scenarios and what-if changes.
 
-import csv
+The widths of bootstrap intervals are as theory predicts, and shared variation cancels.
+"""
+
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from fields import ROW_LISTS, RULES, SPAN, make_row, with_image_runtimes
 from hypothesis import given, settings
 
-from esrjax.challenge import results, sensitivity
+from esrjax.challenge import results
 from esrjax.challenge.rank import TRACKS, rank, rerank
 from esrjax.challenge.results import Row
 from esrjax.challenge.sensitivity import (
@@ -17,7 +18,6 @@ from esrjax.challenge.sensitivity import (
     all_scenarios,
     apply_changes,
     compute_margins,
-    diff_tables,
     parse_changes,
     rank_changes,
     rank_stability,
@@ -25,7 +25,7 @@ from esrjax.challenge.sensitivity import (
     what_if_scenario,
     without_cold_start,
 )
-from esrjax.errors import InvalidArgument, NotFound, UnreadableFile
+from esrjax.errors import InvalidArgument
 
 RNG = np.random.default_rng(0)
 
@@ -85,142 +85,6 @@ def test_bootstrap_is_repeatable_and_empty_for_medians():
     ranking = rank([SPAN, row], RULES)
     assert rank_stability(ranking) == rank_stability(ranking)
     assert rank_stability(rank([SPAN, make_row("A")], RULES)) == ()
-
-
-# --- Comparison with a published table: which cells differ, and which causes explain them ---
-
-
-ROWS = [SPAN, make_row("A", runtime_ms=4.0), make_row("B", params_m=0.2, psnr_valid=26.89)]
-
-
-def published_table(rows, **cells):
-    """The table that the ranking of rows would publish, with cells of team A changed."""
-    table = sensitivity.table_cells(rank(rows, RULES))
-    published = {team: dict(line) for team, line in table.items()}
-    published["A"].update(cells)
-    return published
-
-
-def diff_reasons(rows, published):
-    diff = diff_tables(rank(rows, RULES), published)
-    return {(cell.team, cell.column): cell.reasons for cell in diff.cell_diffs}
-
-
-def test_ranking_equals_its_own_table():
-    diff = diff_tables(rank(ROWS, RULES), published_table(ROWS))
-    assert diff.cell_diffs == () and diff.unmatched_teams == ()
-    assert diff.agreement["score_main"] == (3, 3)
-    num_cells = sum(compared for _, compared in diff.agreement.values())
-    assert num_cells == 39  # the rows have no runtimes of valid and test
-
-
-def test_difference_without_a_cause_has_no_reason():
-    published = published_table(ROWS, psnr_test="27.11", score_main="5.00")
-    assert diff_reasons(ROWS, published) == {("A", "psnr_test"): (), ("A", "score_main"): ()}
-
-
-def test_cells_are_compared_as_numbers():
-    published = published_table(ROWS, runtime_avg_ms="4", params_m="0.1500")
-    assert diff_reasons(ROWS, published) == {}
-
-
-def test_rounding_is_the_reason_if_it_reproduces_the_published_cell():
-    rows = [SPAN, make_row("A", params_m=0.1454), make_row("B", params_m=0.14549)]
-    rounded = [replace(row, params_m=round(row.params_m, 3)) for row in rows]
-    reasons_by_cell = diff_reasons(rows, published_table(rounded))
-    assert ("B", "rank_params") in reasons_by_cell and ("A", "params_m") not in reasons_by_cell
-    assert all(
-        "rounded to 3 decimals" in reason
-        for reasons in reasons_by_cell.values()
-        for reason in reasons
-    )
-    assert all(reasons_by_cell.values())
-
-
-def test_one_run_explains_a_runtime_only_if_the_published_one_can_be_a_mean_of_five():
-    rows = [SPAN, with_image_runtimes(make_row("A"), [4.0, 5.0], [4.0, 4.0])]
-    published = published_table([SPAN, make_row("A", runtime_ms=4.252)])
-    assert "means of 5 runs" in diff_reasons(rows, published)["A", "runtime_avg_ms"][0]
-    published = published_table([SPAN, make_row("A", runtime_ms=4.253)])
-    assert diff_reasons(rows, published)["A", "runtime_avg_ms"] == ()
-
-
-def test_median_is_not_explained_as_one_run():
-    rows = [SPAN, make_row("A", runtime_ms=4.25)]
-    published = published_table([SPAN, make_row("A", runtime_ms=4.252)])
-    assert diff_reasons(rows, published)["A", "runtime_avg_ms"] == ()
-
-
-def test_another_device_is_a_reason():
-    rows = [replace(row, device="GPU A") for row in ROWS]
-    published = published_table([SPAN, make_row("A", runtime_ms=5.0), ROWS[2]])
-    (reason,) = diff_reasons(rows, published)["A", "runtime_avg_ms"]
-    assert "GPU A" in reason and "NVIDIA RTX A6000" in reason
-
-
-def test_teams_of_one_side_only_are_reported_and_ranks_not_compared():
-    published = {team: line for team, line in published_table(ROWS).items() if team != "B"}
-    twins = [*ROWS[:2], replace(ROWS[1], method="second")]
-    diff = diff_tables(rank(ROWS, RULES), published)
-    assert diff.unmatched_teams == ("B",)
-    assert "rank_main" not in diff.agreement and "score_main" in diff.agreement
-    assert diff_tables(rank(twins, RULES), published).unmatched_teams == ("A", "A, a", "A, second")
-
-
-def test_published_table_against_the_raw_results(reference: Path):
-    """Every cell that differs has a reason; counts by the reference's own comparison."""
-    folder = reference / "protocol"
-    ranking = rank(results.read_rows(folder / "results.json", RULES), RULES)
-    diff = diff_tables(ranking, sensitivity.read_table(folder / "table1.csv"))
-    assert all(cell.reasons for cell in diff.cell_diffs)
-    agreement = diff.agreement
-    assert [agreement[c] for c in ("psnr_val", "psnr_test", "params_m", "flops_g")] == [
-        (16, 16)
-    ] * 3 + [(15, 16)]
-    assert [agreement[column] for column in sensitivity.RUNTIME_COLUMNS] == [(0, 16)] * 3
-    assert agreement["rank_main"] == agreement["rank_runtime"] == (16, 16)
-    cells = {(cell.team, cell.column): cell for cell in diff.cell_diffs}
-    (reason,) = cells["XiaomiMM", "flops_g"].reasons
-    assert reason == RULES.notes[0].text
-    assert cells["XSR", "rank_flops"].reasons == (reason,)
-    assert "rounded to 3" in cells["PKDSR", "rank_params"].reasons[0]
-    difference = cells["ZenoSR", "runtime_avg_ms"].relative_difference
-    assert difference == pytest.approx(-0.056, abs=1e-3)
-
-
-def test_published_table_against_itself(reference: Path):
-    path = reference / "protocol/table1.csv"
-    diff = diff_tables(rank(results.read_rows(path, RULES), RULES), sensitivity.read_table(path))
-    assert diff.cell_diffs == ()
-    assert sum(compared for _, compared in diff.agreement.values()) == 240
-
-
-def write_csv(path: Path, *lines: list[str]) -> Path:
-    with path.open("w", newline="") as text:
-        csv.writer(text).writerows(lines)
-    return path
-
-
-def test_all_problems_of_a_table_are_reported(tmp_path: Path):
-    header, *lines = ["team", "psnr_val"], ["A", "good"], ["", "27"], ["B", "27"], ["B", ""]
-    path = write_csv(tmp_path / "table.csv", header, *lines)
-    with pytest.raises(UnreadableFile) as error:
-        sensitivity.read_table(path)
-    number, team, duplicate = error.value.problem.splitlines()[1:]
-    assert "line 2: psnr_val" in number and "'good'" in number
-    assert "line 3: team" in team
-    assert "'B'" in duplicate
-    assert error.value.location == str(path)
-
-
-def test_other_files_are_rejected(tmp_path: Path):
-    with pytest.raises(NotFound, match=r"absent\.csv"):
-        sensitivity.read_table(tmp_path / "absent.csv")
-    with pytest.raises(UnreadableFile, match="no lines"):
-        sensitivity.read_table(write_csv(tmp_path / "empty.csv"))
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(NotFound, match=r"binary\.csv is not"):
-        sensitivity.read_table(tmp_path / "binary.csv")
 
 
 # --- Margins: a change just below a margin keeps the rank, one just above it does not ---

@@ -219,7 +219,7 @@ def test_pixel_shuffle_has_pytorchs_order(r):
 SIDES = pytest.mark.parametrize("n", [1, 9, 32, 33, 50])  # on both sides of MAX_DIRECT_SUM
 
 
-def wide_array(seed, *shape):
+def scaled_array(seed, *shape):
     return 3 * np.random.default_rng(seed).standard_normal(shape)
 
 
@@ -243,7 +243,7 @@ def assert_same_with_grads(ours, reference, *args):
 
 @SIDES
 def test_softmax_equals_jax(n):
-    assert_same_with_grads(functional.softmax, jax.nn.softmax, wide_array(0, 2, 3, n))
+    assert_same_with_grads(functional.softmax, jax.nn.softmax, scaled_array(0, 2, 3, n))
 
 
 @SIDES
@@ -251,21 +251,21 @@ def test_attention_equals_softmax_then_matmul(n):
     assert_same_with_grads(
         functional.attention_from_logits,
         lambda x, v: jax.nn.softmax(x) @ v,
-        wide_array(0, 2, 3, n),
-        wide_array(1, 2, n, 4),
+        scaled_array(0, 2, 3, n),
+        scaled_array(1, 2, n, 4),
     )
 
 
 @SIDES
 def test_sum_last_axis_equals_the_sum(n):
     assert_same_with_grads(
-        functional.sum_last_axis, lambda x: x.sum(-1, keepdims=True), wide_array(0, 2, 3, n)
+        functional.sum_last_axis, lambda x: x.sum(-1, keepdims=True), scaled_array(0, 2, 3, n)
     )
 
 
 @pytest.mark.parametrize("h, w", [(1, 2), (5, 40), (40, 5)])
 def test_spatial_mean_and_variance(h, w):
-    x = 100 + wide_array(0, 2, h, w, 3)
+    x = 100 + scaled_array(0, 2, h, w, 3)
     assert_same_with_grads(functional.spatial_mean, lambda x: x.mean((1, 2), keepdims=True), x)
     assert_same_with_grads(
         functional.spatial_var, lambda x: x.var((1, 2), keepdims=True, ddof=1), x
