@@ -3,7 +3,7 @@
 import difflib
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 
 class UserError(Exception):
@@ -24,6 +24,10 @@ class UserError(Exception):
         if location is not None:
             lines.insert(1, f"  location: {location}")
         super().__init__("\n".join(lines))
+
+    def with_location(self, location: str) -> Self:
+        """Return the same error with the location of the problem, which its cause did not know."""
+        return type(self)(self.problem, rule=self.rule, remedy=self.remedy, location=location)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the keyword arguments: errors also come from worker processes."""

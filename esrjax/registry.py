@@ -83,6 +83,25 @@ def load_entry_point(
     ) from cause
 
 
+def load_by_name(group: str, name: str, expected_type: type[T], noun: str, others: str) -> T | None:
+    """Return the object that one package registers under a name of a group, None if none does.
+
+    Args:
+        group: The group of entry points.
+        name: The registered name.
+        expected_type: As of `load_entry_point`.
+        noun: As of `load_entry_point`.
+        others: As of `load_entry_point`.
+
+    Raises:
+        PluginError: Two packages register it, it cannot be imported, or the type differs.
+    """
+    entries = entry_points_by_name(group).get(name)
+    if entries is None:
+        return None
+    return load_entry_point(only_entry_point(entries, noun, others), expected_type, noun, others)
+
+
 def _distribution(entry: metadata.EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
 
@@ -191,23 +210,24 @@ def component_names(group: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def get_component(group: str, name: str, noun: str) -> Any:
+def get_component(group: str, name: str, noun: str, expected_type: type[Any]) -> Any:
     """Return the loss, optimizer or metric spec that a package registers under a name.
 
     Args:
         group: The group of entry points, such as `LOSS_GROUP`.
         name: The registered name.
         noun: What the group contains: "loss".
+        expected_type: The class of what it contains, `Callable` for functions.
 
     Raises:
         NotFound: No package registers the name.
-        PluginError: Two packages register it, or it cannot be imported.
+        PluginError: Two packages register it, it cannot be imported, or it has another type.
     """
-    entries = entry_points_by_name(group).get(name)
-    if entries is None:
-        raise unknown_component(group, name, noun)
     others = f"others of the group {group!r} are not affected"
-    return load_entry_point(only_entry_point(entries, noun, others), object, noun, others)
+    component = load_by_name(group, name, expected_type, noun.capitalize(), others)
+    if component is None:
+        raise unknown_component(group, name, noun)
+    return component
 
 
 def unknown_component(group: str, name: str, noun: str) -> NotFound:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -138,3 +139,11 @@ def test_names_imports_neither_jax_nor_a_plugin():
 def test_get_entry_imports_one_plugin_only():
     modules = modules_after("registry.get_entry('span')")
     assert "esrjax_plugins" in modules and "torch" not in modules
+
+
+def test_loss_that_is_no_function_is_refused(package):
+    package("theirs", "THREE = 3", registry.LOSS_GROUP, {"three": "THREE"})
+    with pytest.raises(PluginError) as caught:
+        registry.get_component(registry.LOSS_GROUP, "three", "loss", Callable)
+    assert "'three'" in caught.value.problem and "int" in caught.value.problem
+    assert "Callable" in caught.value.rule and "theirs 1.0" in str(caught.value.location)

@@ -194,9 +194,7 @@ def explain(
     try:
         values = compute_all_specs(*(image.pixels for image in images))
     except IncomparableImages as error:
-        raise IncomparableImages(
-            error.problem, location=f"{sr} and {hr}", rule=error.rule, remedy=error.remedy
-        ) from error
+        raise error.with_location(f"{sr} and {hr}") from error
     if as_json:
         print_json([{**_spec_row(v.spec), "psnr": v.psnr, "ssim": v.ssim} for v in values])
     else:

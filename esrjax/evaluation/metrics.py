@@ -144,7 +144,7 @@ def get_spec(name: str) -> MetricSpec:
     Raises:
         NotFound: If there is none.
     """
-    return registry.get_component(registry.METRIC_GROUP, name, "metric spec")
+    return registry.get_component(registry.METRIC_GROUP, name, "metric spec", MetricSpec)
 
 
 def all_specs() -> dict[str, MetricSpec]:

@@ -133,6 +133,4 @@ def _measure(
     try:
         return [ImageMetrics(psnr=psnr(sr, hr, spec), ssim=ssim(sr, hr, spec)) for spec in specs]
     except IncomparableImages as error:
-        raise IncomparableImages(
-            error.problem, location=pair.name, rule=error.rule, remedy=error.remedy
-        ) from error
+        raise error.with_location(pair.name) from error

@@ -132,7 +132,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def write_safetensors(
-    path: str | Path, state_dict: StateDict, metadata: CheckpointMetadata
+    path: str | Path,
+    state_dict: StateDict,
+    metadata: CheckpointMetadata,
+    remedy: str = "choose another output with -o",
 ) -> None:
     """Write a state dict and its metadata atomically: the whole file or none.
 
@@ -140,6 +143,7 @@ def write_safetensors(
         path: The file; missing folders are created.
         state_dict: Tensors by PyTorch's names, in PyTorch's layout.
         metadata: Written as JSON into the header of the file; fields that are None are left out.
+        remedy: What the user can do where the path cannot be written.
 
     Raises:
         UnwritableFile: The path cannot be written to.
@@ -150,7 +154,7 @@ def write_safetensors(
     header = {_METADATA_KEY: json.dumps(fields, sort_keys=True)}
     # Not np.ascontiguousarray, which turns scalars into vectors.
     contiguous = {key: np.asarray(value, order="C") for key, value in state_dict.items()}
-    write_bytes(Path(path), save(contiguous, header))
+    write_bytes(Path(path), save(contiguous, header), remedy)
 
 
 def write_torch(path: str | Path, state_dict: StateDict, keys: Sequence[str] = ()) -> None:

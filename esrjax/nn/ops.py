@@ -24,7 +24,7 @@ from esrjax.nn.functional import (
 )
 from esrjax.nn.masking import apply_mask
 from esrjax.nn.selective_scan import chunked_scan
-from esrjax.registry import entry_points_by_name, load_entry_point, only_entry_point
+from esrjax.registry import load_by_name
 
 KERNEL_GROUP = "esrjax.kernels"  # the group of entry points; a name is that of an op
 # "auto": a kernel where one supports the arguments and was measured to be faster on this device.
@@ -79,11 +79,7 @@ def find_kernel(name: str) -> Kernel | None:
     Raises:
         PluginError: Two packages register one, it cannot be imported, or it is no `Kernel`.
     """
-    entries = entry_points_by_name(KERNEL_GROUP).get(name)
-    if entries is None:
-        return None
-    entry = only_entry_point(entries, "Kernel", _OTHERS)
-    return load_entry_point(entry, Kernel, "Kernel", _OTHERS)
+    return load_by_name(KERNEL_GROUP, name, Kernel, "Kernel", _OTHERS)
 
 
 def op(reference: Callable[..., Array]) -> Callable[..., Array]:

@@ -323,13 +323,6 @@ def _write(files: Mapping[Path, LoadedModel], note: str) -> None:
         metadata = checkpoint_io.make_metadata(
             model.method, method, model.form, model.hparams, note=note
         )
-        try:
-            checkpoint_io.write_safetensors(path, state_dict, metadata)
-        except UnwritableFile as error:
-            raise UnwritableFile(
-                error.problem,
-                rule=error.rule,
-                location=error.location,
-                remedy="free disk space and use --resume: the last checkpoint has these weights",
-            ) from error
+        remedy = "free disk space and use --resume: the last checkpoint has these weights"
+        checkpoint_io.write_safetensors(path, state_dict, metadata, remedy)
     barrier(note)  # no process reads the files before they are complete

@@ -5,6 +5,7 @@ Eq. 13-15.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -111,7 +112,7 @@ def make_optimizer(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.Gradien
         cfg: The optimizer of the recipe.
         lr_schedule: Step -> learning rate.
     """
-    factory = registry.get_component(registry.OPTIMIZER_GROUP, cfg.name, "optimizer")
+    factory = registry.get_component(registry.OPTIMIZER_GROUP, cfg.name, "optimizer", Callable)
     return factory(cfg, lr_schedule)
 
 

@@ -247,7 +247,7 @@ class Objective:
                 return losses.affinity(student_features, teacher_features)
             if name == "teacher_features":
                 return losses.features(student_features, teacher_features, params["adapters"])
-            loss: losses.Loss = registry.get_component(registry.LOSS_GROUP, name, "loss")
+            loss: losses.Loss = registry.get_component(registry.LOSS_GROUP, name, "loss", Callable)
             weighted = zip(self.stage.heads.values(), heads, strict=True)
             terms = [w * loss(y, resize_bicubic(hr, y.shape[1:3])) for w, y in weighted]
             return sum(terms, loss(sr, hr))

@@ -336,9 +336,7 @@ def _psnr(sr: Pixels, hr: Pixels, spec: MetricSpec, location: str) -> float:
     try:
         return metrics.psnr(sr, hr, spec)
     except IncomparableImages as error:
-        raise IncomparableImages(
-            error.problem, location=location, rule=error.rule, remedy=error.remedy
-        ) from error
+        raise error.with_location(location) from error
 
 
 def _data_uri(pixels: Pixels) -> str:
