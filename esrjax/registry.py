@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from importlib import metadata
 from typing import Any, TypeVar, get_args
 
@@ -22,6 +23,16 @@ def entry_points_by_name(group: str) -> dict[str, tuple[metadata.EntryPoint, ...
 
     A distribution that is found twice on `sys.path` (an editable install) counts once.
     """
+    # The scan of all installed packages takes 0.1 s; installing one changes the folder's mtime.
+    paths = [path or os.curdir for path in sys.path]
+    mtimes = tuple((path, os.stat(path).st_mtime_ns) for path in paths if os.path.exists(path))
+    return _scan(group, mtimes)
+
+
+@functools.lru_cache(maxsize=16)
+def _scan(
+    group: str, mtimes: tuple[tuple[str, int], ...]
+) -> dict[str, tuple[metadata.EntryPoint, ...]]:
     entries: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
     for entry in metadata.entry_points(group=group):
         entries.setdefault(entry.name, {})[_distribution(entry), entry.value] = entry
@@ -203,7 +214,6 @@ OPTIMIZER_GROUP = "esrjax.optimizers"  # functions (recipe.Optimizer, schedule) 
 METRIC_GROUP = "esrjax.metrics"  # MetricSpecs
 
 
-@functools.cache
 def component_names(group: str) -> tuple[str, ...]:
     """Return the names that are registered in a group of entry points, sorted."""
     return tuple(sorted(entry_points_by_name(group)))

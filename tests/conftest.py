@@ -1,15 +1,21 @@
-"""Test configuration: strict dtypes and ranks, two host devices, shared fixtures."""
+"""Test configuration: strict dtypes and ranks, two host devices, fast compilation, fixtures."""
 
 import atexit
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Most of the time of the tests is compilation. XLA optimizes less here than for users (the slow
+# tests compile as users do), and all processes of a run of the tests share the executables.
+_FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
+if version("jax").startswith("0.10."):  # XLA aborts at a flag that it does not know
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Commands that tests start share a compilation cache, and never use the caches of the user.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+if "PYTEST_XDIST_WORKER" not in os.environ:  # never the caches of the user
     for variable in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
         os.environ[variable] = tempfile.mkdtemp(prefix="esrjax-tests-")
         atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
@@ -22,7 +28,7 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +36,6 @@ import jax
 import pytest
 from hypothesis import settings
 
-from esrjax import registry
-
-jax.config.update("jax_enable_compilation_cache", False)  # tests compile for themselves
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -133,14 +136,12 @@ def crumbs_site(pip_install: Callable[[Path], Path]) -> Path:
 
 
 @pytest.fixture
-def crumbs(crumbs_site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def crumbs(crumbs_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The third-party package `crumbs`, on the path of this process and of its children."""
     monkeypatch.syspath_prepend(crumbs_site)
     monkeypatch.setenv("PYTHONPATH", str(crumbs_site))
-    registry.component_names.cache_clear()
     importlib.invalidate_caches()
-    yield crumbs_site
-    registry.component_names.cache_clear()
+    return crumbs_site
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

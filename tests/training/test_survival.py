@@ -27,19 +27,6 @@ def image_dir(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compilation_cache(tmp_path_factory):
-    """A compilation cache that this process and the processes it starts share."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0), strict=True):
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        yield
-    jax.config.update(names[0], None)
-    jax.config.update(names[1], 1.0)
-
-
 @pytest.fixture
 def recipe(recipe_dict):
     return recipe_loader.parse(recipe_dict)
