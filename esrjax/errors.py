@@ -1,6 +1,7 @@
 """Errors that a user can correct, and how the command line reports them."""
 
 import difflib
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -31,13 +32,8 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the keyword arguments: errors also come from worker processes."""
-        return _rebuild, (type(self), self.problem, self.rule, self.remedy, self.location)
-
-
-def _rebuild(
-    cls: type[UserError], problem: str, rule: str, remedy: str, location: str | None
-) -> UserError:
-    return cls(problem, rule=rule, remedy=remedy, location=location)
+        keywords = {"rule": self.rule, "remedy": self.remedy, "location": self.location}
+        return functools.partial(type(self), **keywords), (self.problem,)
 
 
 class NotFound(UserError):
@@ -171,13 +167,10 @@ def run_and_report_errors(run: Callable[[], None]) -> int:
     """
     try:
         run()
+        return 0
     except UserError as error:
-        return _print_error(f"esrjax: {error}", 2)
+        text, exit_code = str(error), 2
     except KeyboardInterrupt:
-        return _print_error("esrjax: interrupted", 130)
-    return 0
-
-
-def _print_error(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
-    return code
+        text, exit_code = "interrupted", 130
+    print(f"esrjax: {text}", file=sys.stderr)
+    return exit_code

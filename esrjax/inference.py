@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from flax import nnx
 from jax import Array
@@ -17,7 +18,7 @@ from esrjax import hub, registry
 from esrjax.data.image_io import Pixels
 from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
 from esrjax.evaluation import upscale
-from esrjax.evaluation.upscale import ImageSize, Upscaler, Windows
+from esrjax.evaluation.upscale import ImageSize, Strategy, Upscaler, Windows
 from esrjax.loading import HParams, load_network
 from esrjax.method import Ensemble, Method
 from esrjax.nn import checkpoint_io, masking
@@ -73,9 +74,8 @@ class Model:
         self,
         tile_size: ImageSize | None = None,
         *,
-        self_ensemble: bool = False,
-        windows: Windows | None = None,
         pad_multiple: int | None = None,
+        **strategy: Unpack[Strategy],
     ) -> Upscaler:
         """Return a function from LR images to SR images as floats in [0, 1].
 
@@ -83,24 +83,20 @@ class Model:
             tile_size: (h, w), LR pixels: process images in tiles of this size, with the result of a
                 single pass. None for a single pass; so is a method whose receptive field is the
                 whole image.
-            self_ensemble: Average over the eight flips and rotations.
-            windows: Side of windows, LR pixels -> weight; average over these ways to cut an image
-                into windows.
             pad_multiple: Pad LR symmetrically to the next larger multiple, LR pixels.
+            **strategy: `self_ensemble`: average over the eight flips and rotations. `windows`: side
+                of windows, LR pixels -> weight; average over these ways to cut an image into
+                windows.
 
         Raises:
             InvalidArgument: If the method cannot be run in these windows.
         """
-        check_windows(self.name, self.method.min_side, windows or {})
+        check_windows(self.name, self.method.min_side, strategy.get("windows") or {})
         upscaler = upscale.single_pass(self.forward, self.method.data_range)
         if tile_size is not None and not self.method.needs_full_image:
             upscaler = self._tiled(tile_size, upscaler)
         composed = upscale.compose_upscaler(
-            upscaler,
-            self.scale,
-            self_ensemble=self_ensemble,
-            windows=windows,
-            pad_multiple=pad_multiple,
+            upscaler, self.scale, pad_multiple=pad_multiple, **strategy
         )
 
         def run(lr: Pixels) -> upscale.FloatImage:
@@ -119,9 +115,8 @@ class Model:
             if radius is None:
                 return single_pass(lr)
             tiling = upscale.make_tiling(lr, tile_size, radius)
-            return upscale.tiled_upscaler(
-                self.masked_forward, tiling, self.method.data_range, self.scale
-            )(lr)
+            data_range = self.method.data_range
+            return upscale.tiled_upscaler(self.forward, tiling, data_range, self.scale)(lr)
 
         return run
 
@@ -131,26 +126,20 @@ class Model:
         return masking.receptive_field_radius(self.forward, self.method.scale)
 
     @functools.cached_property
-    def forward(self) -> Callable[[Array], Array]:
+    def forward(self) -> Callable[..., Array]:
         """The network, (n, h, w, 3) -> (n, scale·h, scale·w, 3), compiled for every size.
 
-        Input and output are floats in [0, `method.data_range`].
+        Input and output are floats in [0, `method.data_range`]. For an image that is padded, the
+        second argument is a mask (h, w), 1 on the image and 0 elsewhere.
         """
-        graphdef, state = nnx.split(self.net)
-        run = jit(lambda state, lr: nnx.merge(graphdef, state)(lr))  # pyright: ignore[reportCallIssue] # networks are callable
-        return lambda lr: run(state, lr)
-
-    @functools.cached_property
-    def masked_forward(self) -> Callable[[Array, Array], Array]:
-        """As `forward`, for an image that is padded: `mask` (h, w) is 1 on the image, else 0."""
         graphdef, state = nnx.split(self.net)
 
         @jit
-        def run(state: Any, lr: Array, mask: Array) -> Array:
-            with masking.valid_region(mask):
+        def run(state: Any, lr: Array, mask: Array | None) -> Array:
+            with nullcontext() if mask is None else masking.valid_region(mask):
                 return nnx.merge(graphdef, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
 
-        return lambda lr, mask: run(state, lr, mask)
+        return lambda lr, mask=None: run(state, lr, mask)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,36 +166,28 @@ class EnsembleModel:
         return upscale.uint8_upscaler(self.upscaler())(lr)
 
     def upscaler(
-        self,
-        tile_size: ImageSize | None = None,
-        *,
-        self_ensemble: bool = False,
-        windows: Windows | None = None,
+        self, tile_size: ImageSize | None = None, **strategy: Unpack[Strategy]
     ) -> Upscaler:
         """Return a function from LR images to SR images as floats in [0, 1].
 
         Args:
             tile_size: (h, w) of tiles, LR pixels, for members that support exact tiling.
-            self_ensemble: Run every member with the x8 self-ensemble; members that the ensemble
-                runs so do in any case.
-            windows: For members without windows of their own, as in `Model.upscaler`.
+            **strategy: `self_ensemble`: run every member with the x8 self-ensemble; members that
+                the ensemble runs so do in any case. `windows`: for members without windows of their
+                own, as in `Model.upscaler`.
         """
-        upscalers = self.member_upscalers(tile_size, self_ensemble=self_ensemble, windows=windows)
-        return upscale.blend_upscalers(list(upscalers.values()), self.blend)
+        upscalers, blend = self.member_upscalers(tile_size, **strategy).values(), self.blend
+        return lambda lr: blend([upscaler(lr) for upscaler in upscalers])
 
     def member_upscalers(
-        self,
-        tile_size: ImageSize | None = None,
-        *,
-        self_ensemble: bool = False,
-        windows: Windows | None = None,
+        self, tile_size: ImageSize | None = None, **strategy: Unpack[Strategy]
     ) -> dict[str, Upscaler]:
         """Return the upscaler of every member, by name; arguments as in `upscaler`."""
         return {
             name: self.members[name].upscaler(
                 tile_size,
-                self_ensemble=self_ensemble or member.self_ensemble,
-                windows=member.windows or windows,
+                self_ensemble=strategy.get("self_ensemble", False) or member.self_ensemble,
+                windows=member.windows or strategy.get("windows"),
                 pad_multiple=member.pad_multiple,
             )
             for name, member in self.ensemble.members.items()

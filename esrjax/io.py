@@ -34,14 +34,18 @@ def atomic_write(path: Path, remedy: str = "choose another output with -o") -> G
             raise OSError("it is not a file")  # os.replace would replace even /dev/null
         yield partial
         if partial.is_file():
-            _flush_to_disk(partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except (FileExistsError, NotADirectoryError) as error:
         raise _unwritable(path, f"'{path.parent}' is not a folder", remedy) from error
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error), remedy) from error
     finally:
-        _remove(partial)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        elif partial.is_file():
+            partial.unlink()
 
 
 def write_bytes(path: Path, data: bytes, remedy: str = "choose another output with -o") -> None:
@@ -100,18 +104,6 @@ def weights_dirs() -> list[Path]:
 
 def _env_dirs(*folders: tuple[str, str]) -> list[Path]:
     return [Path(os.environ[key]) / folder for key, folder in folders if os.environ.get(key)]
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    elif path.is_file():
-        path.unlink()
 
 
 def _unwritable(path: Path, reason: str, remedy: str) -> UnwritableFile:

@@ -101,7 +101,6 @@ def _candidates(
     method_name: str, method: Method, checkpoint: Checkpoint, hparams: HParams
 ) -> list[tuple[Form, HParams]]:
     """Return the forms and hyperparameters that the tensors may have."""
-    method.check_hparams(hparams)
     metadata = checkpoint.metadata
     if metadata is not None and metadata.method != method_name:
         raise WeightsMismatch(

@@ -132,10 +132,20 @@ def get_entry(name: str) -> Method | Ensemble:
 
     Raises:
         NotFound: No package registers the name.
-        PluginError: Two packages register it, it cannot be imported, or it is neither a `Method`
-            nor an `Ensemble`.
+        PluginError: Two packages register it, it cannot be imported, it is neither a `Method` nor
+            an `Ensemble`, or is for another version of the plugin interface.
     """
-    return _load(_entry_point(name))
+    entry = _entry_point(name)
+    method = load_entry_point(entry, Method | Ensemble, "Method", _OTHERS)  # pyright: ignore[reportArgumentType] # a union serves isinstance
+    if method.api == API_VERSION:
+        return method
+    raise PluginError(
+        f"Method {entry.name!r} is for version {method.api} of the plugin interface",
+        rule=f"this esrjax has version {API_VERSION} (esrjax.method.API_VERSION)",
+        location=f"{entry.value}, of {_distribution(entry)}",
+        remedy=f"install a version of that package for {API_VERSION}, or the esrjax that it is "
+        f"for; {_OTHERS}",
+    )
 
 
 def get_method(name: str) -> Method:
@@ -191,20 +201,6 @@ def _entry_points() -> dict[str, tuple[metadata.EntryPoint, ...]]:
         for name, entries in entry_points_by_name(METHOD_GROUP).items()
         if allowed is None or name in allowed
     }
-
-
-@functools.cache
-def _load(entry: metadata.EntryPoint) -> Method | Ensemble:
-    method = load_entry_point(entry, Method | Ensemble, "Method", _OTHERS)  # pyright: ignore[reportArgumentType] # a union serves isinstance
-    if method.api == API_VERSION:
-        return method
-    raise PluginError(
-        f"Method {entry.name!r} is for version {method.api} of the plugin interface",
-        rule=f"this esrjax has version {API_VERSION} (esrjax.method.API_VERSION)",
-        location=f"{entry.value}, of {_distribution(entry)}",
-        remedy=f"install a version of that package for {API_VERSION}, or the esrjax that it is "
-        f"for; {_OTHERS}",
-    )
 
 
 # --- losses, optimizers, metric specs ------------------------------------------------------------

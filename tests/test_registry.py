@@ -22,11 +22,9 @@ SMT = Ensemble(members={"span": Member()}, team="theirs", paper="none", license=
 @pytest.fixture
 def install(package):
     """Return `install(name, source, entries)`, which puts a package of methods on the path."""
-    registry._load.cache_clear()
-    yield lambda name, source, entries, folder="site": package(
+    return lambda name, source, entries, folder="site": package(
         name, source, registry.METHOD_GROUP, entries, folder
     )
-    registry._load.cache_clear()
 
 
 def test_own_methods_are_entry_points_too():

@@ -1,5 +1,6 @@
 """Labelled images side by side, square crops, and the crop with the most detail."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -49,9 +50,6 @@ def most_detailed_crop(pixels: Pixels, side: int, step: int = 16) -> tuple[int, 
     """
     gray = pixels.astype(np.float64).mean(-1)
     variation = np.abs(np.diff(gray, axis=0))[:, :-1] + np.abs(np.diff(gray, axis=1))[:-1]
-    corners = [
-        (top, left)
-        for top in range(0, pixels.shape[0] - side + 1, step)
-        for left in range(0, pixels.shape[1] - side + 1, step)
-    ]
+    tops, lefts = (range(0, length - side + 1, step) for length in pixels.shape[:2])
+    corners = itertools.product(tops, lefts)
     return max(corners, key=lambda corner: crop_square(variation, *corner, side).sum())  # pyright: ignore[reportArgumentType] # slicing takes any dtype

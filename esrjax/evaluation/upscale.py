@@ -7,11 +7,11 @@ The jobs at the end are image files to upscale, each with its output path and ti
 """
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from jax import Array
@@ -33,6 +33,18 @@ PadMode = Literal["symmetric", "reflect", "constant"]  # of np.pad
 ForwardFn = Callable[[Array], Array]
 # The same with a mask (h, w) that is 1 on the image and 0 on padding.
 MaskedForwardFn = Callable[[Array, Array], Array]
+
+
+class Strategy(TypedDict, total=False):
+    """Arguments of `compose_upscaler` that a user chooses.
+
+    Attributes:
+        self_ensemble: Average over the eight flips and rotations.
+        windows: Side of the windows, LR pixels -> weight; None or empty for no windows.
+    """
+
+    self_ensemble: bool
+    windows: Windows | None
 
 
 def uint8_upscaler(upscaler: Upscaler) -> Callable[[Pixels], Pixels]:
@@ -287,6 +299,7 @@ def self_ensemble_upscaler(upscaler: Upscaler) -> Upscaler:
 def windowed_upscaler(upscaler: Upscaler, weights: Windows, scale: int) -> Upscaler:
     """Return an upscaler that averages over several window sizes.
 
+    The image is first reflect-padded at the bottom and right until it consists of equal windows.
     Window sizes that cut an image into the same grid are run once, with the sum of their weights.
 
     Args:
@@ -296,9 +309,12 @@ def windowed_upscaler(upscaler: Upscaler, weights: Windows, scale: int) -> Upsca
     """
 
     def upscale(lr: Pixels) -> FloatImage:
-        total = np.zeros(1, np.float32)
-        for grid, weight in _grids(lr.shape[:2], weights).items():
-            total = total + np.float32(weight) * _upscale_grid(upscaler, lr, grid, scale)
+        (h, w), total = lr.shape[:2], np.zeros(1, np.float32)
+        for grid, weight in _grids((h, w), weights).items():
+            rows, columns = map(_window_spans, (h, w), grid)
+            padded = _pad(lr, (rows[-1].stop, columns[-1].stop), "reflect")
+            sr = _upscale_tiles(upscaler, padded, (rows, columns), scale)
+            total = total + np.float32(weight) * sr[: h * scale, : w * scale]
         return total / np.float32(sum(weights.values()))
 
     return upscale
@@ -313,27 +329,15 @@ def count_windows(size: ImageSize, weights: Windows) -> Counter[ImageSize]:
     )
 
 
-def _grids(size: tuple[int, ...], weights: Windows) -> dict[ImageSize, float]:
+def _grids(size: ImageSize, weights: Windows) -> dict[ImageSize, float]:
     """Return the number of windows (down, across) -> its weight.
 
     An image side that is a multiple of the window's gets one window more than would cover it.
     """
-    grids: dict[ImageSize, float] = {}
+    grids: dict[ImageSize, float] = defaultdict(float)
     for side, weight in weights.items():
-        grid = size[0] // side + 1, size[1] // side + 1
-        grids[grid] = grids.get(grid, 0) + weight
+        grids[size[0] // side + 1, size[1] // side + 1] += weight
     return grids
-
-
-def _upscale_grid(upscaler: Upscaler, lr: Pixels, grid: ImageSize, scale: int) -> FloatImage:
-    """Upscale the windows of a grid.
-
-    The image is first reflect-padded at the bottom and right until it consists of equal windows.
-    """
-    h, w = lr.shape[:2]
-    rows, columns = map(_window_spans, (h, w), grid)
-    padded = _pad(lr, (rows[-1].stop, columns[-1].stop), "reflect")
-    return _upscale_tiles(upscaler, padded, (rows, columns), scale)[: h * scale, : w * scale]
 
 
 def _window_spans(image_side: int, count: int) -> list[TileSpan]:
@@ -350,11 +354,6 @@ def _window_spans(image_side: int, count: int) -> list[TileSpan]:
 
 
 # --- blends of the outputs of several upscalers, and means of uint8 images ---
-
-
-def blend_upscalers(upscalers: Sequence[Upscaler], blend: BlendFn) -> Upscaler:
-    """Return an upscaler that runs all upscalers on an image and blends their outputs."""
-    return lambda lr: blend([upscaler(lr) for upscaler in upscalers])
 
 
 def weighted_blend(weights: Sequence[float]) -> BlendFn:

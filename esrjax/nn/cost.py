@@ -12,7 +12,7 @@ declared free of cost is an error, so that nothing is missed in silence.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -54,6 +54,11 @@ class OpCost:
     convs: int = 0
     is_needed: bool = True
 
+    def times(self, count: int) -> "OpCost":
+        """Return the cost of `count` runs of the op."""
+        figures = ("macs_full", "macs", "activations", "convs")
+        return replace(self, **{figure: count * getattr(self, figure) for figure in figures})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
@@ -86,12 +91,7 @@ def cost_of(method: Method, net: nnx.Module, *, image_size: ImageSize = 256) -> 
         net: As of `cost`.
         image_size: As of `cost`.
     """
-    return cost(
-        net,
-        image_size=image_size,
-        excluded=method.cost_options.excluded,
-        included=method.cost_options.included,
-    )
+    return cost(net, image_size=image_size, **vars(method.cost_options))
 
 
 def cost(
@@ -126,7 +126,6 @@ def cost(
             location=list_some(sorted(paths), 12),
             remedy="correct the pattern, or remove it",
         )
-    needed_ops = [op for op in op_costs if op.is_needed]
     counted_ops = [
         op
         for op in op_costs
@@ -138,7 +137,7 @@ def cost(
         # The trace has further inputs than parameters, last: hence not strict.
         params_full=sum(count for count, used in zip(param_counts, needed, strict=False) if used),
         macs=sum(op.macs for op in counted_ops),
-        macs_full=sum(op.macs_full for op in needed_ops),
+        macs_full=sum(op.macs_full for op in op_costs if op.is_needed),
         activations=sum(op.activations for op in op_costs),
         convs=sum(op.convs for op in op_costs),
         ops=op_costs,
@@ -166,9 +165,6 @@ def _trace(net: nnx.Module, image_size: ImageSize) -> tuple[Any, list[int]]:
         with ops.implementation("reference"):
             return with_hooks(nnx.merge(graphdef, params, rest), lambda path, output: None)(lr)
 
-    params, rest = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, rest)
-    )
     dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
     height_width = (image_size, image_size) if isinstance(image_size, int) else image_size
     lr = jax.ShapeDtypeStruct((1, *height_width, 3), dtype)
@@ -192,26 +188,27 @@ def count_ops(jaxpr: Jaxpr) -> tuple[tuple[OpCost, ...], list[bool]]:
     Raises:
         UncountedOp: The trace contains an op of unknown cost.
     """
-    ops: list[OpCost] = []
-    needed = _walk(jaxpr, [True] * len(jaxpr.outvars), "", 1, ops)
+    ops, needed = _walk(jaxpr, [True] * len(jaxpr.outvars), "")
     return tuple(reversed(ops)), needed
 
 
 def _walk(
-    jaxpr: Jaxpr, outputs_needed: Iterable[bool], path: str, repeats: int, ops: list[OpCost]
-) -> list[bool]:
-    """Append the ops of a jaxpr in reverse order; return which of its inputs are needed.
+    jaxpr: Jaxpr, outputs_needed: Iterable[bool], path: str
+) -> tuple[list[OpCost], list[bool]]:
+    """Return the ops of a jaxpr in reverse order, and which of its inputs are needed.
 
     Walking back from the outputs shows which ops they depend on.
     """
+    ops: list[OpCost] = []
     needed = _needed_variables(jaxpr.outvars, outputs_needed)
     for equation in reversed(jaxpr.eqns):
         outputs = [v in needed for v in equation.outvars]
         # The innermost of the scopes that `esrjax.nn.hooks.with_hooks` adds.
         *_, module_path = [path, *re.findall("<([^<>]*)>", str(equation.source_info.name_stack))]
-        inputs = _visit_equation(equation, outputs, module_path, repeats, ops)
+        equation_ops, inputs = _visit_equation(equation, outputs, module_path)
+        ops += equation_ops
         needed |= _needed_variables(equation.invars, inputs)
-    return [v in needed for v in jaxpr.invars]
+    return ops, [v in needed for v in jaxpr.invars]
 
 
 def _needed_variables(variables: list[Any], are_needed: Iterable[bool]) -> set[Any]:
@@ -220,26 +217,27 @@ def _needed_variables(variables: list[Any], are_needed: Iterable[bool]) -> set[A
 
 
 def _visit_equation(
-    equation: Equation, outputs_needed: list[bool], path: str, repeats: int, ops: list[OpCost]
-) -> list[bool]:
-    """Append the ops of an equation; return which of its inputs are needed."""
+    equation: Equation, outputs_needed: list[bool], path: str
+) -> tuple[list[OpCost], list[bool]]:
+    """Return the ops of an equation, and which of its inputs are needed."""
     name, is_needed = _op_name(equation), any(outputs_needed)
+    ops: list[OpCost] = []
     if name in CALL_PRIMITIVES:
-        return _walk(_inner_jaxprs(equation)[0], outputs_needed, path, repeats, ops)
+        return _walk(_inner_jaxprs(equation)[0], outputs_needed, path)
     if name in MAC_RULES:
-        is_conv, macs = name in CONVOLUTIONS, MAC_RULES[name](equation)
+        macs, convs = MAC_RULES[name](equation), int(name in CONVOLUTIONS)
         op = OpCost(
             path=path,
             op=name,
-            macs_full=macs * repeats,
-            macs=FVCORE_RULES.get(name, int)(macs) * repeats,
-            activations=_output_size(equation) * repeats if is_conv else 0,
-            convs=repeats if is_conv else 0,
+            macs_full=macs,
+            macs=FVCORE_RULES.get(name, int)(macs),
+            activations=convs * _output_size(equation),
+            convs=convs,
             is_needed=is_needed,
         )
-        ops.append(op)
+        ops = [op]
     elif name in ("scan", "cond"):
-        ops.extend(_loop_or_branch_ops(equation, is_needed, path, repeats))
+        ops = _loop_or_branch_ops(equation, is_needed, path)
     elif name not in ZERO_COST:
         reason = ", whose number of iterations is unknown," if name == "while" else ""
         raise UncountedOp(
@@ -250,7 +248,7 @@ def _visit_equation(
             remedy="use those ops, or add the primitive to MAC_RULES or ZERO_COST in "
             "esrjax/nn/cost.py",
         )
-    return [is_needed] * len(equation.invars)
+    return ops, [is_needed] * len(equation.invars)
 
 
 def _op_name(equation: Equation) -> str:
@@ -270,20 +268,16 @@ def _inner_jaxprs(equation: Equation) -> list[Jaxpr]:
     return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in jaxprs]
 
 
-def _loop_or_branch_ops(
-    equation: Equation, is_needed: bool, path: str, repeats: int
-) -> list[OpCost]:
+def _loop_or_branch_ops(equation: Equation, is_needed: bool, path: str) -> list[OpCost]:
     """Return the ops of a scan, times its length, or of the costliest branch of a cond.
 
     `lax.platform_dependent` is a cond in a trace, one branch for each platform.
     """
-    branches: list[list[OpCost]] = []
-    for jaxpr in _inner_jaxprs(equation):
-        branches.append([])
-        outputs_needed = [is_needed] * len(jaxpr.outvars)
-        repeats_inside = repeats * equation.params.get("length", 1)
-        _walk(jaxpr, outputs_needed, path, repeats_inside, branches[-1])
-    return max(branches, key=lambda costs: sum(op.macs_full for op in costs))
+    branches = [
+        _walk(jaxpr, [is_needed] * len(jaxpr.outvars), path)[0] for jaxpr in _inner_jaxprs(equation)
+    ]
+    costliest = max(branches, key=lambda ops: sum(op.macs_full for op in ops))
+    return [op.times(equation.params.get("length", 1)) for op in costliest]
 
 
 # --- rules: one multiply-add is one MAC ----------------------------------------------------------
@@ -315,25 +309,6 @@ def _dot_general_macs(equation: Equation) -> int:
     return _output_size(equation) * math.prod(shape[axis] for axis in contracted)
 
 
-def _einsum_macs(equation: Equation) -> int:
-    return sum(op.macs_full for op in count_ops(*_inner_jaxprs(equation))[0])
-
-
-def _fvcore_einsum_macs(macs: int) -> int:
-    """Return fvcore's count of an einsum.
-
-    fvcore reads it off the text of `np.einsum_path`, which has four significant digits and counts a
-    multiply-add as two operations.
-    """
-    return int(float(f"{2 * macs:.3e}") / 2)
-
-
-def _selective_scan_macs(equation: Equation) -> int:
-    """Return 3 for each state and token: decay, input and output."""
-    x, states = equation.invars[0], equation.invars[2].aval.shape[-1]
-    return 3 * _size(x) * states
-
-
 def _norm_macs(equation: Equation) -> int:
     """Return 5 for each element, as fvcore counts an affine normalisation."""
     return 5 * _output_size(equation)
@@ -344,13 +319,14 @@ MAC_RULES: Mapping[str, Callable[[Equation], int]] = {
     "conv1d": _conv_macs,
     "linear": _matmul_macs,
     "matmul": _matmul_macs,
-    "einsum": _einsum_macs,
-    "selective_scan": _selective_scan_macs,
+    "einsum": lambda eqn: sum(op.macs_full for op in count_ops(*_inner_jaxprs(eqn))[0]),
+    # 3 for each state and token: decay, input and output
+    "selective_scan": lambda eqn: 3 * _size(eqn.invars[0]) * eqn.invars[2].aval.shape[-1],
     "layer_norm": _norm_macs,
     "group_norm": _norm_macs,
-    "global_avg_pool": lambda equation: _size(equation.invars[0]),
+    "global_avg_pool": lambda eqn: _size(eqn.invars[0]),
     "resize_nearest": _output_size,
-    "resize_bilinear": lambda equation: 4 * _output_size(equation),
+    "resize_bilinear": lambda eqn: 4 * _output_size(eqn),
     "conv_general_dilated": _conv_macs,
     "dot_general": _dot_general_macs,
 }
@@ -358,7 +334,9 @@ CONVOLUTIONS = ("conv2d", "conv_general_dilated")
 
 # MACs of an op -> what the organisers' counter gives for it, where that differs.
 FVCORE_RULES: Mapping[str, Callable[[int], int]] = {
-    "einsum": _fvcore_einsum_macs,
+    # fvcore reads it off the text of `np.einsum_path`, which has four significant digits and counts
+    # a multiply-add as two operations.
+    "einsum": lambda macs: int(float(f"{2 * macs:.3e}") / 2),
     "selective_scan": lambda macs: 0,  # a CUDA op of its own, for which fvcore has no rule
 }
 

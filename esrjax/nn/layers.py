@@ -121,16 +121,16 @@ class Conv2d(nnx.Module):
         """
         return self.weight[...]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Padding, stride, dilation and groups, as keyword arguments of `functional.conv2d`."""
+        names = ("padding", "stride", "dilation", "groups")
+        return {name: getattr(self, name) for name in names}
+
     def __call__(self, x: Array) -> Array:
-        return conv2d(
-            mask_invalid(x) if any(self.padding) else x,
-            self.effective_weight(),
-            None if self.bias is None else self.bias[...],
-            padding=self.padding,
-            stride=self.stride,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        x = mask_invalid(x) if any(self.padding) else x
+        b = None if self.bias is None else self.bias[...]
+        return conv2d(x, self.effective_weight(), b, **self.options)
 
 
 def conv_with_weights(w: Array, b: Array | None, *, groups: int = 1, **options: Any) -> Conv2d:

@@ -13,7 +13,7 @@ from esrjax.errors import RecipeError, list_some
 from esrjax.io import matches_any, unmatched_patterns
 from esrjax.nn.functional import matmul
 from esrjax.nn.layers import Conv2d, conv_with_weights, param, uniform_init
-from esrjax.nn.reparam import Reparam, deploy, set_submodule
+from esrjax.nn.reparam import Reparam, deploy
 
 Net = TypeVar("Net", bound=nnx.Module)
 
@@ -56,14 +56,8 @@ class LoRAConv2d(Conv2d, Reparam):
 
     def fuse(self) -> Conv2d:
         """Return a plain convolution with `effective_weight` as its kernel."""
-        return conv_with_weights(
-            self.effective_weight(),
-            None if self.bias is None else self.bias[...],
-            padding=self.padding,
-            stride=self.stride,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        b = None if self.bias is None else self.bias[...]
+        return conv_with_weights(self.effective_weight(), b, **self.options)
 
 
 def add_lora(
@@ -81,27 +75,23 @@ def add_lora(
     Raises:
         RecipeError: A pattern matches no convolution.
     """
-    adapted = nnx.clone(net)
-    convs = {
-        ".".join(map(str, path)): module
-        for path, module in nnx.iter_modules(adapted)
-        if type(module) is Conv2d  # not a subclass, which may compute its kernel
-    }
-    if unmatched := unmatched_patterns(target_modules, convs):
+    conv_paths: list[str] = []
+
+    def adapt(path: tuple[Any, ...], node: Any) -> Any:
+        if type(node) is not Conv2d:  # also a subclass, which may compute its kernel
+            return node
+        conv_paths.append(".".join(map(str, path)))
+        is_target = matches_any(conv_paths[-1], target_modules)
+        return LoRAConv2d(node, rank=rank, alpha=alpha, rngs=rngs) if is_target else node
+
+    adapted = nnx.recursive_map(adapt, nnx.clone(net))
+    if unmatched := unmatched_patterns(target_modules, conv_paths):
         raise RecipeError(
             f"Pattern {unmatched[0]!r} matches no convolution",
             rule="a target module is a glob pattern of the paths of Conv2d modules",
-            location=list_some(sorted(convs), 12),
+            location=list_some(sorted(conv_paths), 12),
             remedy="correct the pattern, or remove it",
         )
-    for path, conv in convs.items():
-        if matches_any(path, target_modules):
-            *parents, name = path.split(".")
-            parent: Any = adapted
-            for component in parents:
-                is_list = isinstance(parent, nnx.List)
-                parent = parent[int(component)] if is_list else getattr(parent, component)
-            set_submodule(parent, name, LoRAConv2d(conv, rank=rank, alpha=alpha, rngs=rngs))
     return adapted
 
 

@@ -98,14 +98,16 @@ def op(reference: Callable[..., Array]) -> Callable[..., Array]:
         kernel = _select_kernel(name, args)
         if kernel is None:
             return reference(*args)
-        kernel_fn = with_reference_vjp(kernel.call, None if kernel.differentiable else reference)
+        kernel_fn = kernel.call
+        if not kernel.differentiable:
+            kernel_fn = with_reference_vjp(kernel_fn, reference)
         return lax.platform_dependent(*args, default=reference, **{kernel.platform: kernel_fn})
 
     return counted_op()(call)
 
 
 def with_reference_vjp(
-    kernel_fn: Callable[..., Array], reference: Callable[..., Array] | None
+    kernel_fn: Callable[..., Array], reference: Callable[..., Array]
 ) -> Callable[..., Array]:
     """Return `kernel_fn` with the gradient of a reference.
 
@@ -114,11 +116,8 @@ def with_reference_vjp(
 
     Args:
         kernel_fn: The implementation of the forward pass.
-        reference: A function of the same arguments and values; None if `kernel_fn` has a gradient
-            of its own, which is then returned as it is.
+        reference: A function of the same arguments and values.
     """
-    if reference is None:
-        return kernel_fn
     call = jax.custom_vjp(kernel_fn)
     call.defvjp(
         lambda *args: (kernel_fn(*args), args),

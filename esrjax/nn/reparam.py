@@ -5,13 +5,14 @@ Source: RepVGG (arXiv:2101.03697). The deploy form computes the same function ex
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from esrjax.nn.conv_lowering import block_diagonal
+from esrjax.nn.conv_lowering import block_diagonal, lax_conv2d
 from esrjax.nn.layers import Conv2d, conv_with_weights
 
 Net = TypeVar("Net", bound=nnx.Module)
@@ -45,23 +46,10 @@ def deploy(net: Net, block_type: type[Reparam] = Reparam) -> Net:
 def _fuse_children(node: nnx.Module, block_type: type[Reparam]) -> None:
     for name, child in nnx.iter_children(node):
         if isinstance(child, block_type):
-            set_submodule(node, name, deploy(child, block_type))
+            # Also where `node` is a list, whose items are its attributes "0", "1", …
+            setattr(node, str(name), deploy(child, block_type))
         elif isinstance(child, nnx.Pytree):
             _fuse_children(child, block_type)  # pyright: ignore[reportArgumentType] # lists of modules have children too
-
-
-def set_submodule(node: nnx.Module, name: Any, child: nnx.Module) -> None:
-    """Set the submodule of a module or of a list of modules.
-
-    Args:
-        node: The parent.
-        name: Name of an attribute, or position in the list.
-        child: The new submodule.
-    """
-    if isinstance(node, nnx.List):
-        node[int(name)] = child
-    else:
-        setattr(node, str(name), child)
 
 
 class Affine(NamedTuple):
@@ -89,7 +77,8 @@ class Affine(NamedTuple):
             raise ValueError(f"a convolution of stride {conv.stride} cannot be fused")
         w = conv.effective_weight()
         w = w if conv.groups == 1 else block_diagonal(w, conv.groups)
-        w = w if conv.dilation == 1 else _dilate_kernel(w, conv.dilation)
+        gaps = (0, 0, conv.dilation - 1)  # zeros between the taps
+        w = lax.pad(w, jnp.zeros((), w.dtype), (gaps, gaps, (0, 0, 0), (0, 0, 0)))
         b = jnp.zeros(w.shape[-1], w.dtype) if conv.bias is None else conv.bias[...]
         return cls(w, b)
 
@@ -106,16 +95,11 @@ class Affine(NamedTuple):
         """
         kh, kw = after.w.shape[0] - 1, after.w.shape[1] - 1
         padded = jnp.pad(self.w, ((kh, kh), (kw, kw), (0, 0), (0, 0)))
-        w = lax.conv_general_dilated(
-            padded.transpose(2, 0, 1, 3),
-            after.w[::-1, ::-1],
-            window_strides=(1, 1),
-            padding="VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=lax.Precision.HIGHEST,
-        ).transpose(1, 2, 0, 3)
-        b = jnp.einsum("i,hwio->o", self.b, after.w, precision="highest") + after.b
-        return Affine(w, b)
+        images, flipped = padded.transpose(2, 0, 1, 3), after.w[::-1, ::-1]
+        with jax.default_matmul_precision("highest"):
+            w = lax_conv2d(images, flipped, padding=(0, 0), stride=1, dilation=1)
+            b = jnp.einsum("i,hwio->o", self.b, after.w) + after.b
+        return Affine(w.transpose(1, 2, 0, 3), b)
 
     def __add__(self, other: Affine) -> Affine:  # pyright: ignore[reportIncompatibleMethodOverride] # sum of maps
         """Return `x -> self(x) + other(x)`, with the kernels centred on each other."""
@@ -138,13 +122,6 @@ class Affine(NamedTuple):
         """
         w = self.w if groups == 1 else _grouped_kernel(self.w, groups)
         return conv_with_weights(w, self.b if bias else None, groups=groups)
-
-
-def _dilate_kernel(w: Array, dilation: int) -> Array:
-    """Return the kernel with `dilation - 1` zeros between its taps."""
-    kh, kw, in_channels, out_channels = w.shape
-    dilated_shape = (dilation * (kh - 1) + 1, dilation * (kw - 1) + 1, in_channels, out_channels)
-    return jnp.zeros(dilated_shape, w.dtype).at[::dilation, ::dilation].set(w)
 
 
 def _pad_kernel(w: Array, kh: int, kw: int) -> Array:

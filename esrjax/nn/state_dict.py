@@ -13,7 +13,7 @@ module and its own tensors, not its submodules. The first template that matches 
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,21 +43,20 @@ class KeyMap:
 
     def to_flax(self, key: str) -> str:
         """Return the Flax path of a tensor or module with the torch key `key`."""
-        return _translate(key, list(self.templates.items()))
+        return _translate(key, self.templates.items())
 
     def to_torch(self, path: str) -> str:
         """Return the torch key of the parameter or module at a Flax path."""
-        return _translate(path, [(flax, torch) for torch, flax in self.templates.items()])
+        return _translate(path, ((flax, torch) for torch, flax in self.templates.items()))
 
 
-def _translate(name: str, templates: list[tuple[str, str]]) -> str:
+def _translate(name: str, templates: Iterable[tuple[str, str]]) -> str:
     for source, target in templates:
         rest = r"(?P<rest>(\..+)?)"
         if source.endswith(_LEAF) and target.endswith(_LEAF):
             source, target = source.removesuffix(_LEAF), target.removesuffix(_LEAF)
             rest = r"(?P<rest>(\.[^.]+)?)"
-        match = re.fullmatch(_template_regex(source) + rest, name)
-        if match:
+        if match := re.fullmatch(_template_regex(source) + rest, name):
             return (target + "{rest}").format(**match.groupdict())
     return name
 
@@ -113,16 +112,16 @@ def load_state_dict(
     variables = dict(named_parameters(loaded))
     problems = _problems(variables, key_of_path, state_dict, key_map)
     problems["duplicate key"] = [
-        f"{key} and {key_of_path[key_map.to_flax(key)]}"
+        f"{key} and {last}"
         for key in used_keys
-        if key_of_path[key_map.to_flax(key)] != key
+        if (last := key_of_path[key_map.to_flax(key)]) != key
     ]
     if any(problems.values()):
         raise _mismatch(problems, len(variables.keys() | key_of_path.keys()), location)
     for path, variable in variables.items():
-        value = state_dict[key_of_path[path]]
         # The inverse permutation of that in `to_state_dict`.
-        flax_value = value.transpose(np.argsort(_torch_axes(variable)))
+        flax_axes = np.argsort(_torch_axes(variable))
+        flax_value = state_dict[key_of_path[path]].transpose(flax_axes)
         variable.set_value(jnp.asarray(flax_value, variable.get_value().dtype))
     return loaded
 

@@ -152,11 +152,14 @@ class _KernelFixture:
         """Return the samples in every dtype that has a tolerance."""
         return [_cast(sample, dtype) for sample in self.samples for dtype in self.rtol]
 
-    def unusual_operands(self) -> list[Operands]:
-        """Return what a kernel may reject but must not get wrong: float16, mixed dtypes."""
+    def all_operands(self) -> list[Operands]:
+        """Return the samples, and what a kernel may reject but must not get wrong.
+
+        That is: float16, and mixed dtypes.
+        """
         sample = self.samples[0]
         mixed = [*_cast(sample[:1], "float32"), *_cast(sample[1:], "bfloat16")]
-        return [_cast(sample, "float16"), mixed]
+        return [*self.cast_samples(), _cast(sample, "float16"), mixed]
 
     def supported(self, operand_lists: Sequence[Operands]) -> list[Operands]:
         """Return those of the operands that the kernel accepts."""
@@ -233,13 +236,13 @@ def _supports_some_samples(fixture: _KernelFixture) -> None:
 
 
 def _unsupported_reasons(fixture: _KernelFixture) -> list[Any]:
-    operand_lists = [*fixture.cast_samples(), *fixture.unusual_operands()]
-    return [fixture.kernel.unsupported_reason(*_shapes(operands)) for operands in operand_lists]
+    operand_lists = map(_shapes, fixture.all_operands())
+    return [fixture.kernel.unsupported_reason(*operands) for operands in operand_lists]
 
 
 def _lowers_for_its_platform(fixture: _KernelFixture) -> None:
     """What it supports lowers for its platform."""
-    for operands in fixture.supported([*fixture.cast_samples(), *fixture.unusual_operands()]):
+    for operands in fixture.supported(fixture.all_operands()):
         traced = jax.jit(fixture.kernel.call).trace(*_shapes(operands))
         traced.lower(lowering_platforms=(fixture.kernel.platform,))
 
@@ -248,7 +251,7 @@ def _values_equal_the_reference(fixture: _KernelFixture) -> None:
     """Its results equal the reference's in shape, dtype and value."""
     if fixture.call is None:
         return
-    for operands in fixture.supported([*fixture.cast_samples(), *fixture.unusual_operands()]):
+    for operands in fixture.supported(fixture.all_operands()):
         operand_text = ", ".join(map(_format, operands))
         result = fixture.call(*operands)
         expected = jax.eval_shape(fixture.reference, *operands)
@@ -266,9 +269,9 @@ def _gradients_equal_the_reference(fixture: _KernelFixture) -> None:
     if fixture.call is None or operands is None:
         return
     argnums = [i for i, x in enumerate(operands) if jnp.issubdtype(x.dtype, jnp.floating)]
-    # A kernel without a gradient of its own uses the reference's, as `ops` does.
-    vjp_source = None if fixture.kernel.differentiable else fixture.reference
-    kernel_call = ops.with_reference_vjp(fixture.call, vjp_source)
+    kernel_call = fixture.call
+    if not fixture.kernel.differentiable:  # it uses the reference's gradient, as in `ops`
+        kernel_call = ops.with_reference_vjp(kernel_call, fixture.reference)
 
     def grads(fn: Callable[..., Array], args: Operands) -> Sequence[Array]:
         loss = lambda *args: jnp.sum(jnp.sin(fn(*args)))  # noqa: E731

@@ -59,9 +59,7 @@ def install_plugin(tmp_path, monkeypatch):
         (info / "entry_points.txt").write_text("\n".join(["[esrjax.methods]", *lines]))
         monkeypatch.syspath_prepend(folder)
 
-    registry._load.cache_clear()
-    yield install
-    registry._load.cache_clear()
+    return install
 
 
 @pytest.fixture
