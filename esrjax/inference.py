@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from flax import nnx
 from jax import Array
@@ -18,7 +18,7 @@ from esrjax import hub, registry
 from esrjax.data.image_io import Pixels
 from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
 from esrjax.evaluation import upscale
-from esrjax.evaluation.upscale import ImageSize, Strategy, Upscaler, Windows
+from esrjax.evaluation.upscale import ImageSize, Upscaler, Windows
 from esrjax.loading import HParams, load_network
 from esrjax.method import Ensemble, Method
 from esrjax.nn import checkpoint_io, masking
@@ -75,7 +75,8 @@ class Model:
         tile_size: ImageSize | None = None,
         *,
         pad_multiple: int | None = None,
-        **strategy: Unpack[Strategy],
+        self_ensemble: bool = False,
+        windows: Windows | None = None,
     ) -> Upscaler:
         """Return a function from LR images to SR images as floats in [0, 1].
 
@@ -84,19 +85,23 @@ class Model:
                 single pass. None for a single pass; so is a method whose receptive field is the
                 whole image.
             pad_multiple: Pad LR symmetrically to the next larger multiple, LR pixels.
-            **strategy: `self_ensemble`: average over the eight flips and rotations. `windows`: side
-                of windows, LR pixels -> weight; average over these ways to cut an image into
-                windows.
+            self_ensemble: Average over the eight flips and rotations.
+            windows: Side of windows, LR pixels -> weight; average over these ways to cut an image
+                into windows.
 
         Raises:
             InvalidArgument: If the method cannot be run in these windows.
         """
-        check_windows(self.name, self.method.min_side, strategy.get("windows") or {})
+        check_windows(self.name, self.method.min_side, windows or {})
         upscaler = upscale.single_pass(self.forward, self.method.data_range)
         if tile_size is not None and not self.method.needs_full_image:
             upscaler = self._tiled(tile_size, upscaler)
         composed = upscale.compose_upscaler(
-            upscaler, self.scale, pad_multiple=pad_multiple, **strategy
+            upscaler,
+            self.scale,
+            self_ensemble=self_ensemble,
+            windows=windows,
+            pad_multiple=pad_multiple,
         )
 
         def run(lr: Pixels) -> upscale.FloatImage:
@@ -166,28 +171,36 @@ class EnsembleModel:
         return upscale.uint8_upscaler(self.upscaler())(lr)
 
     def upscaler(
-        self, tile_size: ImageSize | None = None, **strategy: Unpack[Strategy]
+        self,
+        tile_size: ImageSize | None = None,
+        *,
+        self_ensemble: bool = False,
+        windows: Windows | None = None,
     ) -> Upscaler:
         """Return a function from LR images to SR images as floats in [0, 1].
 
         Args:
             tile_size: (h, w) of tiles, LR pixels, for members that support exact tiling.
-            **strategy: `self_ensemble`: run every member with the x8 self-ensemble; members that
-                the ensemble runs so do in any case. `windows`: for members without windows of their
-                own, as in `Model.upscaler`.
+            self_ensemble: Run every member with the x8 self-ensemble; members that the ensemble
+                runs so do in any case.
+            windows: For members without windows of their own, as in `Model.upscaler`.
         """
-        upscalers, blend = self.member_upscalers(tile_size, **strategy).values(), self.blend
-        return lambda lr: blend([upscaler(lr) for upscaler in upscalers])
+        upscalers = self.member_upscalers(tile_size, self_ensemble=self_ensemble, windows=windows)
+        return lambda lr: self.blend([upscaler(lr) for upscaler in upscalers.values()])
 
     def member_upscalers(
-        self, tile_size: ImageSize | None = None, **strategy: Unpack[Strategy]
+        self,
+        tile_size: ImageSize | None = None,
+        *,
+        self_ensemble: bool = False,
+        windows: Windows | None = None,
     ) -> dict[str, Upscaler]:
         """Return the upscaler of every member, by name; arguments as in `upscaler`."""
         return {
             name: self.members[name].upscaler(
                 tile_size,
-                self_ensemble=strategy.get("self_ensemble", False) or member.self_ensemble,
-                windows=member.windows or strategy.get("windows"),
+                self_ensemble=self_ensemble or member.self_ensemble,
+                windows=member.windows or windows,
                 pad_multiple=member.pad_multiple,
             )
             for name, member in self.ensemble.members.items()

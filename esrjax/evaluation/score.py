@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from esrjax.data.datasets import Pair, Progress
 from esrjax.data.image_io import Pixels
 from esrjax.errors import IncomparableImages, InvalidArgument, InvalidOutput
 from esrjax.evaluation.metrics import MetricSpec, SRImage, psnr, ssim
-from esrjax.evaluation.upscale import Strategy, uint8_upscaler
+from esrjax.evaluation.upscale import uint8_upscaler
 
 # (h, w, 3) uint8 -> (scale·h, scale·w, 3), uint8 or floats in [0, 1].
 ScorableUpscaler = Callable[[Pixels], SRImage]
@@ -57,7 +57,7 @@ class Scores:
         return {"spec": self.spec, "mean": asdict(self.mean), "images": images}
 
 
-def as_scorable(net: Any, spec: MetricSpec, **strategy: Unpack[Strategy]) -> ScorableUpscaler:
+def as_scorable(net: Any, spec: MetricSpec, **strategy: Any) -> ScorableUpscaler:
     """Return a model as a function with the output that a metric spec needs.
 
     Args:

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 from jax import Array
@@ -33,18 +33,6 @@ PadMode = Literal["symmetric", "reflect", "constant"]  # of np.pad
 ForwardFn = Callable[[Array], Array]
 # The same with a mask (h, w) that is 1 on the image and 0 on padding.
 MaskedForwardFn = Callable[[Array, Array], Array]
-
-
-class Strategy(TypedDict, total=False):
-    """Arguments of `compose_upscaler` that a user chooses.
-
-    Attributes:
-        self_ensemble: Average over the eight flips and rotations.
-        windows: Side of the windows, LR pixels -> weight; None or empty for no windows.
-    """
-
-    self_ensemble: bool
-    windows: Windows | None
 
 
 def uint8_upscaler(upscaler: Upscaler) -> Callable[[Pixels], Pixels]:
