@@ -296,9 +296,8 @@ def _ratio_columns(timings: timing.InterleavedTimings[BenchCase], case: BenchCas
 
 def _median_columns(keys: tuple[str, str, str], samples: Sequence[float]) -> BenchRow:
     """Median of the samples, and its 95 % interval."""
-    return dict(
-        zip(keys, (float(np.median(samples)), *timing.median_interval(samples)), strict=True)
-    )
+    values = (float(np.median(samples)), *timing.median_interval(samples))
+    return dict(zip(keys, values, strict=True))
 
 
 def _workload(

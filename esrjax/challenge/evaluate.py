@@ -262,18 +262,14 @@ def make_result(model: Model, scores: Scores, data: str, runtime: Timing) -> Res
         data: Name of the dataset.
         runtime: Its runtime at 1x256x256x3.
     """
-    cost, mean = cost_of(model.method, model.net), scores.mean
+    cost, means = cost_of(model.method, model.net), vars(scores.mean)
     psnr = {name: metrics.psnr for name, metrics in scores.images.items()}
     return Result(
         method=model.name,
         team=model.method.team,
         weights_sha256=model.checkpoint.sha256,
         spec=scores.spec,
-        quality={
-            data: DatasetMetrics(
-                psnr=mean.psnr, ssim=mean.ssim, num_images=len(psnr), psnr_per_image=psnr
-            )
-        },
+        quality={data: DatasetMetrics(**means, num_images=len(psnr), psnr_per_image=psnr)},
         params=cost.params,
         macs=cost.macs,
         activations=cost.activations,

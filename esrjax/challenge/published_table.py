@@ -155,15 +155,15 @@ def diff_tables(ranking: Ranking, published: PublishedTable) -> TableDiff:
     is_equal: dict[str, list[bool]] = {}  # column -> whether each of its cells is equal
     cell_diffs: list[CellDiff] = []
     for team, column in [(team, column) for team, cells in computed.items() for column in cells]:
-        old, new = published.get(team, {}).get(column), computed[team][column]
-        if old is None or (unmatched and column.startswith("rank")):
+        own, printed = computed[team][column], published.get(team, {}).get(column)
+        if printed is None or (unmatched and column.startswith("rank")):
             continue
-        reasons = (r for r, table in cells_without.items() if _equal(table[team], column, old))
+        reasons = (r for r, table in cells_without.items() if _equal(table[team], column, printed))
         fewest = next(reasons, None)
         is_equal.setdefault(column, []).append(fewest == ())
         if fewest != ():
             diff = CellDiff(
-                team=team, column=column, computed=new, published=old, reasons=fewest or ()
+                team=team, column=column, computed=own, published=printed, reasons=fewest or ()
             )
             cell_diffs.append(diff)
     return TableDiff(

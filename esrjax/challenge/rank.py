@@ -263,9 +263,14 @@ def baseline_runtime_ms(row: Row, reference: Row | Baseline) -> float:
 
 def check_comparable(rows: Sequence[Row], reference: Row | Baseline) -> None:
     """Raise `RankingError`, listing the differences, unless all rows were measured alike."""
-    device = reference.device or "unknown"
-    names = ("device", "conditions", "spec")
-    problems = [difference for name in names if (difference := _difference(rows, name))]
+    device, problems = reference.device or "unknown", list[str]()
+    for name in ("device", "conditions", "spec"):
+        methods_of: dict[str, list[str]] = {}  # by the value of that field
+        for row in rows:
+            methods_of.setdefault(getattr(row, name) or "unknown", []).append(row.method)
+        values = [f"{value} ({', '.join(names)})" for value, names in sorted(methods_of.items())]
+        if len(values) > 1:
+            problems.append(f"{name}: {', '.join(values)}")
     if isinstance(reference, Baseline):
         other_devices = {row.device for row in rows} - {None, device}
         problems += [f"device: {device} (published baseline), {d} (rows)" for d in other_devices]
@@ -275,12 +280,3 @@ def check_comparable(rows: Sequence[Row], reference: Row | Baseline) -> None:
             rule="all rows of a ranking have one device, one way of timing and one metric",
             remedy="measure all of them, the baseline too, in the same way on one machine",
         )
-
-
-def _difference(rows: Sequence[Row], name: str) -> str | None:
-    """`name: value (methods), other value (methods)`, or None if all rows agree."""
-    methods_of: dict[str, list[str]] = {}
-    for row in rows:
-        methods_of.setdefault(getattr(row, name) or "unknown", []).append(row.method)
-    values = [f"{value} ({', '.join(methods)})" for value, methods in sorted(methods_of.items())]
-    return f"{name}: {', '.join(values)}" if len(values) > 1 else None

@@ -290,7 +290,9 @@ def _read_folder(path: Path, rules: Rules, protocol_timing: bool) -> tuple[Row, 
         row_of_result(result, rules, name, protocol_timing=protocol_timing)
         for name, result in results.items()
     ]
-    return (*rows, *(() if protocol_timing else _baseline_rows(results.values(), rules)))
+    if not protocol_timing:
+        rows += _baseline_rows(results.values(), rules)
+    return tuple(rows)
 
 
 def _baseline_rows(results: Iterable[Result], rules: Rules) -> list[Row]:
