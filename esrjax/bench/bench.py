@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from numpy.typing import NDArray
 
 from esrjax.bench import timing
 from esrjax.bench.roofline import MachinePeak, PeakProbe, Workload, workload
@@ -96,23 +97,6 @@ class Variants:
 
     implementations: Sequence[str] = ("auto",)
     precisions: Sequence[Precision] = ("float32",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SizeMeasurement:
-    """All cases timed at one image size.
-
-    Attributes:
-        image_size: (height, width) of the LR image.
-        cases: The cases that could run.
-        compilations: Number of XLA compilations for each case.
-        timings: Interleaved runtimes of the cases.
-    """
-
-    image_size: ImageSize
-    cases: Mapping[BenchCase, CompiledCase]
-    compilations: Mapping[BenchCase, int]
-    timings: timing.InterleavedTimings[BenchCase]
 
 
 def jax_backend() -> dict[str, Backend]:
@@ -200,8 +184,16 @@ def bench(
         torch = (torch_factories or {}).get(name, {})
         factories |= {BenchCase(method=name, engine=engine): f for engine, f in torch.items()}
     notes: list[str] = []
-    peaks, measurements = _measure(factories, image_sizes, seconds, notes)
-    rows = [row for size in measurements for row in _rows(size, methods, nets, peaks, notes)]
+    peaks, timed_rows = _measure(factories, image_sizes, seconds, notes)
+    rows: list[BenchRow] = []
+    for image_size, timed in zip(image_sizes, timed_rows, strict=True):
+        works = {
+            name: _workload(name, methods[name], nets[name], image_size, notes) for name in nets
+        }
+        rows += [
+            row | _roofline_columns(row, works[row["method"]], peaks[row["precision"]])
+            for row in timed
+        ]
     machine = timing.machine_info() | {"implementation": ",".join(variants.implementations)}
     return {
         "device": machine["device"],
@@ -217,87 +209,75 @@ def _measure(
     image_sizes: Sequence[ImageSize],
     seconds: float,
     notes: list[str],
-) -> tuple[dict[str, MachinePeak], list[SizeMeasurement]]:
-    """Measure the machine's peaks before and after the networks, and the networks in between."""
+) -> tuple[dict[str, MachinePeak], list[list[BenchRow]]]:
+    """Measure the machine's peaks before and after the networks, and the networks in between.
+
+    Returns:
+        The peaks by precision, and for each image size the rows of the cases.
+    """
     compiler_options()  # compiles once in a process; must not count as a compilation of a case
     precisions = dict.fromkeys(case.precision for case in factories)
     probes = {precision: PeakProbe(precision) for precision in precisions}
     for probe in probes.values():
         probe.measure(seconds)
-    measurements = [_measure_size(factories, size, seconds, notes) for size in image_sizes]
+    rows = [_time_cases(factories, size, seconds, notes) for size in image_sizes]
     for probe in probes.values():
         probe.measure(seconds)
-    return {precision: probe.peak() for precision, probe in probes.items()}, measurements
+    return {precision: probe.peak() for precision, probe in probes.items()}, rows
 
 
-def _measure_size(
+def _time_cases(
     factories: Mapping[BenchCase, Factory],
     image_size: ImageSize,
     seconds: float,
     notes: list[str],
-) -> SizeMeasurement:
+) -> list[BenchRow]:
+    """Time all cases that can run at one image size; their rows, still without roofline."""
     image = np.random.default_rng(0).random((1, *image_size, 3))
-    cases: dict[BenchCase, CompiledCase] = {}
-    compilations: dict[BenchCase, int] = {}
+    programs = _compile_cases(factories, image, notes)
+    calls = {case: program.call for case, (program, _) in programs.items()}
+    # Each timed call follows an untimed one if engines with thread pools of their own alternate.
+    several_engines = len({case.engine for case in programs}) > 1
+    timings = timing.time_interleaved(calls, budget_s=seconds, prime_before_each=several_engines)
+    return [
+        {
+            "method": case.method,
+            "image_size": "{}x{}".format(*image_size),
+            "engine": case.engine,
+            "implementation": case.implementation,
+            "precision": case.precision,
+            **_median_columns(("median_ms", "low_ms", "high_ms"), timings.samples_ms(case)),
+            "first_ms": timings.first_ms[case],
+            "samples_ms": timings.samples_ms(case),
+            "compile_s": program.compile_s,
+            "compilations": num_compilations,
+            "peak_mib": program.executable_mib,
+            **_ratio_columns(timings, case),
+        }
+        for case, (program, num_compilations) in programs.items()
+    ]
+
+
+def _compile_cases(
+    factories: Mapping[BenchCase, Factory], image: NDArray[np.float64], notes: list[str]
+) -> dict[BenchCase, tuple[CompiledCase, int]]:
+    """The cases that can run, each with the number of its XLA compilations."""
+    programs: dict[BenchCase, tuple[CompiledCase, int]] = {}
     for case, factory in factories.items():
         with (
             timing.count_compilations() as compile_seconds,
             ops.implementation(case.implementation) if case.implementation else nullcontext(),
         ):
             try:
-                cases[case] = factory(image.astype(jnp.dtype(case.precision)))
+                program = factory(image.astype(jnp.dtype(case.precision)))
             except SkipBackend as error:
                 notes.append(f"{case.method}: {case.engine} skipped, {error}")
-        compilations[case] = len(compile_seconds)
-    calls = {case: compiled.call for case, compiled in cases.items()}
-    # Each timed call follows an untimed one if engines with thread pools of their own alternate.
-    several_engines = len({case.engine for case in cases}) > 1
-    timings = timing.time_interleaved(calls, budget_s=seconds, prime_before_each=several_engines)
-    return SizeMeasurement(
-        image_size=image_size, cases=cases, compilations=compilations, timings=timings
-    )
+                continue
+        programs[case] = program, len(compile_seconds)
+    return programs
 
 
-def _rows(
-    measurement: SizeMeasurement,
-    methods: Mapping[str, Method],
-    nets: Mapping[str, nnx.Module],
-    peaks: Mapping[str, MachinePeak],
-    notes: list[str],
-) -> list[BenchRow]:
-    workloads: dict[str, Workload | None] = {}
-    for name, net in nets.items():
-        try:
-            workloads[name] = workload(methods[name], net, measurement.image_size)
-        except UncountedOp as error:
-            workloads[name] = None
-            notes.append(f"{name}: no roofline, {error.problem}")
-    return [
-        _timing_columns(measurement, case)
-        | _ratio_columns(measurement, case)
-        | _roofline_columns(measurement, case, workloads[case.method], peaks[case.precision])
-        for case in measurement.cases
-    ]
-
-
-def _timing_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
-    samples, compiled = measurement.timings.samples_ms(case), measurement.cases[case]
-    return {
-        "method": case.method,
-        "image_size": "{}x{}".format(*measurement.image_size),
-        "engine": case.engine,
-        "implementation": case.implementation,
-        "precision": case.precision,
-        **_median_columns(("median_ms", "low_ms", "high_ms"), samples),
-        "first_ms": measurement.timings.first_ms[case],
-        "samples_ms": samples,
-        "compile_s": compiled.compile_s,
-        "compilations": measurement.compilations[case],
-        "peak_mib": compiled.executable_mib,
-    }
-
-
-def _ratio_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
+def _ratio_columns(timings: timing.InterleavedTimings[BenchCase], case: BenchCase) -> BenchRow:
     """Return runtimes divided by those of the method's PyTorch networks.
 
     Ratios are taken in each round; the row has their median and its 95 % interval. A ratio of
@@ -307,31 +287,38 @@ def _ratio_columns(measurement: SizeMeasurement, case: BenchCase) -> BenchRow:
     for name, engine in RATIO_BASELINES.items():
         base = BenchCase(method=case.method, engine=engine)
         keys = (name, f"{name}_low", f"{name}_high")
-        if case == base or base not in measurement.cases:
+        if case == base or base not in timings.first_ms:
             columns |= dict.fromkeys(keys)
         else:
-            columns |= _median_columns(keys, measurement.timings.ratios(case, base))
+            columns |= _median_columns(keys, timings.ratios(case, base))
     return columns
 
 
 def _median_columns(keys: tuple[str, str, str], samples: Sequence[float]) -> BenchRow:
     """Median of the samples, and its 95 % interval."""
-    return dict(
-        zip(keys, (float(np.median(samples)), *timing.median_interval(samples)), strict=True)
-    )
+    values = (float(np.median(samples)), *timing.median_interval(samples))
+    return dict(zip(keys, values, strict=True))
 
 
-def _roofline_columns(
-    measurement: SizeMeasurement, case: BenchCase, work: Workload | None, peak: MachinePeak
-) -> BenchRow:
+def _workload(
+    name: str, method: Method, net: nnx.Module, image_size: ImageSize, notes: list[str]
+) -> Workload | None:
+    try:
+        return workload(method, net, image_size)
+    except UncountedOp as error:
+        notes.append(f"{name}: no roofline, {error.problem}")
+        return None
+
+
+def _roofline_columns(row: BenchRow, work: Workload | None, peak: MachinePeak) -> BenchRow:
     if work is None:
         return dict.fromkeys(("macs", "bytes", "min_time_ms", "bound", "roofline_fraction"))
-    num_bytes = work.elements * jnp.dtype(case.precision).itemsize
+    num_bytes = work.elements * jnp.dtype(row["precision"]).itemsize
     min_time_ms, bound = peak.min_time_ms(work.macs, num_bytes)
     return {
         "macs": work.macs,
         "bytes": num_bytes,
         "min_time_ms": min_time_ms,
         "bound": bound,
-        "roofline_fraction": min_time_ms / float(np.median(measurement.timings.samples_ms(case))),
+        "roofline_fraction": min_time_ms / row["median_ms"],
     }

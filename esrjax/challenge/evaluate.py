@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -31,7 +30,7 @@ from esrjax.challenge.rules import Rules
 from esrjax.data.datasets import Pair, Progress
 from esrjax.errors import RankingError
 from esrjax.evaluation.score import Scores
-from esrjax.evaluation.upscale import ImageSize, count_windows, padded_size
+from esrjax.evaluation.upscale import ImageSize, count_windows, padded_size, to_network_input
 from esrjax.inference import EnsembleModel, Model, check_min_side
 from esrjax.loading import abstract_network
 from esrjax.method import Member, Method
@@ -68,13 +67,20 @@ def method_cost(
         check_min_side(name, entry.min_side, image_size)
         return cost_of(entry, _network(name, entry, files, hparams or {}), image_size=image_size)
     inference.check_ensemble(name, entry, files, hparams)
-    costs = [
-        _member_cost(method, member, image_size, files, inference.member_hparams(method, hparams))
-        for method, member in entry.members.items()
-    ]
-    names = ("params", "params_full", *_COST_OF_PASSES)
-    totals = {name: sum(getattr(cost, name) for cost in costs) for name in names}
-    return Cost(**totals, ops=tuple(op for cost in costs for op in cost.ops))
+    totals, ops = Counter[str](), list[OpCost]()
+    for member_name, member in entry.members.items():
+        method = registry.get_method(member_name)
+        check_min_side(member_name, method.min_side, image_size)
+        member_hparams = inference.member_hparams(member_name, hparams)
+        net = _network(member_name, method, files, member_hparams)
+        passes = _passes(member, image_size)
+        costs = {size: cost_of(method, net, image_size=size) for size in passes}
+        shared = next(iter(costs.values()))  # all passes have the same parameters
+        totals.update(params=shared.params, params_full=shared.params_full)
+        for size, count in passes.items():
+            totals.update(_multiply(costs[size], count))
+            ops += [_member_op(op, member_name, count) for op in costs[size].ops]
+    return Cost(**totals, ops=tuple(ops))
 
 
 def _network(
@@ -85,32 +91,10 @@ def _network(
     return abstract_network(method, "deploy", hparams)
 
 
-def _member_cost(
-    name: str,
-    member: Member,
-    image_size: ImageSize,
-    files: Mapping[str, Path],
-    hparams: Mapping[str, Any],
-) -> Cost:
-    """Cost of all passes of a member, its ops with its name in their path.
-
-    Parameters count once, as all passes share them.
-    """
-    method = registry.get_method(name)
-    check_min_side(name, method.min_side, image_size)
-    net = _network(name, method, files, hparams)
-    passes = [
-        (cost_of(method, net, image_size=size), count)
-        for size, count in _passes(member, image_size).items()
-    ]
-    ops = [
-        replace(op, path=f"{name}.{op.path}" if op.path else name, **_multiply(op, count))
-        for cost, count in passes
-        for op in cost.ops
-    ]
-    counts = [_multiply(cost, count) for cost, count in passes]
-    totals = {key: sum(count[key] for count in counts) for key in _COST_OF_PASSES}
-    return replace(passes[0][0], **totals, ops=tuple(ops))
+def _member_op(op: OpCost, member: str, count: int) -> OpCost:
+    """Op of a member that runs `count` times, with the member's name in its path."""
+    path = f"{member}.{op.path}" if op.path else member
+    return replace(op, path=path, **_multiply(op, count))
 
 
 def _multiply(cost: Cost | OpCost, count: int) -> dict[str, int]:
@@ -175,8 +159,8 @@ def _load_lr(model: Model, pair: Pair) -> Array:
     """LR image (1, h, w, 3), float32, with values in [0, data_range], already on the device."""
     pixels = pair.load()[0]
     check_min_side(model.name, model.method.min_side, pixels.shape[:2])
-    scale = np.float32(255 / model.method.data_range)
-    return jax.block_until_ready(jax.device_put(pixels[None].astype(np.float32) / scale))
+    lr = to_network_input(pixels, model.method.data_range)[None]
+    return jax.block_until_ready(jax.device_put(lr))
 
 
 # --- results ---
@@ -278,18 +262,14 @@ def make_result(model: Model, scores: Scores, data: str, runtime: Timing) -> Res
         data: Name of the dataset.
         runtime: Its runtime at 1x256x256x3.
     """
-    cost, mean = cost_of(model.method, model.net), scores.mean
+    cost, means = cost_of(model.method, model.net), vars(scores.mean)
     psnr = {name: metrics.psnr for name, metrics in scores.images.items()}
     return Result(
         method=model.name,
         team=model.method.team,
         weights_sha256=model.checkpoint.sha256,
         spec=scores.spec,
-        quality={
-            data: DatasetMetrics(
-                psnr=mean.psnr, ssim=mean.ssim, num_images=len(psnr), psnr_per_image=psnr
-            )
-        },
+        quality={data: DatasetMetrics(**means, num_images=len(psnr), psnr_per_image=psnr)},
         params=cost.params,
         macs=cost.macs,
         activations=cost.activations,

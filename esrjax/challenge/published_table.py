@@ -7,16 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from esrjax.challenge.rank import (
-    TRACKS,
-    RankedEntry,
-    Ranking,
-    rerank,
-    round_figures,
-)
+from esrjax.challenge.rank import TRACKS, RankedEntry, Ranking, rerank, round_figures
 from esrjax.challenge.results import FIGURE_COLUMNS, Row, read_csv
 from esrjax.challenge.rules import Note, PublishedRuntimes, Rules
-from esrjax.challenge.sensitivity import Rows, alternate_rows, is_mean_over_images, replace_row
+from esrjax.challenge.sensitivity import Rows, alternate_rows, replace_row, scored_series
 from esrjax.challenge.table import format_score
 from esrjax.errors import NotFound, UnreadableFile
 from esrjax.schema import bullet_list
@@ -158,28 +152,22 @@ def diff_tables(ranking: Ranking, published: PublishedTable) -> TableDiff:
     cells_without = _cells_without_causes(ranking, _causes(ranking, published))
     computed = cells_without[()]
     unmatched = computed.keys() ^ published.keys()
-    num_compared, num_equal = Counter[str](), Counter[str]()
+    is_equal: dict[str, list[bool]] = {}  # column -> whether each of its cells is equal
     cell_diffs: list[CellDiff] = []
     for team, column in [(team, column) for team, cells in computed.items() for column in cells]:
-        cell = published.get(team, {}).get(column)
-        if cell is None or (unmatched and column.startswith("rank")):
+        own, printed = computed[team][column], published.get(team, {}).get(column)
+        if printed is None or (unmatched and column.startswith("rank")):
             continue
-        reasons = (r for r, table in cells_without.items() if _equal(table[team], column, cell))
+        reasons = (r for r, table in cells_without.items() if _equal(table[team], column, printed))
         fewest = next(reasons, None)
-        num_compared[column] += 1
-        if fewest == ():
-            num_equal[column] += 1
-            continue
-        diff = CellDiff(
-            team=team,
-            column=column,
-            computed=computed[team][column],
-            published=cell,
-            reasons=fewest or (),
-        )
-        cell_diffs.append(diff)
+        is_equal.setdefault(column, []).append(fewest == ())
+        if fewest != ():
+            diff = CellDiff(
+                team=team, column=column, computed=own, published=printed, reasons=fewest or ()
+            )
+            cell_diffs.append(diff)
     return TableDiff(
-        agreement={column: (num_equal[column], count) for column, count in num_compared.items()},
+        agreement={column: (sum(equal), len(equal)) for column, equal in is_equal.items()},
         cell_diffs=tuple(cell_diffs),
         unmatched_teams=tuple(sorted(unmatched)),
     )
@@ -235,7 +223,7 @@ def _causes(ranking: Ranking, published: PublishedTable) -> dict[str, Callable[[
             f"one run here, the published runtimes are means of {runtimes.runs} runs "
             f"(each of them is a multiple of {step:g} ms)"
         ] = lambda rows: [
-            _published_timing(row, published) if is_mean_over_images(row) else row for row in rows
+            _published_timing(row, published) if scored_series(row) else row for row in rows
         ]
     return causes
 

@@ -5,7 +5,7 @@ With the checks that rows can be compared, and the baseline that scores are rela
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from esrjax.challenge.results import Row
@@ -65,8 +65,8 @@ class RankedEntry:
         finite = {key: score if math.isfinite(score) else None for key, score in scores.items()}
         ranks = {f"rank_{track}": self.rank(track) for track in TRACKS}
         status = {"ranked": self.status == "ranked", "status": self.status}
-        figures = asdict(replace(self.row, series={}, provenance={}))
-        del figures["series"], figures["provenance"]
+        left_out = ("series", "provenance")
+        figures = {key: value for key, value in vars(self.row).items() if key not in left_out}
         return {"team": self.row.team, **finite, **ranks, **status, **figures}
 
 
@@ -150,22 +150,10 @@ def rank(
     )
 
 
-def rerank(
-    ranking: Ranking,
-    *,
-    rows: Iterable[Row] | None = None,
-    rules: Rules | None = None,
-    baseline_source: BaselineSource | None = None,
-    figures: Figures | None = None,
-) -> Ranking:
-    """Rank again with something changed; every argument that is None stays as in `ranking`."""
-    return rank(
-        ranking.rows if rows is None else rows,
-        rules or ranking.rules,
-        baseline_source=baseline_source or ranking.baseline_source,
-        figures=figures or ranking.figures,
-        apply_thresholds=ranking.apply_thresholds,
-    )
+def rerank(ranking: Ranking, **changes: Any) -> Ranking:
+    """Rank again with some arguments of `rank` changed; all others stay as in `ranking`."""
+    names = ("rows", "rules", "baseline_source", "figures", "apply_thresholds")
+    return rank(**{name: getattr(ranking, name) for name in names} | changes)
 
 
 def round_figures(row: Row, rules: Rules) -> Row:
@@ -205,13 +193,21 @@ def _score_row(
     )
 
 
+def compared_figures(row: Row, reference: Row | Baseline) -> dict[Track, tuple[float, float]]:
+    """Return for each track but the main one a row's figure, and the baseline's to score it by."""
+    return {
+        "runtime": (row.runtime_ms, baseline_runtime_ms(row, reference)),
+        "params": (row.params_m, reference.params_m),
+        "flops": (row.flops_g, reference.flops_g),
+    }
+
+
 def _log_scores(row: Row, reference: Row | Baseline, rules: Rules) -> dict[Track, float]:
     """Equations 1 and 2 of the challenge report, as logarithms."""
     factor, weights = rules.score.factor, rules.score.weights
     logs: dict[Track, float] = {
-        "runtime": factor * row.runtime_ms / baseline_runtime_ms(row, reference),
-        "params": factor * row.params_m / reference.params_m,
-        "flops": factor * row.flops_g / reference.flops_g,
+        track: factor * value / baseline
+        for track, (value, baseline) in compared_figures(row, reference).items()
     }
     # Log-sum-exp: with the largest term factored out, no term overflows.
     largest = max(logs.values())
@@ -267,9 +263,14 @@ def baseline_runtime_ms(row: Row, reference: Row | Baseline) -> float:
 
 def check_comparable(rows: Sequence[Row], reference: Row | Baseline) -> None:
     """Raise `RankingError`, listing the differences, unless all rows were measured alike."""
-    device = reference.device or "unknown"
-    names = ("device", "conditions", "spec")
-    problems = [difference for name in names if (difference := _difference(rows, name))]
+    device, problems = reference.device or "unknown", list[str]()
+    for name in ("device", "conditions", "spec"):
+        methods_of: dict[str, list[str]] = {}  # by the value of that field
+        for row in rows:
+            methods_of.setdefault(getattr(row, name) or "unknown", []).append(row.method)
+        values = [f"{value} ({', '.join(names)})" for value, names in sorted(methods_of.items())]
+        if len(values) > 1:
+            problems.append(f"{name}: {', '.join(values)}")
     if isinstance(reference, Baseline):
         other_devices = {row.device for row in rows} - {None, device}
         problems += [f"device: {device} (published baseline), {d} (rows)" for d in other_devices]
@@ -279,12 +280,3 @@ def check_comparable(rows: Sequence[Row], reference: Row | Baseline) -> None:
             rule="all rows of a ranking have one device, one way of timing and one metric",
             remedy="measure all of them, the baseline too, in the same way on one machine",
         )
-
-
-def _difference(rows: Sequence[Row], name: str) -> str | None:
-    """`name: value (methods), other value (methods)`, or None if all rows agree."""
-    methods_of: dict[str, list[str]] = {}
-    for row in rows:
-        methods_of.setdefault(getattr(row, name) or "unknown", []).append(row.method)
-    values = [f"{value} ({', '.join(methods)})" for value, methods in sorted(methods_of.items())]
-    return f"{name}: {', '.join(values)}" if len(values) > 1 else None

@@ -290,24 +290,23 @@ def _read_folder(path: Path, rules: Rules, protocol_timing: bool) -> tuple[Row, 
         row_of_result(result, rules, name, protocol_timing=protocol_timing)
         for name, result in results.items()
     ]
-    baseline = None if protocol_timing else _baseline_row(results.values(), rules)
-    return (*rows, baseline) if baseline else tuple(rows)
+    if not protocol_timing:
+        rows += _baseline_rows(results.values(), rules)
+    return tuple(rows)
 
 
-def _baseline_row(results: Iterable[Result], rules: Rules) -> Row | None:
-    """Row of the baseline as last timed with another method; None if it has a result itself.
+def _baseline_rows(results: Iterable[Result], rules: Rules) -> list[Row]:
+    """Row of the baseline as last timed with another method; none if it has a result itself.
 
     Its PSNR is unknown.
     """
     name, by_date = rules.baseline.method, sorted(results, key=lambda result: result.created)
-    if any(result.method == name for result in by_date):
-        return None
     timed = [(r, r.baseline) for r in by_date if r.baseline and r.baseline.method == name]
-    if not timed:
-        return None
+    if not timed or any(result.method == name for result in by_date):
+        return []
     result, baseline = timed[-1]
     origins = dict.fromkeys(_OFFICIAL_KEYS, f"measured interleaved with {result.method}, untrained")
-    return replace(_row_of_timing(baseline), spec=result.spec, provenance=origins)
+    return [replace(_row_of_timing(baseline), spec=result.spec, provenance=origins)]
 
 
 def _read_table(path: Path) -> tuple[Row, ...]:

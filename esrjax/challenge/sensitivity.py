@@ -97,7 +97,7 @@ def rank_changes(before: Ranking, after: Ranking) -> tuple[RankChange, ...]:
 def _alternatives(ranking: Ranking) -> Iterator[tuple[str, Ranking]]:
     """Name and ranking of each scenario."""
     rules, rows = ranking.rules, ranking.rows
-    if any(map(is_mean_over_images, rows)):
+    if any(map(scored_series, rows)):
         warm = map(without_cold_start, rows)
         yield "without the first image (cold start)", rerank(ranking, rows=warm)
     for note in rules.notes:
@@ -121,10 +121,16 @@ def _alternatives(ranking: Ranking) -> Iterator[tuple[str, Ranking]]:
         yield "relative to the published baseline", rerank(ranking, baseline_source="published")
 
 
-def is_mean_over_images(row: Row) -> bool:
-    """Return whether the scored runtime is the mean over datasets of their means over images."""
-    means = [fmean(series.runtime_ms) for series in _timed_series(row).values()]
-    return bool(means) and math.isclose(fmean(means), row.runtime_ms, rel_tol=1e-6)
+def scored_series(row: Row) -> dict[str, ImageSeries]:
+    """Return the series whose runtimes are scored, by dataset.
+
+    The scored runtime must be the mean over datasets of their means over images; otherwise, as for
+    a median at one image size, the result is empty.
+    """
+    timed = {name: series for name, series in row.series.items() if series.runtime_ms}
+    means = [fmean(series.runtime_ms) for series in timed.values()]
+    is_mean = bool(means) and math.isclose(fmean(means), row.runtime_ms, rel_tol=1e-6)
+    return timed if is_mean else {}
 
 
 def without_cold_start(row: Row) -> Row:
@@ -132,15 +138,9 @@ def without_cold_start(row: Row) -> Row:
 
     A row whose runtime is not a mean over images stays as it is.
     """
-    if not is_mean_over_images(row):
-        return row
-    timed = _timed_series(row).values()
-    means = [fmean(s.runtime_ms[s.cold_start :] or s.runtime_ms) for s in timed]
-    return replace(row, runtime_ms=fmean(means))
-
-
-def _timed_series(row: Row) -> dict[str, ImageSeries]:
-    return {name: series for name, series in row.series.items() if series.runtime_ms}
+    series = scored_series(row).values()
+    means = [fmean(s.runtime_ms[s.cold_start :] or s.runtime_ms) for s in series]
+    return replace(row, runtime_ms=fmean(means)) if means else row
 
 
 def replace_row(rows: Rows, new: Row) -> tuple[Row, ...]:
@@ -155,9 +155,8 @@ def alternate_rows(rows: Rows, note: Note) -> Iterator[Row]:
         return
     pair = (note.flops_g, note.corrected_flops_g)
     for row in rows:
-        for figure, other in (pair, pair[::-1]):
-            if row.team == note.team and abs(row.flops_g - figure) < abs(row.flops_g - other):
-                yield replace(row, flops_g=other)
+        if row.team == note.team:  # the other figure is the one farther from the row's
+            yield replace(row, flops_g=max(pair, key=lambda flops_g: abs(row.flops_g - flops_g)))
 
 
 # --- margins ---
@@ -290,7 +289,7 @@ def rank_stability(ranking: Ranking) -> tuple[RankStability, ...]:
         ranking: The ranking; without runtimes that are means over images the result is empty.
     """
     entries = ranking.with_status("ranked")
-    if not any(is_mean_over_images(entry.row) for entry in entries):
+    if not any(scored_series(entry.row) for entry in entries):
         return ()
     runtimes = np.stack([_resampled_runtime(entry.row) for entry in entries], axis=1)
     log_scores = _log_main_scores(ranking, runtimes)
@@ -315,10 +314,9 @@ def rank_stability(ranking: Ranking) -> tuple[RankStability, ...]:
 
 def _resampled_runtime(row: Row) -> Floats:
     """(RESAMPLES,): mean over datasets of the mean over drawn images, ms."""
-    if not is_mean_over_images(row):
-        return np.full(RESAMPLES, row.runtime_ms)
-    times = {name: np.asarray(series.runtime_ms) for name, series in _timed_series(row).items()}
-    return np.mean([_draw_weights(name, len(ms)) @ ms for name, ms in times.items()], axis=0)
+    times = {name: np.asarray(series.runtime_ms) for name, series in scored_series(row).items()}
+    means = [_draw_weights(name, len(ms)) @ ms for name, ms in times.items()]
+    return np.mean(means, axis=0) if means else np.full(RESAMPLES, row.runtime_ms)
 
 
 @functools.lru_cache(maxsize=8)
@@ -439,13 +437,12 @@ def _find_row(rows: Rows, name: str) -> Row:
 
 
 def _apply(row: Row, change: Change, fields: Sequence[str]) -> Row:
-    old = {name: getattr(row, name) for name in fields}
-    if change.is_relative and None in old.values():
+    old = {name: getattr(row, name) if change.is_relative else 0 for name in fields}
+    if None in old.values():
         problems = [f"{name} is unknown" for name in fields]
     else:
-        new = {name: change.value + (old[name] if change.is_relative else 0) for name in fields}
         try:
-            return replace(row, **new)
+            return replace(row, **{name: value + change.value for name, value in old.items()})
         except ValidationError as error:
             problems = format_errors(error)
     raise InvalidArgument(

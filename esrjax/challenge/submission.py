@@ -232,9 +232,7 @@ def factsheet_markdown(
         training: Lines about the training.
         weights: Lines about the weights.
     """
-    rows = [*_cost_rows(entry), *_measured_rows(result)]
-    rows += [(f"PSNR, {c.split}", f"{c.psnr:.4f} dB", threshold_text(c)) for c in checks]
-    table = "\n".join(f"| {name} | {figure} | {method} |" for name, figure, method in rows)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in _rows(result, entry, checks))
     sections = {"Training": training, "Weights": weights, "Environment": _environment(result)}
     parts = [f"# {key}, {result.team}", f"| | | |\n|---|---:|---|\n{table}"]
     for title, lines in sections.items():
@@ -256,40 +254,38 @@ def threshold_text(check: ThresholdCheck) -> str:
     return f"{text}: {check.waiver}" if check.outcome == "waived" else text
 
 
-def _cost_rows(entry: ResultsEntry) -> list[tuple[str, str, str]]:
+def _rows(
+    result: Result, entry: ResultsEntry, checks: Sequence[ThresholdCheck]
+) -> list[tuple[str, str, str]]:
+    """Figures of the factsheet: name, value with unit, how it was counted or measured."""
+    timings = {split: result.protocol_timing[split] for split in SPLITS}
+    one_size = {"runtime": result.runtime}
+    if result.baseline:
+        one_size[f"runtime of {result.baseline.method}"] = result.baseline.runtime
     counted = "as the organisers count, at 256x256"
+    plan, peak = "the compiler's plan for the largest image", "the allocator's peak"
+    protocol = "each image once, mean including the first"
+    average = fmean(timing.mean_ms for timing in timings.values())
     return [
         ("parameters", f"{entry.num_parameters:.6f} M", counted),
         ("FLOPs", f"{entry.flops:.4f} G", f"multiply-adds, {counted}"),
         ("activations", f"{entry.activations:.4f} M", f"outputs of convolutions, {counted}"),
         ("convolutions", str(entry.num_conv), counted),
-    ]
-
-
-def _measured_rows(result: Result) -> list[tuple[str, str, str]]:
-    """Rows of memory and runtimes."""
-    timings, baseline = {split: result.protocol_timing[split] for split in SPLITS}, result.baseline
-    plan, peak = "the compiler's plan for the largest image", "the allocator's peak"
-    protocol = "each image once, mean including the first"
-    average = fmean(timing.mean_ms for timing in timings.values())
-    rows = [
         *(
             (f"memory, {split}", f"{memory_mib(t):.2f} MiB", plan if t.peak_mib is None else peak)
             for split, t in timings.items()
         ),
         *((f"runtime, {split}", f"{t.mean_ms:.3f} ms", protocol) for split, t in timings.items()),
         ("runtime, average", f"{average:.3f} ms", "mean of the two"),
-        ("runtime, one size", *_median(result.runtime)),
+        *(_median_row(f"{name}, one size", timing) for name, timing in one_size.items()),
+        *((f"PSNR, {c.split}", f"{c.psnr:.4f} dB", threshold_text(c)) for c in checks),
     ]
-    if baseline:
-        rows += [(f"runtime of {baseline.method}, one size", *_median(baseline.runtime))]
-    return rows
 
 
-def _median(timing: Timing) -> tuple[str, str]:
+def _median_row(name: str, timing: Timing) -> tuple[str, str, str]:
     size = "x".join(map(str, timing.shape[1:3]))
     method = f"median of {timing.num_runs} runs at {size}, 95 % interval {timing.low_ms:.3f} to"
-    return f"{timing.median_ms:.3f} ms", f"{method} {timing.high_ms:.3f} ms, interleaved"
+    return name, f"{timing.median_ms:.3f} ms", f"{method} {timing.high_ms:.3f} ms, interleaved"
 
 
 def _environment(result: Result) -> list[str]:

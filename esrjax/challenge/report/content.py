@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from esrjax.challenge import table
-from esrjax.challenge.rank import STATUSES, TRACKS, RankedEntry, Ranking, Track, baseline_runtime_ms
+from esrjax.challenge.rank import STATUSES, TRACKS, RankedEntry, Ranking, Track, compared_figures
 from esrjax.challenge.results import ImageSeries
 from esrjax.challenge.table import SCORE_LABELS, Column, format_score
 from esrjax.data import resize, visualize
@@ -151,19 +151,14 @@ def _score_cell(entry: RankedEntry, track: Track, ranking: Ranking) -> Data:
 
 def _formula_text(entry: RankedEntry, track: Track, ranking: Ranking) -> str:
     """Equation 1 or 2 of the challenge report with the entry's figures."""
-    row, reference, formula = entry.row, ranking.reference, ranking.rules.score
+    formula, score = ranking.rules.score, entry.score(track)
     if track == "main":
         return " + ".join(
             f"{getattr(formula.weights, name):g} · {format_score(entry.score(name))} ({name})"
             for name in TRACKS
             if name != "main"
         )
-    value, baseline = {
-        "runtime": (row.runtime_ms, baseline_runtime_ms(row, reference)),
-        "params": (row.params_m, reference.params_m),
-        "flops": (row.flops_g, reference.flops_g),
-    }[track]
-    score = entry.score(track)
+    value, baseline = compared_figures(entry.row, ranking.reference)[track]
     text = format_score(score) if math.isfinite(score) else "over 1.8e308"
     return f"exp({formula.factor:g} · {value:.6g} / {baseline:.6g}) = {text}"
 
@@ -173,8 +168,8 @@ def _summary(ranking: Ranking) -> str:
     ranked, count = len(ranking.with_status("ranked")), len(ranking.entries)
     first = min(ranking.entries, key=lambda entry: (entry.ranks is None, entry.log_scores["main"]))
     decimals = ranking.rules.score.decimals.runtime
-    times = (first.row.runtime_ms, baseline_runtime_ms(first.row, ranking.reference))
-    own, baseline = (f"{value:.{decimals}f}\u00a0ms" for value in times)
+    runtimes = compared_figures(first.row, ranking.reference)["runtime"]
+    own, baseline = (f"{value:.{decimals}f}\u00a0ms" for value in runtimes)
     methods = f"{count} method{'s' * (count != 1)}"
     return (
         f"{ranked or 'None'} of {methods} {'is' if ranked < 2 else 'are'} ranked. "
@@ -292,16 +287,17 @@ def folder_sources(folders: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[s
     Raises:
         NotFound: SR images are missing; all of them are listed.
     """
-    files_of: dict[str, dict[str, Path]] = {}
+    sources: dict[str, SRSource] = {}
     missing: list[str] = []
     for label, folder in folders.items():
         by_stem = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
-        files_of[label] = files = {
+        files = {
             pair.name: by_stem[stem]
             for pair in pairs
             for stem in (pair.name + f"x{pair.scale}" * n for n in (2, 1, 0))  # the last one counts
             if stem in by_stem
         }
+        sources[label] = lambda pair, files=files: read_image(files[pair.name]).pixels
         names = [pair.name for pair in pairs if pair.name not in files]
         missing += [f"{label}: '{folder}' has no {name}" for name in names]
     if missing:
@@ -310,10 +306,7 @@ def folder_sources(folders: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[s
             rule="a folder contains one image NAME.png or NAMEx4.png for every NAME that is shown",
             remedy="upscale the LR images of the dataset into it with `esrjax upscale`",
         )
-    return {
-        label: lambda pair, f=files: read_image(f[pair.name]).pixels
-        for label, files in files_of.items()
-    }
+    return sources
 
 
 def _crop_box(hr: Pixels, crop_size: int) -> tuple[int, int, int, int]:
