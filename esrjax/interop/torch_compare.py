@@ -41,8 +41,9 @@ INPUT_NAMES = ("image", "noise")
 ROUNDING_FACTOR = 10
 WEIGHT_ROUNDING_RTOL = 8 * float(np.finfo(np.float64).eps)  # of a weight: rounding of `w + update`
 GRAD_FLOOR = 1e-3  # of the largest gradient of all: smaller gradients are compared with this
-float64_diff = functools.partial(ArrayDiff.of, precision="float64")
 MAX_PSNR_DIFF_MDB = 1.0  # largest difference of the mean PSNR that passes, mdB
+
+_float64_diff = functools.partial(ArrayDiff.of, precision="float64")
 
 
 # --- the two networks ---
@@ -295,7 +296,7 @@ def compare_float64(pair: ModelPair, x: Array) -> tuple[list[ArrayDiff], LayerRe
     diffs: list[ArrayDiff] = []
     for name, jax_sr, torch_sr in zip(INPUT_NAMES, jax_out, torch_out, strict=True):
         tolerance = array_diff.FLOAT64_RTOL * array_diff.value_range(torch_sr)
-        diffs.append(float64_diff(name, jax_sr, torch_sr, tolerance))
+        diffs.append(_float64_diff(name, jax_sr, torch_sr, tolerance))
     events = trace.align(hook_events, jax_calls, pair.key_map)
     return diffs, trace.summarize(events, [path for path, _ in jax_calls]), torch_out
 
@@ -416,11 +417,12 @@ def compare_gradients(
         weight with the largest ratio of difference to tolerance.
     """
     (jax_x_grad, jax_params), (torch_x_grad, torch_params) = jax_grads, torch_grads
-    rtol, max_grads = array_diff.FLOAT64_RTOL, {k: _max_abs(g) for k, g in torch_params.items()}
+    rtol = array_diff.FLOAT64_RTOL
+    max_grads = {key: _max_abs(grad) for key, grad in torch_params.items()}
     floor = GRAD_FLOOR * max(max_grads.values(), default=0.0)
     tolerances = {key: rtol * max(max_grad, floor) for key, max_grad in max_grads.items()}
     return [
-        float64_diff("gradient, input", jax_x_grad, torch_x_grad, rtol * _max_abs(torch_x_grad)),
+        _float64_diff("gradient, input", jax_x_grad, torch_x_grad, rtol * _max_abs(torch_x_grad)),
         *_worst_diff("gradient, weights", jax_params, torch_params, tolerances),
     ]
 
@@ -477,7 +479,7 @@ def _worst_diff(
 ) -> list[ArrayDiff]:
     """Return the largest difference relative to its tolerance, of the keys that both have."""
     diffs = [
-        float64_diff(name, jax_values[key], value, tolerances[key], worst_key=key)
+        _float64_diff(name, jax_values[key], value, tolerances[key], worst_key=key)
         for key, value in torch_values.items()
         if key in jax_values
     ]
