@@ -228,7 +228,7 @@ def state_dict_diffs(written: StateDict, published: StateDict) -> Iterator[str]:
         {key: f"{value.dtype} {value.shape}" for key, value in state_dict.items()}
         for state_dict in (written, published)
     )
-    for key in written_types.keys() | published_types.keys():
+    for key in sorted(written_types.keys() | published_types.keys()):
         if key not in written:
             yield f"{key} is missing"
         elif key not in published:

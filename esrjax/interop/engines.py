@@ -78,7 +78,7 @@ class OnnxModel:
         upscaler = upscale.single_pass(self.forward, self.data_range)  # pyright: ignore[reportArgumentType] # NumPy arrays work as well
         radius = self.receptive_field_radius
         if tile_size is not None and radius is not None:
-            upscaler = self._tiled(tile_size, radius, upscaler)
+            upscaler = self._tiled(tile_size, radius)
         composed = upscale.compose_upscaler(
             upscaler, self.scale, self_ensemble=self_ensemble, windows=windows
         )
@@ -89,13 +89,11 @@ class OnnxModel:
 
         return run
 
-    def _tiled(self, tile_size: ImageSize, radius: int, single_pass: Upscaler) -> Upscaler:
+    def _tiled(self, tile_size: ImageSize, radius: int) -> Upscaler:
         """Return an upscaler by tiles that lie within the image, since ONNX models take no mask."""
         forward: Any = lambda lr, mask: self.forward(lr)  # noqa: E731
 
         def run(lr: Pixels) -> FloatImage:
-            if upscale.fits_in_tile(lr, tile_size):
-                return single_pass(lr)
             height, width = upscale.make_tiling(lr, tile_size, radius).tile_size
             tiling = Tiling((min(height, lr.shape[0]), min(width, lr.shape[1])), radius)
             return upscale.tiled_upscaler(forward, tiling, self.data_range, self.scale)(lr)

@@ -70,22 +70,17 @@ class ExportCheck:
 
 
 def compare(
-    exported_forward: NchwForward,
-    images: Sequence[Any],
-    references: Sequence[Any],
-    data_range: float,
+    forward: NchwForward, images: Sequence[Any], references: Sequence[Any], data_range: float
 ) -> ExportCheck:
     """Compare an exported network with JAX.
 
     Args:
-        exported_forward: The exported network.
+        forward: The exported network.
         images: LR images `(1, 3, h, w)`.
         references: JAX's outputs in float32, `(1, 3, s·h, s·w)`.
         data_range: Value of white.
     """
-    diffs = [
-        (exported_forward(lr) - sr) / data_range for lr, sr in zip(images, references, strict=True)
-    ]
+    diffs = [(forward(lr) - sr) / data_range for lr, sr in zip(images, references, strict=True)]
     errors = np.concatenate([diff.ravel() for diff in diffs]).astype(np.float64)
     mse = float(np.mean(errors**2))
     return ExportCheck(

@@ -8,7 +8,7 @@ can run it again. `jax_*` names arrays that the nnx network computes, `torch_*` 
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,19 @@ _ACTIVATION = re.compile(r"act_(?P<path>.+?)(?:__out(?P<output>\d+))?")
 # --- golden files ---
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GoldenFile:
+    """An .npz of arrays that PyTorch computed.
+
+    Attributes:
+        path: The file.
+        arrays: Its arrays by key, with at least one input and its output.
+    """
+
+    path: str | Path
+    arrays: Mapping[str, Array]
+
+
 @dataclass(frozen=True, kw_only=True)
 class GoldenComparison(Comparison):
     """Results of comparing a network, or an ensemble, with a golden file.
@@ -53,20 +66,17 @@ class GoldenComparison(Comparison):
     unchecked_keys: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, name: str, diffs: Iterable[ArrayDiff], arrays: Mapping[str, Array]
-    ) -> "GoldenComparison":
-        """Return the results of comparing `arrays`, all of a golden file.
+    def of(cls, name: str, golden: GoldenFile, diffs: Sequence[ArrayDiff]) -> "GoldenComparison":
+        """Return the results of comparing a golden file.
 
         Args:
             name: Name of the method or ensemble.
+            golden: The golden file.
             diffs: Differences, with keys of the file as names.
-            arrays: The arrays of the file.
         """
-        diffs = tuple(diffs)
-        unused_keys = arrays.keys() - {diff.name for diff in diffs}
+        unused_keys = golden.arrays.keys() - {diff.name for diff in diffs}
         unchecked_keys = sorted(key for key in unused_keys if not _INPUT.fullmatch(key))
-        return cls(method=name, diffs=diffs, unchecked_keys=tuple(unchecked_keys))
+        return cls(method=name, diffs=tuple(diffs), unchecked_keys=tuple(unchecked_keys))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, `passed` and the largest difference in plain types, for JSON."""
@@ -101,40 +111,37 @@ def compare(
     Raises:
         UnreadableFile: If the file cannot be read or does not fit the network.
     """
-    arrays = read_arrays(golden)
+    file = read_golden(golden)
     with array_diff.full_precision(implementation):
-        diffs = _diffs(method, net, arrays, np.float32, golden)
+        diffs = _diffs(file, method, net, np.float32)
     if not all(diff.passed for diff in diffs):
         with array_diff.float64_reference():
-            float64_diffs = _diffs(method, cast(net, np.float64), arrays, np.float64, golden)
+            float64_diffs = _diffs(file, method, cast(net, np.float64), np.float64)
         diffs = [
             diff.prefer_passed(retry, precision="float64", float32_max_abs_diff=diff.max_abs_diff)
             for diff, retry in zip(diffs, float64_diffs, strict=True)
         ]
-    return GoldenComparison.of(name, diffs, arrays)
+    return GoldenComparison.of(name, file, diffs)
 
 
-def read_arrays(golden: str | Path) -> dict[str, Array]:
+def read_golden(path: str | Path) -> GoldenFile:
     """Read a golden file.
 
     Args:
-        golden: The .npz file.
-
-    Returns:
-        Its arrays by key, with at least one input and its output.
+        path: The .npz file.
 
     Raises:
         UnreadableFile: If it cannot be read, or has no input with its output.
     """
     try:
-        with np.load(golden, allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (OSError, ValueError, AttributeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise _bad_golden(golden, f"cannot be read as .npz: {reason}") from error
+        raise _bad_golden(path, f"cannot be read as .npz: {reason}") from error
     if not _input_keys(arrays):
-        raise _bad_golden(golden, "has no x0 with its y0")
-    return arrays
+        raise _bad_golden(path, "has no x0 with its y0")
+    return GoldenFile(path=path, arrays=arrays)
 
 
 def _input_keys(arrays: Mapping[str, Array]) -> list[str]:
@@ -142,10 +149,9 @@ def _input_keys(arrays: Mapping[str, Array]) -> list[str]:
     return sorted(key for key in arrays if _INPUT.fullmatch(key) and f"y{key[1:]}" in arrays)
 
 
-def _diffs(
-    method: Method, net: nnx.Module, arrays: Mapping[str, Array], dtype: Any, golden: str | Path
-) -> list[ArrayDiff]:
+def _diffs(golden: GoldenFile, method: Method, net: nnx.Module, dtype: Any) -> list[ArrayDiff]:
     """Compare every stored output and activation with that of the network in `dtype`."""
+    arrays, key_map = golden.arrays, KeyMap(method.torch_names)
     graphdef, state = nnx.split(net)
     run = jit(lambda state, x: taps(nnx.merge(graphdef, state), x))
     jax_arrays: dict[str, Array] = {}
@@ -156,54 +162,44 @@ def _diffs(
         activations = activations or module_outputs
     head_outputs = {f"y0_{name}": np.asarray(y) for name, y in sorted(heads(activations).items())}
     jax_arrays |= {key: y for key, y in head_outputs.items() if key in arrays}
-    key_map = KeyMap(method.torch_names)
     for key in sorted(key for key in arrays if key.startswith("act_")):
-        jax_arrays[key] = _activation(key, activations, key_map, golden)
-    return [
-        _array_diff(key, jax_array, arrays[key], method.data_range, golden)
-        for key, jax_array in jax_arrays.items()
-    ]
+        jax_arrays[key] = _activation(golden, key, activations, key_map)
+    return [_array_diff(golden, key, y, method.data_range) for key, y in jax_arrays.items()]
 
 
 def _activation(
-    key: str, activations: Mapping[str, Any], key_map: KeyMap, golden: str | Path
+    golden: GoldenFile, key: str, activations: Mapping[str, Any], key_map: KeyMap
 ) -> Array:
     """Return the output of the nnx module that corresponds to the PyTorch module of the key."""
     fields = _ACTIVATION.fullmatch(key)
     assert fields is not None
     path = key_map.to_flax(fields["path"].replace("__", "."))
     if path not in activations:
-        paths = list_some(activations, 12)
-        problem = f"has {key!r}, but the network runs no module {path!r}; it runs {paths}"
-        raise _bad_golden(golden, problem)
+        problem = f"has {key!r}, but the network runs no module {path!r}"
+        raise _bad_golden(golden.path, f"{problem}; it runs {list_some(activations, 12)}")
     output = activations[path]
     return np.asarray(output[int(fields["output"] or 0)] if isinstance(output, tuple) else output)
 
 
-def _array_diff(
-    key: str, jax_array: Array, torch_array: Array, data_range: float, golden: str | Path
-) -> ArrayDiff:
+def _array_diff(golden: GoldenFile, key: str, jax_array: Array, data_range: float) -> ArrayDiff:
     """Compare one array, `(N, h, w, C)` in JAX; activations may have any layout."""
-    shape, num_changed_u8 = torch_array.shape, None
-    if key.startswith("act_"):
-        layouts = array_diff.candidate_layouts(jax_array, shape)
-    else:
-        layouts = [array_diff.to_channels_first(jax_array)]
+    torch_array, nchw = golden.arrays[key], array_diff.to_channels_first(jax_array)
+    shape, is_image = torch_array.shape, not key.startswith("act_")
+    layouts = [nchw] if is_image else array_diff.candidate_layouts(jax_array, shape)
     if not layouts or layouts[0].shape != shape:
-        jax_shape = array_diff.to_channels_first(jax_array).shape
-        raise _bad_golden(golden, f"has {key} of shape {shape}, JAX {jax_shape}")
-    if not key.startswith("act_"):
-        num_changed_u8 = array_diff.count_changed_u8(layouts[0], torch_array, data_range)
+        raise _bad_golden(golden.path, f"has {key} of shape {shape}, JAX {nchw.shape}")
+    arrays = layouts[0], torch_array
     tolerance = array_diff.FLOAT32_RTOL * max(data_range, float(np.ptp(torch_array)))
-    return ArrayDiff.of(key, layouts[0], torch_array, tolerance, num_changed_u8=num_changed_u8)
+    num_changed_u8 = array_diff.count_changed_u8(*arrays, data_range) if is_image else None
+    return ArrayDiff.of(key, *arrays, tolerance, num_changed_u8=num_changed_u8)
 
 
-def _bad_golden(golden: str | Path, problem: str) -> UnreadableFile:
+def _bad_golden(path: str | Path, problem: str) -> UnreadableFile:
     return UnreadableFile(
         f"The golden file {problem}",
         rule="a golden file has inputs x0, x1, ... and their outputs y0, y1, ... (float32, NCHW), "
         "and may have act_PATH, the output of the module PATH for x0",
-        location=str(golden),
+        location=str(path),
         remedy="check the path, and that the file belongs to the method",
     )
 
@@ -322,10 +318,9 @@ def _compare_live(
     for file in model.local_imports:
         relative_path = os.path.relpath(file, model.source.file.resolve().parent)
         hashes[IMPORT_PREFIX + relative_path] = hash_file(file)
+    hashes |= hash_inputs(request)
     comparison = torch_compare.compare(pair, x, optimizers, image_pairs, request.implementation)
-    return ParityResult(
-        comparison=comparison, form=pair.form, hashes={**hashes, **hash_inputs(request)}
-    )
+    return ParityResult(comparison=comparison, form=pair.form, hashes=hashes)
 
 
 def _image_pairs(request: ParityRequest) -> Sequence[Pair]:
@@ -351,10 +346,8 @@ def hash_inputs(request: ParityRequest) -> dict[str, str]:
     Raises:
         UnreadableFile: If a file cannot be read.
     """
-    files: dict[str, Path | TfdsImage | None] = {
-        "golden": None if request.golden is None else Path(request.golden),
-        "torch": request.torch_file,
-    }
+    golden = None if request.golden is None else Path(request.golden)
+    files: dict[str, Path | TfdsImage | None] = {"golden": golden, "torch": request.torch_file}
     for pair in _image_pairs(request):
         files |= {f"{pair.name} HR": pair.hr, f"{pair.name} LR": pair.lr}
     hashes = {name: hash_file(file) for name, file in files.items() if file is not None}

@@ -67,16 +67,14 @@ def make_report(request: ParityRequest, result: ParityResult) -> ParityReport:
         request: What was compared.
         result: Result of `parity.run`.
     """
-    checkpoint_sha256 = None
-    if request.checkpoint is not None:
-        checkpoint_sha256 = checkpoint_io.read_checkpoint(request.checkpoint).sha256
+    file = request.checkpoint
     return ParityReport(
         request=request,
         form=result.form,
         passed=result.comparison.passed,
         checks=result.comparison.checks,
         hashes=result.hashes,
-        checkpoint_sha256=checkpoint_sha256,
+        checkpoint_sha256=checkpoint_io.read_checkpoint(file).sha256 if file else None,
         versions=_versions(),
         tolerances={"float32": FLOAT32_RTOL, "float64": FLOAT64_RTOL},
         results=result.comparison.as_dict(),
@@ -188,13 +186,13 @@ class ReportVerification:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result in plain types, for JSON."""
-        request, report_passed = self.report.request, self.report.passed
-        summary = {
-            "method": request.method,
+        return {
+            "method": self.report.request.method,
             "passed": self.passed,
-            "reported_passed": report_passed,
+            "reported_passed": self.report.passed,
+            "differences": self.differences,
+            "notes": self.notes,
         }
-        return {**summary, "differences": self.differences, "notes": self.notes}
 
 
 def verify(path: Path, optimizers: Sequence[OptimizerPair] = ()) -> ReportVerification:
@@ -231,15 +229,13 @@ def _locate_files(request: ParityRequest, path: Path) -> ParityRequest:
         sibling = path.parent / Path(file).name
         return str(sibling) if not Path(file).exists() and sibling.exists() else file
 
-    checkpoint, golden, torch = request.checkpoint, request.golden, request.torch
-    if path.suffix == ".safetensors":
-        checkpoint = str(path)
-    file, colon, class_name = (torch or "").rpartition(":")
+    checkpoint = str(path) if path.suffix == ".safetensors" else request.checkpoint
+    file, colon, class_name = (request.torch or "").rpartition(":")
     return replace(
         request,
         checkpoint=checkpoint and locate(checkpoint),
-        golden=golden and locate(golden),
-        torch=torch and f"{locate(file)}{colon}{class_name}",
+        golden=request.golden and locate(request.golden),
+        torch=request.torch and f"{locate(file)}{colon}{class_name}",
     )
 
 

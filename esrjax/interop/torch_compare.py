@@ -43,6 +43,8 @@ WEIGHT_ROUNDING_RTOL = 8 * float(np.finfo(np.float64).eps)  # of a weight: round
 GRAD_FLOOR = 1e-3  # of the largest gradient of all: smaller gradients are compared with this
 MAX_PSNR_DIFF_MDB = 1.0  # largest difference of the mean PSNR that passes, mdB
 
+_float64_diff = functools.partial(ArrayDiff.of, precision="float64")
+
 
 # --- the two networks ---
 
@@ -294,7 +296,7 @@ def compare_float64(pair: ModelPair, x: Array) -> tuple[list[ArrayDiff], LayerRe
     diffs: list[ArrayDiff] = []
     for name, jax_sr, torch_sr in zip(INPUT_NAMES, jax_out, torch_out, strict=True):
         tolerance = array_diff.FLOAT64_RTOL * array_diff.value_range(torch_sr)
-        diffs.append(ArrayDiff.of(name, jax_sr, torch_sr, tolerance, precision="float64"))
+        diffs.append(_float64_diff(name, jax_sr, torch_sr, tolerance))
     events = trace.align(hook_events, jax_calls, pair.key_map)
     return diffs, trace.summarize(events, [path for path, _ in jax_calls]), torch_out
 
@@ -389,15 +391,12 @@ def jax_gradients(
     """
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
 
-    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
-    def run(params: Any, rest: Any, x: Any, target: Any) -> Any:
-        def loss(params: Any, x: Any) -> Any:
-            y = nnx.merge(graphdef, params, rest)(x)  # pyright: ignore[reportCallIssue] # networks are callable
-            return jnp.square(y - target).mean()
+    def loss(params: Any, x: Any, rest: Any, target: Any) -> Any:
+        y = nnx.merge(graphdef, params, rest)(x)  # pyright: ignore[reportCallIssue] # networks are callable
+        return jnp.square(y - target).mean()
 
-        return jax.grad(loss, argnums=(0, 1))(params, x)
-
-    params_grad, x_grad = run(params, rest, x, np.moveaxis(target, 1, -1))
+    run = jax.jit(jax.grad(loss, argnums=(0, 1)), compiler_options=FAST_COMPILE)
+    params_grad, x_grad = run(params, x, rest, np.moveaxis(target, 1, -1))
     # `rest` (batch statistics) has values here, not gradients; PyTorch has none for them, so that
     # `compare_gradients` skips them.
     grads = nnx.merge(graphdef, params_grad, rest)
@@ -418,16 +417,14 @@ def compare_gradients(
         weight with the largest ratio of difference to tolerance.
     """
     (jax_x_grad, jax_params), (torch_x_grad, torch_params) = jax_grads, torch_grads
-    floor = GRAD_FLOOR * max(map(_max_abs, torch_params.values()), default=0.0)
-    x_tolerance = array_diff.FLOAT64_RTOL * _max_abs(torch_x_grad)
-    x_diff = ArrayDiff.of(
-        "gradient, input", jax_x_grad, torch_x_grad, x_tolerance, precision="float64"
-    )
-
-    def tolerance(grad: Array) -> float:
-        return array_diff.FLOAT64_RTOL * max(_max_abs(grad), floor)
-
-    return [x_diff, *_worst_diff("gradient, weights", jax_params, torch_params, tolerance)]
+    rtol = array_diff.FLOAT64_RTOL
+    max_grads = {key: _max_abs(grad) for key, grad in torch_params.items()}
+    floor = GRAD_FLOOR * max(max_grads.values(), default=0.0)
+    tolerances = {key: rtol * max(max_grad, floor) for key, max_grad in max_grads.items()}
+    return [
+        _float64_diff("gradient, input", jax_x_grad, torch_x_grad, rtol * _max_abs(torch_x_grad)),
+        *_worst_diff("gradient, weights", jax_params, torch_params, tolerances),
+    ]
 
 
 def compare_optimizer(
@@ -454,16 +451,14 @@ def compare_optimizer(
     if not params or not torch_optim.has_optimizer(optimizer.torch_name):
         return []
     jax_params = _optax_steps(params, grads, optimizer)
-    torch_params = torch_optim.optimizer_step(
-        optimizer.torch_name, optimizer.torch_kwargs, params, grads, optimizer.grad_scales
-    )
-    step = max(_max_abs(torch_params[key] - params[key]) for key in params)
-
-    def tolerance(weight: Array) -> float:
-        return array_diff.FLOAT64_RTOL * step + WEIGHT_ROUNDING_RTOL * _max_abs(weight)
-
+    torch_params = torch_optim.optimizer_steps(optimizer, params, grads)
+    max_step = max(_max_abs(torch_params[key] - params[key]) for key in params)
+    tolerances = {
+        key: array_diff.FLOAT64_RTOL * max_step + WEIGHT_ROUNDING_RTOL * _max_abs(weight)
+        for key, weight in torch_params.items()
+    }
     name = f"weights after {optimizer.torch_name}"
-    return _worst_diff(name, jax_params, torch_params, tolerance)
+    return _worst_diff(name, jax_params, torch_params, tolerances)
 
 
 def _optax_steps(weights: StateDict, grads: StateDict, optimizer: OptimizerPair) -> StateDict:
@@ -480,13 +475,11 @@ def _optax_steps(weights: StateDict, grads: StateDict, optimizer: OptimizerPair)
 
 
 def _worst_diff(
-    name: str, jax_values: StateDict, torch_values: StateDict, tolerance: Callable[[Array], float]
+    name: str, jax_values: StateDict, torch_values: StateDict, tolerances: Mapping[str, float]
 ) -> list[ArrayDiff]:
     """Return the largest difference relative to its tolerance, of the keys that both have."""
     diffs = [
-        ArrayDiff.of(
-            name, jax_values[key], value, tolerance(value), precision="float64", worst_key=key
-        )
+        _float64_diff(name, jax_values[key], value, tolerances[key], worst_key=key)
         for key, value in torch_values.items()
         if key in jax_values
     ]

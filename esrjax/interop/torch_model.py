@@ -81,47 +81,36 @@ def wrap_user_errors(file: Path, action: str) -> Generator[None]:
             yield
     except UserError:
         raise
-    except ImportError as error:
-        raise _missing_import_error(file, error) from error
     except (Exception, SystemExit) as error:
         raise _user_code_error(file, action, error) from error
 
 
-def _missing_import_error(file: Path, error: ImportError) -> TorchModelError:
-    name = (error.name or str(error)).partition(".")[0]
-    problem = f"needs {name!r}, which is not installed" if error.name else f"cannot import: {error}"
-    return TorchModelError(
-        f"{file.name} {problem}",
-        rule="the file is imported unchanged, on a CPU; packages that need CUDA cannot be imported",
-        location=_innermost_line(error, file),
-        remedy=f"install {name}, or use a copy of the file without it: a selective scan or a "
-        "norm of a CUDA package has a plain PyTorch equivalent",
-    )
-
-
 def _user_code_error(file: Path, action: str, error: BaseException) -> TorchModelError:
+    """Return the error for an exception, with the innermost line of the user's code."""
+    problem = f"{action} raised {error_summary(error)}"
+    rule = "the PyTorch network is built and run on a CPU, in float64 and in float32"
     remedy = "fix the file, or its constructor arguments (--torch-args; --hparam of bench)"
-    if any(word in str(error) for word in ("CUDA", "cuda", "NVIDIA")):
+    if isinstance(error, ImportError):
+        name = (error.name or str(error)).partition(".")[0]
+        missing = f"needs {name!r}, which is not installed"
+        problem = f"{file.name} {missing if error.name else f'cannot import: {error}'}"
+        rule = (
+            "the file is imported unchanged, on a CPU; packages that need CUDA cannot be imported"
+        )
+        remedy = f"install {name}, or use a copy of the file without it: a selective scan or a "
+        remedy += "norm of a CUDA package has a plain PyTorch equivalent"
+    elif any(word in str(error) for word in ("CUDA", "cuda", "NVIDIA")):
         remedy = "remove CUDA from the file, or use the device of the input (device=x.device)"
     elif "dtype" in str(error) or "Double" in str(error):
         remedy = "use the dtype of the input: torch.zeros(..., dtype=x.dtype)"
-    return TorchModelError(
-        f"{action} raised {error_summary(error)}",
-        rule="the PyTorch network is built and run on a CPU, in float64 and in float32",
-        location=_innermost_line(error, file),
-        remedy=remedy,
-    )
+    lines = _user_lines(traceback.extract_tb(error.__traceback__), file) or [str(file)]
+    return TorchModelError(problem, rule=rule, location=lines[-1], remedy=remedy)
 
 
 def error_summary(error: BaseException) -> str:
     """Return the class of an exception and the first line of its message."""
     message = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {message}"
-
-
-def _innermost_line(error: BaseException, file: Path) -> str:
-    """Return the innermost line of the user's code in the traceback."""
-    return (_user_lines(traceback.extract_tb(error.__traceback__), file) or [str(file)])[-1]
 
 
 def _user_lines(frames: traceback.StackSummary, file: Path) -> list[str]:

@@ -10,17 +10,16 @@ import copy
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.overrides import TorchFunctionMode
 
 from esrjax.errors import TorchCompileError, TorchModelError
-from esrjax.interop.array_diff import Array
+from esrjax.interop.array_diff import Array, OptimizerPair
 from esrjax.interop.torch_model import CudaToCpu, TorchModel, error_summary, wrap_user_errors
 from esrjax.interop.trace import HookEvent, InOut
 from esrjax.nn.checkpoint_io import StateDict
@@ -57,10 +56,9 @@ def record_events(model: TorchModel, x: Array) -> list[HookEvent]:
         TorchModelError: If the network's code raises an error.
     """
     events: list[HookEvent] = []
-    live_tensors: list[Any] = []  # keeps tensors alive: `id` is unique among live objects only
     with contextlib.ExitStack() as hooks, _prepared_input(model, x) as x_torch, torch.no_grad():
         for path, module in model.module.named_modules():
-            for handle in _add_hooks(path, module, events, live_tensors):
+            for handle in _add_hooks(path, module, events):
                 hooks.enter_context(handle)
         model.module(x_torch)
     return events
@@ -92,42 +90,24 @@ def has_optimizer(name: str) -> bool:
     return hasattr(torch.optim, name)
 
 
-def optimizer_step(
-    name: str,
-    kwargs: Mapping[str, Any],
-    weights: StateDict,
-    grads: StateDict,
-    grad_scales: Sequence[float] = (1.0,),
-) -> StateDict:
-    """Return the weights after optimizer steps of `torch.optim`.
+def optimizer_steps(optimizer: OptimizerPair, weights: StateDict, grads: StateDict) -> StateDict:
+    """Return the weights after the steps of `torch.optim`.
 
     Args:
-        name: Class in `torch.optim`.
-        kwargs: Its keyword arguments.
+        optimizer: Names the class, its keyword arguments, and the factors of the gradients.
         weights: Weights by name.
         grads: Their gradients.
-        grad_scales: One step each, with all gradients times this factor.
     """
     params = {key: torch.nn.Parameter(torch.tensor(value)) for key, value in weights.items()}
-    optimizer = getattr(torch.optim, name)(params.values(), **kwargs)
-    for scale in grad_scales:
+    cls = getattr(torch.optim, optimizer.torch_name)
+    torch_optimizer = cls(params.values(), **optimizer.torch_kwargs)
+    for scale in optimizer.grad_scales:
         for key, param in params.items():
             param.grad = torch.tensor(scale * grads[key])
-        with _NoBfloat16():
-            optimizer.step()
+        # Muon orthogonalizes in bfloat16, whose rounding would hide all but gross errors.
+        with mock.patch.object(torch.Tensor, "bfloat16", lambda tensor: tensor):
+            torch_optimizer.step()
     return {key: _to_numpy(param) for key, param in params.items()}
-
-
-class _NoBfloat16(TorchFunctionMode):
-    """Context manager in which `Tensor.bfloat16()` does nothing.
-
-    `torch.optim.Muon` orthogonalizes in bfloat16, whose rounding would hide all but gross errors.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return args[0] if func is torch.Tensor.bfloat16 else func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
@@ -142,9 +122,7 @@ def _prepared_input(model: TorchModel, x: Array) -> Generator[Any]:
         yield x_torch
 
 
-def _add_hooks(
-    path: str, module: Any, events: list[HookEvent], live_tensors: list[Any]
-) -> tuple[Any, Any]:
+def _add_hooks(path: str, module: Any, events: list[HookEvent]) -> tuple[Any, Any]:
     """Append inputs and outputs of a module's calls to `events`: its floating-point tensors.
 
     Returns handles of the hooks, contexts at whose end the hooks are removed.
@@ -153,7 +131,6 @@ def _add_hooks(
 
     def record(io: InOut, values: Any) -> None:
         tensors = [v for v in values if torch.is_tensor(v) and v.ndim and v.is_floating_point()]
-        live_tensors.extend(tensors)
         call_counts[io] += 1
         events.append(
             HookEvent(
@@ -161,8 +138,8 @@ def _add_hooks(
                 class_name=type(module).__name__,
                 io=io,
                 call_index=call_counts[io],
+                tensors=tuple(tensors),
                 arrays=tuple(map(_to_numpy, tensors)),
-                tensor_ids=tuple(map(id, tensors)),
             )
         )
 

@@ -5,6 +5,7 @@ PyTorch's hooks fire in execution order, and that order is kept; JAX's calls are
 """
 
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,17 +38,17 @@ class HookEvent:
         class_name: Class of the module.
         io: "in" when the module's forward begins, "out" when it has ended.
         call_index: Number of the module's call, from 1; a module may run several times.
-        arrays: Floating-point tensors among its inputs or outputs.
-        tensor_ids: `id` of each tensor: the output of one module and the input of another have the
-            same id exactly if they are the same tensor.
+        tensors: Floating-point tensors among its inputs or outputs. A tensor may be the output of
+            one module and the input of others.
+        arrays: Their values at the time; modules that work in place change the tensors later.
     """
 
     path: str
     class_name: str
     io: InOut
     call_index: int
+    tensors: tuple[Any, ...]
     arrays: tuple[Array, ...]
-    tensor_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,32 +75,26 @@ class MaxDiff:
         return not self.max_abs_diff <= FLOAT64_RTOL * self.value_range
 
 
-@dataclass(frozen=True, kw_only=True)
-class TraceEvent:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TraceEvent(HookEvent):
     """A hook event of PyTorch, compared with the call of the JAX module of the same weights.
 
     Attributes:
-        hook: PyTorch's event.
         jax_path: Path of the nnx module; None if it has no counterpart, or ran less often.
         diff: Largest difference; None where no arrays could be compared.
-        module_stack: Paths of the PyTorch modules that are running, outermost first, without the
-            module itself.
+        stack_before: Paths of the PyTorch modules that run just before the event, outermost first.
+        stack_after: Paths of those that run just after it. One of the two has the module itself.
     """
 
-    hook: HookEvent
     jax_path: str | None
     diff: MaxDiff | None
-    module_stack: tuple[str, ...]
+    stack_before: tuple[str, ...]
+    stack_after: tuple[str, ...]
 
     @property
-    def differs(self) -> bool:
-        """Whether arrays were compared and differ."""
-        return self.diff is not None and self.diff.differs
-
-    @property
-    def agrees(self) -> bool:
-        """Whether arrays were compared and are equal."""
-        return self.diff is not None and not self.diff.differs
+    def agrees(self) -> bool | None:
+        """Whether the arrays are equal; None where no arrays could be compared."""
+        return None if self.diff is None else not self.diff.differs
 
 
 def record_calls(net: nnx.Module, x: Array) -> JaxCalls:
@@ -143,20 +138,21 @@ def align(
         One event per hook event, in PyTorch's order.
     """
     trace_events: list[TraceEvent] = []
-    module_stack: list[str] = []
+    stack: tuple[str, ...] = ()
     for hook in hook_events:
-        if hook.io == "out":
-            module_stack.pop()
+        stack_before = stack
+        stack = (*stack, hook.path) if hook.io == "in" else stack[:-1]
         jax_path = key_map.to_flax(hook.path) if hook.path else ROOT
-        calls, stack = jax_calls.get((jax_path, hook.io), ()), tuple(module_stack)
-        if hook.call_index <= len(calls):
-            diff = _largest_diff(calls[hook.call_index - 1], hook.arrays)
-            event = TraceEvent(hook=hook, jax_path=jax_path, diff=diff, module_stack=stack)
-        else:
-            event = TraceEvent(hook=hook, jax_path=None, diff=None, module_stack=stack)
+        calls = jax_calls.get((jax_path, hook.io), ())
+        has_run = hook.call_index <= len(calls)
+        event = TraceEvent(
+            **vars(hook),
+            jax_path=jax_path if has_run else None,
+            diff=_largest_diff(calls[hook.call_index - 1], hook.arrays) if has_run else None,
+            stack_before=stack_before,
+            stack_after=stack,
+        )
         trace_events.append(event)
-        if hook.io == "in":
-            module_stack.append(hook.path)
     return trace_events
 
 
@@ -240,7 +236,7 @@ class Divergence:
     jax_path: str
     class_name: str
     call_index: int
-    io: Literal["in", "out"]
+    io: InOut
     last_agreeing: str | None
     enclosing: str
     torch_only: tuple[str, ...]
@@ -303,10 +299,8 @@ class LayerReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields in plain types, for JSON."""
-        return {
-            **vars(self),
-            "first_divergence": self.first_divergence.as_dict() if self.first_divergence else None,
-        }
+        divergence = self.first_divergence and self.first_divergence.as_dict()
+        return {**vars(self), "first_divergence": divergence}
 
 
 def summarize(events: Sequence[TraceEvent], jax_paths: Sequence[str]) -> LayerReport:
@@ -316,7 +310,7 @@ def summarize(events: Sequence[TraceEvent], jax_paths: Sequence[str]) -> LayerRe
         events: Result of `trace.align`, in PyTorch's execution order.
         jax_paths: Paths of the JAX modules that ran.
     """
-    indices = [index for index, event in enumerate(events) if event.differs]
+    indices = [index for index, event in enumerate(events) if event.agrees is False]
     persistent = [index for index in indices if _persists(index, events)]
     uncompared = [event for event in events if event.diff is None]
     return LayerReport(
@@ -330,7 +324,7 @@ def summarize(events: Sequence[TraceEvent], jax_paths: Sequence[str]) -> LayerRe
 
 
 def _unique_labels(events: Iterable[TraceEvent]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f"{event.hook.path} ({event.hook.class_name})" for event in events))
+    return tuple(dict.fromkeys(f"{event.path} ({event.class_name})" for event in events))
 
 
 def _persists(index: int, events: Sequence[TraceEvent]) -> bool:
@@ -340,55 +334,36 @@ def _persists(index: int, events: Sequence[TraceEvent]) -> bool:
     and JAX after it.
     """
     event, later = events[index], events[index + 1 :]
-    outputs = [e for e in later if e.hook.io == "out"]
-    enclosing_outputs = (
-        next(e for e in outputs if e.hook.path == path) for path in event.module_stack
-    )
-    return not any(e.agrees for e in (*enclosing_outputs, *_consumers(event, later)))
-
-
-def _consumers(event: TraceEvent, later: Sequence[TraceEvent]) -> list[TraceEvent]:
-    """Return dependent events: the module's outputs, or inputs that are these outputs."""
-    hook = event.hook
-    if hook.io == "in":
-        return [e for e in later if e.hook.path == hook.path][:1]
-    inputs = (e for e in later if e.hook.io == "in")
-    return [e for e in inputs if set(e.hook.tensor_ids) & set(hook.tensor_ids)]
+    outputs = [e for e in later if e.io == "out"]
+    dependents = [next(e for e in outputs if e.path == path) for path in event.stack_after]
+    if event.io == "out":
+        ids = set(map(id, event.tensors))
+        dependents += [e for e in later if e.io == "in" and ids & set(map(id, e.tensors))]
+    return not any(e.agrees for e in dependents)
 
 
 def _make_divergence(events: Sequence[TraceEvent], index: int) -> Divergence:
-    event, hook = events[index], events[index].hook
+    event = events[index]
     last = max((i for i in range(index) if events[i].agrees), default=-1)
     agreeing = None if last == -1 else events[last]
-    last_hook = agreeing and agreeing.hook
-    same_input = last_hook and (last_hook.path, last_hook.io, hook.io) == (hook.path, "in", "out")
-    stack_before = _running_modules(agreeing, after=True) if agreeing else ()
+    same_input = agreeing and (agreeing.path, agreeing.io, event.io) == (event.path, "in", "out")
     assert event.diff is not None and event.jax_path is not None
     return Divergence(
         cause="module" if same_input else "code",
-        torch_path=hook.path,
+        torch_path=event.path,
         jax_path=event.jax_path,
-        class_name=hook.class_name,
-        call_index=hook.call_index,
-        io=hook.io,
-        last_agreeing=last_hook.path if last_hook and last_hook.io == "out" else None,
-        enclosing=_innermost_common(stack_before, _running_modules(event, after=False)),
+        class_name=event.class_name,
+        call_index=event.call_index,
+        io=event.io,
+        last_agreeing=agreeing.path if agreeing and agreeing.io == "out" else None,
+        enclosing=_innermost_common(agreeing.stack_after if agreeing else (), event.stack_before),
         torch_only=_unique_labels(e for e in events[last + 1 : index] if e.jax_path is None),
         diff=event.diff,
     )
 
 
-def _running_modules(event: TraceEvent, *, after: bool) -> tuple[str, ...]:
-    """Return the modules that run just before or after the event, outermost first."""
-    is_running = (event.hook.io == "in") == after
-    return (*event.module_stack, event.hook.path) if is_running else event.module_stack
-
-
 def _innermost_common(stack_a: tuple[str, ...], stack_b: tuple[str, ...]) -> str:
     """Return the innermost module that both stacks have in common."""
-    common = ROOT
-    for a, b in zip(stack_a, stack_b, strict=False):
-        if a != b:
-            break
-        common = a
-    return common
+    pairs = zip(stack_a, stack_b, strict=False)
+    common = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+    return [ROOT, *(path for path, _ in common)][-1]

@@ -122,7 +122,8 @@ def test_muon_of_both_frameworks_equals_its_formula(shape):
         params = {"w": jnp.asarray(w)}
         updates, _ = optimizer.update({"w": jnp.asarray(g)}, optimizer.init(params), params)
         optax_w = np.asarray(params["w"] + updates["w"])
-    torch_w = torch_optim.optimizer_step("Muon", MUON_KWARGS, {"w": w.T}, {"w": g.T})["w"]
+    pair = OptimizerPair(torch_name="Muon", torch_kwargs=MUON_KWARGS, optax_tx=optimizer)
+    torch_w = torch_optim.optimizer_steps(pair, {"w": w.T}, {"w": g.T})["w"]
     np.testing.assert_allclose(optax_w, expected, rtol=0, atol=1e-14)
     np.testing.assert_allclose(torch_w.T, expected, rtol=0, atol=1e-14)
 

@@ -61,7 +61,6 @@ class GraphBuilder:
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {} if parent is None else parent.constants
         self._symbols = symbols
-        self._parent = parent
         self._dim_values: dict[str, str] = {}
         self._count = [0] if parent is None else parent._count
 

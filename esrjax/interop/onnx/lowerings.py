@@ -110,9 +110,8 @@ def _dim_as_value(graph: GraphBuilder, eqn: Eqn) -> Value:
 
 def _broadcast_in_dim(graph: GraphBuilder, eqn: Eqn, x: Value, *dims: Value) -> Value:
     in_shape, out_shape = _in_shape(eqn), _out_shape(eqn)
-    expanded_shape: list[Any] = [1] * len(out_shape)
-    for axis, dim in zip(eqn.params["broadcast_dimensions"], in_shape, strict=True):
-        expanded_shape[axis] = dim
+    dim_of_axis = dict(zip(eqn.params["broadcast_dimensions"], in_shape, strict=True))
+    expanded_shape = [dim_of_axis.get(axis, 1) for axis in range(len(out_shape))]
     if len(in_shape) != len(out_shape):
         x = graph.reshape(x, expanded_shape)
     if tuple(expanded_shape) != tuple(out_shape):
