@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from typer import Option
+from typing import TYPE_CHECKING, Any, Literal
 
 from esrjax import registry
 from esrjax.cli import options
@@ -29,38 +27,28 @@ TORCH_MODES: Mapping[str, TorchMode] = {
 
 def bench(
     names: options.MethodsArgument,
-    image_size: Annotated[
-        str, Option(help="LR image sizes, comma-separated, pixels.", metavar="HxW,...")
-    ] = "256x256",
+    image_size: str = "256x256",
     hparams: options.HparamsOption = None,
-    implementation: Annotated[
-        str,
-        Option(help="Implementations of the operations, comma-separated: auto, reference, kernel."),
-    ] = "auto",
-    precision: Annotated[
-        str, Option(help="Precisions of weights and images, comma-separated: float32, bfloat16.")
-    ] = "float32",
-    seconds: Annotated[
-        float, Option(help="Timing budget for each row of the table, seconds.")
-    ] = 2.0,
-    engine: Annotated[
-        Literal["jax", "onnxruntime", "both"],
-        Option(help="Inference engine; both are timed interleaved."),
-    ] = "jax",
-    torch: Annotated[
-        list[str] | None,
-        Option(
-            help="Also time a PyTorch implementation of a method, interleaved. Runs the code in "
-            "FILE.py. Repeatable.",
-            metavar="[METHOD=]FILE.py:CLASS",
-        ),
-    ] = None,
-    torch_compile: Annotated[
-        bool, options.flag("--torch-compile", "With --torch: also time it under torch.compile.")
-    ] = False,
+    implementation: str = "auto",
+    precision: str = "float32",
+    seconds: float = 2.0,
+    engine: Literal["jax", "onnxruntime", "both"] = "jax",
+    torch: list[str] | None = None,
+    torch_compile: bool = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Time methods interleaved in one process: latency, roofline, compilation, memory."""
+    """Time methods interleaved in one process: latency, roofline, compilation, memory.
+
+    Args:
+        image_size (HxW,...): LR image sizes, comma-separated, pixels.
+        implementation: Implementations of the operations, comma-separated: auto, reference, kernel.
+        precision: Precisions of weights and images, comma-separated: float32, bfloat16.
+        seconds: Timing budget for each row of the table, seconds.
+        engine: Inference engine; both are timed interleaved.
+        torch ([METHOD=]FILE.py:CLASS): Also time a PyTorch implementation of a method, interleaved.
+            Runs the code in FILE.py. Repeatable.
+        torch_compile: With --torch: also time it under torch.compile.
+    """
     sizes = [options.parse_image_size(text) for text in image_size.split(",")]
     implementations = _choices("--implementation", implementation, "auto,reference,kernel")
     precisions = _choices("--precision", precision, "float32,bfloat16")
