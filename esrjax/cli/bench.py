@@ -72,10 +72,8 @@ def bench(
         variants=cases.Variants(implementations=implementations, precisions=precisions),
         torch_factories=_torch_factories(sources, methods, kwargs, torch_compile),
     )
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    show = print_json if as_json else _show
+    show(report)
 
 
 def _choices(option: str, text: str, choices: str) -> list[Any]:
@@ -163,52 +161,6 @@ def _torch_factories(
 # --- table: a row for each method, image size, engine, implementation and precision ------------
 
 Row = Mapping[str, Any]  # of `esrjax.bench.bench.bench`
-COLUMNS: Mapping[str, Callable[[Row], str]] = {
-    "method": lambda row: row["method"],
-    "image size": lambda row: row["image_size"],
-    "engine": lambda row: row["engine"],
-    "implementation": lambda row: row["implementation"] or "-",
-    "precision": lambda row: row["precision"],
-    "median, ms": lambda row: f"{row['median_ms']:.3f}",
-    "95 % interval": lambda row: f"[{row['low_ms']:.3f}, {row['high_ms']:.3f}]",
-    "vs. eager PyTorch": lambda row: _ratio(row, "torch_eager_ratio"),
-    "vs. torch.compile": lambda row: _ratio(row, "torch_compile_ratio"),
-    "roofline": lambda row: _roofline(row),
-    "compile time, s": lambda row: _number(row["compile_s"], ".2f"),
-    "compilations": lambda row: str(row["compilations"]),
-    "memory, MiB": lambda row: _number(row["peak_mib"], ".1f"),
-}
-LEFT_ALIGNED = ("method", "image size", "engine", "implementation", "precision")
-RATIOS = {"vs. eager PyTorch": "torch_eager_ratio", "vs. torch.compile": "torch_compile_ratio"}
-
-
-def _show(report: Mapping[str, Any]) -> None:
-    """Print the device, its measured peaks, the rows, and the notes on what was skipped."""
-    print_unwrapped(f"device: {report['device']}")
-    for precision, peak in report["peaks"].items():
-        print_unwrapped(f"{precision}: {peaks_text(peak)}")
-    head, *lines = table_cells(report["rows"])
-    show_table([dict(zip(head, line, strict=True)) for line in lines], head, LEFT_ALIGNED)
-    for note in report["notes"]:
-        print_unwrapped(note)
-
-
-def peaks_text(peak: Mapping[str, Any]) -> str:
-    """`memory bandwidth 11.2 GB/s, matmul 45.1 GMAC/s`."""
-    bandwidth, matmul = peak["bytes_per_s"] / 1e9, peak["macs_per_s"] / 1e9
-    return f"memory bandwidth {bandwidth:.1f} GB/s, matmul {matmul:.1f} GMAC/s"
-
-
-def table_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the header and the cells of each row, without columns that have no information."""
-    columns = {title: text for title, text in COLUMNS.items() if _is_informative(title, rows)}
-    return [list(columns), *([text(row) for text in columns.values()] for row in rows)]
-
-
-def _is_informative(column: str, rows: Sequence[Row]) -> bool:
-    if column in ("implementation", "precision"):  # whether the rows of JAX differ in it
-        return len({row[column] for row in rows} - {None}) > 1
-    return column not in RATIOS or any(row[RATIOS[column]] is not None for row in rows)
 
 
 def _ratio(row: Row, key: str) -> str:
@@ -224,3 +176,49 @@ def _roofline(row: Row) -> str:
 
 def _number(value: float | None, format: str) -> str:
     return "-" if value is None else f"{value:{format}}"
+
+
+COLUMNS: Mapping[str, Callable[[Row], str]] = {
+    "method": lambda row: row["method"],
+    "image size": lambda row: row["image_size"],
+    "engine": lambda row: row["engine"],
+    "implementation": lambda row: row["implementation"] or "-",
+    "precision": lambda row: row["precision"],
+    "median, ms": lambda row: f"{row['median_ms']:.3f}",
+    "95 % interval": lambda row: f"[{row['low_ms']:.3f}, {row['high_ms']:.3f}]",
+    "vs. eager PyTorch": lambda row: _ratio(row, "torch_eager_ratio"),
+    "vs. torch.compile": lambda row: _ratio(row, "torch_compile_ratio"),
+    "roofline": _roofline,
+    "compile time, s": lambda row: _number(row["compile_s"], ".2f"),
+    "compilations": lambda row: str(row["compilations"]),
+    "memory, MiB": lambda row: _number(row["peak_mib"], ".1f"),
+}
+LEFT_ALIGNED = ("method", "image size", "engine", "implementation", "precision")
+# Columns that are left out where the rows have fewer distinct cells, beside "-".
+MIN_DISTINCT = {"implementation": 2, "precision": 2, "vs. eager PyTorch": 1, "vs. torch.compile": 1}
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    """Print the device, its measured peaks, the rows, and the notes on what was skipped."""
+    peaks = [f"{precision}: {peaks_text(peak)}" for precision, peak in report["peaks"].items()]
+    print_unwrapped(f"device: {report['device']}", *peaks)
+    head, *lines = table_cells(report["rows"])
+    show_table([dict(zip(head, line, strict=True)) for line in lines], head, LEFT_ALIGNED)
+    print_unwrapped(*report["notes"])
+
+
+def peaks_text(peak: Mapping[str, Any]) -> str:
+    """`memory bandwidth 11.2 GB/s, matmul 45.1 GMAC/s`."""
+    bandwidth, matmul = peak["bytes_per_s"] / 1e9, peak["macs_per_s"] / 1e9
+    return f"memory bandwidth {bandwidth:.1f} GB/s, matmul {matmul:.1f} GMAC/s"
+
+
+def table_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the header and the cells of each row, without columns that have no information."""
+    columns = {title: [title, *map(text, rows)] for title, text in COLUMNS.items()}
+    shown = [
+        cells
+        for title, cells in columns.items()
+        if len({*cells[1:]} - {"-"}) >= MIN_DISTINCT.get(title, 0)
+    ]
+    return [list(cells) for cells in zip(*shown, strict=True)]

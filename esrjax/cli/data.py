@@ -105,9 +105,8 @@ def verify(
             "notes": len(report.notes),
         }
         show_table([row])
-        lines = [f"problem: {line}" for line in report.problems]
-        for line in [*lines, *(f"note:    {line}" for line in report.notes)]:
-            print_unwrapped(line)
+        print_unwrapped(*(f"problem: {line}" for line in report.problems))
+        print_unwrapped(*(f"note:    {line}" for line in report.notes))
     raise typer.Exit(bool(report.problems))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -146,9 +147,8 @@ def _optimizer_pairs() -> tuple[OptimizerPair, ...]:
 
     from esrjax.interop.array_diff import OptimizerPair
 
-    lr, eps, grad_scales = LEARNING_RATE, 1e-30, (1.0, -0.5)
-    adamw = optax.adamw(lr, weight_decay=0.01)
-    adamw_kwargs = {"lr": lr, "weight_decay": 0.01}
+    lr, eps = LEARNING_RATE, 1e-30
+    adamw, adamw_kwargs = optax.adamw(lr, weight_decay=0.01), {"lr": lr, "weight_decay": 0.01}
     axes = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
     muon = contrib.muon(
         lr,
@@ -156,14 +156,10 @@ def _optimizer_pairs() -> tuple[OptimizerPair, ...]:
         muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params),
     )
     muon_kwargs = {"lr": lr, "weight_decay": 0.0, "eps": eps}
-    adam = optax.adam(lr)
+    two_steps = partial(OptimizerPair, grad_scales=(1.0, -0.5))
     return (
-        OptimizerPair(
-            torch_name="Adam", torch_kwargs={"lr": lr}, optax_tx=adam, grad_scales=grad_scales
-        ),
-        OptimizerPair(
-            torch_name="AdamW", torch_kwargs=adamw_kwargs, optax_tx=adamw, grad_scales=grad_scales
-        ),
+        two_steps(torch_name="Adam", torch_kwargs={"lr": lr}, optax_tx=optax.adam(lr)),
+        two_steps(torch_name="AdamW", torch_kwargs=adamw_kwargs, optax_tx=adamw),
         OptimizerPair(torch_name="Muon", torch_kwargs=muon_kwargs, optax_tx=muon, only_2d=True),
     )
 
@@ -182,10 +178,8 @@ def verify(file: Path, as_json: options.JsonOption = False) -> None:
     if as_json:
         print_json(verification.as_dict())
     else:
-        for line in verification.differences:
-            print_unwrapped(f"not reproduced: {line}")
-        for line in verification.notes:
-            print_unwrapped(f"note: {line}")
+        print_unwrapped(*(f"not reproduced: {line}" for line in verification.differences))
+        print_unwrapped(*(f"note: {line}" for line in verification.notes))
         status = "reproduced" if not verification.differences else "not reproduced"
         equal = "equal" if verification.report.passed else "not equal"
         method = verification.report.request.method
@@ -219,8 +213,7 @@ def _show(comparison: Any, as_json: bool) -> None:
         for diff in comparison.diffs
     ]
     show_table(rows, [*columns, "passed"])
-    for line in _live_notes(comparison) if is_live else _golden_notes(comparison):
-        print_unwrapped(line)
+    print_unwrapped(*(_live_notes(comparison) if is_live else _golden_notes(comparison)))
     name = f"{comparison.method}, {comparison.form} form" if is_live else comparison.method
     result = "[green]equal[/green]" if comparison.passed else "[red]not equal[/red]"
     print_unwrapped(f"{name}: {result} to PyTorch", markup=True)

@@ -222,7 +222,7 @@ def cost(
     if per_module:
         columns = ("path", "op", "macs", "macs_full", "activations", "convs")
         show_table([vars(op) for op in ops], columns)
-        print_unwrapped()
+        print_unwrapped("")
     print_unwrapped(f"[bold]{name}[/bold]", markup=True)
     rows = {
         "parameters": (cost.params, cost.params_full),

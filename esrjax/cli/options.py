@@ -139,10 +139,6 @@ ImplementationOption = Annotated[
         "auto (kernels where they are supported)."
     ),
 ]
-EngineOption = Annotated[
-    Literal["auto", "jax", "onnxruntime"],
-    Option(help="Inference engine; auto: JAX, or ONNX Runtime for an .onnx file."),
-]
 
 
 # --- parsers of values -------------------------------------------------------------------------

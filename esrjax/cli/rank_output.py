@@ -137,18 +137,12 @@ def comparison_text(comparison: TableDiff, source: str) -> str:
 
 
 def _diff_cells(diff: CellDiff, reasons: list[str]) -> list[str]:
-    labels = sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons)
+    numbers = " ".join(sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons))
     relative = None if diff.column.startswith("rank") else diff.relative_difference
     percent = _cell(relative and 100 * relative, "+.2f", " %")
     computed, published = diff.computed or "unranked", diff.published or "unranked"
-    return [
-        diff.team,
-        diff.column,
-        computed,
-        published,
-        percent,
-        " ".join(labels) or "not explained",
-    ]
+    why = numbers or "not explained"
+    return [diff.team, diff.column, computed, published, percent, why]
 
 
 def comparison_json(comparison: TableDiff) -> dict[str, Any]:

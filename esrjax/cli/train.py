@@ -168,10 +168,9 @@ def _train(
     recipe = recipe_loader.load(recipe_name, overrides or ())
     train.check_recipe(recipe)
     recipe = train.resolve_epochs(recipe)
-    is_main, loggers = distributed.is_main_process(), list[Any]()
-    if is_main and tensorboard:
-        loggers.append(TensorBoardLogger(output))
-    if is_main:
+    loggers: list[Any] = []
+    if is_main := distributed.is_main_process():
+        loggers = [TensorBoardLogger(output)] if tensorboard else []
         loggers.append(TrainingBar(recipe.total_steps))
 
     def log(report: TrainReport) -> None:

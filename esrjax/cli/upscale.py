@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Option
@@ -21,7 +21,7 @@ def upscale(
     method: str = "spanv2",
     checkpoint: options.CheckpointsOption = None,
     hparams: options.HparamsOption = None,
-    engine: options.EngineOption = "auto",
+    engine: Literal["auto", "jax", "onnxruntime"] = "auto",
     tile: Annotated[int, Option(min=8)] = 256,
     self_ensemble: options.SelfEnsembleOption = False,
     windows: options.WindowsOption = None,
@@ -34,6 +34,7 @@ def upscale(
         inputs (IN): Images, or folders of images.
         output: A file for one image, a folder for several.
         method: The method; see `esrjax method list`.
+        engine: Inference engine; auto: JAX, or ONNX Runtime for an .onnx file.
         tile: Largest side of a tile, LR pixels.
     """
     from esrjax.evaluation import upscale as jobs
