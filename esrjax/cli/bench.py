@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from esrjax import registry
 from esrjax.cli import options
-from esrjax.cli.output import print_json, print_unwrapped, show_table
+from esrjax.cli.output import number_text, print_json, print_unwrapped, show_table
 from esrjax.errors import InvalidArgument, TorchCompileError
 from esrjax.method import Method
 
@@ -174,10 +174,6 @@ def _roofline(row: Row) -> str:
     return "-" if row["bound"] is None else f"{row['roofline_fraction']:.1%} ({row['bound']}-bound)"
 
 
-def _number(value: float | None, format: str) -> str:
-    return "-" if value is None else f"{value:{format}}"
-
-
 COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "method": lambda row: row["method"],
     "image size": lambda row: row["image_size"],
@@ -189,9 +185,9 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "vs. eager PyTorch": lambda row: _ratio(row, "torch_eager_ratio"),
     "vs. torch.compile": lambda row: _ratio(row, "torch_compile_ratio"),
     "roofline": _roofline,
-    "compile time, s": lambda row: _number(row["compile_s"], ".2f"),
+    "compile time, s": lambda row: number_text(row["compile_s"], ".2f"),
     "compilations": lambda row: str(row["compilations"]),
-    "memory, MiB": lambda row: _number(row["peak_mib"], ".1f"),
+    "memory, MiB": lambda row: number_text(row["peak_mib"], ".1f"),
 }
 LEFT_ALIGNED = ("method", "image size", "engine", "implementation", "precision")
 # Columns that are left out where the rows have fewer distinct cells, beside "-".

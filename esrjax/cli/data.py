@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Option
 
 from esrjax.cli import options
-from esrjax.cli.output import print_json, print_unwrapped, progress_bar, show_table
+from esrjax.cli.output import number_text, print_json, print_unwrapped, progress_bar, show_table
 from esrjax.errors import IncomparableImages, InvalidArgument
 
 if TYPE_CHECKING:
@@ -213,8 +213,8 @@ def _show_comparison(name: str, values: Sequence[MetricValues]) -> None:
     rows = [
         {
             "spec": value.spec.name,
-            "PSNR": "-" if value.psnr is None else f"{value.psnr:.4f}",
-            "SSIM": "-" if value.ssim is None else f"{value.ssim:.5f}",
+            "PSNR": number_text(value.psnr, ".4f"),
+            "SSIM": number_text(value.ssim, ".5f"),
             "convention": value.spec.summary,
         }
         for value in values

@@ -79,6 +79,17 @@ def _text(value: Any) -> str:
             return str(value)
 
 
+def number_text(value: float | None, format: str, unit: str = "") -> str:
+    """Return a number as text with its unit, or "-" where it is None.
+
+    Args:
+        value: The number.
+        format: A format specification, such as ".2f".
+        unit: The unit, with a space before it.
+    """
+    return "-" if value is None else f"{value:{format}}{unit}"
+
+
 def show_facts(groups: Mapping[str, Mapping[str, Any]], width: int = 26) -> None:
     """Print groups of named facts; groups without facts are left out.
 

@@ -147,8 +147,8 @@ def report(
         content.compare_image(pair, sources, spec, crop_size)
         for pair in progress_bar("images")(pairs)
     ]
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
-    footer = f"Written by esrjax {metadata.version('esrjax')} on {today}."
+    version, today = metadata.version("esrjax"), datetime.now(UTC)
+    footer = f"Written by esrjax {version} on {today:%Y-%m-%d}."
     page.write_page(output, content.build_content(ranking, source.name, comparisons, footer))
     typer.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 
