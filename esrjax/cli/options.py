@@ -16,7 +16,6 @@ from esrjax.method import Ensemble
 
 CHECKPOINT_HELP = "A .pth or .safetensors file, a run directory, or the key of downloaded weights"
 
-
 # `name: text` or `name (METAVAR): text` in the section `Args` of a docstring.
 _ARG = re.compile(r"^    (\w+)(?: \((.+?)\))?: (.+?)(?=^    \w|\Z)", re.MULTILINE | re.DOTALL)
 

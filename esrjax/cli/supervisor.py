@@ -70,8 +70,7 @@ def run_child(target: Callable[[], None], folder: Path) -> None:
         target: The training.
         folder: The run directory, named in errors.
     """
-    parent = int(os.environ[CHILD_ENV])
-    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         code = run_and_report_errors(partial(_convert_errors, target, folder))
     except BaseException:
@@ -83,9 +82,9 @@ def run_child(target: Callable[[], None], folder: Path) -> None:
         os._exit(code)
 
 
-def _die_with_parent(parent: int) -> None:
+def _die_with_parent() -> None:
     """End this process where its supervisor is gone: nobody would report how it ends."""
-    while os.getppid() == parent:
+    while is_child():
         time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
 
