@@ -136,12 +136,12 @@ def comparison_text(comparison: TableDiff, source: str) -> str:
 
 
 def _diff_cells(diff: CellDiff, reasons: list[str]) -> list[str]:
-    numbers = " ".join(sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons))
+    labels = " ".join(sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons))
     relative = None if diff.column.startswith("rank") else diff.relative_difference
     percent = number_text(relative and 100 * relative, "+.2f", " %")
     computed, published = diff.computed or "unranked", diff.published or "unranked"
-    why = numbers or "not explained"
-    return [diff.team, diff.column, computed, published, percent, why]
+    explanation = labels or "not explained"
+    return [diff.team, diff.column, computed, published, percent, explanation]
 
 
 def comparison_json(comparison: TableDiff) -> dict[str, Any]:
