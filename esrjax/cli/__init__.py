@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from esrjax.cli import bench, data, interop, methods, rank, submit, train, upscale
+from esrjax.cli.options import Command
 from esrjax.errors import run_and_report_errors
 from esrjax.runtime import enable_compilation_cache
 
@@ -83,7 +84,7 @@ for panel, commands in PANELS.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, rich_help_panel=panel)
         else:
-            cls = interop.ParityCommand if name == "parity" else None  # has `parity verify`
+            cls = interop.ParityCommand if name == "parity" else Command  # has `parity verify`
             app.command(name, cls=cls, rich_help_panel=panel)(command)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from typer import Option
+from typing import TYPE_CHECKING, Any, Literal
 
 from esrjax import registry
 from esrjax.cli import options
-from esrjax.cli.output import print_json, print_unwrapped, show_table
+from esrjax.cli.output import number_text, print_json, print_unwrapped, show_table
 from esrjax.errors import InvalidArgument, TorchCompileError
 from esrjax.method import Method
 
@@ -29,38 +27,28 @@ TORCH_MODES: Mapping[str, TorchMode] = {
 
 def bench(
     names: options.MethodsArgument,
-    image_size: Annotated[
-        str, Option(help="LR image sizes, comma-separated, pixels.", metavar="HxW,...")
-    ] = "256x256",
+    image_size: str = "256x256",
     hparams: options.HparamsOption = None,
-    implementation: Annotated[
-        str,
-        Option(help="Implementations of the operations, comma-separated: auto, reference, kernel."),
-    ] = "auto",
-    precision: Annotated[
-        str, Option(help="Precisions of weights and images, comma-separated: float32, bfloat16.")
-    ] = "float32",
-    seconds: Annotated[
-        float, Option(help="Timing budget for each row of the table, seconds.")
-    ] = 2.0,
-    engine: Annotated[
-        Literal["jax", "onnxruntime", "both"],
-        Option(help="Inference engine; both are timed interleaved."),
-    ] = "jax",
-    torch: Annotated[
-        list[str] | None,
-        Option(
-            help="Also time a PyTorch implementation of a method, interleaved. Runs the code in "
-            "FILE.py. Repeatable.",
-            metavar="[METHOD=]FILE.py:CLASS",
-        ),
-    ] = None,
-    torch_compile: Annotated[
-        bool, options.flag("--torch-compile", "With --torch: also time it under torch.compile.")
-    ] = False,
+    implementation: str = "auto",
+    precision: str = "float32",
+    seconds: float = 2.0,
+    engine: Literal["jax", "onnxruntime", "both"] = "jax",
+    torch: list[str] | None = None,
+    torch_compile: bool = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Time methods interleaved in one process: latency, roofline, compilation, memory."""
+    """Time methods interleaved in one process: latency, roofline, compilation, memory.
+
+    Args:
+        image_size (HxW,...): LR image sizes, comma-separated, pixels.
+        implementation: Implementations of the operations, comma-separated: auto, reference, kernel.
+        precision: Precisions of weights and images, comma-separated: float32, bfloat16.
+        seconds: Timing budget for each row of the table, seconds.
+        engine: Inference engine; both are timed interleaved.
+        torch ([METHOD=]FILE.py:CLASS): Also time a PyTorch implementation of a method, interleaved.
+            Runs the code in FILE.py. Repeatable.
+        torch_compile: With --torch: also time it under torch.compile.
+    """
     sizes = [options.parse_image_size(text) for text in image_size.split(",")]
     implementations = _choices("--implementation", implementation, "auto,reference,kernel")
     precisions = _choices("--precision", precision, "float32,bfloat16")
@@ -84,10 +72,8 @@ def bench(
         variants=cases.Variants(implementations=implementations, precisions=precisions),
         torch_factories=_torch_factories(sources, methods, kwargs, torch_compile),
     )
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    show = print_json if as_json else _show
+    show(report)
 
 
 def _choices(option: str, text: str, choices: str) -> list[Any]:
@@ -175,52 +161,6 @@ def _torch_factories(
 # --- table: a row for each method, image size, engine, implementation and precision ------------
 
 Row = Mapping[str, Any]  # of `esrjax.bench.bench.bench`
-COLUMNS: Mapping[str, Callable[[Row], str]] = {
-    "method": lambda row: row["method"],
-    "image size": lambda row: row["image_size"],
-    "engine": lambda row: row["engine"],
-    "implementation": lambda row: row["implementation"] or "-",
-    "precision": lambda row: row["precision"],
-    "median, ms": lambda row: f"{row['median_ms']:.3f}",
-    "95 % interval": lambda row: f"[{row['low_ms']:.3f}, {row['high_ms']:.3f}]",
-    "vs. eager PyTorch": lambda row: _ratio(row, "torch_eager_ratio"),
-    "vs. torch.compile": lambda row: _ratio(row, "torch_compile_ratio"),
-    "roofline": lambda row: _roofline(row),
-    "compile time, s": lambda row: _number(row["compile_s"], ".2f"),
-    "compilations": lambda row: str(row["compilations"]),
-    "memory, MiB": lambda row: _number(row["peak_mib"], ".1f"),
-}
-LEFT_ALIGNED = ("method", "image size", "engine", "implementation", "precision")
-RATIOS = {"vs. eager PyTorch": "torch_eager_ratio", "vs. torch.compile": "torch_compile_ratio"}
-
-
-def _show(report: Mapping[str, Any]) -> None:
-    """Print the device, its measured peaks, the rows, and the notes on what was skipped."""
-    print_unwrapped(f"device: {report['device']}")
-    for precision, peak in report["peaks"].items():
-        print_unwrapped(f"{precision}: {peaks_text(peak)}")
-    head, *lines = table_cells(report["rows"])
-    show_table([dict(zip(head, line, strict=True)) for line in lines], head, LEFT_ALIGNED)
-    for note in report["notes"]:
-        print_unwrapped(note)
-
-
-def peaks_text(peak: Mapping[str, Any]) -> str:
-    """`memory bandwidth 11.2 GB/s, matmul 45.1 GMAC/s`."""
-    bandwidth, matmul = peak["bytes_per_s"] / 1e9, peak["macs_per_s"] / 1e9
-    return f"memory bandwidth {bandwidth:.1f} GB/s, matmul {matmul:.1f} GMAC/s"
-
-
-def table_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the header and the cells of each row, without columns that have no information."""
-    columns = {title: text for title, text in COLUMNS.items() if _is_informative(title, rows)}
-    return [list(columns), *([text(row) for text in columns.values()] for row in rows)]
-
-
-def _is_informative(column: str, rows: Sequence[Row]) -> bool:
-    if column in ("implementation", "precision"):  # whether the rows of JAX differ in it
-        return len({row[column] for row in rows} - {None}) > 1
-    return column not in RATIOS or any(row[RATIOS[column]] is not None for row in rows)
 
 
 def _ratio(row: Row, key: str) -> str:
@@ -234,5 +174,47 @@ def _roofline(row: Row) -> str:
     return "-" if row["bound"] is None else f"{row['roofline_fraction']:.1%} ({row['bound']}-bound)"
 
 
-def _number(value: float | None, format: str) -> str:
-    return "-" if value is None else f"{value:{format}}"
+COLUMNS: Mapping[str, Callable[[Row], str]] = {
+    "method": lambda row: row["method"],
+    "image size": lambda row: row["image_size"],
+    "engine": lambda row: row["engine"],
+    "implementation": lambda row: row["implementation"] or "-",
+    "precision": lambda row: row["precision"],
+    "median, ms": lambda row: f"{row['median_ms']:.3f}",
+    "95 % interval": lambda row: f"[{row['low_ms']:.3f}, {row['high_ms']:.3f}]",
+    "vs. eager PyTorch": lambda row: _ratio(row, "torch_eager_ratio"),
+    "vs. torch.compile": lambda row: _ratio(row, "torch_compile_ratio"),
+    "roofline": _roofline,
+    "compile time, s": lambda row: number_text(row["compile_s"], ".2f"),
+    "compilations": lambda row: str(row["compilations"]),
+    "memory, MiB": lambda row: number_text(row["peak_mib"], ".1f"),
+}
+LEFT_ALIGNED = ("method", "image size", "engine", "implementation", "precision")
+# Columns that are left out where the rows have fewer distinct cells, beside "-".
+MIN_DISTINCT = {"implementation": 2, "precision": 2, "vs. eager PyTorch": 1, "vs. torch.compile": 1}
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    """Print the device, its measured peaks, the rows, and the notes on what was skipped."""
+    peaks = [f"{precision}: {peaks_text(peak)}" for precision, peak in report["peaks"].items()]
+    print_unwrapped(f"device: {report['device']}", *peaks)
+    head, *lines = table_cells(report["rows"])
+    show_table([dict(zip(head, line, strict=True)) for line in lines], head, LEFT_ALIGNED)
+    print_unwrapped(*report["notes"])
+
+
+def peaks_text(peak: Mapping[str, Any]) -> str:
+    """`memory bandwidth 11.2 GB/s, matmul 45.1 GMAC/s`."""
+    bandwidth, matmul = peak["bytes_per_s"] / 1e9, peak["macs_per_s"] / 1e9
+    return f"memory bandwidth {bandwidth:.1f} GB/s, matmul {matmul:.1f} GMAC/s"
+
+
+def table_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the header and the cells of each row, without columns that have no information."""
+    columns = {title: [title, *map(text, rows)] for title, text in COLUMNS.items()}
+    shown = [
+        cells
+        for title, cells in columns.items()
+        if len({*cells[1:]} - {"-"}) >= MIN_DISTINCT.get(title, 0)
+    ]
+    return [list(cells) for cells in zip(*shown, strict=True)]

@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Option
 
 from esrjax.cli import options
-from esrjax.cli.output import print_json, print_unwrapped, progress_bar, show_table
+from esrjax.cli.output import number_text, print_json, print_unwrapped, progress_bar, show_table
 from esrjax.errors import IncomparableImages, InvalidArgument
 
 if TYPE_CHECKING:
@@ -24,25 +24,28 @@ DatasetArgument = Annotated[
 ]
 ScaleOption = Annotated[int, Option(help="Scale of the LR images.", min=1)]
 
-app = options.command_group("Datasets: pack them for training, verify them, select similar images.")
-metrics_app = options.command_group(
-    "Metric specs: list them, compare two images under all of them."
-)
+app = options.CommandGroup("Datasets: pack them for training, verify them, select similar images.")
+metrics_app = options.CommandGroup("Metric specs: list them, compare two images under all of them.")
 
 
 @app.command()
 def pack(
     source: DatasetArgument,
-    name: Annotated[str, Option(help="Name of the packed dataset; it is used as tfds:NAME.")],
-    crop_size: Annotated[int, Option(help="Side of a sub-image, HR pixels.", min=1)] = 480,
-    step: Annotated[int, Option(help="Distance between sub-images, HR pixels.", min=1)] = 240,
+    name: Annotated[str, Option()],
+    crop_size: Annotated[int, Option(min=1)] = 480,
+    step: Annotated[int, Option(min=1)] = 240,
     scale: ScaleOption = 4,
-    output: Annotated[
-        Path | None, options.output("Folder of the packed datasets.", "$ESRJAX_DATA")
-    ] = None,
+    output: Annotated[Path | None, options.output("$ESRJAX_DATA")] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Extract sub-images of a dataset and write them as a TFDS dataset (ArrayRecord)."""
+    """Extract sub-images of a dataset and write them as a TFDS dataset (ArrayRecord).
+
+    Args:
+        name: Name of the packed dataset; it is used as tfds:NAME.
+        crop_size: Side of a sub-image, HR pixels.
+        step: Distance between sub-images, HR pixels.
+        output: Folder of the packed datasets.
+    """
     from esrjax.data import datasets, tfds_writer
 
     folder = output or os.environ.get("ESRJAX_DATA")
@@ -68,21 +71,18 @@ def pack(
 @app.command()
 def verify(
     name: DatasetArgument,
-    against: Annotated[
-        list[str] | None,
-        Option(
-            help="A held-out dataset (validation, test) that must share no image with DATASET. "
-            "Repeatable.",
-            metavar="DATASET",
-        ),
-    ] = None,
-    tolerance: Annotated[
-        int, Option(help="Largest allowed difference of LR from bicubic LR, grey levels.", min=0)
-    ] = 1,
+    against: list[str] | None = None,
+    tolerance: Annotated[int, Option(min=0)] = 1,
     scale: ScaleOption = 4,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Check every image pair: readable, sizes, bicubic LR, duplicates; exit code 1 on problems."""
+    """Check every image pair: readable, sizes, bicubic LR, duplicates; exit code 1 on problems.
+
+    Args:
+        against (DATASET): A held-out dataset (validation, test) that must share no image with
+            DATASET. Repeatable.
+        tolerance: Largest allowed difference of LR from bicubic LR, grey levels.
+    """
     from esrjax.data import datasets
     from esrjax.data import verify as verification
 
@@ -105,29 +105,31 @@ def verify(
             "notes": len(report.notes),
         }
         show_table([row])
-        lines = [f"problem: {line}" for line in report.problems]
-        for line in [*lines, *(f"note:    {line}" for line in report.notes)]:
-            print_unwrapped(line)
+        print_unwrapped(*(f"problem: {line}" for line in report.problems))
+        print_unwrapped(*(f"note:    {line}" for line in report.notes))
     raise typer.Exit(bool(report.problems))
 
 
 @app.command()
 def select(
-    names: Annotated[list[str], Argument(help="Datasets to select from.", metavar="DATASET")],
-    like: Annotated[str, Option(help="The dataset to be similar to.", metavar="DATASET")],
-    num_images: Annotated[int, Option(help="Number of images to select.", min=1)],
-    output: Annotated[Path, options.output("Folder of the new dataset, made of symlinks.")],
-    features: Annotated[
-        str,
-        Option(
-            help="What is compared: colour thumbnails, or the features of a CLIP image encoder.",
-            metavar="thumbnail|clip:FILE.onnx",
-        ),
-    ] = "thumbnail",
+    names: list[str],
+    like: Annotated[str, Option()],
+    num_images: Annotated[int, Option(min=1)],
+    output: Annotated[Path, options.output()],
+    features: str = "thumbnail",
     scale: ScaleOption = 4,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Select the images that are most similar to those of another dataset."""
+    """Select the images that are most similar to those of another dataset.
+
+    Args:
+        names (DATASET): Datasets to select from.
+        like (DATASET): The dataset to be similar to.
+        num_images: Number of images to select.
+        output: Folder of the new dataset, made of symlinks.
+        features (thumbnail|clip:FILE.onnx): What is compared: colour thumbnails, or the features of
+            a CLIP image encoder.
+    """
     from esrjax.data import datasets, similar
 
     extractor = _feature_extractor(features)
@@ -178,12 +180,13 @@ def list_specs(as_json: options.JsonOption = False) -> None:
 
 
 @metrics_app.command()
-def explain(
-    sr: Annotated[Path, Argument(help="The upscaled image.", metavar="SR")],
-    hr: Annotated[Path, Argument(help="The ground truth.", metavar="HR")],
-    as_json: options.JsonOption = False,
-) -> None:
-    """Compute PSNR and SSIM of two images under every spec."""
+def explain(sr: Path, hr: Path, as_json: options.JsonOption = False) -> None:
+    """Compute PSNR and SSIM of two images under every spec.
+
+    Args:
+        sr (SR): The upscaled image.
+        hr (HR): The ground truth.
+    """
     from esrjax.data import image_io
     from esrjax.evaluation.metrics import compute_all_specs
 
@@ -210,8 +213,8 @@ def _show_comparison(name: str, values: Sequence[MetricValues]) -> None:
     rows = [
         {
             "spec": value.spec.name,
-            "PSNR": "-" if value.psnr is None else f"{value.psnr:.4f}",
-            "SSIM": "-" if value.ssim is None else f"{value.ssim:.5f}",
+            "PSNR": number_text(value.psnr, ".4f"),
+            "SSIM": number_text(value.ssim, ".5f"),
             "convention": value.spec.summary,
         }
         for value in values

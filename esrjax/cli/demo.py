@@ -99,12 +99,10 @@ def _train(folder: Path, minutes: float) -> Model:
 
 def _scores(model: Model, held_out: Path) -> dict[str, Scores]:
     """The scores of bicubic, the trained network and every method that ships weights."""
-    shipped = {
-        f"{name} (shipped)": open_method(name)
-        for name, method in _methods().items()
-        if method.pretrained
-    }
-    upscalers = {"bicubic": resize.bicubic_upscale, "trained here": model, **shipped}
+    upscalers: dict[str, Any] = {"bicubic": resize.bicubic_upscale, "trained here": model}
+    for name, method in _methods().items():
+        if method.pretrained:
+            upscalers[f"{name} (shipped)"] = open_method(name)
     pairs = datasets.list_folder_pairs(held_out, 4)
     return {name: score(upscale, pairs, NTIRE) for name, upscale in upscalers.items()}
 

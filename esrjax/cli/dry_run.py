@@ -47,13 +47,12 @@ def show_dry_run(
     if list_params:
         show_table([row for plan in plans for row in _params(plan)])
     missing = dict.fromkeys(line for plan in plans for line in plan.missing)
-    for line in (
+    print_unwrapped(
         *_datasets(recipe),
         *(f"missing: {line}" for line in missing),
         *(f"not allowed: {line}" for line in violations),
         f"recipe sha256 {recipe.sha256[:16]}; dry run: nothing was trained or written",
-    ):
-        print_unwrapped(line)
+    )
 
 
 def _plan_json(plan: StagePlan) -> dict[str, Any]:

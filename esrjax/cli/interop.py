@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer import Argument, Option
-from typer.core import TyperCommand
+from typer import Option
 from typer.main import get_command
 
 from esrjax import registry
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LEARNING_RATE = 1e-3  # of the optimizer steps that are compared
 
 
-class ParityCommand(TyperCommand):
+class ParityCommand(options.Command):
     """A command whose first argument may be the subcommand `verify` instead of a method."""
 
     def make_context(
@@ -44,50 +44,33 @@ _verify_app = typer.Typer(add_completion=False)
 
 def parity(
     name: options.MethodArgument,
-    golden: Annotated[
-        Path | None,
-        Option(
-            help="Compare with outputs of PyTorch, stored with their inputs in an .npz file.",
-            metavar="FILE.npz",
-        ),
-    ] = None,
-    torch: Annotated[
-        str | None,
-        Option(
-            help="Compare with a live PyTorch network: outputs, layers, gradients, optimizer "
-            "steps. Runs the code in FILE.py.",
-            metavar="FILE.py:CLASS",
-        ),
-    ] = None,
-    torch_args: Annotated[
-        str, Option(help="Keyword arguments of the PyTorch class.", metavar="JSON")
-    ] = "{}",
+    golden: Path | None = None,
+    torch: str | None = None,
+    torch_args: str = "{}",
     checkpoint: Annotated[
         list[str] | None, options.checkpoints("shipped weights; with --torch random weights")
     ] = None,
     hparams: options.HparamsOption = None,
-    data: Annotated[
-        str | None,
-        Option(
-            help="With --torch: also compare PSNR on a dataset (its name or its folder).",
-            metavar="DATASET",
-        ),
-    ] = None,
-    seed: Annotated[int, Option(help="Seed of random images and weights.", min=0)] = 0,
-    report: Annotated[
-        Path | None,
-        options.output(
-            "Write a parity report: to a .json file, or into the metadata of a .safetensors "
-            "checkpoint.",
-            metavar="FILE",
-        ),
-    ] = None,
+    data: str | None = None,
+    seed: Annotated[int, Option(min=0)] = 0,
+    report: Annotated[Path | None, options.output()] = None,
     implementation: options.ImplementationOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Compare a network with its PyTorch original; exit code 0 if they agree, else 1.
 
     `esrjax parity verify FILE` repeats the comparison of a parity report.
+
+    Args:
+        golden (FILE.npz): Compare with outputs of PyTorch, stored with their inputs in an .npz
+            file.
+        torch (FILE.py:CLASS): Compare with a live PyTorch network: outputs, layers, gradients,
+            optimizer steps. Runs the code in FILE.py.
+        torch_args (JSON): Keyword arguments of the PyTorch class.
+        data (DATASET): With --torch: also compare PSNR on a dataset (its name or its folder).
+        seed: Seed of random images and weights.
+        report (FILE): Write a parity report: to a .json file, or into the metadata of a
+            .safetensors checkpoint.
     """
     from esrjax.interop import parity_report
     from esrjax.interop.parity import ParityRequest, run
@@ -164,9 +147,8 @@ def _optimizer_pairs() -> tuple[OptimizerPair, ...]:
 
     from esrjax.interop.array_diff import OptimizerPair
 
-    lr, eps, grad_scales = LEARNING_RATE, 1e-30, (1.0, -0.5)
-    adamw = optax.adamw(lr, weight_decay=0.01)
-    adamw_kwargs = {"lr": lr, "weight_decay": 0.01}
+    lr, eps = LEARNING_RATE, 1e-30
+    adamw, adamw_kwargs = optax.adamw(lr, weight_decay=0.01), {"lr": lr, "weight_decay": 0.01}
     axes = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
     muon = contrib.muon(
         lr,
@@ -174,29 +156,21 @@ def _optimizer_pairs() -> tuple[OptimizerPair, ...]:
         muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params),
     )
     muon_kwargs = {"lr": lr, "weight_decay": 0.0, "eps": eps}
-    adam = optax.adam(lr)
+    two_steps = partial(OptimizerPair, grad_scales=(1.0, -0.5))
     return (
-        OptimizerPair(
-            torch_name="Adam", torch_kwargs={"lr": lr}, optax_tx=adam, grad_scales=grad_scales
-        ),
-        OptimizerPair(
-            torch_name="AdamW", torch_kwargs=adamw_kwargs, optax_tx=adamw, grad_scales=grad_scales
-        ),
+        two_steps(torch_name="Adam", torch_kwargs={"lr": lr}, optax_tx=optax.adam(lr)),
+        two_steps(torch_name="AdamW", torch_kwargs=adamw_kwargs, optax_tx=adamw),
         OptimizerPair(torch_name="Muon", torch_kwargs=muon_kwargs, optax_tx=muon, only_2d=True),
     )
 
 
-@_verify_app.command()
-def verify(
-    file: Annotated[
-        Path,
-        Argument(
-            help="A parity report: a .json file, or a .safetensors file with one.", metavar="FILE"
-        ),
-    ],
-    as_json: options.JsonOption = False,
-) -> None:
-    """Repeat the comparison of a parity report; exit code 0 if reproduced and in agreement."""
+@_verify_app.command(cls=options.Command)
+def verify(file: Path, as_json: options.JsonOption = False) -> None:
+    """Repeat the comparison of a parity report; exit code 0 if reproduced and in agreement.
+
+    Args:
+        file (FILE): A parity report: a .json file, or a .safetensors file with one.
+    """
     from esrjax.interop import parity_report
 
     pairs = _optimizer_pairs() if parity_report.read(file).request.torch else ()
@@ -204,10 +178,8 @@ def verify(
     if as_json:
         print_json(verification.as_dict())
     else:
-        for line in verification.differences:
-            print_unwrapped(f"not reproduced: {line}")
-        for line in verification.notes:
-            print_unwrapped(f"note: {line}")
+        print_unwrapped(*(f"not reproduced: {line}" for line in verification.differences))
+        print_unwrapped(*(f"note: {line}" for line in verification.notes))
         status = "reproduced" if not verification.differences else "not reproduced"
         equal = "equal" if verification.report.passed else "not equal"
         method = verification.report.request.method
@@ -241,8 +213,7 @@ def _show(comparison: Any, as_json: bool) -> None:
         for diff in comparison.diffs
     ]
     show_table(rows, [*columns, "passed"])
-    for line in _live_notes(comparison) if is_live else _golden_notes(comparison):
-        print_unwrapped(line)
+    print_unwrapped(*(_live_notes(comparison) if is_live else _golden_notes(comparison)))
     name = f"{comparison.method}, {comparison.form} form" if is_live else comparison.method
     result = "[green]equal[/green]" if comparison.passed else "[red]not equal[/red]"
     print_unwrapped(f"{name}: {result} to PyTorch", markup=True)
@@ -293,19 +264,20 @@ def _layer_notes(layers: LayerReport) -> Iterator[str]:
 
 def export(
     name: options.MethodArgument,
-    output: Annotated[
-        Path | None, options.output("The file to write.", "METHOD.onnx or .stablehlo")
-    ] = None,
+    output: Annotated[Path | None, options.output("METHOD.onnx or .stablehlo")] = None,
     checkpoint: options.CheckpointOption = None,
-    format: Annotated[Literal["onnx", "stablehlo"], Option(help="The format to write.")] = "onnx",
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"],
-        Option(help="Compute dtype; inputs and outputs stay float32."),
-    ] = "float32",
+    format: Literal["onnx", "stablehlo"] = "onnx",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     hparams: options.HparamsOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Export a method to ONNX or StableHLO, for images of any size, and compare it with JAX."""
+    """Export a method to ONNX or StableHLO, for images of any size, and compare it with JAX.
+
+    Args:
+        output: The file to write.
+        format: The format to write.
+        dtype: Compute dtype; inputs and outputs stay float32.
+    """
     from esrjax.inference import open_method
     from esrjax.interop import export as interop
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from typer import Argument, Option
+from typer import Option
 
 from esrjax import hub, registry
 from esrjax.cli import options
@@ -17,10 +17,10 @@ from esrjax.cli.output import download_bar, print_json, print_unwrapped, show_fa
 from esrjax.errors import InvalidArgument, UnwritableFile, UserError
 from esrjax.method import Ensemble, Member, Method
 
-app = options.command_group(
+app = options.CommandGroup(
     "Installed methods: list, inspect, check and create them, count their cost."
 )
-weights_app = options.command_group("Published weights: list, download and convert them.")
+weights_app = options.CommandGroup("Published weights: list, download and convert them.")
 
 FUSIONS = {
     "mean": "weighted mean in float32",
@@ -149,11 +149,13 @@ def check(
 
 
 @app.command()
-def new(
-    name: Annotated[str, Argument(help="The method's name, a Python identifier.", metavar="NAME")],
-    output: Annotated[Path | None, options.output("A new or empty folder.", "./NAME")] = None,
-) -> None:
-    """Create a package with a new method: a network to start from, its test, pyproject.toml."""
+def new(name: str, output: Annotated[Path | None, options.output("./NAME")] = None) -> None:
+    """Create a package with a new method: a network to start from, its test, pyproject.toml.
+
+    Args:
+        name (NAME): The method's name, a Python identifier.
+        output: A new or empty folder.
+    """
     _check_name(name)
     folder = output or Path(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -190,22 +192,22 @@ def _check_name(name: str) -> None:
 @app.command()
 def cost(
     name: options.MethodArgument,
-    image_size: Annotated[
-        str, Option(help="Size of the LR image, pixels; N is a square.", metavar="N|HxW")
-    ] = "256",
+    image_size: str = "256",
     checkpoint: Annotated[
         list[str] | None, options.checkpoints("none: the deploy form without weights")
     ] = None,
     hparams: options.HparamsOption = None,
-    per_module: Annotated[
-        bool, options.flag("--per-module", "Also list the cost of every module.")
-    ] = False,
+    per_module: bool = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Count parameters, MACs, activations and convolutions: as the challenge does, and in full.
 
     official: what the counters of the challenge see. full: all operations and parameters that the
     output depends on, those that the counters miss included.
+
+    Args:
+        image_size (N|HxW): Size of the LR image, pixels; N is a square.
+        per_module: Also list the cost of every module.
     """
     from esrjax.challenge.evaluate import method_cost
 
@@ -220,7 +222,7 @@ def cost(
     if per_module:
         columns = ("path", "op", "macs", "macs_full", "activations", "convs")
         show_table([vars(op) for op in ops], columns)
-        print_unwrapped()
+        print_unwrapped("")
     print_unwrapped(f"[bold]{name}[/bold]", markup=True)
     rows = {
         "parameters": (cost.params, cost.params_full),
@@ -263,19 +265,17 @@ def list_weights(as_json: options.JsonOption = False) -> None:
 @weights_app.command()
 def get(
     name: options.MethodArgument,
-    key: Annotated[
-        str | None,
-        Option(
-            help="Key of the weights: the column `weights` of `esrjax weights list`.",
-            show_default="the first",
-        ),
-    ] = None,
+    key: Annotated[str | None, Option(show_default="the first")] = None,
     output: Annotated[
-        Path | None,
-        options.output("The folder to download into.", "$ESRJAX_DATA/weights, or the user's cache"),
+        Path | None, options.output("$ESRJAX_DATA/weights, or the user's cache")
     ] = None,
 ) -> None:
-    """Download the published weights of a method; an interrupted download is resumed."""
+    """Download the published weights of a method; an interrupted download is resumed.
+
+    Args:
+        key: Key of the weights: the column `weights` of `esrjax weights list`.
+        output: The folder to download into.
+    """
     weights = hub.find_weights(name, registry.get_method(name), key)
     with download_bar() as on_progress:
         path = hub.download(name, weights, output, on_progress)
@@ -285,24 +285,23 @@ def get(
 @weights_app.command()
 def convert(
     name: options.MethodArgument,
-    checkpoint: Annotated[
-        Path,
-        Argument(help="A .pth or .safetensors file, or a run directory.", metavar="CHECKPOINT"),
-    ],
-    output: Annotated[Path, options.output("The file to write.")],
+    checkpoint: Path,
+    output: Annotated[Path, options.output()],
     to: Annotated[
         Literal["safetensors", "torch"] | None,
-        Option(help="The format to write.", show_default="safetensors by that suffix, else torch"),
+        Option(show_default="safetensors by that suffix, else torch"),
     ] = None,
-    form: Annotated[
-        Literal["same", "deploy"],
-        Option(
-            help="same: as in the checkpoint; deploy: with its branches fused (reparameterized)."
-        ),
-    ] = "same",
+    form: Literal["same", "deploy"] = "same",
     hparams: options.HparamsOption = None,
 ) -> None:
-    """Check a checkpoint against its method and write it as .safetensors or .pth."""
+    """Check a checkpoint against its method and write it as .safetensors or .pth.
+
+    Args:
+        checkpoint (CHECKPOINT): A .pth or .safetensors file, or a run directory.
+        output: The file to write.
+        to: The format to write.
+        form: same: as in the checkpoint; deploy: with its branches fused (reparameterized).
+    """
     from esrjax.interop import convert as conversion
 
     to = conversion.checkpoint_format(output, to)

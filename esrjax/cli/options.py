@@ -1,12 +1,14 @@
-"""Options that several commands share, parsers of their values, and their errors."""
+"""Commands with help from docstrings, shared options, parsers of their values, and their errors."""
 
 import ast
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from esrjax import registry
 from esrjax.errors import InvalidArgument
@@ -14,26 +16,50 @@ from esrjax.method import Ensemble
 
 CHECKPOINT_HELP = "A .pth or .safetensors file, a run directory, or the key of downloaded weights"
 
+# `name: text` or `name (METAVAR): text` in the section `Args` of a docstring.
+_ARG = re.compile(r"^    (\w+)(?: \((.+?)\))?: (.+?)(?=^    \w|\Z)", re.MULTILINE | re.DOTALL)
 
-def output(help: str, show_default: bool | str = True, metavar: str | None = None) -> Any:
+
+class Command(TyperCommand):
+    """A command whose docstring has the help of its own arguments and options, as `Args`.
+
+    `name (METAVAR): text` also sets the text that stands for the value. Options that commands share
+    bring their help along. A `bool` is an option without a value, and without a `--no-` form.
+    """
+
+    def __init__(self, *args: Any, help: str | None = None, **kwargs: Any):
+        text, _, section = (help or "").partition("\n\nArgs:\n")
+        super().__init__(*args, help=text, **kwargs)
+        params: dict[str | None, Any] = {param.name: param for param in self.params}
+        for param in params.values():
+            param.secondary_opts = []
+        for name, metavar, description in _ARG.findall(section):
+            params[name].help = " ".join(description.split())
+            params[name].metavar = metavar or params[name].metavar
+
+
+class CommandGroup(typer.Typer):
+    """A group of commands, which prints its help when it is run without a command.
+
+    Args:
+        description: Its help.
+    """
+
+    def __init__(self, description: str):
+        super().__init__(help=description, no_args_is_help=True)
+
+    def command(self, name: str | None = None, **kwargs: Any) -> Any:
+        """Return a decorator that adds a function to the group, as a `Command`."""
+        return super().command(name, cls=Command, **kwargs)
+
+
+def output(show_default: bool | str = True) -> Any:
     """Return the option `-o`, `--output`.
 
     Args:
-        help: Its help.
         show_default: The text that the help shows as its default.
-        metavar: The text that the help shows as its value; by default that of its type.
     """
-    return Option("-o", "--output", help=help, show_default=show_default, metavar=metavar)
-
-
-def flag(name: str, help: str) -> Any:
-    """Return an option without a value.
-
-    Args:
-        name: Its name, such as `--json`.
-        help: Its help.
-    """
-    return Option(name, help=help)
+    return Option("-o", "--output", show_default=show_default)
 
 
 def checkpoints(show_default: str) -> Any:
@@ -86,17 +112,16 @@ FiguresOption = Annotated[
     Option(help="Score the exact figures, or the figures rounded as the challenge prints them."),
 ]
 IgnoreThresholdsOption = Annotated[
-    bool, flag("--ignore-thresholds", "Also rank methods below the PSNR thresholds.")
+    bool, Option(help="Also rank methods below the PSNR thresholds.")
 ]
 ProtocolTimingOption = Annotated[
-    bool,
-    flag("--protocol-timing", "Score the runtimes that `esrjax eval --protocol-timing` measured."),
+    bool, Option(help="Score the runtimes that `esrjax eval --protocol-timing` measured.")
 ]
 TableFormatOption = Annotated[
     Literal["md", "latex"], Option(help="Format of the table: Markdown or LaTeX.")
 ]
 SelfEnsembleOption = Annotated[
-    bool, flag("--self-ensemble", "x8 geometric self-ensemble: the mean over flips and rotations.")
+    bool, Option(help="x8 geometric self-ensemble: the mean over flips and rotations.")
 ]
 WindowsOption = Annotated[
     str | None,
@@ -105,7 +130,7 @@ WindowsOption = Annotated[
         metavar="SIDE[:WEIGHT],...",
     ),
 ]
-JsonOption = Annotated[bool, flag("--json", "Print JSON.")]
+JsonOption = Annotated[bool, Option("--json", help="Print JSON.")]
 ImplementationOption = Annotated[
     Literal["auto", "reference", "kernel"],
     Option(
@@ -113,15 +138,6 @@ ImplementationOption = Annotated[
         "auto (kernels where they are supported)."
     ),
 ]
-EngineOption = Annotated[
-    Literal["auto", "jax", "onnxruntime"],
-    Option(help="Inference engine; auto: JAX, or ONNX Runtime for an .onnx file."),
-]
-
-
-def command_group(description: str) -> typer.Typer:
-    """Return a group of commands that prints its help when it is run without a command."""
-    return typer.Typer(help=description, no_args_is_help=True)
 
 
 # --- parsers of values -------------------------------------------------------------------------

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,12 +31,13 @@ Item = TypeVar("Item")
 _PIPE_WIDTH = 1000  # characters of a line where there is no terminal
 
 
-def print_unwrapped(text: Any = "", *, markup: bool = False) -> None:
-    """Print a line or a table to standard output; long lines are not wrapped."""
+def print_unwrapped(*texts: Any, markup: bool = False) -> None:
+    """Print lines or tables to standard output; long lines are not wrapped."""
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_WIDTH)
-    console.print(text, markup=markup, highlight=False, soft_wrap=isinstance(text, str))
+    for text in texts:
+        console.print(text, markup=markup, highlight=False, soft_wrap=isinstance(text, str))
 
 
 def show_table(
@@ -79,6 +79,17 @@ def _text(value: Any) -> str:
             return str(value)
 
 
+def number_text(value: float | None, format: str, unit: str = "") -> str:
+    """Return a number as text with its unit, or "-" where it is None.
+
+    Args:
+        value: The number.
+        format: A format specification, such as ".2f".
+        unit: The unit, with a space before it.
+    """
+    return "-" if value is None else f"{value:{format}}{unit}"
+
+
 def show_facts(groups: Mapping[str, Mapping[str, Any]], width: int = 26) -> None:
     """Print groups of named facts; groups without facts are left out.
 
@@ -102,25 +113,21 @@ def print_json(value: Any) -> None:
     Dataclasses become objects, sets sorted arrays, and paths strings; infinities and NaN become
     null.
     """
-    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+    text = json.dumps(value, default=_plain)
+    finite = json.loads(text, parse_constant=lambda _: None)
+    print(json.dumps(finite, indent=2))
 
 
 def _plain(value: Any) -> Any:
     match value:
-        case float():
-            return value if math.isfinite(value) else None
         case Path():
             return str(value)
-        case Mapping():
-            return {key: _plain(item) for key, item in value.items()}
         case Set():
-            return [_plain(item) for item in sorted(value)]
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case _ if is_dataclass(value):
-            return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+            return sorted(value)
+        case Mapping():
+            return dict(value)  # pyright: ignore[reportUnknownArgumentType]
         case _:
-            return value
+            return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 # --- Markdown and LaTeX ------------------------------------------------------------------------
@@ -150,14 +157,13 @@ def runtimes_text(results: Sequence[Result]) -> str:
     """Return a Markdown table of runtimes, with the protocol timing where it was measured."""
     head = ["method", "median, ms", "95 % interval", "baseline interleaved, ms"]
     head += ["compile time, s", "first call, ms"]
-    num_columns = len(head)
-    head += ["dataset", "protocol mean, ms", "first image, ms", "image sizes", "compile time, s"]
-    rows = [_runtime(result) + cells for result in results for cells in _protocol(result)]
     if any(result.protocol_timing for result in results):
-        num_columns = len(head)
+        head += ["dataset", "protocol mean, ms", "first image, ms", "image sizes"]
+        head += ["compile time, s"]
+    rows = [_runtime(result) + cells for result in results for cells in _protocol(result)]
     time = results[0].runtime
     title = f"Runtime on {time.device}, {time.conditions}, implementation {time.implementation}"
-    return markdown_table([row[:num_columns] for row in (head, *rows)], title)
+    return markdown_table([head, *(row[: len(head)] for row in rows)], title)
 
 
 def _runtime(result: Result) -> list[str]:

@@ -30,30 +30,20 @@ def rank(
     format: options.TableFormatOption = "md",
     ignore_thresholds: options.IgnoreThresholdsOption = False,
     protocol_timing: options.ProtocolTimingOption = False,
-    what_if: Annotated[
-        list[str] | None,
-        Option(
-            help="Change runtime (ms), params (M), flops (G) or psnr (dB) before ranking, e.g. "
-            "span:runtime=-0.5; a number with a sign is added. Repeatable.",
-            metavar="METHOD:FIGURE=NUMBER",
-        ),
-    ] = None,
-    sensitivity: Annotated[
-        bool,
-        options.flag(
-            "--sensitivity", "Also show how stable the ranks are, and what would change them."
-        ),
-    ] = False,
-    against: Annotated[
-        Path | None,
-        Option(
-            help="Also compare with a published table, and explain every cell that differs.",
-            metavar="TABLE.csv",
-        ),
-    ] = None,
+    what_if: list[str] | None = None,
+    sensitivity: bool = False,
+    against: Path | None = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Score and rank results by the rules of a challenge."""
+    """Score and rank results by the rules of a challenge.
+
+    Args:
+        what_if (METHOD:FIGURE=NUMBER): Change runtime (ms), params (M), flops (G) or psnr (dB)
+            before ranking, e.g. span:runtime=-0.5; a number with a sign is added. Repeatable.
+        sensitivity: Also show how stable the ranks are, and what would change them.
+        against (TABLE.csv): Also compare with a published table, and explain every cell that
+            differs.
+    """
     from esrjax.challenge import published_table, table
     from esrjax.challenge import sensitivity as what_ifs
     from esrjax.challenge.rank import rerank
@@ -117,40 +107,30 @@ def _rank(
 
 def report(
     source: options.SourceArgument,
-    output: Annotated[Path, options.output("The HTML file to write.")] = Path("report.html"),
-    data: Annotated[
-        str | None,
-        Option(
-            help="A dataset whose images are shown: its name, its folder, or tfds:NAME.",
-            metavar="DATASET",
-        ),
-    ] = None,
-    images: Annotated[
-        list[str] | None,
-        Option(
-            help="A folder of upscaled images of the dataset, and the name to show them under. "
-            "Repeatable.",
-            metavar="NAME=FOLDER",
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        list[str] | None,
-        Option(
-            help="A method and its checkpoint, to upscale the dataset with. Repeatable.",
-            metavar="METHOD=FILE",
-        ),
-    ] = None,
-    num_images: Annotated[int, Option(help="Number of images to show.", min=1)] = 4,
-    crop_size: Annotated[
-        int, Option(help="Side of the crop shown of each image, HR pixels.", min=64, max=1024)
-    ] = 320,
+    output: Annotated[Path, options.output()] = Path("report.html"),
+    data: str | None = None,
+    images: list[str] | None = None,
+    checkpoint: list[str] | None = None,
+    num_images: Annotated[int, Option(min=1)] = 4,
+    crop_size: Annotated[int, Option(min=64, max=1024)] = 320,
     rules: options.RulesOption = "ntire2026",
     baseline: options.BaselineOption = "measured",
     figures: options.FiguresOption = "exact",
     ignore_thresholds: options.IgnoreThresholdsOption = False,
     protocol_timing: options.ProtocolTimingOption = False,
 ) -> None:
-    """Write one HTML page: ranking, quality against cost, PSNR per image, visual comparison."""
+    """Write one HTML page: ranking, quality against cost, PSNR per image, visual comparison.
+
+    Args:
+        output: The HTML file to write.
+        data (DATASET): A dataset whose images are shown: its name, its folder, or tfds:NAME.
+        images (NAME=FOLDER): A folder of upscaled images of the dataset, and the name to show them
+            under. Repeatable.
+        checkpoint (METHOD=FILE): A method and its checkpoint, to upscale the dataset with.
+            Repeatable.
+        num_images: Number of images to show.
+        crop_size: Side of the crop shown of each image, HR pixels.
+    """
     from esrjax.challenge.report import content, page
     from esrjax.data import datasets
     from esrjax.evaluation.metrics import get_spec
@@ -167,8 +147,8 @@ def report(
         content.compare_image(pair, sources, spec, crop_size)
         for pair in progress_bar("images")(pairs)
     ]
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
-    footer = f"Written by esrjax {metadata.version('esrjax')} on {today}."
+    version, today = metadata.version("esrjax"), datetime.now(UTC)
+    footer = f"Written by esrjax {version} on {today:%Y-%m-%d}."
     page.write_page(output, content.build_content(ranking, source.name, comparisons, footer))
     typer.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 

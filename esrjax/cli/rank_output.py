@@ -15,7 +15,7 @@ from esrjax.challenge.sensitivity import (
     compute_margins,
     rank_stability,
 )
-from esrjax.cli.output import markdown_table
+from esrjax.cli.output import markdown_table, number_text
 
 _NO_BOOTSTRAP = (
     "No bootstrap: the runtimes are not means over images. `esrjax eval ... -o ... "
@@ -91,10 +91,13 @@ def _margins_table(margins: Iterable[Margin]) -> str:
     cells += [
         [
             margin.team,
-            _cell(margin.score_drop and -100 * margin.score_drop, "+.2f", " %"),
-            _cell(margin.speedup_to_next_ms and -margin.speedup_to_next_ms, "+.3f"),
-            _cell(margin.slack_ms, "+.3f"),
-            *(_cell(margin.psnr_margin_mdb.get(split), "+.1f") for split in ("valid", "test")),
+            number_text(margin.score_drop and -100 * margin.score_drop, "+.2f", " %"),
+            number_text(margin.speedup_to_next_ms and -margin.speedup_to_next_ms, "+.3f"),
+            number_text(margin.slack_ms, "+.3f"),
+            *(
+                number_text(margin.psnr_margin_mdb.get(split), "+.1f")
+                for split in ("valid", "test")
+            ),
         ]
         for margin in margins
     ]
@@ -104,10 +107,6 @@ def _margins_table(margins: Iterable[Margin]) -> str:
         "the threshold"
     )
     return markdown_table(cells, title)
-
-
-def _cell(value: float | None, format: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{format}}{unit}"
 
 
 # --- comparison with a published table ---------------------------------------------------------
@@ -137,18 +136,12 @@ def comparison_text(comparison: TableDiff, source: str) -> str:
 
 
 def _diff_cells(diff: CellDiff, reasons: list[str]) -> list[str]:
-    labels = sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons)
+    labels = " ".join(sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons))
     relative = None if diff.column.startswith("rank") else diff.relative_difference
-    percent = _cell(relative and 100 * relative, "+.2f", " %")
+    percent = number_text(relative and 100 * relative, "+.2f", " %")
     computed, published = diff.computed or "unranked", diff.published or "unranked"
-    return [
-        diff.team,
-        diff.column,
-        computed,
-        published,
-        percent,
-        " ".join(labels) or "not explained",
-    ]
+    explanation = labels or "not explained"
+    return [diff.team, diff.column, computed, published, percent, explanation]
 
 
 def comparison_json(comparison: TableDiff) -> dict[str, Any]:

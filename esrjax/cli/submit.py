@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from esrjax.cli.submission_builder import SubmissionBuilder, SubmissionReport
     from esrjax.training.recipe import Recipe
 
-app = options.command_group(
+app = options.CommandGroup(
     "Challenge submissions: build one, or check whether it would be accepted."
 )
 
@@ -46,7 +46,7 @@ RecipeOption = Annotated[
 @app.command()
 def build(
     name: options.MethodArgument,
-    output: Annotated[Path, options.output("A new or empty folder for the submission.")],
+    output: Annotated[Path, options.output()],
     valid: ValidOption,
     test: TestOption,
     checkpoint: options.CheckpointOption = None,
@@ -56,7 +56,11 @@ def build(
     hparams: options.HparamsOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Measure a model and write its submission: weights (.pth), factsheet, results.json."""
+    """Measure a model and write its submission: weights (.pth), factsheet, results.json.
+
+    Args:
+        output: A new or empty folder for the submission.
+    """
     builder = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams)
     _print_report(builder.write(output), as_json)
 

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -29,48 +30,35 @@ def is_child() -> bool:
     return os.environ.get(CHILD_ENV) == str(os.getppid())
 
 
-def supervise(folder: Path, command: Sequence[str] = ()) -> None:
-    """Run a command in a child process, forward signals, and exit with its exit code.
+def supervise(folder: Path) -> None:
+    """Run this command in a child process, forward signals, and exit with its exit code.
+
+    SIGTERM and SIGINT are forwarded; the child is killed `GRACE_PERIOD_S` after the first of them.
 
     Args:
         folder: The run directory, named in errors.
-        command: The command; by default the one that this process was started with.
 
     Raises:
         DistributedError: A signal ended the child.
     """
-    command = command or [sys.executable, *sys.orig_argv[1:]]
+    command, env = [sys.executable, *sys.orig_argv[1:]], {CHILD_ENV: str(os.getpid())}
     # In a session of its own, so that Ctrl-C reaches the supervisor only, which forwards it.
-    child = subprocess.Popen(
-        command, env=os.environ | {CHILD_ENV: str(os.getpid())}, start_new_session=True
-    )
-    supervisor = _Supervisor(child)
-    code = supervisor.wait()
-    if code < 0:
-        raise _process_lost(signal.Signals(-code), supervisor, folder)
-    sys.exit(code)
+    child = subprocess.Popen(command, env=os.environ | env, start_new_session=True)
+    received: list[int] = []
 
-
-class _Supervisor:
-    """Forwards SIGTERM and SIGINT to the child, and kills it after `GRACE_PERIOD_S`."""
-
-    def __init__(self, child: subprocess.Popen[bytes]):
-        self._child, self.is_stopping, self.is_killed = child, False, False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-            signal.signal(number, self._on_signal)
-
-    def wait(self) -> int:
-        """Return the exit code of the child, negative where a signal ended it."""
-        code = self._child.wait()
-        signal.alarm(0)
-        return code
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self.is_killed = number == signal.SIGALRM
-        if not self.is_stopping:
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if not received:
             signal.alarm(GRACE_PERIOD_S)
-        self.is_stopping = True
-        self._child.send_signal(signal.SIGKILL if self.is_killed else signal.SIGTERM)
+        received.append(number)
+        child.send_signal(signal.SIGKILL if number == signal.SIGALRM else signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, on_signal)
+    code = child.wait()
+    signal.alarm(0)
+    if code < 0:
+        raise _error(_reason(signal.Signals(-code), received), folder)
+    sys.exit(code)
 
 
 def run_child(target: Callable[[], None], folder: Path) -> None:
@@ -82,14 +70,9 @@ def run_child(target: Callable[[], None], folder: Path) -> None:
         target: The training.
         folder: The run directory, named in errors.
     """
-    parent = int(os.environ[CHILD_ENV])
-    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
-    import jax
-
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        code = run_and_report_errors(
-            lambda: _convert_errors(target, folder, jax.errors.JaxRuntimeError)
-        )
+        code = run_and_report_errors(partial(_convert_errors, target, folder))
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -99,36 +82,35 @@ def run_child(target: Callable[[], None], folder: Path) -> None:
         os._exit(code)
 
 
-def _die_with_parent(parent: int) -> None:
+def _die_with_parent() -> None:
     """End this process where its supervisor is gone: nobody would report how it ends."""
-    while os.getppid() == parent:
+    while is_child():
         time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _convert_errors(
-    target: Callable[[], None], folder: Path, runtime_error: type[Exception]
-) -> None:
-    """Run `target`; a `runtime_error` is raised as `DistributedError` unless memory ran out."""
+def _convert_errors(target: Callable[[], None], folder: Path) -> None:
+    """Run `target`; raise an error of JAX as `DistributedError` unless memory ran out."""
+    import jax
+
     try:
         target()
-    except runtime_error as error:
+    except jax.errors.JaxRuntimeError as error:
         message = str(error).strip().split("\n")[0][:200]
         if message.startswith("RESOURCE_EXHAUSTED"):
             raise
         raise _error(f"Communication between processes failed: {message}", folder) from error
 
 
-def _process_lost(
-    number: signal.Signals, supervisor: _Supervisor, folder: Path
-) -> DistributedError:
+def _reason(number: signal.Signals, received: Sequence[int]) -> str:
+    """Why the signal `number` ended the child, after the supervisor `received` others."""
     if number == signal.SIGABRT:
-        return _error("Another process has died or cannot be reached", folder)
-    if supervisor.is_killed:
-        return _error(f"The running step did not end within {GRACE_PERIOD_S} s of SIGTERM", folder)
-    if supervisor.is_stopping:
-        return _error("The process was stopped before training started", folder)
-    return _error(f"The process was ended by {number.name}", folder)
+        return "Another process has died or cannot be reached"
+    if signal.SIGALRM in received:
+        return f"The running step did not end within {GRACE_PERIOD_S} s of SIGTERM"
+    if received:
+        return "The process was stopped before training started"
+    return f"The process was ended by {number.name}"
 
 
 def _error(problem: str, folder: Path) -> DistributedError:

@@ -27,18 +27,21 @@ OverridesOption = Annotated[
     ),
 ]
 
-recipes = options.command_group(
+recipes = options.CommandGroup(
     "Training recipes: list the shipped ones, print one, print the schema."
 )
 
 
 def demo(
-    output: Annotated[Path, options.output("Folder for data, run and results.")] = Path(
-        "runs/demo"
-    ),
-    minutes: Annotated[float, Option(help="Training time, minutes.", min=0.05)] = 3.0,
+    output: Annotated[Path, options.output()] = Path("runs/demo"),
+    minutes: Annotated[float, Option(min=0.05)] = 3.0,
 ) -> None:
-    """Train a small network on a few photographs, then score, time, rank and show it."""
+    """Train a small network on a few photographs, then score, time, rank and show it.
+
+    Args:
+        output: Folder for data, run and results.
+        minutes: Training time, minutes.
+    """
     from esrjax.cli.demo import run
 
     run(output, minutes)
@@ -46,53 +49,35 @@ def demo(
 
 def train(
     recipe: Annotated[str | None, Argument(help=RECIPE_HELP, metavar="RECIPE")] = None,
-    output: Annotated[
-        Path | None,
-        options.output(
-            "The run directory: checkpoints, log and weights; required except with --dry-run."
-        ),
-    ] = None,
+    output: Annotated[Path | None, options.output()] = None,
     overrides: OverridesOption = None,
-    resume: Annotated[
-        bool,
-        options.flag(
-            "--resume", "Resume the run from its last checkpoint; RECIPE may be left out."
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        options.flag(
-            "--dry-run",
-            "Print stages, networks, cost, missing files and data policy; train nothing.",
-        ),
-    ] = False,
-    list_params: Annotated[
-        bool,
-        options.flag("--list-params", "With --dry-run: list every parameter with its optimizer."),
-    ] = False,
-    rules: Annotated[
-        str, Option(help="With --dry-run: the challenge rules whose data policy is checked.")
-    ] = "ntire2026",
-    as_json: Annotated[bool, options.flag("--json", "With --dry-run: print JSON.")] = False,
-    tensorboard: Annotated[
-        bool,
-        options.flag("--tensorboard", "Also log metrics for TensorBoard, in the run directory."),
-    ] = False,
-    distributed: Annotated[
-        bool,
-        options.flag(
-            "--distributed",
-            "Run as one of several processes; read the three options below from SLURM, "
-            "Kubernetes, Open MPI or the TPU machine.",
-        ),
-    ] = False,
-    coordinator: Annotated[
-        str | None, Option(help="Address of process 0, with a free port.", metavar="HOST:PORT")
-    ] = None,
-    num_processes: Annotated[int | None, Option(help="Number of processes.", min=1)] = None,
-    process_id: Annotated[int | None, Option(help="Index of this process, from 0.", min=0)] = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    list_params: bool = False,
+    rules: str = "ntire2026",
+    as_json: options.JsonOption = False,
+    tensorboard: bool = False,
+    distributed: bool = False,
+    coordinator: str | None = None,
+    num_processes: Annotated[int | None, Option(min=1)] = None,
+    process_id: Annotated[int | None, Option(min=0)] = None,
 ) -> None:
-    """Train a network from a recipe."""
+    """Train a network from a recipe.
+
+    Args:
+        output: The run directory: checkpoints, log and weights; required except with --dry-run.
+        resume: Resume the run from its last checkpoint; RECIPE may be left out.
+        dry_run: Print stages, networks, cost, missing files and data policy; train nothing.
+        list_params: With --dry-run: list every parameter with its optimizer.
+        rules: With --dry-run: the challenge rules whose data policy is checked.
+        as_json: With --dry-run: print JSON.
+        tensorboard: Also log metrics for TensorBoard, in the run directory.
+        distributed: Run as one of several processes; read the three options below from SLURM,
+            Kubernetes, Open MPI or the TPU machine.
+        coordinator (HOST:PORT): Address of process 0, with a free port.
+        num_processes: Number of processes.
+        process_id: Index of this process, from 0.
+    """
     if recipe is None and resume and output:
         recipe = _stored_recipe(output)
     if recipe is None:
@@ -183,10 +168,9 @@ def _train(
     recipe = recipe_loader.load(recipe_name, overrides or ())
     train.check_recipe(recipe)
     recipe = train.resolve_epochs(recipe)
-    is_main, loggers = distributed.is_main_process(), list[Any]()
-    if is_main and tensorboard:
-        loggers.append(TensorBoardLogger(output))
-    if is_main:
+    loggers: list[Any] = []
+    if is_main := distributed.is_main_process():
+        loggers = [TensorBoardLogger(output)] if tensorboard else []
         loggers.append(TrainingBar(recipe.total_steps))
 
     def log(report: TrainReport) -> None:
@@ -231,11 +215,13 @@ def list_recipes(as_json: options.JsonOption = False) -> None:
 def show(
     recipe: Annotated[str, Argument(help=RECIPE_HELP, metavar="RECIPE")],
     overrides: OverridesOption = None,
-    resolved: Annotated[
-        bool, options.flag("--resolved", "Print JSON with every default filled in.")
-    ] = False,
+    resolved: bool = False,
 ) -> None:
-    """Print a recipe as TOML, or with every default as JSON."""
+    """Print a recipe as TOML, or with every default as JSON.
+
+    Args:
+        resolved: Print JSON with every default filled in.
+    """
     from esrjax.training import recipe_loader
     from esrjax.training.recipe import to_json
 

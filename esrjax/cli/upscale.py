@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from esrjax.cli import options
 from esrjax.cli.output import print_json, progress_bar, runtimes_text, scores_text
@@ -16,19 +16,26 @@ from esrjax.errors import InvalidArgument
 
 
 def upscale(
-    inputs: Annotated[list[Path], Argument(help="Images, or folders of images.", metavar="IN")],
-    output: Annotated[Path, options.output("A file for one image, a folder for several.")],
-    method: Annotated[str, Option(help="The method; see `esrjax method list`.")] = "spanv2",
+    inputs: list[Path],
+    output: Annotated[Path, options.output()],
+    method: str = "spanv2",
     checkpoint: options.CheckpointsOption = None,
     hparams: options.HparamsOption = None,
-    engine: options.EngineOption = "auto",
-    tile: Annotated[int, Option(help="Largest side of a tile, LR pixels.", min=8)] = 256,
+    engine: Literal["auto", "jax", "onnxruntime"] = "auto",
+    tile: Annotated[int, Option(min=8)] = 256,
     self_ensemble: options.SelfEnsembleOption = False,
     windows: options.WindowsOption = None,
 ) -> None:
     """Upscale images with a method.
 
     --checkpoint may also be an .onnx file that `esrjax export` wrote.
+
+    Args:
+        inputs (IN): Images, or folders of images.
+        output: A file for one image, a folder for several.
+        method: The method; see `esrjax method list`.
+        engine: Inference engine; auto: JAX, or ONNX Runtime for an .onnx file.
+        tile: Largest side of a tile, LR pixels.
     """
     from esrjax.evaluation import upscale as jobs
 
@@ -78,24 +85,19 @@ def _num_images(items: Sequence[Any]) -> str:
 
 
 def fuse(
-    inputs: Annotated[
-        list[Path], Argument(help="Images, or folders of images with equal names.", metavar="IN")
-    ],
-    output: Annotated[Path, options.output("A folder, or a file for single images.")],
-    weights: Annotated[
-        str | None,
-        Option(
-            help="One weight for each IN, comma-separated.", metavar="W,...", show_default="equal"
-        ),
-    ] = None,
-    adaptive: Annotated[
-        bool,
-        options.flag(
-            "--adaptive", "Weight each image by its closeness to the mean, and round down."
-        ),
-    ] = False,
+    inputs: list[Path],
+    output: Annotated[Path, options.output()],
+    weights: Annotated[str | None, Option(show_default="equal")] = None,
+    adaptive: bool = False,
 ) -> None:
-    """Fuse the outputs of several methods: the weighted mean of images."""
+    """Fuse the outputs of several methods: the weighted mean of images.
+
+    Args:
+        inputs (IN): Images, or folders of images with equal names.
+        output: A folder, or a file for single images.
+        weights (W,...): One weight for each IN, comma-separated.
+        adaptive: Weight each image by its closeness to the mean, and round down.
+    """
     from esrjax.evaluation import fuse_images
     from esrjax.evaluation.upscale import adaptive_weighted_mean_uint8
 
@@ -125,40 +127,31 @@ def _weighted_mean(text: str | None, inputs: list[Path]) -> Callable[[Any], Any]
 
 def evaluate(
     names: options.MethodsArgument,
-    data: Annotated[
-        str, Option(help="A dataset: its name, its folder, or tfds:NAME.", metavar="DATASET")
-    ],
+    data: Annotated[str, Option()],
     checkpoint: options.CheckpointsOption = None,
     hparams: options.HparamsOption = None,
-    spec: Annotated[str, Option(help="Metric spec; see `esrjax metrics list`.")] = "ntire",
+    spec: str = "ntire",
     format: options.TableFormatOption = "md",
-    output: Annotated[
-        Path | None,
-        options.output(
-            "Also measure the runtime, and write a result file for each method to this folder, for "
-            "`esrjax rank`."
-        ),
-    ] = None,
-    protocol_timing: Annotated[
-        bool,
-        options.flag(
-            "--protocol-timing",
-            "With -o: also time every image once, by the timing protocol of the challenge.",
-        ),
-    ] = False,
-    no_baseline: Annotated[
-        bool,
-        options.flag(
-            "--no-baseline", "With -o: do not time the baseline interleaved with the methods."
-        ),
-    ] = False,
+    output: Annotated[Path | None, options.output()] = None,
+    protocol_timing: bool = False,
+    no_baseline: bool = False,
     rules: options.RulesOption = "ntire2026",
     self_ensemble: options.SelfEnsembleOption = False,
     windows: options.WindowsOption = None,
     implementation: options.ImplementationOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Evaluate methods on a dataset: PSNR and SSIM of whole images; with -o also runtime."""
+    """Evaluate methods on a dataset: PSNR and SSIM of whole images; with -o also runtime.
+
+    Args:
+        data (DATASET): A dataset: its name, its folder, or tfds:NAME.
+        spec: Metric spec; see `esrjax metrics list`.
+        output: Also measure the runtime, and write a result file for each method to this folder,
+            for `esrjax rank`.
+        protocol_timing: With -o: also time every image once, by the timing protocol of the
+            challenge.
+        no_baseline: With -o: do not time the baseline interleaved with the methods.
+    """
     from esrjax.challenge import evaluate as challenge
     from esrjax.challenge import record
     from esrjax.challenge.rules import load_rules

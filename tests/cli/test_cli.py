@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
 from esrjax import registry
 from esrjax.bench import roofline
@@ -82,6 +83,17 @@ def test_help_lists_every_command_in_its_panel(esrjax):
     positions = [result.out.index(f" {panel} ") for panel in PANELS]
     assert positions == sorted(positions)
     assert GROUPS == TREE
+
+
+def test_every_argument_and_option_has_help():
+    commands = dict(get_command(app).commands)
+    for name in GROUPS:
+        group = commands.pop(name)
+        commands |= {f"{name} {command}": c for command, c in group.commands.items()}
+    for name, command in commands.items():
+        assert "Args:" not in command.help
+        assert [param.name for param in command.params if not param.help] == [], name
+        assert not any(param.secondary_opts for param in command.params), name
 
 
 def test_version_and_shell_completion(esrjax, monkeypatch):
