@@ -7,18 +7,21 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-# Most of the time of the tests is compilation. XLA optimizes less here than for users (the slow
-# tests compile as users do), and all processes of a run of the tests share the executables.
+# Most of the time of the tests is compilation. XLA optimizes less here than for users, and a worker
+# and the commands that it starts share their executables.
 _FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
 if version("jax").startswith("0.10."):  # XLA aborts at a flag that it does not know
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-if "PYTEST_XDIST_WORKER" not in os.environ:  # never the caches of the user
-    for variable in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
-        os.environ[variable] = tempfile.mkdtemp(prefix="esrjax-tests-")
-        atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+for _variable in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):  # never the caches of the user
+    if _WORKER is None:
+        os.environ[_variable] = tempfile.mkdtemp(prefix="esrjax-tests-")
+        atexit.register(shutil.rmtree, os.environ[_variable], ignore_errors=True)
+    else:  # JAX does not write its files atomically: two workers do not share them
+        os.environ[_variable] += f"/{_WORKER}"
 
 _DEFAULT_REFERENCE = Path(__file__).resolve().parents[2] / "shared"
 if "ESRJAX_REFERENCE" not in os.environ and _DEFAULT_REFERENCE.is_dir():
