@@ -23,8 +23,9 @@ from esrjax.nn.reparam import deploy
 from esrjax.training import losses, optim, train_state
 from esrjax.training.distributed import DataParallel, broadcast_from_main, local_replica
 from esrjax.training.init_from import LoadedModel, StageModelLoader, init_stage_model
+from esrjax.training.loader import open_batches
 from esrjax.training.logging import Throughput, TrainReport
-from esrjax.training.pipeline import ImageBatch, open_pipeline
+from esrjax.training.pipeline import ImageBatch, image_batches
 from esrjax.training.recipe import Recipe, Stage, StageRun, Validation
 from esrjax.training.teacher import GraphDef, Teacher, forward_with_taps, load_teacher
 from esrjax.training.train_state import Objective, TrainState, TrainStepFn
@@ -43,13 +44,11 @@ class Validator:
         method: The method.
         pairs: Image pairs of the dataset.
         spec: The metric spec.
-        every: Interval in steps.
     """
 
     method: Method
     pairs: Sequence[Pair]
     spec: MetricSpec
-    every: int
 
     @classmethod
     def create(cls, cfg: Validation, method: Method) -> Validator:
@@ -62,8 +61,8 @@ class Validator:
         Raises:
             UserError: There is no such dataset or metric spec.
         """
-        pairs, spec = list_pairs(cfg.dataset, method.scale), get_spec(cfg.spec)
-        return cls(method=method, pairs=pairs, spec=spec, every=cfg.every)
+        pairs = list_pairs(cfg.dataset, method.scale)
+        return cls(method=method, pairs=pairs, spec=get_spec(cfg.spec))
 
     def __call__(self, net: nnx.Module) -> ImageMetrics:
         """Return the mean metrics of `net`; it may be in train form and mode, and is unchanged."""
@@ -109,14 +108,14 @@ class StageSetup:
         Args:
             recipe: The recipe, in steps.
             run: The stage run.
-            load_stage: Returns the result of an earlier stage.
+            load_stage: Returns the result of an earlier run.
 
         Raises:
             UserError: Initial weights, teacher or schedule do not fit the stage.
         """
         stage = run.stage
         model = init_stage_model(recipe, run, load_stage)
-        teacher = load_teacher(stage, load_stage)
+        teacher = load_teacher(recipe, run, load_stage)
         lr_schedule, optimizer = make_stage_optimizer(stage)
         adapters = make_adapters(model, teacher, stage, recipe.seed + run.index)
         graphdef, state = train_state.init_state(model.net, stage, optimizer, adapters)
@@ -157,17 +156,19 @@ def make_adapters(model: LoadedModel, teacher: Teacher | None, stage: Stage, see
     """
     if teacher is None or stage.teacher is None or "teacher_features" not in stage.loss:
         return ()
-    teacher_net = nnx.merge(teacher.graphdef, teacher.state)
-    teacher_method = stage.teacher.method or model.method
-    student_channels = _tap_channels(model.net, stage.teacher.taps, model.method)
-    teacher_channels = _tap_channels(teacher_net, teacher.tap_paths, teacher_method)
+    method, teacher_net = (
+        registry.get_method(model.method),
+        nnx.merge(teacher.graphdef, teacher.state),
+    )
+    student_channels = _tap_channels(model.net, stage.teacher.taps, method)
+    teacher_channels = _tap_channels(teacher_net, teacher.tap_paths, teacher.method)
     channels = zip(student_channels, teacher_channels, strict=True)
     return losses.init_adapters(jax.random.key(seed), channels)
 
 
-def _tap_channels(net: nnx.Module, paths: Iterable[str], method_name: str) -> list[int]:
+def _tap_channels(net: nnx.Module, paths: Iterable[str], method: Method) -> list[int]:
     """Return the number of channels of each tap, from an abstract forward pass."""
-    side = max(32, registry.get_method(method_name).min_side)  # any that the network accepts
+    side = max(32, method.min_side)  # any that the network accepts
     lr = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
     _, features = nnx.eval_shape(lambda net, lr: forward_with_taps(net, lr, [*paths]), net, lr)
     return [feature.shape[-1] for feature in features]
@@ -207,7 +208,7 @@ class StageTrainer:
         Args:
             recipe: The recipe, in steps.
             run: The stage run.
-            load_stage: Returns the result of an earlier stage.
+            load_stage: Returns the result of an earlier run.
 
         Raises:
             UserError: Initial weights, teacher, schedule or batch size do not fit the stage.
@@ -246,14 +247,14 @@ class StageTrainer:
         return self.stage.steps
 
     def batches(self, start_step: int) -> Iterator[ImageBatch]:
-        """Yield LR and HR batches from `start_step` on, sharded over the devices."""
+        """Return LR and HR batches from `start_step` on, sharded over the devices."""
         # Every run draws other patches: its seed is 7919, a prime, away from that of the run before
         # it. Grain takes no seeds from 2**32 on.
         seed = (self.recipe.seed + 7919 * self.run.index) % 2**31
         shard = jax.process_index(), jax.process_count()
         scale = registry.get_method(self.recipe.method).scale
-        pipeline = open_pipeline(self.stage.data, scale, seed, self.data_parallel, shard)
-        return pipeline.iter_from(start_step, self.num_steps)
+        batches = open_batches(self.stage.data, scale, seed, shard)
+        return image_batches(batches, self.data_parallel, start_step, self.num_steps)
 
     def train_step(self, state: TrainState, lr: Array, hr: Array) -> tuple[TrainState, Array]:
         """Run one training step.
@@ -272,8 +273,8 @@ class StageTrainer:
 
     def should_validate(self, step: int) -> bool:
         """Return whether the network is validated after `step` steps."""
-        validator = self.validator
-        return validator is not None and (step % validator.every == 0 or step == self.num_steps)
+        cfg = self.stage.validation
+        return cfg is not None and (step % cfg.every == 0 or step == self.num_steps)
 
     def should_report(self, step: int) -> bool:
         """Return whether a report is made after `step` steps."""
