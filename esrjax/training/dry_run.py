@@ -171,7 +171,7 @@ def _make_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) -> Sta
     """Trace a run, whose predecessors have these plans."""
     feasible_run, missing = _without_missing_files(run)
     setup = _init_abstract(recipe, feasible_run, [plan.setup.model for plan in plans])
-    step_estimate = StepEstimate(setup)
+    step_estimate = StepEstimate(setup=setup)
     step_estimate.check_loss()
     missing += _missing_datasets(recipe, run.stage)
     return StagePlan(run=run, setup=setup, step_estimate=step_estimate, missing=tuple(missing))

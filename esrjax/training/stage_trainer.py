@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax import registry
-from esrjax.data.datasets import Pair, list_pairs
-from esrjax.evaluation.metrics import MetricSpec, get_spec
+from esrjax.data.datasets import list_pairs
+from esrjax.evaluation.metrics import get_spec
 from esrjax.evaluation.score import ImageMetrics, score
 from esrjax.evaluation.upscale import single_pass, uint8_upscaler
 from esrjax.method import Method
@@ -28,7 +28,7 @@ from esrjax.training.logging import Throughput, TrainReport
 from esrjax.training.pipeline import ImageBatch, image_batches
 from esrjax.training.recipe import Recipe, Stage, StageRun, Validation
 from esrjax.training.teacher import GraphDef, Teacher, forward_with_taps, load_teacher
-from esrjax.training.train_state import Objective, TrainState, TrainStepFn
+from esrjax.training.train_state import Objective, TrainState
 
 LOG_EVERY = 50  # steps between two reports
 
@@ -36,33 +36,20 @@ LOG_EVERY = 50  # steps between two reports
 # --- validation ---
 
 
-@dataclass(frozen=True, kw_only=True)
 class Validator:
     """Scores networks of one method on one dataset, in deploy form.
 
-    Attributes:
+    Args:
+        cfg: The validation of the recipe.
         method: The method.
-        pairs: Image pairs of the dataset.
-        spec: The metric spec.
+
+    Raises:
+        UserError: There is no such dataset or metric spec.
     """
 
-    method: Method
-    pairs: Sequence[Pair]
-    spec: MetricSpec
-
-    @classmethod
-    def create(cls, cfg: Validation, method: Method) -> Validator:
-        """Return the validator of a stage.
-
-        Args:
-            cfg: The validation of the recipe.
-            method: The method.
-
-        Raises:
-            UserError: There is no such dataset or metric spec.
-        """
-        pairs = list_pairs(cfg.dataset, method.scale)
-        return cls(method=method, pairs=pairs, spec=get_spec(cfg.spec))
+    def __init__(self, cfg: Validation, method: Method):
+        self.method = method
+        self.pairs, self.spec = list_pairs(cfg.dataset, method.scale), get_spec(cfg.spec)
 
     def __call__(self, net: nnx.Module) -> ImageMetrics:
         """Return the mean metrics of `net`; it may be in train form and mode, and is unchanged."""
@@ -177,58 +164,38 @@ def _tap_channels(net: nnx.Module, paths: Iterable[str], method: Method) -> list
 # --- trainer ---
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class StageTrainer:
     """Everything that training a stage needs; steps are counted within the stage.
 
-    Attributes:
-        recipe: The recipe.
+    Args:
+        recipe: The recipe, in steps.
         run: The stage run.
+        load_stage: Returns the result of an earlier run.
+
+    Attributes:
         setup: The initial network, its loss, optimizer and replicated state.
         start_step: Steps of the runs before this one.
         teacher_state: Variables of the teacher, replicated; None without a teacher.
         step_fn: The compiled training step.
         data_parallel: The devices.
         validator: Scores the network, None if the stage has no validation.
+
+    Raises:
+        UserError: Initial weights, teacher, schedule or batch size do not fit the stage.
     """
 
-    recipe: Recipe
-    run: StageRun
-    setup: StageSetup
-    start_step: int
-    teacher_state: Any
-    step_fn: TrainStepFn
-    data_parallel: DataParallel
-    validator: Validator | None
-
-    @classmethod
-    def create(cls, recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> StageTrainer:
-        """Build network, teacher, optimizer and training step of a stage.
-
-        Args:
-            recipe: The recipe, in steps.
-            run: The stage run.
-            load_stage: Returns the result of an earlier run.
-
-        Raises:
-            UserError: Initial weights, teacher, schedule or batch size do not fit the stage.
-        """
+    def __init__(self, recipe: Recipe, run: StageRun, load_stage: StageModelLoader):
         stage, setup = run.stage, StageSetup.create(recipe, run, load_stage)
-        teacher = setup.objective.teacher
+        teacher, method = setup.objective.teacher, registry.get_method(recipe.method)
         micro_batch_size = stage.data.batch_size // stage.grad_accum_steps
-        data_parallel = DataParallel.for_batch(micro_batch_size, recipe.parallel)
-        method = registry.get_method(recipe.method)
-        return cls(
-            recipe=recipe,
-            run=run,
-            # Without the state that is not replicated, which would stay in memory.
-            setup=replace(setup, state=data_parallel.replicate(setup.state)),
-            start_step=sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index]),
-            teacher_state=data_parallel.replicate(teacher and teacher.state),
-            step_fn=data_parallel.compile_step(setup.objective, setup.optimizer),
-            data_parallel=data_parallel,
-            validator=stage.validation and Validator.create(stage.validation, method),
-        )
+        self.recipe, self.run = recipe, run
+        self.data_parallel = DataParallel.for_batch(micro_batch_size, recipe.parallel)
+        # Without the state that is not replicated, which would stay in memory.
+        self.setup = replace(setup, state=self.data_parallel.replicate(setup.state))
+        self.start_step = sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index])
+        self.teacher_state = self.data_parallel.replicate(teacher and teacher.state)
+        self.step_fn = self.data_parallel.compile_step(setup.objective, setup.optimizer)
+        self.validator = stage.validation and Validator(stage.validation, method)
 
     @property
     def stage(self) -> Stage:

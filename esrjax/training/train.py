@@ -98,7 +98,7 @@ def run_stages(
     run_dir.truncate_metrics(checkpoints.latest() or 0)
     for stage_run in recipe.runs:
         if not run_dir.has_finished(stage_run):
-            trainer = StageTrainer.create(recipe, stage_run, run_dir.load)
+            trainer = StageTrainer(recipe, stage_run, run_dir.load)
             run_dir.save(stage_run, fit(trainer, checkpoints, run_dir, on_report, should_stop))
     checkpoints.close()
     return run_dir.export(run_dir.load(recipe.runs[-1]))
@@ -118,7 +118,7 @@ def check_recipe(recipe: Recipe) -> None:
         for name in stage.data.dataset_weights:
             list_pairs(name, method.scale)
         if stage.validation is not None:
-            Validator.create(stage.validation, method)
+            Validator(stage.validation, method)
         for file in stage.checkpoints.values():
             find_checkpoint(file)
     dry_run(recipe)
@@ -213,7 +213,7 @@ def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
         num_steps: Number of timed steps.
     """
     recipe = resolve_epochs(recipe)
-    trainer = StageTrainer.create(recipe, recipe.runs[0], _no_stage)
+    trainer = StageTrainer(recipe, recipe.runs[0], _no_stage)
     state, source = trainer.state, trainer.batches(0)
     start = time.perf_counter()
     for index, (lr, hr) in zip(range(-2, num_steps), source, strict=False):
