@@ -173,7 +173,13 @@ class StageTrainer:
         load_stage: Returns the result of an earlier run.
 
     Attributes:
-        setup: The initial network, its loss, optimizer and replicated state.
+        stage: The stage of the recipe.
+        method: The method.
+        model: The initial network.
+        objective: The loss, with the teacher.
+        lr_schedule: Step -> learning rate.
+        state: The initial training state, replicated over the devices.
+        num_steps: Number of steps, if `patience` does not end the stage earlier.
         start_step: Steps of the runs before this one.
         teacher_state: Variables of the teacher, replicated; None without a teacher.
         step_fn: The compiled training step.
@@ -188,30 +194,17 @@ class StageTrainer:
         stage, setup = run.stage, StageSetup.create(recipe, run, load_stage)
         teacher, method = setup.objective.teacher, registry.get_method(recipe.method)
         micro_batch_size = stage.data.batch_size // stage.grad_accum_steps
-        self.recipe, self.run = recipe, run
+        assert stage.steps is not None  # `resolve_epochs` ran before
+        self.recipe, self.run, self.stage, self.num_steps = recipe, run, stage, stage.steps
+        self.method, self.model, self.objective = method, setup.model, setup.objective
+        self.lr_schedule: Any = setup.lr_schedule
         self.data_parallel = DataParallel.for_batch(micro_batch_size, recipe.parallel)
-        # Without the state that is not replicated, which would stay in memory.
-        self.setup = replace(setup, state=self.data_parallel.replicate(setup.state))
+        # Not the whole setup is kept: its state, which is not replicated, would stay in memory.
+        self.state: TrainState = self.data_parallel.replicate(setup.state)
         self.start_step = sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index])
         self.teacher_state = self.data_parallel.replicate(teacher and teacher.state)
         self.step_fn = self.data_parallel.compile_step(setup.objective, setup.optimizer)
         self.validator = stage.validation and Validator(stage.validation, method)
-
-    @property
-    def stage(self) -> Stage:
-        """The stage of the recipe."""
-        return self.run.stage
-
-    @property
-    def state(self) -> TrainState:
-        """The initial training state, replicated over the devices."""
-        return self.setup.state
-
-    @property
-    def num_steps(self) -> int:
-        """Number of steps, if `patience` does not end the stage earlier."""
-        assert self.stage.steps is not None  # `resolve_epochs` ran before
-        return self.stage.steps
 
     def batches(self, start_step: int) -> Iterator[ImageBatch]:
         """Return LR and HR batches from `start_step` on, sharded over the devices."""
@@ -219,8 +212,7 @@ class StageTrainer:
         # it. Grain takes no seeds from 2**32 on.
         seed = (self.recipe.seed + 7919 * self.run.index) % 2**31
         shard = jax.process_index(), jax.process_count()
-        scale = registry.get_method(self.recipe.method).scale
-        batches = open_batches(self.stage.data, scale, seed, shard)
+        batches = open_batches(self.stage.data, self.method.scale, seed, shard)
         return image_batches(batches, self.data_parallel, start_step, self.num_steps)
 
     def train_step(self, state: TrainState, lr: Array, hr: Array) -> tuple[TrainState, Array]:
@@ -272,7 +264,6 @@ class StageTrainer:
             step: Steps done in the stage.
             throughput: Measured since the last report.
         """
-        lr_schedule: Any = self.setup.lr_schedule
         is_due = self.should_validate(step)
         metrics = self.validator(self._network(state)) if self.validator and is_due else None
         return TrainReport(
@@ -281,7 +272,7 @@ class StageTrainer:
             total_steps=self.recipe.total_steps,
             **vars(throughput),
             # Of the last step; those of optax begin at 0.
-            learning_rate=float(lr_schedule(step - 1)),
+            learning_rate=float(self.lr_schedule(step - 1)),
             images_per_s=throughput.steps_per_s * self.stage.data.batch_size,
             # One value for all processes: it decides on the best weights and on `patience`, where a
             # difference in the last digit would let one process stop and the others wait for it.
@@ -292,8 +283,7 @@ class StageTrainer:
     def final_model(self, state: TrainState) -> LoadedModel:
         """Return the result of the stage: the last weights, or those with the best validation."""
         net = self._network(state, best=self.stage.select == "best")
-        return replace(self.setup.model, net=net)
+        return replace(self.model, net=net)
 
     def _network(self, state: TrainState, *, best: bool = False) -> nnx.Module:
-        graphdef = self.setup.objective.graphdef
-        return train_state.merge_network(graphdef, local_replica(state), best=best)
+        return train_state.merge_network(self.objective.graphdef, local_replica(state), best=best)
