@@ -59,8 +59,8 @@ def _plan_json(plan: StagePlan) -> dict[str, Any]:
     params = plan.trainable_params.items()
     return {
         "name": plan.run.name,
-        "form": plan.form,
-        "hparams": plan.hparams,
+        "form": plan.setup.model.form,
+        "hparams": plan.setup.model.hparams,
         "num_trainable_params": plan.num_trained,
         "num_frozen_params": plan.num_frozen,
         "macs_per_step": plan.step_estimate.macs,
@@ -103,12 +103,13 @@ def _weight(weight: LossWeight) -> str:
 
 def _network(plan: StagePlan) -> dict[str, Any]:
     """The network of a stage and the cost of a step, by column."""
+    model = plan.setup.model
     optimizers = Counter(optimizer for _, optimizer in plan.trainable_params.values())
     gib = sum(plan.step_estimate.memory_mib.values()) / 1024
     return {
         "stage": plan.run.name,
-        "form": plan.form,
-        "hparams": " ".join(f"{key}={value}" for key, value in plan.hparams.items()),
+        "form": model.form,
+        "hparams": " ".join(f"{key}={value}" for key, value in model.hparams.items()),
         "trainable params": f"{plan.num_trained:,}",
         "frozen params": f"{plan.num_frozen:,}",
         "optimizer": ", ".join(f"{name} ({count} tensors)" for name, count in optimizers.items()),

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from flax import nnx
 
 from esrjax import registry
 from esrjax.errors import CheckpointError, NotFound, UnwritableFile, list_some
@@ -39,13 +38,18 @@ _REMEDY = "free disk space and continue with --resume, or choose another folder 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of a run; with several processes, only the main process writes.
+    """The folder of a run: its recipe, metrics, and the weights of its finished stages.
+
+    With several processes, only the main process writes. The result of a stage is a file such as
+    `stages/03-fine-tuning.safetensors`.
 
     Attributes:
         path: The folder.
+        recipe: The recipe.
     """
 
     path: Path
+    recipe: Recipe
 
     @classmethod
     def open(cls, path: Path, recipe: Recipe, *, resume: bool) -> RunDir:
@@ -62,7 +66,7 @@ class RunDir:
             NotFound: There is none, and `resume` is true.
             CheckpointError: The run has another recipe.
         """
-        folder, stored = cls(path), read_recipe(path)
+        folder, stored = cls(path, recipe), read_recipe(path)
         if stored is not None and not resume:
             raise UnwritableFile(
                 f"the folder already contains a run: {str(path)!r}",
@@ -79,7 +83,7 @@ class RunDir:
             raise _recipe_mismatch(path, stored.resume_key, recipe.resume_key)
         barrier("the folder")  # no process writes before all of them have read
         if stored != recipe:
-            folder._write("recipe.json", to_json(recipe))
+            folder._write_text("recipe.json", to_json(recipe))
         return folder
 
     def log_metrics(self, **metrics: Any) -> None:
@@ -102,9 +106,50 @@ class RunDir:
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = [line for line in file.read_text().splitlines() if _step(line) <= step]
-            self._write("metrics.jsonl", "".join(f"{line}\n" for line in lines))
+            self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in lines))
 
-    def _write(self, name: str, text: str) -> None:
+    def has_finished(self, run: StageRun) -> bool:
+        """Return whether the stage has finished."""
+        return self._stage_file(run).exists()
+
+    def save(self, run: StageRun, model: LoadedModel) -> None:
+        """Save the result of a stage; LoRA factors are saved as such, not merged into kernels.
+
+        The file appears whole or not at all, and marks the stage as finished when a run resumes.
+        """
+        note = f"stage {run.name} of recipe {self.recipe.sha256}"
+        _write_weights({self._stage_file(run): model}, note)
+
+    def load(self, run: StageRun) -> LoadedModel:
+        """Return the result of a stage."""
+        checkpoint = checkpoint_io.read_checkpoint(self._stage_file(run))
+        metadata = checkpoint.metadata
+        assert metadata is not None  # `save` wrote it
+        method, form, hparams = (
+            registry.get_method(metadata.method),
+            metadata.form,
+            metadata.hparams,
+        )
+        net = abstract_network(method, form, hparams)
+        model = LoadedModel(method=metadata.method, net=net, form=form, hparams=hparams)
+        model = model.with_lora(run.stage.lora) if run.stage.lora else model
+        key_map, location = KeyMap(method.torch_names), str(self.path)
+        net = load_state_dict(model.net, checkpoint.state_dict, key_map, location=location)
+        return replace(model, net=net)
+
+    def export(self, model: LoadedModel) -> tuple[Path, ...]:
+        """Save the final weights in each form of the network, and return the files."""
+        merged = model.without_lora()
+        models = {merged.form: merged, "deploy": merged.to_deploy_form()}
+        files = {self.path / f"{form}.safetensors": model for form, model in models.items()}
+        _write_weights(files, f"recipe {self.recipe.sha256}")
+        return tuple(files)
+
+    def _stage_file(self, run: StageRun) -> Path:
+        slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
+        return self.path / "stages" / f"{run.index:02d}-{slug}.safetensors"
+
+    def _write_text(self, name: str, text: str) -> None:
         if is_main_process():
             with atomic_write(self.path / name, _REMEDY) as partial:
                 partial.write_text(text)
@@ -144,6 +189,18 @@ def _is_value(node: Any) -> bool:
     """Return whether a node of a recipe is one value: all but tables and lists of tables."""
     tables = node if isinstance(node, list) and node else [node]
     return not all(isinstance(table, Mapping) and table for table in tables)
+
+
+def _write_weights(files: Mapping[Path, LoadedModel], note: str) -> None:
+    for path, model in files.items() if is_main_process() else ():
+        method = registry.get_method(model.method)
+        state_dict = to_state_dict(model.net, KeyMap(method.torch_names))
+        metadata = checkpoint_io.make_metadata(
+            model.method, method, model.form, model.hparams, note=note
+        )
+        remedy = "free disk space and use --resume: the last checkpoint has these weights"
+        checkpoint_io.write_safetensors(path, state_dict, metadata, remedy)
+    barrier(note)  # no process reads the files before they are complete
 
 
 # --- training checkpoints ---
@@ -206,8 +263,8 @@ class Checkpointer:
         except (OSError, ValueError, RuntimeError) as error:
             raise self._error(f"the checkpoint of step {step} cannot be written", error) from error
 
-    def restore(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the state and the info of a checkpoint.
+    def restore(self, step: int, template: Any) -> Any:
+        """Return the state of a checkpoint.
 
         Args:
             step: Steps done, over all stages.
@@ -217,16 +274,14 @@ class Checkpointer:
             CheckpointError: It cannot be read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flatten(template))
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore()
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         try:
             restored = self._manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:
             raise self._error(f"the checkpoint of step {step} cannot be read", error) from error
         # In the order of the template: `tree.map` sorts the keys of a dict.
         leaves = [restored["state"][name] for name in _flatten(template)]
-        return jax.tree.unflatten(jax.tree.structure(template), leaves), restored["info"]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
     def close(self) -> None:
         """Wait for pending writes, and release the manager."""
@@ -253,76 +308,3 @@ def _flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[st
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-# --- weights ---
-
-
-@dataclass(frozen=True)
-class StageArtifacts:
-    """The weights of a run's finished stages, `stages/03-fine-tuning.safetensors`.
-
-    With several processes the main process writes them, and the others wait.
-
-    Attributes:
-        folder: Folder of the run.
-        recipe: The recipe.
-    """
-
-    folder: Path
-    recipe: Recipe
-
-    def has_finished(self, run: StageRun) -> bool:
-        """Return whether the stage has finished."""
-        return self._path(run).exists()
-
-    def save(self, run: StageRun, model: LoadedModel) -> None:
-        """Save the result of a stage; LoRA factors are saved as such, not merged into kernels.
-
-        The file appears whole or not at all, and marks the stage as finished when a run resumes.
-        """
-        _write({self._path(run): model}, f"stage {run.name} of recipe {self.recipe.sha256}")
-
-    def load(self, run: StageRun) -> LoadedModel:
-        """Return the result of a stage."""
-        checkpoint = checkpoint_io.read_checkpoint(self._path(run))
-        metadata = checkpoint.metadata
-        assert metadata is not None  # `save` wrote it
-        method, lora = registry.get_method(metadata.method), run.stage.lora
-        net = abstract_network(method, metadata.form, metadata.hparams)
-        model = LoadedModel(
-            method=metadata.method, net=net, form=metadata.form, hparams=metadata.hparams, lora=lora
-        )
-        if lora is not None:
-            net = nnx.eval_shape(lambda net: replace(model, net=net).with_lora(lora).net, net)
-        key_map, location = KeyMap(method.torch_names), str(self.folder)
-        net = load_state_dict(net, checkpoint.state_dict, key_map, location=location)
-        return replace(model, net=net)
-
-    def load_latest(self, index: int, name: str | None) -> LoadedModel:
-        """Return the result of the last run before run `index`; see `Recipe.latest_run`."""
-        return self.load(self.recipe.latest_run(index, name))
-
-    def export(self, model: LoadedModel) -> tuple[Path, ...]:
-        """Save the final weights in each form of the network, and return the files."""
-        merged = model.without_lora()
-        models = {merged.form: merged, "deploy": merged.to_deploy_form()}
-        files = {self.folder / f"{form}.safetensors": model for form, model in models.items()}
-        _write(files, f"recipe {self.recipe.sha256}")
-        return tuple(files)
-
-    def _path(self, run: StageRun) -> Path:
-        slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
-        return self.folder / "stages" / f"{run.index:02d}-{slug}.safetensors"
-
-
-def _write(files: Mapping[Path, LoadedModel], note: str) -> None:
-    for path, model in files.items() if is_main_process() else ():
-        method = registry.get_method(model.method)
-        state_dict = to_state_dict(model.net, KeyMap(method.torch_names))
-        metadata = checkpoint_io.make_metadata(
-            model.method, method, model.form, model.hparams, note=note
-        )
-        remedy = "free disk space and use --resume: the last checkpoint has these weights"
-        checkpoint_io.write_safetensors(path, state_dict, metadata, remedy)
-    barrier(note)  # no process reads the files before they are complete

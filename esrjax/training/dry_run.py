@@ -15,13 +15,11 @@ from flax import nnx
 from esrjax import registry
 from esrjax.data.datasets import list_pairs
 from esrjax.errors import UserError
-from esrjax.method import Form
 from esrjax.nn.cost import cost
 from esrjax.training import optim
 from esrjax.training.init_from import LoadedModel, find_checkpoint
-from esrjax.training.recipe import InitFrom, Prune, Recipe, Stage, StageRun
+from esrjax.training.recipe import Prune, Recipe, Stage, StageRun
 from esrjax.training.stage_trainer import StageSetup
-from esrjax.training.train_state import Objective, TrainState
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,27 +27,22 @@ class StepEstimate:
     """A training step of a stage, evaluated abstractly: arrays have shapes but no values.
 
     Attributes:
-        net: The network.
-        objective: The loss.
-        state: The abstract training state.
-        scale: Upscaling factor.
+        setup: What the stage starts from, with abstract arrays.
     """
 
-    net: nnx.Module
-    objective: Objective
-    state: TrainState
-    scale: int
+    setup: StageSetup
 
     def check_loss(self) -> None:
         """Trace the loss, so that it raises what it would raise in the first step."""
-        jax.eval_shape(self._loss, self.state.params, *self._loss_args)
+        jax.eval_shape(self._loss, self.setup.state.params, *self._loss_args)
 
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of a step; the backward pass counts as two forward passes."""
-        h, w = self._largest_patch
-        forward = cost(self.net, image_size=round(math.sqrt(h * w)) // self.scale).macs_full
-        return 3 * forward * self.objective.stage.data.batch_size
+        (h, w), scale = self._largest_patch
+        side = round(math.sqrt(h * w)) // scale
+        forward = cost(self.setup.model.net, image_size=side).macs_full
+        return 3 * forward * self.setup.objective.stage.data.batch_size
 
     @cached_property
     def memory_mib(self) -> Mapping[str, float]:
@@ -67,7 +60,7 @@ class StepEstimate:
         }
 
     def _loss(self, params: Any, *args: Any) -> Any:
-        return self.objective(params, *args)[0]
+        return self.setup.objective(params, *args)[0]
 
     def _vjp_residuals(self, params: Any, *args: Any) -> Any:
         return jax.vjp(lambda params: self._loss(params, *args), params)[1]
@@ -75,18 +68,18 @@ class StepEstimate:
     @property
     def _loss_args(self) -> tuple[Any, ...]:
         """State, teacher state, and abstract LR and HR images of one micro-batch."""
-        stage, teacher = self.objective.stage, self.objective.teacher
-        (h, w), s = self._largest_patch, self.scale
-        n = stage.data.batch_size // stage.grad_accum_steps
+        objective, ((h, w), s) = self.setup.objective, self._largest_patch
+        n = objective.stage.data.batch_size // objective.stage.grad_accum_steps
         lr, hr = (
             jax.ShapeDtypeStruct((n, *size, 3), jnp.uint8) for size in ((h // s, w // s), (h, w))
         )
-        return self.state, teacher and teacher.state, lr, hr
+        return self.setup.state, objective.teacher and objective.teacher.state, lr, hr
 
     @property
-    def _largest_patch(self) -> tuple[int, int]:
-        """Size of the largest HR patch, (h, w) in pixels."""
-        return max(self.objective.stage.data.all_patch_sizes, key=math.prod)
+    def _largest_patch(self) -> tuple[tuple[int, int], int]:
+        """Size of the largest HR patch, (h, w) in pixels, and the scale."""
+        sizes = self.setup.objective.stage.data.all_patch_sizes
+        return max(sizes, key=math.prod), registry.get_method(self.setup.model.method).scale
 
 
 def _mib(tree: Any) -> float:
@@ -100,26 +93,38 @@ class StagePlan:
 
     Attributes:
         run: The stage run.
-        form: Form of the network, "train" or "deploy".
-        hparams: Hyperparameters of the network, beyond the method's defaults.
-        trainable_params: Path of each trained parameter -> (shape, optimizer label).
-        num_frozen: Number of scalar parameters that are not trained.
+        setup: What it starts from, with abstract arrays.
         step_estimate: Cost of one step.
         missing: Messages about files and datasets that do not exist.
     """
 
     run: StageRun
-    form: Form
-    hparams: Mapping[str, Any]
-    trainable_params: Mapping[str, tuple[tuple[int, ...], str]]
-    num_frozen: int
+    setup: StageSetup
     step_estimate: StepEstimate
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...]
+
+    @property
+    def trainable_params(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Path of each trained parameter -> (shape, optimizer label)."""
+        params, optimizer = self.setup.state.params, self.run.stage.optimizer.name
+        leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+        labels = [optimizer] * len(leaves)
+        if optimizer == "muadamw":
+            labels = jax.tree.leaves(optim.param_labels(params))
+        return {
+            optim.param_path(path).removeprefix("network."): (tuple(leaf.shape), label)
+            for (path, leaf), label in zip(leaves, labels, strict=True)
+        }
 
     @property
     def num_trained(self) -> int:
         """Number of trained scalar parameters."""
         return sum(math.prod(shape) for shape, _ in self.trainable_params.values())
+
+    @property
+    def num_frozen(self) -> int:
+        """Number of scalar parameters that are not trained."""
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.setup.state.frozen))
 
 
 def dry_run(recipe: Recipe) -> tuple[StagePlan, ...]:
@@ -139,17 +144,9 @@ def dry_run(recipe: Recipe) -> tuple[StagePlan, ...]:
     # An epoch counts as one step: shapes do not depend on the length.
     stages = [s if s.steps else replace(s, steps=s.epochs, epochs=None) for s in recipe.stage]
     recipe = replace(recipe, stage=tuple(stages))
-    models: dict[int, LoadedModel] = {}
     plans: list[StagePlan] = []
     for run in recipe.runs:
-        plan = _find_equal_plan(recipe, run, plans)
-        if plan is not None:
-            models[run.index] = models[plan.run.index]
-        else:
-            feasible_run, missing = _without_missing_files(run)
-            setup = _init_abstract(recipe, feasible_run, models)
-            models[run.index] = setup.model
-            plan = _make_plan(run, setup, [*missing, *_missing_datasets(recipe, run.stage)])
+        plan = _find_equal_plan(recipe, run, plans) or _make_plan(recipe, run, plans)
         plans.append(replace(plan, run=run))
     return tuple(plans)
 
@@ -164,28 +161,37 @@ def _find_equal_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) 
         return None
     # A run starts from the run before it (the latest) or a fixed source. Where that run, this one
     # and the first repetition agree in form and hparams, nothing that is planned differs.
-    networks = [(plan.form, recipe.hparams_at(plan.run)) for plan in (first, plans[-1])]
-    is_same = all(network == (first.form, recipe.hparams_at(run)) for network in networks)
+    before, hparams_at = plans[-1], recipe.hparams_at
+    is_same_form = first.setup.model.form == before.setup.model.form
+    is_same = is_same_form and hparams_at(first.run) == hparams_at(before.run) == hparams_at(run)
     return first if is_same else None
+
+
+def _make_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) -> StagePlan:
+    """Trace a run, whose predecessors have these plans."""
+    feasible_run, missing = _without_missing_files(run)
+    setup = _init_abstract(recipe, feasible_run, [plan.setup.model for plan in plans])
+    step_estimate = StepEstimate(setup=setup)
+    step_estimate.check_loss()
+    missing += _missing_datasets(recipe, run.stage)
+    return StagePlan(run=run, setup=setup, step_estimate=step_estimate, missing=tuple(missing))
 
 
 def _without_missing_files(run: StageRun) -> tuple[StageRun, list[str]]:
     """Return the run without the checkpoints that do not exist, and messages about them."""
-    stage, missing = run.stage, list[str]()
-    init, teacher = stage.init_source, stage.teacher
-    init_file = init.checkpoint if isinstance(init, InitFrom) else None
-    teacher_file = teacher and teacher.checkpoint
-    if init_file and (problem := _problem_of(find_checkpoint, init_file)):
-        missing.append(f"init_from: {problem}")
+    stage = run.stage
+    problems = {key: _problem_of(find_checkpoint, f) for key, f in stage.checkpoints.items()}
+    missing = {key: problem for key, problem in problems.items() if problem}
+    if "init_from" in missing:
         stage = replace(stage, init_from="scratch", reinit=(), prune=None)
-    if teacher_file and (problem := _problem_of(find_checkpoint, teacher_file)):
-        missing.append(f"teacher: {problem}")
+    if "teacher" in missing:
         image_terms = {term: w for term, w in stage.loss.items() if not term.startswith("teacher_")}
         stage = replace(stage, teacher=None, loss=image_terms or {"l1": 1.0})
     if stage.prune is not None:
         # The criterion "l1" needs values, which a dry run lacks; the shapes are the same.
         stage = replace(stage, prune=Prune(criterion="first"))
-    return replace(run, stage=stage), missing
+    messages = [f"{key}: {problem}" for key, problem in missing.items()]
+    return replace(run, stage=stage), messages
 
 
 def _missing_datasets(recipe: Recipe, stage: Stage) -> list[str]:
@@ -203,50 +209,20 @@ def _problem_of(fn: Callable[..., object], *args: Any) -> str | None:
     return None
 
 
-def _init_abstract(recipe: Recipe, run: StageRun, models: Mapping[int, LoadedModel]) -> StageSetup:
-    """Return what a run starts from, with abstract arrays."""
+def _init_abstract(recipe: Recipe, run: StageRun, models: Sequence[LoadedModel]) -> StageSetup:
+    """Return what a run starts from, with abstract arrays; `models` are those of earlier runs."""
     traced: list[StageSetup] = []
 
-    def build(nets: dict[int, nnx.Module]) -> Any:
-        def load_stage(name: str | None) -> LoadedModel:
-            index = recipe.latest_run(run.index, name).index
-            return replace(models[index], net=nets[index])
+    def build(nets: list[nnx.Module]) -> Any:
+        def load_stage(earlier: StageRun) -> LoadedModel:
+            return replace(models[earlier.index], net=nets[earlier.index])
 
         setup = StageSetup.create(recipe, run, load_stage)
         traced.append(setup)  # eval_shape returns arrays only, this is their metadata
         teacher = setup.objective.teacher
         return setup.model.net, setup.state, teacher and teacher.state
 
-    nets = {index: model.net for index, model in models.items()}
-    net, state, teacher_state = nnx.eval_shape(build, nets)
+    net, state, teacher_state = nnx.eval_shape(build, [model.net for model in models])
     setup, teacher = traced[0], traced[0].objective.teacher
     objective = replace(setup.objective, teacher=teacher and replace(teacher, state=teacher_state))
     return replace(setup, model=replace(setup.model, net=net), objective=objective, state=state)
-
-
-def _make_plan(run: StageRun, setup: StageSetup, missing: Sequence[str]) -> StagePlan:
-    model, state = setup.model, setup.state
-    scale = registry.get_method(model.method).scale
-    step_estimate = StepEstimate(net=model.net, objective=setup.objective, state=state, scale=scale)
-    step_estimate.check_loss()
-    return StagePlan(
-        run=run,
-        form=model.form,
-        hparams=model.hparams,
-        trainable_params=_labelled_shapes(state.params, run.stage.optimizer.name),
-        num_frozen=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.frozen)),
-        step_estimate=step_estimate,
-        missing=tuple(missing),
-    )
-
-
-def _labelled_shapes(params: Any, optimizer: str) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return path -> (shape, optimizer label) of each trained parameter."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    labels = [optimizer] * len(leaves)
-    if optimizer == "muadamw":
-        labels = jax.tree.leaves(optim.param_labels(params))
-    return {
-        optim.param_path(path).removeprefix("network."): (tuple(leaf.shape), label)
-        for (path, leaf), label in zip(leaves, labels, strict=True)
-    }

@@ -3,7 +3,7 @@
 A stage starts from scratch, from the result of another stage, or from a checkpoint.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from esrjax.loading import load_network
 from esrjax.method import Form
 from esrjax.nn import checkpoint_io
 from esrjax.nn.lora import add_lora, merge_lora
-from esrjax.nn.prune import prune_channels
+from esrjax.nn.prune import Weights, prune_channels
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import named_parameters
 from esrjax.schema import bullet_list
@@ -86,8 +86,7 @@ class LoadedModel:
         return replace(self, net=deploy(self.net), form="deploy", lora=None)
 
 
-# Returns the result of the stage of that name, or of the stage before if the name is None.
-StageModelLoader = Callable[[str | None], LoadedModel]
+StageModelLoader = Callable[[StageRun], LoadedModel]  # returns the result of an earlier run
 
 
 def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> LoadedModel:
@@ -96,36 +95,34 @@ def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader
     Args:
         recipe: The recipe.
         run: The stage run.
-        load_stage: Returns the result of an earlier stage.
+        load_stage: Returns the result of an earlier run.
 
     Raises:
         RecipeError: The initial weights do not match the network.
     """
-    stage, hparams, seed = run.stage, recipe.hparams_at(run), recipe.seed + run.index
-    loaded = load_initial_model(recipe, run, hparams, load_stage)
+    stage, hparams = run.stage, recipe.hparams_at(run)
+    loaded = load_initial_model(recipe, run, load_stage)
     if stage.form == "deploy":
         loaded = loaded.to_deploy_form()
     defaults = registry.get_method(recipe.method).default_hparams()
     has_other_hparams = {**defaults, **hparams} != {**defaults, **loaded.hparams}
     if stage.reinit or loaded.method != recipe.method or has_other_hparams:
-        loaded = _rebuild(recipe, run, loaded.without_lora(), hparams)
+        loaded = _rebuild(recipe, run, loaded.without_lora())
     if loaded.lora == stage.lora:
         return loaded
     loaded = loaded.without_lora()
-    return loaded if stage.lora is None else loaded.with_lora(stage.lora, seed)
+    return loaded if stage.lora is None else loaded.with_lora(stage.lora, recipe.seed + run.index)
 
 
-def load_initial_model(
-    recipe: Recipe, run: StageRun, hparams: Mapping[str, Any], load_stage: StageModelLoader
-) -> LoadedModel:
+def load_initial_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> LoadedModel:
     """Return the model that `run` starts from, before pruning, rebuilding and adapters."""
     init = run.stage.init_source
     if init == "scratch" or (init == "previous" and run.index == 0):
-        net = registry.get_method(recipe.method).build(seed=recipe.seed + run.index, **hparams)
-        return LoadedModel(method=recipe.method, net=net, form="train", hparams=hparams)
+        return _build(recipe, run)
     if isinstance(init, InitFrom) and init.checkpoint is not None:
         return load_model(init.method or recipe.method, init.checkpoint, init.hparams)
-    return load_stage(init.stage if isinstance(init, InitFrom) else None)
+    stage_name = init.stage if isinstance(init, InitFrom) else None
+    return load_stage(recipe.latest_run(run.index, stage_name))
 
 
 def load_model(name: str, checkpoint: str, hparams: Mapping[str, Any]) -> LoadedModel:
@@ -144,43 +141,41 @@ def load_model(name: str, checkpoint: str, hparams: Mapping[str, Any]) -> Loaded
     return LoadedModel(method=name, net=loaded.net, form=loaded.form, hparams=loaded.hparams)
 
 
-def _rebuild(
-    recipe: Recipe, run: StageRun, loaded: LoadedModel, hparams: Mapping[str, Any]
-) -> LoadedModel:
+def _build(recipe: Recipe, run: StageRun) -> LoadedModel:
+    """Return the stage's network with new weights."""
+    hparams = recipe.hparams_at(run)
+    net = registry.get_method(recipe.method).build(seed=recipe.seed + run.index, **hparams)
+    return LoadedModel(method=recipe.method, net=net, form="train", hparams=hparams)
+
+
+def _rebuild(recipe: Recipe, run: StageRun, loaded: LoadedModel) -> LoadedModel:
     """Return the stage's network with the weights of `loaded`, pruned or partly reinitialized."""
-    stage, method = run.stage, registry.get_method(recipe.method)
-    target = method.build(seed=recipe.seed + run.index, **hparams)
-    target = deploy(target) if loaded.form == "deploy" else target
-    paths = [path for path, _ in named_parameters(target)]
-    if unmatched := unmatched_patterns(stage.reinit, paths):
+    stage, new = run.stage, _build(recipe, run)
+    new = new.to_deploy_form() if loaded.form == "deploy" else new
+    targets = dict(named_parameters(new.net))
+    if unmatched := unmatched_patterns(stage.reinit, targets):
         raise RecipeError(
             f"reinit: {', '.join(map(repr, unmatched))} match no parameter",
             rule="reinit contains globs of parameter paths of the network",
-            location=", ".join(paths[:12]),
+            location=", ".join([*targets][:12]),
             remedy="correct or remove the glob",
         )
-    reinit = {path for path in paths if matches_any(path, stage.reinit)}
-    if stage.prune is not None:
-        net = prune_channels(loaded.net, target, stage.prune.criterion)
-    else:
-        net = nnx.clone(target)
-        _check_shapes(loaded.net, target, reinit, run.name)
-        _copy_weights(loaded.net, net, set(paths) - reinit)
-    _copy_weights(target, net, reinit)
-    return LoadedModel(method=recipe.method, net=net, form=loaded.form, hparams=hparams)
+    prune, source = stage.prune, loaded.net
+    source = source if prune is None else prune_channels(source, new.net, prune.criterion)
+    sources = dict(named_parameters(source))
+    reinit = {path for path in targets if matches_any(path, stage.reinit)}
+    _check_shapes(sources, targets, reinit, run.name)
+    for path, weight in targets.items():
+        if path not in reinit:
+            weight.set_value(sources[path].get_value())
+    return new
 
 
-def _copy_weights(src: nnx.Module, dst: nnx.Module, paths: Iterable[str]) -> None:
-    sources, targets = dict(named_parameters(src)), dict(named_parameters(dst))
-    for path in paths:
-        targets[path].set_value(sources[path].get_value())
-
-
-def _check_shapes(src: nnx.Module, dst: nnx.Module, reinit: set[str], run_name: str) -> None:
+def _check_shapes(source: Weights, target: Weights, reinit: set[str], run_name: str) -> None:
     """Check that both networks have the same parameters and shapes, except for `reinit`."""
     sources, targets = (
-        {path: tuple(leaf.get_value().shape) for path, leaf in named_parameters(net)}
-        for net in (src, dst)
+        {path: tuple(leaf.get_value().shape) for path, leaf in weights.items()}
+        for weights in (source, target)
     )
     problems = [
         f"{path} has shape {sources[path]}, expected {shape}"

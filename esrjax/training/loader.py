@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, islice
@@ -155,6 +155,7 @@ class ImageCache(Sequence[tuple[Pixels, Pixels]]):
     """
 
     def __init__(self, pairs: Sequence[Pair], capacity_gib: float, num_readers: int = 1):
+        self._args = (pairs, capacity_gib, num_readers)
         self._pairs, self._free_bytes = pairs, int(capacity_gib * GIB / num_readers)
         self._cache: dict[int, tuple[Pixels, Pixels]] = {}
         self._lock = threading.Lock()
@@ -174,17 +175,9 @@ class ImageCache(Sequence[tuple[Pixels, Pixels]]):
                 self._cache[index] = images
         return images
 
-    def __iter__(self) -> Iterator[tuple[Pixels, Pixels]]:
-        return (self[index] for index in range(len(self)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without cached images: a worker process reads its own."""
-        cached_bytes = sum(image.nbytes for image in chain(*self._cache.values()))
-        free_bytes = self._free_bytes + cached_bytes
-        return {"_pairs": self._pairs, "_free_bytes": free_bytes, "_cache": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_lock": threading.Lock()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle an empty cache: a worker process reads its own images."""
+        return ImageCache, self._args
 
 
 # --- batches ---

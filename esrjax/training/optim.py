@@ -49,8 +49,7 @@ def muadamw(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransf
         muon_weight_dimension_numbers=partial(tree_map_with_path, _dimension_numbers),
     )
     # Not the AdamW branch inside optax.contrib.muon: that one uses Nesterov momentum.
-    adamw = optax.adamw(lr_schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay)
-    return optax.partition({"muon": muon, "adamw": adamw}, param_labels)
+    return optax.partition({"muon": muon, "adamw": adamw(cfg, lr_schedule)}, param_labels)
 
 
 def param_labels(params: Any) -> Any:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,112 +14,72 @@ from jax import Array, lax
 
 from esrjax.errors import RecipeError
 from esrjax.training.distributed import DataParallel
-from esrjax.training.loader import GIB, Batches, PatchSampler, open_batches
-from esrjax.training.recipe import Data
+from esrjax.training.loader import GIB, Batches, PatchBatchSpec
 
 ImageBatch = tuple[Array, Array]  # LR (n, h, w, 3) and HR (n, s·h, s·w, 3), uint8
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class HostPipeline:
-    """Pipeline that crops on the host; flips and channel shuffle run on the devices.
+def image_batches(
+    batches: Batches, data_parallel: DataParallel, step: int, stop: int
+) -> Iterator[ImageBatch]:
+    """Return LR and HR of the steps from `step` up to `stop`, sharded by patch.
 
-    Attributes:
-        batches: The cropped batches.
-        data_parallel: The devices to shard over.
-    """
-
-    batches: Batches
-    data_parallel: DataParallel
-
-    def iter_from(self, step: int, stop: int) -> Iterator[ImageBatch]:
-        """Yield LR and HR of the steps from `step` up to `stop`, sharded by patch."""
-        # Closed as soon as this generator is, so that worker processes do not outlive the stage.
-        with closing(self.batches.iter_from(step, stop)) as source:
-            for patches in source:
-                yield _augment_pair(**self.data_parallel.shard(patches))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DevicePipeline:
-    """Pipeline that crops on the devices, each of which keeps all images in its memory.
-
-    The host sends only the draw of each step (image, corner, flips of each patch), the same draw
-    that `HostPipeline` crops by, so both yield equal batches. All images are stacked into one
-    array, because images of different sizes cannot be indexed inside a jitted function.
-
-    Attributes:
-        sampler: What is drawn for each step.
-        lr_atlas: (rows, width, 3), uint8: the LR images below each other, padded with zeros on the
-            right.
-        hr_atlas: (s·rows, s·width, 3), uint8: the HR images likewise.
-        first_rows: (N,), first row of each image in `lr_atlas`.
-        data_parallel: The devices to shard over.
-    """
-
-    sampler: PatchSampler
-    lr_atlas: Array
-    hr_atlas: Array
-    first_rows: np.ndarray[Any, np.dtype[np.int32]]
-    data_parallel: DataParallel
-
-    @classmethod
-    def create(cls, batches: Batches, data_parallel: DataParallel) -> DevicePipeline:
-        """Return the pipeline of the same batches, with all images copied to every device.
-
-        Raises:
-            RecipeError: They do not fit.
-        """
-        heights, width = batches.sampler.lr_sizes[:, 0], int(batches.sampler.lr_sizes[:, 1].max())
-        s, rows = batches.sampler.scale, int(heights.sum(dtype=np.int64))
-        _check_memory(3 * rows * width * (1 + s * s))  # bytes of both atlases, uint8
-        first_rows = np.cumsum(heights, dtype=np.int32) - heights
-        atlases = [np.zeros((k * rows, k * width, 3), np.uint8) for k in (1, s)]
-        for row, pair in zip(first_rows, batches.images, strict=True):
-            for k, atlas, image in zip((1, s), atlases, pair, strict=True):
-                atlas[k * row : k * row + image.shape[0], : image.shape[1]] = image
-        lr, hr = map(data_parallel.replicate_host, atlases)
-        return cls(
-            sampler=batches.sampler,
-            lr_atlas=lr,
-            hr_atlas=hr,
-            first_rows=first_rows,
-            data_parallel=data_parallel,
-        )
-
-    def iter_from(self, step: int, stop: int) -> Iterator[ImageBatch]:
-        """Yield LR and HR of the steps from `step` up to `stop`, sharded by patch."""
-        any_transpose = "rot90" in self.sampler.data.augment
-        for spec in map(self.sampler.sample, range(step, stop)):
-            names = ("left", "transpose", "vflip", "hflip", "channel_order")
-            arrays = {name: getattr(spec, name) for name in names}
-            arrays["row"] = self.first_rows[spec.image_index] + spec.top
-            yield _crop_pair(
-                self.lr_atlas,
-                self.hr_atlas,
-                self.sampler.scale,
-                spec.lr_patch_size,
-                any_transpose,
-                **self.data_parallel.shard(arrays),
-            )
-
-
-def open_pipeline(
-    data: Data, scale: int, seed: int, data_parallel: DataParallel, shard: tuple[int, int] = (0, 1)
-) -> HostPipeline | DevicePipeline:
-    """Return the input pipeline of a stage.
+    The host crops, or the devices do, as `data.crop_on` says; both yield equal batches. Flips and
+    channel shuffle always run on the devices.
 
     Args:
-        data: The stage's data.
-        scale: Upscaling factor.
-        seed: Seed of the sampler.
+        batches: The batches of the stage.
         data_parallel: The devices to shard over.
-        shard: `(i, n)`: this process supplies the i-th of n equal parts of every batch.
+        step: First step, from 0.
+        stop: Step after the last one.
+
+    Raises:
+        RecipeError: The devices are to crop, and the images do not fit into their memory.
     """
-    batches = open_batches(data, scale, seed, shard)
-    if data.crop_on == "device":
-        return DevicePipeline.create(batches, data_parallel)
-    return HostPipeline(batches=batches, data_parallel=data_parallel)
+    sampler = batches.sampler
+    if sampler.data.crop_on == "device":
+        return map(_device_crop(batches, data_parallel), map(sampler.sample, range(step, stop)))
+    return _host_batches(batches, data_parallel, step, stop)
+
+
+def _host_batches(
+    batches: Batches, data_parallel: DataParallel, step: int, stop: int
+) -> Iterator[ImageBatch]:
+    # Closed as soon as this generator is, so that worker processes do not outlive the stage.
+    with closing(batches.iter_from(step, stop)) as source:
+        for patches in source:
+            yield _augment_pair(**data_parallel.shard(patches))
+
+
+def _device_crop(
+    batches: Batches, data_parallel: DataParallel
+) -> Callable[[PatchBatchSpec], ImageBatch]:
+    """Copy all images to every device; return the function that crops the patches of a step there.
+
+    The host sends only the draw of each step (image, corner, flips of each patch). All images are
+    stacked into one atlas, because images of different sizes cannot be indexed inside a jitted
+    function: below each other, (rows, width, 3), uint8, padded with zeros on the right.
+    """
+    sampler, s = batches.sampler, batches.sampler.scale
+    heights, width = sampler.lr_sizes[:, 0], int(sampler.lr_sizes[:, 1].max())
+    rows = int(heights.sum(dtype=np.int64))
+    _check_memory(3 * rows * width * (1 + s * s))  # bytes of both atlases, uint8
+    first_rows = np.cumsum(heights, dtype=np.int32) - heights  # of each image in the LR atlas
+    atlases = [np.zeros((k * rows, k * width, 3), np.uint8) for k in (1, s)]
+    for row, pair in zip(first_rows, batches.images, strict=True):
+        for k, atlas, image in zip((1, s), atlases, pair, strict=True):
+            atlas[k * row : k * row + image.shape[0], : image.shape[1]] = image
+    lr_atlas, hr_atlas = map(data_parallel.replicate_host, atlases)
+    any_transpose = "rot90" in sampler.data.augment
+
+    def crop(spec: PatchBatchSpec) -> ImageBatch:
+        names = ("left", "transpose", "vflip", "hflip", "channel_order")
+        arrays = {name: getattr(spec, name) for name in names}
+        arrays["row"] = first_rows[spec.image_index] + spec.top
+        shards = data_parallel.shard(arrays)
+        return _crop_pair(lr_atlas, hr_atlas, s, spec.lr_patch_size, any_transpose, **shards)
+
+    return crop
 
 
 @jax.jit

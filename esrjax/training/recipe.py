@@ -11,7 +11,7 @@ from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from esrjax import registry
@@ -120,13 +120,11 @@ class Data:
     num_workers: NonNegativeInt = 0
     cache_gib: PositiveFloat = 4.0
 
-    @model_validator(mode="after")
-    def _check(self) -> "Data":
+    def __post_init__(self) -> None:
         if not _is_increasing([phase.step for phase in self.patch_schedule]):
             raise ValueError("patch_schedule: the steps must be strictly increasing")
         if self.crop_on == "device" and self.num_workers:
             raise ValueError('num_workers requires crop_on = "host"')
-        return self
 
     @property
     def dataset_weights(self) -> dict[str, float | None]:
@@ -171,13 +169,11 @@ class TeacherConfig:
     hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
     taps: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    @model_validator(mode="after")
-    def _check(self) -> "TeacherConfig":
+    def __post_init__(self) -> None:
         if self.stage is not None and (self.method or self.checkpoint or self.hparams):
             raise ValueError("teacher takes `stage`, or `method` and `checkpoint`, not both")
         if self.stage is None and not (self.method and self.checkpoint):
             raise ValueError("teacher needs `stage`, or `method` and `checkpoint`")
-        return self
 
 
 _SCHEDULE_OF_FIELD = (("restarts", "cosine"), ("milestones", "multistep"), ("step_size", "step"))
@@ -212,11 +208,9 @@ class Optimizer:
     muon_learning_rate: PositiveFloat | None = None
     momentum: Fraction = 0.95
 
-    @model_validator(mode="after")
-    def _check(self) -> "Optimizer":
+    def __post_init__(self) -> None:
         if (self.name == "muadamw") != (self.muon_learning_rate is not None):
             raise ValueError("the optimizer muadamw, and it alone, requires muon_learning_rate")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -248,8 +242,7 @@ class Schedule:
     gamma: PositiveFloat = 0.5
     step_size: NonNegativeInt = 0
 
-    @model_validator(mode="after")
-    def _check(self) -> "Schedule":
+    def __post_init__(self) -> None:
         if self.restart_weights and len(self.restart_weights) != len(self.restarts) + 1:
             raise ValueError("restart_weights must have one element more than restarts")
         for name, schedule in _SCHEDULE_OF_FIELD:
@@ -261,7 +254,6 @@ class Schedule:
                 raise ValueError(f"{name} must be strictly increasing")
         if self.name == "step" and not self.step_size:
             raise ValueError("the schedule 'step' needs `step_size`, its interval in steps")
-        return self
 
 
 # --- stage ---
@@ -283,15 +275,13 @@ class InitFrom:
     method: str | None = None
     hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    @model_validator(mode="after")
-    def _check(self) -> "InitFrom":
+    def __post_init__(self) -> None:
         if (self.stage is None) == (self.checkpoint is None):
             raise ValueError("init_from takes `stage` or `checkpoint`, exactly one of them")
         if self.stage is not None and (self.method or self.hparams):
             raise ValueError(
                 "init_from takes `method` and `hparams` only with `checkpoint`; a stage has its own"
             )
-        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -404,8 +394,7 @@ class Stage:
     save_every: PositiveInt = 5000
     unspecified: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _check(self) -> "Stage":
+    def __post_init__(self) -> None:
         teacher_terms = ", ".join(term for term in self.loss if term.startswith("teacher_"))
         has_feature_terms = any(term in get_args(FeatureTerm) for term in self.loss)
         has_taps = bool(self.teacher and self.teacher.taps)
@@ -426,7 +415,6 @@ class Stage:
         }
         if problems := [rule for rule, holds in rules.items() if not holds]:
             raise ValueError("; ".join(problems))
-        return self
 
     @property
     def init_source(self) -> InitFrom | Literal["scratch", "previous"]:
@@ -442,18 +430,18 @@ class Stage:
         return replace(self, data=data, save_every=5000, unspecified=())
 
     @property
-    def checkpoints(self) -> tuple[str, ...]:
-        """Paths or names of the checkpoints that the stage reads."""
-        init = self.init_source.checkpoint if isinstance(self.init_source, InitFrom) else None
-        return tuple(file for file in (init, self.teacher and self.teacher.checkpoint) if file)
+    def checkpoints(self) -> dict[str, str]:
+        """Key -> path or name of the checkpoint that the stage reads for it."""
+        sources = {"init_from": self.init_source, "teacher": self.teacher}
+        files = {key: getattr(source, "checkpoint", None) for key, source in sources.items()}
+        return {key: file for key, file in files.items() if file}
 
 
 def _is_known(path: str) -> bool:
     """Return whether a stage can have a value at `path`, such as `data.augment`."""
     *parents, key = path.split(".")
     if parents == ["loss"]:
-        names = registry.component_names(registry.LOSS_GROUP)
-        return key in (*get_args(DistillationTerm), *names)
+        return key in (*get_args(DistillationTerm), *registry.component_names(registry.LOSS_GROUP))
     table = subschema(parents, _stage_schema())
     return key in table.get("properties", ()) or bool(table.get("additionalProperties"))
 
@@ -514,11 +502,9 @@ class Recipe:
     hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parallel: Literal["jit", "pmap"] = "jit"
 
-    @model_validator(mode="after")
-    def _check(self) -> "Recipe":
+    def __post_init__(self) -> None:
         if problems := [*self._invalid_names(), *self._invalid_references()]:
             raise ValueError("; ".join(problems))
-        return self
 
     def _invalid_names(self) -> Iterator[str]:
         """Yield errors of names: duplicates, and groups that overlap or are not consecutive."""
@@ -535,15 +521,14 @@ class Recipe:
 
     def _invalid_references(self) -> Iterator[str]:
         """Yield an error for every reference to a stage that is not an earlier one."""
-        earlier: list[str] = []
-        for stage in self.stage:
+        for index, stage in enumerate(self.stage):
+            earlier = [earlier_stage.name for earlier_stage in self.stage[:index]]
             init = stage.init_from.stage if isinstance(stage.init_from, InitFrom) else None
             teacher = stage.teacher and stage.teacher.stage
             for key, name in (("init_from", init), ("teacher", teacher)):
                 if name is not None and name not in earlier:
                     names = f"(earlier stages: {', '.join(earlier) or 'none'})"
                     yield f"{stage.name}: {key} {name!r} is not an earlier stage {names}"
-            earlier.append(stage.name)
 
     @property
     def runs(self) -> tuple[StageRun, ...]:
@@ -552,15 +537,14 @@ class Recipe:
         From its second repetition on, a stage starts from the weights of the run before it,
         whatever the first one started from.
         """
-        times = {name: group.times for group in self.repeat for name in group.stages}
-        runs: list[StageRun] = []
-        for stage in self._unroll():
-            repetition = 1 + sum(run.stage.name == stage.name for run in runs)
-            total = stage.repeat * times.get(stage.name, 1)
+        stages, runs = self._unroll(), list[StageRun]()
+        names = [stage.name for stage in stages]
+        for index, stage in enumerate(stages):
+            repetition, total = names[: index + 1].count(stage.name), names.count(stage.name)
             name = stage.name if total == 1 else f"{stage.name} {repetition}/{total}"
             if repetition > 1:
                 stage = replace(stage, init_from="previous", reinit=(), prune=None)
-            runs.append(StageRun(index=len(runs), name=name, stage=stage))
+            runs.append(StageRun(index=index, name=name, stage=stage))
         return tuple(runs)
 
     def latest_run(self, index: int, name: str | None) -> StageRun:

@@ -38,23 +38,23 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         data = json.loads(text) if file.name.endswith(".json") else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise _invalid_recipe([f"the file cannot be read: {error}"], str(source)) from error
-    return _parse(data, overrides, str(source))
+    return parse(data, str(source), overrides)
 
 
-def parse(data: Mapping[str, Any], location: str = "the recipe") -> Recipe:
+def parse(
+    data: Mapping[str, Any], location: str = "the recipe", overrides: Sequence[str] = ()
+) -> Recipe:
     """Return the recipe of plain data (dicts, lists, strings, numbers).
 
     Args:
         data: The content of a recipe file.
         location: What an error names as the location of the recipe.
+        overrides: As of `load`.
 
     Raises:
         RecipeError: Lists all mistakes.
     """
-    return _parse(dict(data), (), location)
-
-
-def _parse(data: dict[str, Any], overrides: Sequence[str], location: str) -> Recipe:
+    data = copy.deepcopy(dict(data))
     of_defaults = [override for override in overrides if override.startswith("defaults.")]
     problems = _apply_overrides(data, of_defaults)
     if not isinstance(data.get("defaults", {}), dict):

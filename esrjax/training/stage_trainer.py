@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,8 @@ from flax import nnx
 from jax import Array
 
 from esrjax import registry
-from esrjax.data.datasets import Pair, list_pairs
-from esrjax.evaluation.metrics import MetricSpec, get_spec
+from esrjax.data.datasets import list_pairs
+from esrjax.evaluation.metrics import get_spec
 from esrjax.evaluation.score import ImageMetrics, score
 from esrjax.evaluation.upscale import single_pass, uint8_upscaler
 from esrjax.method import Method
@@ -23,11 +23,12 @@ from esrjax.nn.reparam import deploy
 from esrjax.training import losses, optim, train_state
 from esrjax.training.distributed import DataParallel, broadcast_from_main, local_replica
 from esrjax.training.init_from import LoadedModel, StageModelLoader, init_stage_model
+from esrjax.training.loader import open_batches
 from esrjax.training.logging import Throughput, TrainReport
-from esrjax.training.pipeline import ImageBatch, open_pipeline
+from esrjax.training.pipeline import ImageBatch, image_batches
 from esrjax.training.recipe import Recipe, Stage, StageRun, Validation
 from esrjax.training.teacher import GraphDef, Teacher, forward_with_taps, load_teacher
-from esrjax.training.train_state import Objective, TrainState, TrainStepFn
+from esrjax.training.train_state import Objective, TrainState
 
 LOG_EVERY = 50  # steps between two reports
 
@@ -35,35 +36,20 @@ LOG_EVERY = 50  # steps between two reports
 # --- validation ---
 
 
-@dataclass(frozen=True, kw_only=True)
 class Validator:
     """Scores networks of one method on one dataset, in deploy form.
 
-    Attributes:
+    Args:
+        cfg: The validation of the recipe.
         method: The method.
-        pairs: Image pairs of the dataset.
-        spec: The metric spec.
-        every: Interval in steps.
+
+    Raises:
+        UserError: There is no such dataset or metric spec.
     """
 
-    method: Method
-    pairs: Sequence[Pair]
-    spec: MetricSpec
-    every: int
-
-    @classmethod
-    def create(cls, cfg: Validation, method: Method) -> Validator:
-        """Return the validator of a stage.
-
-        Args:
-            cfg: The validation of the recipe.
-            method: The method.
-
-        Raises:
-            UserError: There is no such dataset or metric spec.
-        """
-        pairs, spec = list_pairs(cfg.dataset, method.scale), get_spec(cfg.spec)
-        return cls(method=method, pairs=pairs, spec=spec, every=cfg.every)
+    def __init__(self, cfg: Validation, method: Method):
+        self.method = method
+        self.pairs, self.spec = list_pairs(cfg.dataset, method.scale), get_spec(cfg.spec)
 
     def __call__(self, net: nnx.Module) -> ImageMetrics:
         """Return the mean metrics of `net`; it may be in train form and mode, and is unchanged."""
@@ -109,14 +95,14 @@ class StageSetup:
         Args:
             recipe: The recipe, in steps.
             run: The stage run.
-            load_stage: Returns the result of an earlier stage.
+            load_stage: Returns the result of an earlier run.
 
         Raises:
             UserError: Initial weights, teacher or schedule do not fit the stage.
         """
         stage = run.stage
         model = init_stage_model(recipe, run, load_stage)
-        teacher = load_teacher(stage, load_stage)
+        teacher = load_teacher(recipe, run, load_stage)
         lr_schedule, optimizer = make_stage_optimizer(stage)
         adapters = make_adapters(model, teacher, stage, recipe.seed + run.index)
         graphdef, state = train_state.init_state(model.net, stage, optimizer, adapters)
@@ -157,17 +143,19 @@ def make_adapters(model: LoadedModel, teacher: Teacher | None, stage: Stage, see
     """
     if teacher is None or stage.teacher is None or "teacher_features" not in stage.loss:
         return ()
-    teacher_net = nnx.merge(teacher.graphdef, teacher.state)
-    teacher_method = stage.teacher.method or model.method
-    student_channels = _tap_channels(model.net, stage.teacher.taps, model.method)
-    teacher_channels = _tap_channels(teacher_net, teacher.tap_paths, teacher_method)
+    method, teacher_net = (
+        registry.get_method(model.method),
+        nnx.merge(teacher.graphdef, teacher.state),
+    )
+    student_channels = _tap_channels(model.net, stage.teacher.taps, method)
+    teacher_channels = _tap_channels(teacher_net, teacher.tap_paths, teacher.method)
     channels = zip(student_channels, teacher_channels, strict=True)
     return losses.init_adapters(jax.random.key(seed), channels)
 
 
-def _tap_channels(net: nnx.Module, paths: Iterable[str], method_name: str) -> list[int]:
+def _tap_channels(net: nnx.Module, paths: Iterable[str], method: Method) -> list[int]:
     """Return the number of channels of each tap, from an abstract forward pass."""
-    side = max(32, registry.get_method(method_name).min_side)  # any that the network accepts
+    side = max(32, method.min_side)  # any that the network accepts
     lr = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
     _, features = nnx.eval_shape(lambda net, lr: forward_with_taps(net, lr, [*paths]), net, lr)
     return [feature.shape[-1] for feature in features]
@@ -176,84 +164,56 @@ def _tap_channels(net: nnx.Module, paths: Iterable[str], method_name: str) -> li
 # --- trainer ---
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class StageTrainer:
     """Everything that training a stage needs; steps are counted within the stage.
 
-    Attributes:
-        recipe: The recipe.
+    Args:
+        recipe: The recipe, in steps.
         run: The stage run.
-        setup: The initial network, its loss, optimizer and replicated state.
+        load_stage: Returns the result of an earlier run.
+
+    Attributes:
+        stage: The stage of the recipe.
+        method: The method.
+        model: The initial network.
+        objective: The loss, with the teacher.
+        lr_schedule: Step -> learning rate.
+        state: The initial training state, replicated over the devices.
+        num_steps: Number of steps, if `patience` does not end the stage earlier.
         start_step: Steps of the runs before this one.
         teacher_state: Variables of the teacher, replicated; None without a teacher.
         step_fn: The compiled training step.
         data_parallel: The devices.
         validator: Scores the network, None if the stage has no validation.
+
+    Raises:
+        UserError: Initial weights, teacher, schedule or batch size do not fit the stage.
     """
 
-    recipe: Recipe
-    run: StageRun
-    setup: StageSetup
-    start_step: int
-    teacher_state: Any
-    step_fn: TrainStepFn
-    data_parallel: DataParallel
-    validator: Validator | None
-
-    @classmethod
-    def create(cls, recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> StageTrainer:
-        """Build network, teacher, optimizer and training step of a stage.
-
-        Args:
-            recipe: The recipe, in steps.
-            run: The stage run.
-            load_stage: Returns the result of an earlier stage.
-
-        Raises:
-            UserError: Initial weights, teacher, schedule or batch size do not fit the stage.
-        """
+    def __init__(self, recipe: Recipe, run: StageRun, load_stage: StageModelLoader):
         stage, setup = run.stage, StageSetup.create(recipe, run, load_stage)
-        teacher = setup.objective.teacher
+        teacher, method = setup.objective.teacher, registry.get_method(recipe.method)
         micro_batch_size = stage.data.batch_size // stage.grad_accum_steps
-        data_parallel = DataParallel.for_batch(micro_batch_size, recipe.parallel)
-        method = registry.get_method(recipe.method)
-        return cls(
-            recipe=recipe,
-            run=run,
-            # Without the state that is not replicated, which would stay in memory.
-            setup=replace(setup, state=data_parallel.replicate(setup.state)),
-            start_step=sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index]),
-            teacher_state=data_parallel.replicate(teacher and teacher.state),
-            step_fn=data_parallel.compile_step(setup.objective, setup.optimizer),
-            data_parallel=data_parallel,
-            validator=stage.validation and Validator.create(stage.validation, method),
-        )
-
-    @property
-    def stage(self) -> Stage:
-        """The stage of the recipe."""
-        return self.run.stage
-
-    @property
-    def state(self) -> TrainState:
-        """The initial training state, replicated over the devices."""
-        return self.setup.state
-
-    @property
-    def num_steps(self) -> int:
-        """Number of steps, if `patience` does not end the stage earlier."""
-        assert self.stage.steps is not None  # `resolve_epochs` ran before
-        return self.stage.steps
+        assert stage.steps is not None  # `resolve_epochs` ran before
+        self.recipe, self.run, self.stage, self.num_steps = recipe, run, stage, stage.steps
+        self.method, self.model, self.objective = method, setup.model, setup.objective
+        self.lr_schedule: Any = setup.lr_schedule
+        self.data_parallel = DataParallel.for_batch(micro_batch_size, recipe.parallel)
+        # Not the whole setup is kept: its state, which is not replicated, would stay in memory.
+        self.state: TrainState = self.data_parallel.replicate(setup.state)
+        self.start_step = sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index])
+        self.teacher_state = self.data_parallel.replicate(teacher and teacher.state)
+        self.step_fn = self.data_parallel.compile_step(setup.objective, setup.optimizer)
+        self.validator = stage.validation and Validator(stage.validation, method)
 
     def batches(self, start_step: int) -> Iterator[ImageBatch]:
-        """Yield LR and HR batches from `start_step` on, sharded over the devices."""
+        """Return LR and HR batches from `start_step` on, sharded over the devices."""
         # Every run draws other patches: its seed is 7919, a prime, away from that of the run before
         # it. Grain takes no seeds from 2**32 on.
         seed = (self.recipe.seed + 7919 * self.run.index) % 2**31
         shard = jax.process_index(), jax.process_count()
-        scale = registry.get_method(self.recipe.method).scale
-        pipeline = open_pipeline(self.stage.data, scale, seed, self.data_parallel, shard)
-        return pipeline.iter_from(start_step, self.num_steps)
+        batches = open_batches(self.stage.data, self.method.scale, seed, shard)
+        return image_batches(batches, self.data_parallel, start_step, self.num_steps)
 
     def train_step(self, state: TrainState, lr: Array, hr: Array) -> tuple[TrainState, Array]:
         """Run one training step.
@@ -272,8 +232,8 @@ class StageTrainer:
 
     def should_validate(self, step: int) -> bool:
         """Return whether the network is validated after `step` steps."""
-        validator = self.validator
-        return validator is not None and (step % validator.every == 0 or step == self.num_steps)
+        cfg = self.stage.validation
+        return cfg is not None and (step % cfg.every == 0 or step == self.num_steps)
 
     def should_report(self, step: int) -> bool:
         """Return whether a report is made after `step` steps."""
@@ -304,7 +264,6 @@ class StageTrainer:
             step: Steps done in the stage.
             throughput: Measured since the last report.
         """
-        lr_schedule: Any = self.setup.lr_schedule
         is_due = self.should_validate(step)
         metrics = self.validator(self._network(state)) if self.validator and is_due else None
         return TrainReport(
@@ -313,7 +272,7 @@ class StageTrainer:
             total_steps=self.recipe.total_steps,
             **vars(throughput),
             # Of the last step; those of optax begin at 0.
-            learning_rate=float(lr_schedule(step - 1)),
+            learning_rate=float(self.lr_schedule(step - 1)),
             images_per_s=throughput.steps_per_s * self.stage.data.batch_size,
             # One value for all processes: it decides on the best weights and on `patience`, where a
             # difference in the last digit would let one process stop and the others wait for it.
@@ -324,8 +283,7 @@ class StageTrainer:
     def final_model(self, state: TrainState) -> LoadedModel:
         """Return the result of the stage: the last weights, or those with the best validation."""
         net = self._network(state, best=self.stage.select == "best")
-        return replace(self.setup.model, net=net)
+        return replace(self.model, net=net)
 
     def _network(self, state: TrainState, *, best: bool = False) -> nnx.Module:
-        graphdef = self.setup.objective.graphdef
-        return train_state.merge_network(graphdef, local_replica(state), best=best)
+        return train_state.merge_network(self.objective.graphdef, local_replica(state), best=best)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from jax import Array, lax
 
 from esrjax import registry
 from esrjax.errors import NotFound
+from esrjax.method import Method
 from esrjax.nn.hooks import taps
-from esrjax.training.init_from import LoadedModel, load_model
-from esrjax.training.recipe import Stage, TeacherConfig
+from esrjax.training.init_from import LoadedModel, StageModelLoader, load_model
+from esrjax.training.recipe import Recipe, StageRun, TeacherConfig
 
 GraphDef = nnx.GraphDef[Any]
 
@@ -26,13 +27,13 @@ class Teacher:
     Attributes:
         graphdef: Graph definition of the network.
         state: Its variables.
-        data_range: Largest input value of the network.
+        method: The method of the network.
         tap_paths: Paths of the submodules whose outputs are returned.
     """
 
     graphdef: GraphDef
     state: Any
-    data_range: float
+    method: Method
     tap_paths: tuple[str, ...]
 
     @classmethod
@@ -41,9 +42,8 @@ class Teacher:
         net = model.to_deploy_form().net
         net.eval()
         graphdef, state = nnx.split(net)
-        data_range = registry.get_method(model.method).data_range
-        tap_paths = tuple(cfg.taps.values())
-        return cls(graphdef=graphdef, state=state, data_range=data_range, tap_paths=tap_paths)
+        method, tap_paths = registry.get_method(model.method), tuple(cfg.taps.values())
+        return cls(graphdef=graphdef, state=state, method=method, tap_paths=tap_paths)
 
     def __call__(self, state: Any, lr: Array) -> tuple[Array, list[Array]]:
         """Return the output image and the features of the taps, without gradients.
@@ -60,9 +60,9 @@ class Teacher:
             NotFound: A tap is not the path of a submodule that runs.
         """
         net = nnx.merge(self.graphdef, state)
-        x = lr * jnp.asarray(self.data_range, lr.dtype)
+        x = lr * jnp.asarray(self.method.data_range, lr.dtype)
         sr, features = forward_with_taps(net, x, self.tap_paths)
-        return lax.stop_gradient((sr / self.data_range, features))
+        return lax.stop_gradient((sr / self.method.data_range, features))
 
 
 def forward_with_taps(net: nnx.Module, x: Array, paths: Sequence[str]) -> tuple[Array, list[Array]]:
@@ -100,20 +100,21 @@ def _tap_output(path: str, outputs: Mapping[str, Any]) -> Array:
     return output
 
 
-def load_teacher(stage: Stage, load_stage: Callable[[str | None], LoadedModel]) -> Teacher | None:
+def load_teacher(recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> Teacher | None:
     """Return the teacher of a stage, None if it has none.
 
     Args:
-        stage: The stage.
-        load_stage: Returns the result of an earlier stage.
+        recipe: The recipe.
+        run: The stage run.
+        load_stage: Returns the result of an earlier run.
 
     Raises:
         UserError: The teacher's checkpoint does not exist, or does not match its method.
     """
-    cfg = stage.teacher
+    cfg = run.stage.teacher
     if cfg is None:
         return None
     if cfg.stage is not None:
-        return Teacher.create(load_stage(cfg.stage), cfg)
+        return Teacher.create(load_stage(recipe.latest_run(run.index, cfg.stage)), cfg)
     assert cfg.method is not None and cfg.checkpoint is not None  # the schema requires them
     return Teacher.create(load_model(cfg.method, cfg.checkpoint, cfg.hparams), cfg)

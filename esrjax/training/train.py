@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,11 +12,11 @@ import jax
 from esrjax import registry
 from esrjax.data.datasets import list_pairs
 from esrjax.errors import Diverged
-from esrjax.training.checkpoint import Checkpointer, RunDir, StageArtifacts
+from esrjax.training.checkpoint import Checkpointer, RunDir
 from esrjax.training.dry_run import dry_run
 from esrjax.training.init_from import LoadedModel, find_checkpoint
 from esrjax.training.logging import Meter, TrainReport
-from esrjax.training.recipe import Recipe, Stage
+from esrjax.training.recipe import Recipe, Stage, StageRun
 from esrjax.training.stage_trainer import StageTrainer, Validator
 from esrjax.training.train_state import TrainState
 
@@ -94,17 +93,15 @@ def run_stages(
         TrainingStopped: `should_stop` returned true; the state is saved.
         Diverged: The loss or the gradient is not finite.
     """
-    run_dir, artifacts = RunDir.open(folder, recipe, resume=resume), StageArtifacts(folder, recipe)
-    checkpoints = Checkpointer(folder)
+    run_dir, checkpoints = RunDir.open(folder, recipe, resume=resume), Checkpointer(folder)
     # Steps after the last checkpoint run again, with the same values, and are logged again.
     run_dir.truncate_metrics(checkpoints.latest() or 0)
     for stage_run in recipe.runs:
-        if not artifacts.has_finished(stage_run):
-            load_stage = partial(artifacts.load_latest, stage_run.index)
-            trainer = StageTrainer.create(recipe, stage_run, load_stage)
-            artifacts.save(stage_run, fit(trainer, checkpoints, run_dir, on_report, should_stop))
+        if not run_dir.has_finished(stage_run):
+            trainer = StageTrainer(recipe, stage_run, run_dir.load)
+            run_dir.save(stage_run, fit(trainer, checkpoints, run_dir, on_report, should_stop))
     checkpoints.close()
-    return artifacts.export(artifacts.load(recipe.runs[-1]))
+    return run_dir.export(run_dir.load(recipe.runs[-1]))
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -121,8 +118,8 @@ def check_recipe(recipe: Recipe) -> None:
         for name in stage.data.dataset_weights:
             list_pairs(name, method.scale)
         if stage.validation is not None:
-            Validator.create(stage.validation, method)
-        for file in stage.checkpoints:
+            Validator(stage.validation, method)
+        for file in stage.checkpoints.values():
             find_checkpoint(file)
     dry_run(recipe)
 
@@ -205,8 +202,7 @@ def _resume(trainer: StageTrainer, checkpoints: Checkpointer) -> tuple[TrainStat
     # `start_step` itself is the end of the stage before.
     if step <= trainer.start_step:
         return trainer.state, 0
-    state, _ = checkpoints.restore(step, trainer.state)
-    return state, step - trainer.start_step
+    return checkpoints.restore(step, trainer.state), step - trainer.start_step
 
 
 def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
@@ -217,7 +213,7 @@ def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
         num_steps: Number of timed steps.
     """
     recipe = resolve_epochs(recipe)
-    trainer = StageTrainer.create(recipe, recipe.runs[0], _no_stage)
+    trainer = StageTrainer(recipe, recipe.runs[0], _no_stage)
     state, source = trainer.state, trainer.batches(0)
     start = time.perf_counter()
     for index, (lr, hr) in zip(range(-2, num_steps), source, strict=False):
@@ -227,8 +223,8 @@ def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
     return (time.perf_counter() - start) / num_steps
 
 
-def _no_stage(name: str | None) -> LoadedModel:
-    raise AssertionError(f"the first stage starts from {name!r}")  # the schema forbids it
+def _no_stage(run: StageRun) -> LoadedModel:
+    raise AssertionError(f"the first stage needs {run.name!r}")  # the schema forbids it
 
 
 def _check_finite(state: TrainState, trainer: StageTrainer, checkpoints: Checkpointer) -> None:

@@ -165,10 +165,8 @@ def _trainable_paths(net: nnx.Module, stage: Stage) -> set[str]:
         and not matches_any(path, stage.freeze)
     }
     unmatched = ", ".join(map(repr, unmatched_patterns(stage.freeze, paths)))
+    problem = f"{unmatched} match no parameter" if unmatched else "no parameter is left to train"
     if unmatched or not trainable:
-        problem = (
-            f"{unmatched} match no parameter" if unmatched else "no parameter is left to train"
-        )
         raise RecipeError(
             f"freeze of stage {stage.name!r}: {problem}",
             rule="freeze contains globs of parameter paths, and leaves some parameters to train",

@@ -10,7 +10,7 @@ from esrjax.nn import checkpoint_io
 from esrjax.nn.lora import LoRAConv2d
 from esrjax.nn.state_dict import KeyMap, named_parameters, to_state_dict
 from esrjax.training import init_from, recipe_loader
-from esrjax.training.checkpoint import StageArtifacts
+from esrjax.training.checkpoint import RunDir
 from esrjax.training.dry_run import dry_run
 from esrjax.training.init_from import LoadedModel
 
@@ -123,7 +123,7 @@ def test_adapters_are_kept_by_stages_with_equal_lora_and_merged_otherwise(recipe
 def test_result_of_a_stage_is_saved_bit_exact(recipe, tmp_path):
     two_stages = recipe(lora={"rank": 2, "alpha": 2.0, "target_modules": ["block_2.*"]})
     model, run = init_second_stage(two_stages, make_model()), two_stages.runs[1]
-    artifacts = StageArtifacts(tmp_path, two_stages)
+    artifacts = RunDir(tmp_path, two_stages)
     assert not artifacts.has_finished(run)
     artifacts.save(run, model)
     loaded = artifacts.load(run)
@@ -161,7 +161,8 @@ def test_dry_run_reports_shapes_labels_and_missing_files(recipe):
     first, second = dry_run(two_stages)
     assert len(second.missing) == 1
     assert second.missing[0].startswith("init_from: ") and "'nowhere.pth'" in second.missing[0]
-    assert first.form == "train" and second.hparams["tail_channels"] == 5
+    assert first.setup.model.form == "train"
+    assert second.setup.model.hparams["tail_channels"] == 5
     params = second.trainable_params
     assert params["conv_cat.weight"] == ((1, 1, 56, 5), "muon")
     assert params["conv_cat.bias"] == ((5,), "adamw")

@@ -65,8 +65,8 @@ def test_host_device_and_worker_pipelines_are_bit_exact(image_dir, sizes):
     variants += [{"num_workers": 2, "cache_gib": 1e-6}] * (len(sizes) == 1)
     for variant in variants:
         data = Data(datasets=(str(image_dir),), **fields, **variant)
-        pipeline = feeds.open_pipeline(data, 4, 1, DataParallel.for_batch(6))
-        steps = list(pipeline.iter_from(3, 8))
+        batches, devices = loader.open_batches(data, 4, 1), DataParallel.for_batch(6)
+        steps = list(feeds.image_batches(batches, devices, 3, 8))
         assert len(steps) == 5 and not steps[0][0].sharding.is_fully_replicated
         for step, (lr, hr) in enumerate(steps, start=3):
             augmented = batch(expected, step)
@@ -141,7 +141,7 @@ def test_images_that_exceed_device_memory_are_reported(image_dir, monkeypatch):
     fields = {"hr_patch_sizes": ((16, 16),), "batch_size": 2, "crop_on": "device"}
     data = Data(datasets=(str(image_dir),), **fields)
     with pytest.raises(RecipeError, match=r"0\.0 GiB free"):
-        feeds.open_pipeline(data, 4, 1, None)
+        feeds.image_batches(loader.open_batches(data, 4, 1), None, 0, 1)
 
 
 class SmallDevice:

@@ -77,7 +77,7 @@ def test_patience_is_read_after_validations_only(recipe_dict, image_dir):
     """Reading it after every step would wait for the devices."""
     recipe_dict["stage"][0]["validation"] = {"dataset": str(image_dir), "every": 2, "patience": 3}
     recipe = recipe_loader.parse(recipe_dict)
-    trainer = StageTrainer.create(recipe, recipe.runs[0], train._no_stage)
+    trainer = StageTrainer(recipe, recipe.runs[0], train._no_stage)
     for evals, step, expected in [(None, 1, False), (2, 2, False), (3, 2, True), (None, 12, True)]:
         best = replace(trainer.state.best, evals_since_best=evals)  # int(None) would raise
         assert trainer.is_done(replace(trainer.state, best=best), step) == expected
@@ -99,7 +99,7 @@ def test_select_best_returns_the_best_weights(tmp_path, recipe_dict, image_dir):
     best = max(reports, key=lambda report: report.psnr)
     assert best.step <= 6 and reports[-1].psnr < best.psnr - 3
     validation = recipe_loader.parse(recipe_dict).stage[0].validation
-    validator = Validator.create(validation, registry.get_method("spanv2"))
+    validator = Validator(validation, registry.get_method("spanv2"))
     metrics = validator(open_method("spanv2", tmp_path / "run").net)
     assert metrics.psnr == pytest.approx(best.psnr, abs=1e-4)
 
@@ -144,7 +144,7 @@ def test_pruning_distillation_and_lora_stages_in_sequence(tmp_path, recipe_dict)
 
 
 def test_batch_is_sharded_over_all_devices(recipe):
-    trainer = StageTrainer.create(recipe, recipe.runs[0], train._no_stage)
+    trainer = StageTrainer(recipe, recipe.runs[0], train._no_stage)
     lr, _ = next(trainer.batches(0))
     assert jax.device_count() == 2 and len(lr.sharding.device_set) == 2
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(trainer.state))
