@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from esrjax.errors import suggest
@@ -35,16 +35,16 @@ BY_TYPE = Discriminator(_type_tag)
 STRING, NUMBER, LIST, TABLE = (Tag(f"[{name}]") for name in ("string", "number", "list", "table"))
 
 
-def format_errors(error: ValidationError, adapter: TypeAdapter[Any] | None = None) -> list[str]:
+def format_errors(error: ValidationError, schema: Mapping[str, Any] | None = None) -> list[str]:
     """Return one line for every validation error: its path, the value, what was expected.
 
     Args:
         error: As pydantic raised it.
-        adapter: Of the expected type; with it, an unknown key comes with the closest known one.
+        schema: JSON schema of the document; with it, an unknown key comes with the closest known
+            one.
     """
-    schema = adapter.json_schema() if adapter is not None else {}
     return [
-        f"{_dotted_path(detail)} {_error_text(detail, schema)}"
+        f"{_dotted_path(detail)} {_error_text(detail, schema or {})}"
         for detail in _root_causes(error.errors())
     ]
 

@@ -121,7 +121,9 @@ def recipes_page() -> str:
     sections = [_schema_section(name, node) for name, node in definitions.items()]
     intro = (
         "# Recipe reference\n\nA recipe is a TOML file; [training](../training.md) explains it. "
-        "`esrjax recipes schema` prints this schema as JSON.\n\n"
+        "`esrjax recipes schema` prints the JSON schema of its file. `[defaults]` may have any key "
+        "of a [stage](#stage): each stage takes from it what it lacks, tables key by key. What is "
+        "required may come from there.\n\n"
     )
     return intro + "\n".join(sections)
 

@@ -237,7 +237,7 @@ def show(
 
 @recipes.command()
 def schema() -> None:
-    """Print the JSON schema of recipes."""
-    from esrjax.training.recipe import RECIPE
+    """Print the JSON schema of recipe files."""
+    from esrjax.training.recipe_loader import file_schema
 
-    print_json(RECIPE.json_schema())
+    print_json(file_schema())

@@ -109,7 +109,9 @@ def read(path: Path) -> ParityReport:
     except OSError as error:
         raise _bad_report(path, error.strerror or str(error)) from error
     except ValidationError as error:
-        raise _bad_report(path, bullet_list(format_errors(error, _ADAPTER))) from error
+        raise _bad_report(
+            path, bullet_list(format_errors(error, _ADAPTER.json_schema()))
+        ) from error
 
 
 def _bad_report(path: Path, reason: str, *, write: bool = False) -> UnreadableFile:

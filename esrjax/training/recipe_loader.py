@@ -70,8 +70,24 @@ def parse(
         # By way of JSON: strict pydantic accepts a list for a tuple only there.
         return RECIPE.validate_json(json.dumps(resolved, default=str))
     except ValidationError as error:
-        lines = [_locate(line, data, resolved) for line in format_errors(error, RECIPE)]
+        lines = [_locate(line, data, resolved) for line in format_errors(error, file_schema())]
         raise _invalid_recipe([*dict.fromkeys(lines)], location) from None
+
+
+def file_schema() -> dict[str, Any]:
+    """Return the JSON schema of a recipe file: that of a `Recipe`, with `defaults`.
+
+    No key of a stage is required but its name, because `defaults` may have it.
+    """
+    schema = RECIPE.json_schema()
+    for table in schema["$defs"].values():
+        table.pop("required", None)
+    stage = schema["$defs"]["Stage"]
+    stage["required"] = ["name"]
+    description = "What the stages share: each takes the keys that it lacks, tables key by key."
+    defaults = {"type": "object", "description": description, "additionalProperties": False}
+    schema["properties"]["defaults"] = defaults | {"properties": stage["properties"]}
+    return schema
 
 
 def _is_unused(data: Mapping[str, Any], override: str) -> bool:

@@ -130,6 +130,12 @@ def test_override_of_defaults_at_no_path_is_reported(write, with_defaults):
 # --- errors ---
 
 
+def test_misspelled_defaults_are_reported_with_the_right_spelling(with_defaults):
+    with_defaults["default"] = with_defaults.pop("defaults")
+    with pytest.raises(RecipeError, match=r"default is not a known key; did you mean 'defaults'"):
+        recipe_loader.parse(with_defaults)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [

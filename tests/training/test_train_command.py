@@ -116,7 +116,8 @@ def test_recipes_are_listed_and_printed(esrjax):
     assert tomllib.loads(text)["method"] == "spanv2"
     resolved = esrjax("recipes", "show", "quick", "--set", "seed=5", "--resolved").json
     assert resolved["seed"] == 5 and resolved["stage"][0]["optimizer"]["b2"] == 0.999
-    assert "optimizer" in esrjax("recipes", "schema").out
+    schema = esrjax("recipes", "schema").json
+    assert schema["properties"]["defaults"]["properties"] == schema["$defs"]["Stage"]["properties"]
 
 
 def test_demo_runs_to_the_end(esrjax, tmp_path, monkeypatch):
