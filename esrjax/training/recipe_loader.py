@@ -36,8 +36,10 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = file.read_text("utf-8")
         data = json.loads(text) if file.name.endswith(".json") else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:  # of the encoding, TOML or JSON
         raise _invalid_recipe([f"the file cannot be read: {error}"], str(source)) from error
+    if not isinstance(data, dict):
+        raise _invalid_recipe([f"the file has a {type(data).__name__}, no table"], str(source))
     return parse(data, str(source), overrides)
 
 

@@ -120,6 +120,13 @@ def test_invalid_toml_is_reported_with_the_file(tmp_path):
     assert "broken.toml" in str(error.value) and "cannot be read" in str(error.value)
 
 
+def test_json_file_without_a_table_is_reported(tmp_path):
+    file = tmp_path / "list.json"
+    file.write_text("[1]")
+    with pytest.raises(RecipeError, match="has a list, no table"):
+        recipe_loader.load(file)
+
+
 def test_recipes_load_without_jax():
     code = "from esrjax.training import recipe_loader; recipe_loader.load('quick')"
     code += "; import sys; assert 'jax' not in sys.modules"
