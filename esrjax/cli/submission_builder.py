@@ -175,7 +175,7 @@ class SubmissionBuilder:
 
     def _report(self, means: Means, exported: ExportedCheckpoint) -> SubmissionReport:
         recipe, team = self.recipe, self.model.method.team
-        files = [file for stage in recipe.stage for file in stage.checkpoints] if recipe else []
+        files = [file for stage in recipe.stage for file in stage.checkpoints.values()] if recipe else []
         return SubmissionReport(
             key=self.key,
             threshold_checks=submission.threshold_checks(means, self.rules, team),
