@@ -175,7 +175,8 @@ class SubmissionBuilder:
 
     def _report(self, means: Means, exported: ExportedCheckpoint) -> SubmissionReport:
         recipe, team = self.recipe, self.model.method.team
-        files = [file for stage in recipe.stage for file in stage.checkpoints.values()] if recipe else []
+        stages = recipe.stage if recipe else ()
+        files = [file for stage in stages for file in stage.checkpoints.values()]
         return SubmissionReport(
             key=self.key,
             threshold_checks=submission.threshold_checks(means, self.rules, team),
