@@ -10,8 +10,8 @@ demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in und
 test: $(VENV)/installed  ## all tests that a change must pass
 	$(RUN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
-test-slow: $(VENV)/installed  ## the tests that take minutes each
-	$(RUN)/pytest -m slow
+test-slow: $(VENV)/installed  ## the tests that take minutes each, compiled as for users
+	XLA_FLAGS=--xla_force_host_platform_device_count=2 $(RUN)/pytest -m slow
 
 test-gpu: $(VENV)/installed  ## compile and run the kernels; needs a GPU and the extra `cuda`
 	JAX_PLATFORMS=cuda,cpu $(RUN)/pytest -m gpu tests/kernels

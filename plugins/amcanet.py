@@ -150,6 +150,7 @@ METHOD = Method(
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.12",
     license="MIT",
     description=__doc__,
+    test_hparams={"num_blocks": 1},
     min_side=7,
     needs_full_image=True,
     weights={

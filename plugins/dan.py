@@ -88,6 +88,7 @@ METHOD = Method(
     paper="NTIRE 2025 Efficient Super-Resolution challenge, team 20",
     license="MIT",
     description=__doc__,
+    test_hparams={"num_blocks": 2},
     min_side=8,
     needs_full_image=True,
     weights={

@@ -198,6 +198,7 @@ METHOD = Method(
     paper="NTIRE 2026 Efficient Super-Resolution challenge report",
     license="MIT",
     description=__doc__,
+    test_hparams={"num_blocks": 2},
     min_side=11,
     needs_full_image=True,
     weights={

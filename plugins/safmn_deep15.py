@@ -113,6 +113,7 @@ METHOD = Method(
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.15",
     license="MIT",
     description=__doc__,
+    test_hparams={"num_blocks": 2},
     needs_full_image=True,
     weights={
         "ntire2026": Weights(

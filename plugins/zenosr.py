@@ -54,6 +54,7 @@ METHOD = Method(
     paper="NTIRE 2026 Efficient Super-Resolution challenge report",
     license="MIT",
     description=__doc__,
+    test_hparams={"num_blocks": 1},
     min_side=8,
     needs_full_image=True,
     weights={

@@ -121,8 +121,7 @@ def check_method(method: Method, **hparams: Any) -> None:
 def run_checks(method: Method, **hparams: Any) -> tuple[CheckResult, ...]:
     """Run all checks and return their results; arguments as in `check_method`."""
     hparams = hparams or dict(method.get_test_hparams())
-    train_net = method.build(**hparams)
-    train_net.eval()
+    train_net = _build_for_eval(method, **hparams)
     fixture = _MethodFixture(
         method=method,
         hparams=hparams,
@@ -131,6 +130,12 @@ def run_checks(method: Method, **hparams: Any) -> tuple[CheckResult, ...]:
         side=max(12, method.min_side),
     )
     return tuple(run_check(check, remedy, fixture) for check, remedy in CHECKS.items())
+
+
+def _build_for_eval(method: Method, **hparams: Any) -> nnx.Module:
+    net = method.build(**hparams)
+    net.eval()
+    return net
 
 
 def _output_is_valid(fixture: _MethodFixture) -> None:
@@ -272,9 +277,9 @@ def _first_changed_module(
 def _cost_equals_reported(fixture: _MethodFixture) -> None:
     """Parameters, MACs, activations and convolutions equal the reported figures."""
     method = fixture.method
-    net = (
-        nnx.eval_shape(lambda: deploy(method.build())) if fixture.hparams else fixture.deployed_net
-    )
+    net = fixture.deployed_net
+    if fixture.hparams:
+        net = nnx.eval_shape(lambda: deploy(_build_for_eval(method)))
     problems = mismatches(cost_of(method, net), method.reported)
     assert not problems, "; ".join(problems)
 

@@ -32,7 +32,7 @@ def noise_dataset(tmp_path):
     return tmp_path / "Noise"
 
 
-@pytest.mark.parametrize("data", ["Set5", "Set14"])
+@pytest.mark.parametrize("data", ["Set5", pytest.param("Set14", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_scores_of_every_image_are_those_of_the_official_code(reference, name, data):
     content = json.loads((reference / "protocol/span_reference.json").read_text())

@@ -71,8 +71,10 @@ def test_scanned_groups_have_the_same_gradients(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", GRADIENTS[:2])
-def test_remat_in_a_scan_has_the_same_gradients(name):
+def test_remat_in_a_scan_has_the_same_gradients(name, monkeypatch):
     """Recomputed activations may differ in a bit, but the keys of stochastic depth are saved."""
+    image_keys = stochastic_depth.image_keys  # the two programs may differ in a bit, too
+    monkeypatch.setattr(stochastic_depth, "image_keys", lambda x: image_keys(jnp.round(x, 2)))
     pairs = zip(
         *(loss_and_grads(name, scan_layers=True, remat=remat) for remat in (True, False)),
         strict=True,

@@ -45,7 +45,7 @@ def recipe_dict(image_dir: Path) -> dict[str, Any]:
             {
                 "name": "second",
                 "steps": 8,
-                "data": data,
+                "data": data | {"hr_patch_sizes": [[16, 16]]},
                 "loss": {"mse": 1.0},
                 "optimizer": {**adam, "name": "adamw", "weight_decay": 0.01},
                 "schedule": {"name": "cosine", "end_learning_rate": 1e-6},

@@ -363,7 +363,7 @@ def train_torch(state_dict, cfg, dtype):
     return losses, {key: value.detach().numpy() for key, value in net.state_dict().items()}
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("precision", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_fifty_steps_equal_pytorch(stage, precision):
     method = registry.get_method("span")
     with jax.enable_x64(precision == "float64"):

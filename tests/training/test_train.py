@@ -23,6 +23,13 @@ def recipe(recipe_dict):
     return recipe_loader.parse(recipe_dict)
 
 
+def shorten(recipe_dict):
+    """Leave two steps of the first stage, and return the recipe."""
+    recipe_dict["stage"] = recipe_dict["stage"][:1]
+    recipe_dict["stage"][0] |= {"steps": 2}
+    return recipe_dict
+
+
 def test_run_writes_weights_metrics_recipe_and_learns(tmp_path, recipe_dict, image_dir):
     recipe_dict["stage"] = recipe_dict["stage"][:1]
     recipe_dict["stage"][0] |= {
@@ -44,7 +51,7 @@ def test_run_writes_weights_metrics_recipe_and_learns(tmp_path, recipe_dict, ima
 def test_stage_starts_from_the_ema_of_the_previous_one(tmp_path, recipe_dict):
     """With a tiny learning rate, the second stage keeps the result of the first."""
     for stage, ema in zip(recipe_dict["stage"], (0.5, None), strict=True):
-        stage |= {"ema": ema}
+        stage |= {"ema": ema, "data": recipe_dict["stage"][1]["data"]}
     recipe_dict["stage"][1] |= {
         "optimizer": {"name": "adam", "learning_rate": 1e-30},
         "schedule": {},
@@ -116,6 +123,7 @@ def test_epoch_crops_every_image_once(tmp_path, recipe_dict):
 def test_pruning_distillation_and_lora_stages_in_sequence(tmp_path, recipe_dict):
     """A wide network, a narrower one with a teacher, adapters on that; then one deploy form."""
     first, narrow = recipe_dict["stage"]
+    first["data"] = narrow["data"]  # patches of one size
     narrow |= {
         "form": "deploy",
         "hparams": {"tail_channels": 4},
@@ -191,7 +199,8 @@ def test_divergence_is_reported_with_step_and_last_checkpoint(tmp_path, recipe_d
     assert Checkpointer(tmp_path / "run").latest() == 5
 
 
-def test_existing_run_is_not_overwritten(tmp_path, recipe):
+def test_existing_run_is_not_overwritten(tmp_path, recipe_dict):
+    recipe = recipe_loader.parse(shorten(recipe_dict))
     train.run(recipe, tmp_path / "run")
     before = hashes(tmp_path / "run")
     with pytest.raises(UnwritableFile) as error:
@@ -200,12 +209,13 @@ def test_existing_run_is_not_overwritten(tmp_path, recipe):
 
 
 def test_resume_with_another_recipe_is_reported(tmp_path, recipe_dict):
+    shorten(recipe_dict)
     train.run(recipe_loader.parse(recipe_dict), tmp_path / "run")
-    recipe_dict["stage"][1]["optimizer"]["learning_rate"] = 5e-4
+    recipe_dict["stage"][0]["optimizer"]["learning_rate"] = 5e-4
     with pytest.raises(CheckpointError) as error:
         train.run(recipe_loader.parse(recipe_dict), tmp_path / "run", resume=True)
     problem = error.value.problem
-    assert "stage.1.optimizer.learning_rate" in problem
+    assert "stage.0.optimizer.learning_rate" in problem
     assert "0.001" in problem and "0.0005" in problem
 
 
