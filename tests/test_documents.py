@@ -106,6 +106,7 @@ def reader(tmp_path, reference):
     return run
 
 
+@pytest.mark.slow
 def test_plugins_page_leads_to_a_ranked_row(reader, tmp_path):
     outputs = []
     for language, name, text in CODE_BLOCK.findall(PLUGINS_PAGE.read_text()):

@@ -108,6 +108,7 @@ def test_parameter_counts_of_the_published_networks(hparams, params):
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param))) == params
 
 
+@pytest.mark.slow  # the check of the reported cost counts the same network
 def test_macs_by_operator_are_fvcores():
     report = cost(abstract_network(METHOD, "deploy", {}), image_size=64)
     expected = {"conv2d": 76.44, "linear": 89.18, "matmul": 37.37, "layer_norm": 0.63}

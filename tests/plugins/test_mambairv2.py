@@ -86,6 +86,7 @@ def test_parameter_count_of_the_light_network():
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(net, nnx.Param))) == 789_680
 
 
+@pytest.mark.slow  # the check of the reported cost counts the same network
 def test_macs_by_operator_are_fvcores():
     """fvcore also counts the heads that the official class returns, but not the scan."""
     net = abstract_network(METHOD, "deploy", {})

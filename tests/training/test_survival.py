@@ -225,6 +225,7 @@ def test_run_killed_often_is_bit_exact(tmp_path, recipe_dict, seed):
     _kill_and_resume(tmp_path, recipe_dict, rng, signals)
 
 
+@pytest.mark.slow  # the tests above fill the disk in this process
 def test_full_disk_ends_the_command_with_an_error_and_it_resumes(tmp_path, recipe_dict):
     """Simulated by a file size limit of 100 bytes."""
     recipe_dict["stage"][0] |= {"steps": 60, "save_every": 2}
