@@ -215,8 +215,7 @@ def component_names(group: str) -> tuple[str, ...]:
     return tuple(sorted(entry_points_by_name(group)))
 
 
-@functools.cache
-def get_component(group: str, name: str, noun: str, expected_type: type[Any]) -> Any:
+def get_component(group: str, name: str, noun: str, expected_type: Any) -> Any:
     """Return the loss, optimizer or metric spec that a package registers under a name.
 
     Args:

@@ -7,8 +7,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-# Most of the time of the tests is compilation. XLA optimizes less here than for users (`make
-# test-slow` compiles as they do), and a worker and the commands that it starts share executables.
+# Most of the time of the tests is compilation. XLA optimizes less here than for users, except in
+# `make test-slow`, and a worker and the commands that it starts share executables.
 _FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
 if version("jax").startswith("0.10."):  # XLA aborts at a flag that it does not know
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")

@@ -125,11 +125,8 @@ class RunDir:
         checkpoint = checkpoint_io.read_checkpoint(self._stage_file(run))
         metadata = checkpoint.metadata
         assert metadata is not None  # `save` wrote it
-        method, form, hparams = (
-            registry.get_method(metadata.method),
-            metadata.form,
-            metadata.hparams,
-        )
+        method = registry.get_method(metadata.method)
+        form, hparams = metadata.form, metadata.hparams
         net = abstract_network(method, form, hparams)
         model = LoadedModel(method=metadata.method, net=net, form=form, hparams=hparams)
         model = model.with_lora(run.stage.lora) if run.stage.lora else model

@@ -39,8 +39,7 @@ class StepEstimate:
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of a step; the backward pass counts as two forward passes."""
-        (h, w), scale = self._largest_patch
-        side = round(math.sqrt(h * w)) // scale
+        side = round(math.sqrt(math.prod(self._largest_patch))) // self._scale
         forward = cost(self.setup.model.net, image_size=side).macs_full
         return 3 * forward * self.setup.objective.stage.data.batch_size
 
@@ -68,7 +67,7 @@ class StepEstimate:
     @property
     def _loss_args(self) -> tuple[Any, ...]:
         """State, teacher state, and abstract LR and HR images of one micro-batch."""
-        objective, ((h, w), s) = self.setup.objective, self._largest_patch
+        objective, (h, w), s = self.setup.objective, self._largest_patch, self._scale
         n = objective.stage.data.batch_size // objective.stage.grad_accum_steps
         lr, hr = (
             jax.ShapeDtypeStruct((n, *size, 3), jnp.uint8) for size in ((h // s, w // s), (h, w))
@@ -76,10 +75,13 @@ class StepEstimate:
         return self.setup.state, objective.teacher and objective.teacher.state, lr, hr
 
     @property
-    def _largest_patch(self) -> tuple[tuple[int, int], int]:
-        """Size of the largest HR patch, (h, w) in pixels, and the scale."""
-        sizes = self.setup.objective.stage.data.all_patch_sizes
-        return max(sizes, key=math.prod), registry.get_method(self.setup.model.method).scale
+    def _largest_patch(self) -> tuple[int, int]:
+        """Size of the largest HR patch, (h, w) in pixels."""
+        return max(self.setup.objective.stage.data.all_patch_sizes, key=math.prod)
+
+    @property
+    def _scale(self) -> int:
+        return registry.get_method(self.setup.model.method).scale
 
 
 def _mib(tree: Any) -> float:
@@ -93,15 +95,18 @@ class StagePlan:
 
     Attributes:
         run: The stage run.
-        setup: What it starts from, with abstract arrays.
         step_estimate: Cost of one step.
         missing: Messages about files and datasets that do not exist.
     """
 
     run: StageRun
-    setup: StageSetup
     step_estimate: StepEstimate
     missing: tuple[str, ...]
+
+    @property
+    def setup(self) -> StageSetup:
+        """What the run starts from, with abstract arrays."""
+        return self.step_estimate.setup
 
     @property
     def trainable_params(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -174,7 +179,7 @@ def _make_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) -> Sta
     step_estimate = StepEstimate(setup=setup)
     step_estimate.check_loss()
     missing += _missing_datasets(recipe, run.stage)
-    return StagePlan(run=run, setup=setup, step_estimate=step_estimate, missing=tuple(missing))
+    return StagePlan(run=run, step_estimate=step_estimate, missing=tuple(missing))
 
 
 def _without_missing_files(run: StageRun) -> tuple[StageRun, list[str]]:

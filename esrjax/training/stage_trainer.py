@@ -143,10 +143,8 @@ def make_adapters(model: LoadedModel, teacher: Teacher | None, stage: Stage, see
     """
     if teacher is None or stage.teacher is None or "teacher_features" not in stage.loss:
         return ()
-    method, teacher_net = (
-        registry.get_method(model.method),
-        nnx.merge(teacher.graphdef, teacher.state),
-    )
+    method = registry.get_method(model.method)
+    teacher_net = nnx.merge(teacher.graphdef, teacher.state)
     student_channels = _tap_channels(model.net, stage.teacher.taps, method)
     teacher_channels = _tap_channels(teacher_net, teacher.tap_paths, teacher.method)
     channels = zip(student_channels, teacher_channels, strict=True)

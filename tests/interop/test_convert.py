@@ -272,10 +272,8 @@ def save_random_weights(tmp_path):
     def save(name, form):
         method = registry.get_method(name)
         hparams = {} if name in TWINS else method.get_test_hparams()
-        abstract_net, key_map = (
-            abstract_network(method, form, hparams),
-            KeyMap(method.torch_names),
-        )
+        abstract_net = abstract_network(method, form, hparams)
+        key_map = KeyMap(method.torch_names)
         shapes = {
             key_map.to_torch(path): torch_shape(variable)
             for path, variable in named_parameters(abstract_net)
