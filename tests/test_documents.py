@@ -152,8 +152,9 @@ def test_readme_runs_as_it_stands(reader, reference, tmp_path):
         write_image(tmp_path / f"data/Set5/HR/{name}.png", noise)
     write_image(tmp_path / "photo.png", noise[:48, :64])
     (tmp_path / "span.npz").symlink_to(reference / "golden/span.npz")
-    twin = (ROOT / "tests/twins/span.py").read_text().replace("Twin", "SPAN")
-    (tmp_path / "span.py").write_text(twin)
+    for name in ("span", "parts"):
+        twin = (ROOT / f"tests/twins/{name}.py").read_text().replace("Twin", "SPAN")
+        (tmp_path / f"{name}.py").write_text(twin.replace("from .parts", "from parts"))
     for language, name, text in CODE_BLOCK.findall((ROOT / "README.md").read_text()):
         if name:
             (tmp_path / name).write_text(text)

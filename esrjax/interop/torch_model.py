@@ -91,14 +91,18 @@ def _user_code_error(file: Path, action: str, error: BaseException) -> TorchMode
     rule = "the PyTorch network is built and run on a CPU, in float64 and in float32"
     remedy = "fix the file, or its constructor arguments (--torch-args; --hparam of bench)"
     if isinstance(error, ImportError):
-        name = (error.name or str(error)).partition(".")[0]
-        missing = f"needs {name!r}, which is not installed"
-        problem = f"{file.name} {missing if error.name else f'cannot import: {error}'}"
+        problem = f"{file.name} cannot import: {error}"
         rule = (
             "the file is imported unchanged, on a CPU; packages that need CUDA cannot be imported"
         )
-        remedy = f"install {name}, or use a copy of the file without it: a selective scan or a "
-        remedy += "norm of a CUDA package has a plain PyTorch equivalent"
+        remedy = "correct the import"
+        if "relative import" in str(error):
+            remedy = f"create an empty __init__.py beside {file.name}, so that it is in a package"
+        elif error.name:
+            name = error.name.partition(".")[0]
+            problem = f"{file.name} needs {name!r}, which is not installed"
+            remedy = f"install {name}, or use a copy of the file without it: a selective scan or a "
+            remedy += "norm of a CUDA package has a plain PyTorch equivalent"
     elif any(word in str(error) for word in ("CUDA", "cuda", "NVIDIA")):
         remedy = "remove CUDA from the file, or use the device of the input (device=x.device)"
     elif "dtype" in str(error) or "Double" in str(error):

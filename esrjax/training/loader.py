@@ -6,10 +6,11 @@ A batch is a function of seed and step alone.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, chain, islice
 from typing import Any
 
@@ -25,6 +26,7 @@ from esrjax.training.recipe import Data
 
 GIB = 2**30
 Int32Array = NDArray[np.int32]
+Int64Array = NDArray[np.int64]
 UInt8Array = NDArray[np.uint8]
 BoolArray = NDArray[np.bool_]
 PatchBatch = dict[str, NDArray[Any]]  # as `Batches.batch_at` returns it
@@ -65,6 +67,36 @@ class PatchBatchSpec:
     channel_order: Int32Array
 
 
+@dataclass(frozen=True, eq=False)
+class ShuffledEpochs(Sequence[int]):
+    """Endless sequence of the indices from `start` up to `stop`: one shuffled epoch after another.
+
+    Any element is computed without those before it. (Grain's own shuffle takes 65536 / n tries for
+    one of n indices: 12.5 ms for n = 2, 2.7 ms for n = 14.)
+
+    Attributes:
+        seed: Seed of all epochs.
+        start: First index.
+        stop: Index after the last one.
+    """
+
+    seed: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, i: Any) -> Any:
+        epoch, position = divmod(i, self.stop - self.start)
+        return self.start + int(_permutation(self.seed, epoch, self.stop - self.start)[position])
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, epoch: int, n: int) -> Int64Array:
+    return np.random.default_rng((seed, epoch)).permutation(n)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PatchSampler:
     """Draws the patches of one stage, by step.
@@ -90,18 +122,15 @@ class PatchSampler:
     def image_order(self) -> Any:
         """Endless sequence of image indices: shuffled epochs over all images.
 
-        Grain computes the i-th element without those before it, and shuffles every epoch anew.
         With weights, every dataset has shuffled epochs of its own, and they are mixed by weight.
         """
         weights = list(self.data.dataset_weights.values())
         if None in weights:
-            return self._shuffled_indices(0, len(self.lr_sizes))
+            return ShuffledEpochs(self.seed, 0, len(self.lr_sizes))
         ends = list(accumulate(self.dataset_lengths))
-        datasets = [*map(self._shuffled_indices, [0, *ends], ends)]
+        ranges = zip([0, *ends], ends, strict=False)
+        datasets = [grain.MapDataset.source(ShuffledEpochs(self.seed, *r)) for r in ranges]
         return grain.MapDataset.mix(datasets, [weight or 0.0 for weight in weights])
-
-    def _shuffled_indices(self, start: int, end: int) -> Any:
-        return grain.MapDataset.range(start, end).shuffle(seed=self.seed).repeat()
 
     def sample(self, step: int) -> PatchBatchSpec:
         """Return this shard of the draw of `step`, from 0; it does not depend on earlier steps."""

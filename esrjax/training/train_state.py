@@ -323,9 +323,10 @@ def loss_and_grads(
         (loss, rest), grads = grad_fn(state.params, state.rest, lr, hr)
         return loss, rest, grads
 
-    # Gradient accumulation. A scan, unlike an unrolled loop, compiles the micro-batch once and
-    # cannot keep the activations of two of them in memory. The mean of equal micro-batches is the
-    # gradient of the whole batch.
+    # Gradient accumulation: the mean of equal micro-batches is the gradient of the whole batch. A
+    # scan, unlike an unrolled loop, compiles the micro-batch once and cannot keep the activations
+    # of two of them in memory. XLA's CPU backend is 25 times as slow at the gradients of
+    # convolutions inside a loop, so that there the scan is unrolled, and saves no memory.
     def add(carry: tuple[Any, Any], micro_batch: tuple[Array, Array]) -> tuple[Any, None]:
         (loss, rest), grads = grad_fn(state.params, carry[0], *micro_batch)
         return (rest, jax.tree.map(jnp.add, carry[1], (loss, grads))), None
@@ -335,7 +336,8 @@ def loss_and_grads(
     zero_loss = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
     init = (state.rest, (zero_loss, jax.tree.map(jnp.zeros_like, state.params)))
     micro_batches = _micro_batches(lr, num_micro_batches), _micro_batches(hr, num_micro_batches)
-    (rest, sums), _ = lax.scan(add, init, micro_batches)
+    on_cpu = jax.default_backend() == "cpu"
+    (rest, sums), _ = lax.scan(add, init, micro_batches, unroll=on_cpu)
     loss, grads = jax.tree.map(lambda leaf: leaf / num_micro_batches, sums)
     return loss, rest, grads
 
