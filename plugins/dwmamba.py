@@ -32,6 +32,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -56,7 +57,7 @@ class HFBranch(nnx.Module):
         self.conv1 = Conv2d(hf_channels, hf_channels, groups=hf_channels, rngs=rngs)
         self.conv2 = Conv2d(hf_channels, hf_channels, 1, rngs=rngs)
         self.se = SqueezeExcitation(hf_channels, 4, rngs=rngs)
-        self.res_scale = param(jnp.full((1, 1, 1, hf_channels), 0.1), torch_axes=(0, 3, 1, 2))
+        self.res_scale = param(np.full((1, 1, 1, hf_channels), 0.1), torch_axes=(0, 3, 1, 2))
 
     def __call__(self, v: Array) -> Array:
         return self.se(self.conv2(gelu(self.conv1(v)))) * self.res_scale[...] + v

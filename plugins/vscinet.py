@@ -21,6 +21,7 @@ augmentation, EMA.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -79,7 +80,7 @@ class VCSA(dual_attention.SpatialAttentionBlock):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         super().__init__(channels, rngs=rngs)
-        ones = jnp.ones((1, 1, 1, channels // 2))
+        ones = np.ones((1, 1, 1, channels // 2))
         self.alpha = param(ones, torch_axes=(0, 3, 1, 2))
         self.beta = param(0 * ones, torch_axes=(0, 3, 1, 2))
 

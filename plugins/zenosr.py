@@ -21,7 +21,7 @@ decay factor, the frequency loss and its weight, augmentation, the initializatio
 EMA.
 """
 
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -39,7 +39,7 @@ class ACN(DAN):
     def __init__(self, *, rngs: nnx.Rngs, channels: int = 18, num_blocks: int = 4, scale: int = 4):
         super().__init__(rngs=rngs, channels=channels, num_blocks=num_blocks, scale=scale)
         for i in range(num_blocks):
-            factors = param(jnp.ones((1, 1, 1, channels)), torch_axes=(0, 3, 1, 2))
+            factors = param(np.ones((1, 1, 1, channels)), torch_axes=(0, 3, 1, 2))
             setattr(self, f"alpha_{i + 5}", factors)
 
     def block_outputs(self, x: Array) -> list[Array]:

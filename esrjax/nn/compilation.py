@@ -51,10 +51,15 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        compiled = top_level_jit() if get_opaque_trace_state() == _no_trace_state() else nested_jit
+        compiled = nested_jit if is_tracing() else top_level_jit()
         return compiled(*args, **kwargs)
 
     return call
+
+
+def is_tracing() -> bool:
+    """Return whether the caller runs while JAX traces a function."""
+    return get_opaque_trace_state() != _no_trace_state()
 
 
 @functools.cache

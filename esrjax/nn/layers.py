@@ -3,17 +3,19 @@
 Images are `(N, h, w, C)`; kernels are `(kh, kw, in / groups, out)`.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax import Array, lax
+from jax import Array
+from numpy.typing import NDArray
 
 from esrjax.nn import ops
+from esrjax.nn.compilation import is_tracing
 from esrjax.nn.functional import conv2d, group_norm, layer_norm, linear, pixel_shuffle
 from esrjax.nn.masking import mask_invalid, valid_mask
 
@@ -29,8 +31,7 @@ def uniform_init(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
         fan_in: Number of inputs of one output.
     """
     bound = 1 / math.sqrt(fan_in)
-    sample = functools.partial(jax.random.uniform, dtype=jnp.float32, minval=-bound, maxval=bound)
-    return _draw(rngs, shape, sample)
+    return _draw(rngs, shape, lambda rng: rng.uniform(-bound, bound, shape))
 
 
 def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> Array:
@@ -44,33 +45,45 @@ def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> Array:
         shape: Shape of the result.
         stddev: Standard deviation.
     """
-    return _draw(rngs, shape, lambda key, n: stddev * jax.random.normal(key, n))
+    return _draw(rngs, shape, lambda rng: rng.normal(0, stddev, shape))
 
 
-def _draw(rngs: nnx.Rngs, shape: tuple[int, ...], sample: Callable[..., Array]) -> Array:
-    """Return the first of `sample(key, (n,))`, reshaped; `n` is a power of two.
+def _draw(
+    rngs: nnx.Rngs, shape: tuple[int, ...], sample: Callable[[np.random.Generator], NDArray[Any]]
+) -> Array:
+    """Return values drawn by NumPy from the next key: JAX would compile for every shape."""
+    with jax.ensure_compile_time_eval():  # or a key would be traced though `rngs` is not
+        key_data = jax.random.key_data(rngs.params())
 
-    Every length would be compiled anew. The key is a constant even while tracing: flax would search
-    the whole trace otherwise.
-    """
-    with jax.ensure_compile_time_eval():
-        key = rngs.params()
-    size = math.prod(shape)
-    samples = sample(key, (1 << max(12, (size - 1).bit_length()),))
-    return lax.slice(samples, (0,), (size,)).reshape(shape)
+    def draw(key_data: Any) -> NDArray[np.float32]:
+        return sample(np.random.default_rng(np.asarray(key_data))).astype(np.float32)
+
+    if is_tracing():  # nothing is drawn under `nnx.eval_shape`
+        shape_dtype = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.pure_callback(draw, shape_dtype, key_data, vmap_method="sequential")
+    return _copy(draw(key_data))
 
 
-def param(value: Array, torch_axes: tuple[int, ...] | None = None) -> nnx.Param[Array]:
+def _copy(values: NDArray[np.float32]) -> Array:
+    # With the dtype named, JAX copies the array; else it compiles a program that converts it.
+    return jnp.asarray(values, jnp.float32)
+
+
+def param(
+    value: Array | NDArray[Any], torch_axes: tuple[int, ...] | None = None
+) -> nnx.Param[Array]:
     """Return a trainable parameter.
 
     Args:
-        value: Initial value.
+        value: Initial value; an array of NumPy becomes float32.
         torch_axes: Axes by which `value.transpose(torch_axes)` has PyTorch's layout; None where the
             layouts agree.
     """
     # `jnp.full(c, 0.1)` is weakly typed. The first training steps would make some of the state
     # strongly typed, and every change of a type compiles the step again.
-    return nnx.Param(jnp.asarray(value, value.dtype), torch_axes=torch_axes)
+    is_numpy = isinstance(value, np.ndarray)
+    value = _copy(value.astype(np.float32)) if is_numpy else jnp.asarray(value, value.dtype)
+    return nnx.Param(value, torch_axes=torch_axes)
 
 
 class Conv2d(nnx.Module):
@@ -182,8 +195,8 @@ class LayerNorm(nnx.Module):
     """
 
     def __init__(self, num_channels: int, *, eps: float = 1e-5):
-        self.weight = param(jnp.ones(num_channels))
-        self.bias = param(jnp.zeros(num_channels))
+        self.weight = param(np.ones(num_channels))
+        self.bias = param(np.zeros(num_channels))
         self.eps = eps
 
     def __call__(self, x: Array) -> Array:
@@ -200,8 +213,8 @@ class GroupNorm(nnx.Module):
     """
 
     def __init__(self, num_groups: int, num_channels: int, *, eps: float = 1e-5):
-        self.weight = param(jnp.ones(num_channels))
-        self.bias = param(jnp.zeros(num_channels))
+        self.weight = param(np.ones(num_channels))
+        self.bias = param(np.zeros(num_channels))
         self.num_groups, self.eps = num_groups, eps
 
     def __call__(self, x: Array) -> Array:
@@ -218,7 +231,7 @@ class PReLU(nnx.Module):
     """
 
     def __init__(self, num_parameters: int = 1):
-        self.weight = param(jnp.full(num_parameters, 0.25))
+        self.weight = param(np.full(num_parameters, 0.25))
 
     def __call__(self, x: Array) -> Array:
         negative_slope = self.weight[...].reshape((1,) * (x.ndim - 1) + (-1,))

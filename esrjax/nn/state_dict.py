@@ -140,7 +140,8 @@ def cast(net: Net, dtype: Any) -> Net:
     """Return a copy of `net` with its weights in `dtype`."""
     copy = nnx.clone(net)
     for _, variable in named_parameters(copy):
-        variable.set_value(variable.get_value().astype(dtype))
+        value = np.asarray(variable.get_value())  # NumPy: JAX would compile for every shape
+        variable.set_value(jnp.asarray(value.astype(dtype), dtype))
     return copy
 
 
@@ -159,7 +160,7 @@ def perturb_weights(net: Net, stddev: float = 0.05, *, seed: int = 1) -> Net:
     for _, variable in named_parameters(copy):
         value = np.asarray(variable.get_value())  # NumPy: JAX would compile for every shape
         noisy_value = value + stddev * rng.standard_normal(value.shape)
-        variable.set_value(jnp.asarray(noisy_value.astype(value.dtype)))
+        variable.set_value(jnp.asarray(noisy_value.astype(value.dtype), value.dtype))
     return copy
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -53,7 +54,7 @@ class AttentiveLayer(nnx.Module):
         self.assm = assm
         self.convffn1, self.convffn2 = (ffn(channels, assm.d_inner, rngs=rngs) for _ in "12")
         self.embeddingA = Embedding(assm.inner_rank, assm.d_state, rngs=rngs)
-        self.scale1, self.scale2 = (param(jnp.full(channels, 1e-4)) for _ in range(2))
+        self.scale1, self.scale2 = (param(np.full(channels, 1e-4)) for _ in range(2))
 
     def __call__(self, t: Array, *context: Array) -> Array:
         a = self.win_mhsa(self.wqkv(self.norm1(t))) + t
@@ -156,8 +157,8 @@ class HFGuidedASSM(ASSM):
             ]
         )
         self.cpe_hf_proj = Conv2d(hf_channels, 2 * channels, 1, rngs=rngs)
-        self.hf_gate_route = param(jnp.zeros(channels))
-        self.hf_gate_cpe = param(jnp.zeros((1, 1, 1, 2 * channels)), torch_axes=(0, 3, 1, 2))
+        self.hf_gate_route = param(np.zeros(channels))
+        self.hf_gate_cpe = param(np.zeros((1, 1, 1, 2 * channels)), torch_axes=(0, 3, 1, 2))
 
     def router_input(self, u: Array, *context: Array) -> Array:
         (hf,) = context
@@ -184,7 +185,7 @@ class SelectiveScan(nnx.Module):
         self.dt_projs_weight = param(uniform_init(rngs, (1, d_inner, dt_rank), dt_rank))
         self.dt_projs_bias = param(dt_bias_init(rngs, d_inner)[None])
         self.A_logs = param(a_log_init(d_inner, d_state))
-        self.Ds = param(jnp.ones(d_inner))
+        self.Ds = param(np.ones(d_inner))
 
     def __call__(self, x: Array, prompts: Array) -> Array:
         projected = einsum("nlc,oc->nlo", x, self.x_proj_weight[0])

@@ -7,6 +7,7 @@ are the test-time local converter (TLC, arXiv:2112.04491).
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.core import max_dim, min_dim
@@ -94,7 +95,7 @@ class GlobalChannelAttention(nnx.Module):
     """
 
     def __init__(self, channels: int, *, window_size: int = TLC_WINDOW_SIZE, rngs: nnx.Rngs):
-        self.temperature = param(jnp.ones((1, 1)))
+        self.temperature = param(np.ones((1, 1)))
         self.project_in = Conv2d(channels, 4 * channels, 1, bias=False, rngs=rngs)
         self.dwconv = Conv2d(2 * channels, 2 * channels, groups=2 * channels, bias=False, rngs=rngs)
         self.project_out = Conv2d(channels, channels, 1, bias=False, rngs=rngs)

@@ -241,7 +241,7 @@ class PartitionedChannelAttention(nnx.Module):
         self.qkv_dwconv = Conv2d(
             3 * channels, 3 * channels, groups=3 * channels, bias=False, rngs=rngs
         )
-        self.temperature = param(jnp.ones((1, 1, 1)))
+        self.temperature = param(np.ones((1, 1, 1)))
         self.project_out = Conv2d(channels, channels, 1, bias=False, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:

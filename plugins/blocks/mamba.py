@@ -9,8 +9,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from numpy.typing import NDArray
 
 from esrjax.nn import ops
 from esrjax.nn.functional import conv1d
@@ -65,7 +67,7 @@ class Mamba(nnx.Module):
         self.dt_proj.weight[...] = uniform_init(rngs, (dt_rank, d_inner), dt_rank)
         self.dt_proj.bias[...] = dt_bias_init(rngs, d_inner)
         self.A_log = param(a_log_init(d_inner, d_state))
-        self.D = param(jnp.ones(d_inner))
+        self.D = param(np.ones(d_inner))
         self.out_proj = Linear(d_inner, channels, bias=False, rngs=rngs)
 
     def __call__(self, tokens: Array) -> Array:
@@ -80,9 +82,9 @@ class Mamba(nnx.Module):
 # --- initialization ---
 
 
-def a_log_init(d_inner: int, d_state: int) -> Array:
+def a_log_init(d_inner: int, d_state: int) -> NDArray[np.float64]:
     """Return `ln 1, ln 2, ..., ln d_state` for every channel: `(d_inner, d_state)` (S4D-real)."""
-    return jnp.tile(jnp.log(jnp.arange(1, d_state + 1, dtype=jnp.float32)), (d_inner, 1))
+    return np.tile(np.log(np.arange(1, d_state + 1)), (d_inner, 1))
 
 
 def dt_bias_init(rngs: nnx.Rngs, d_inner: int) -> Array:

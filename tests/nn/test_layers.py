@@ -1,12 +1,13 @@
 """Layers equal PyTorch's: initialisation, shapes, names and outputs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
+from optional import torch
 
-from esrjax.nn.layers import Conv2d, LayerNorm, Linear, PReLU, Sequential
+from esrjax.nn.layers import Conv2d, LayerNorm, Linear, PReLU, Sequential, uniform_init
 from esrjax.nn.state_dict import KeyMap, load_state_dict, named_parameters, to_state_dict
 
 NO_RENAMES = KeyMap({})
@@ -118,3 +119,19 @@ def test_exported_kernel_has_pytorchs_shape():
 def test_parameter_is_not_weakly_typed():
     """A weakly typed one, as of `jnp.full`, would compile the training step a second time."""
     assert not PReLU(3).weight[...].weak_type
+
+
+def test_initial_weights_are_the_same_while_tracing():
+    def draw():
+        rngs = nnx.Rngs(0)
+        return uniform_init(rngs, (5,), 4), uniform_init(rngs, (5,), 4)
+
+    first, second = draw()
+    assert np.abs(first).max() <= 0.5 and not np.array_equal(first, second)
+    for actual, expected in zip(jax.jit(draw)(), (first, second), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_nothing_is_drawn_for_an_abstract_network():
+    conv = nnx.eval_shape(lambda: Conv2d(10**6, 10**6, rngs=nnx.Rngs(0)))
+    assert conv.weight.shape == (3, 3, 10**6, 10**6)  # 36 TB
