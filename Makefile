@@ -2,7 +2,11 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu test-export parity bench readme docs lint format clean
+PYTHON312 ?= python3.12
+PYTHON313 ?= python3.13
+
+.PHONY: demo test test-slow test-gpu test-export test-jax-0.11 test-newest test-python-3.13 test-lowest \
+	parity bench readme docs lint format clean
 
 demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -19,6 +23,31 @@ test-gpu: $(VENV)/installed  ## compile and run the kernels; needs a GPU and the
 test-export: .venv-export/installed  ## run exported files in ONNX Runtime
 	.venv-export/bin/pytest -m export tests/interop/test_onnx.py tests/interop/test_export.py \
 		tests/interop/test_engines.py
+
+# Other versions than those of constraints.txt. Only the first environment has PyTorch: elsewhere the
+# tests that need it are skipped. $(1): Python, $(2): environment, $(3): pip's arguments, $(4): tests.
+define test_in
+$(1) -m venv .venv-$(2)
+.venv-$(2)/bin/pip install --quiet --disable-pip-version-check $(3)
+.venv-$(2)/bin/python -c "import jax, flax, sys; print(sys.version, jax.__version__, flax.__version__)"
+.venv-$(2)/bin/pytest $(4)
+endef
+TESTS = -n 2 --dist worksteal -m "not slow and not gpu"
+SMOKE = tests/nn tests/kernels tests/training/test_train.py tests/training/test_losses.py tests/cli/test_cli.py
+TOOLS = hypothesis pytest pytest-xdist "setuptools>=77"
+
+test-jax-0.11:  ## all tests on Python 3.12 and JAX 0.11.2
+	$(call test_in,$(PYTHON312),jax-0.11,-e ".[demo,log]" jax==0.11.2 $(TOOLS),$(TESTS))
+
+test-newest:  ## all tests on Python 3.12 and the newest versions of everything
+	$(call test_in,$(PYTHON312),newest,--upgrade -e ".[demo,log]" $(TOOLS),$(TESTS))
+
+test-python-3.13:  ## all tests on Python 3.13 and the newest versions of everything
+	$(call test_in,$(PYTHON313),python-3.13,--upgrade -e ".[demo,log]" $(TOOLS),$(TESTS))
+
+test-lowest:  ## a selection of tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) tools/lowest.py > .venv-lowest.txt
+	$(call test_in,$(PYTHON),lowest,-c .venv-lowest.txt -e ".[demo,log]" $(TOOLS),$(TESTS) $(SMOKE))
 
 parity: $(VENV)/installed  ## write docs/parity.md; needs the reference folder
 	$(RUN)/python tools/parity.py
@@ -55,4 +84,4 @@ $(VENV)/demo: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-export build dist *.egg-info
+	rm -rf $(VENV) .venv-* build dist *.egg-info

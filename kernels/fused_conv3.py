@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import smem
-from .row_layout import load, mosaic_gpu, pallas
+from .row_layout import load, make_kernel, mosaic_gpu, pallas, store
 
 ROW_HALO = 3  # rows read above and below the output, one for each convolution
 COL_HALO = 4  # columns per side that are not stored: 3 are needed, 4 leave a multiple of 8
@@ -106,11 +106,11 @@ class ConvTile:
         zeros = self._zeros()
         for conv in range(3):
             for slot in range(3):
-                refs.line_buffer[conv, slot] = zeros.astype(refs.u.dtype)
+                store(refs.line_buffer.at[conv, slot], zeros.astype(refs.u.dtype))
         # Two overlapping stores, as a store has `columns` rows: they zero the first row and the
         # last, which later stores leave as they are.
         for start in (0, 2):
-            refs.shift_smem[pallas().ds(start, self.columns), : self.channels] = zeros
+            store(refs.shift_smem.at[pallas().ds(start, self.columns), : self.channels], zeros)
 
     def load_row(self, k: Any) -> Array:
         """Load input row `k`, clamped to the tile: `(columns, C)`."""
@@ -124,12 +124,12 @@ class ConvTile:
             mask = self._load(self.refs.mask, self._image_row(k), self._column_slice(), axis=1)
             is_valid = lax.broadcast_in_dim(mask, (self.columns, self.channels), (0,))
             row = jnp.where(is_valid > 0, row.astype(jnp.float32), self._zeros())
-        self.refs.line_buffer[conv, _slot(k)] = row.astype(self.refs.u.dtype)
+        store(self.refs.line_buffer.at[conv, _slot(k)], row.astype(self.refs.u.dtype))
 
     def write_zero_row(self, conv: int) -> None:
         """Write the row below the last one, which is zero, to the line buffer of a convolution."""
         row = self._zeros().astype(self.refs.u.dtype)
-        self.refs.line_buffer[conv, _slot(self.num_rows)] = row
+        store(self.refs.line_buffer.at[conv, _slot(self.num_rows)], row)
 
     def conv_row(self, conv: int, k: Any) -> Array:
         """Return row `k` of a convolution from its last three input rows.
@@ -168,7 +168,7 @@ class ConvTile:
         refs = self.refs
         if refs.gate_w_smem is None:
             return None
-        refs.f_smem[...] = f.astype(refs.u.dtype)
+        store(refs.f_smem, f.astype(refs.u.dtype))
         gate = self._matmul([(refs.f_smem, refs.gate_w_smem)], self.channels)
         return gate + self._broadcast_channels(refs.gate_b, slice(None))
 
@@ -198,7 +198,7 @@ class ConvTile:
         They are stored from row 1 of `shift_smem` on; the pixel that is shifted in is a zero row.
         """
         smem = self.refs.shift_smem
-        smem[pallas().ds(1, self.columns), : self.channels] = products
+        store(smem.at[pallas().ds(1, self.columns), : self.channels], products)
         return self._load(smem, pallas().ds(start, self.columns), slice(0, self.channels))
 
     def _broadcast_channels(self, ref: Any, *index: Any) -> Array:
@@ -295,7 +295,7 @@ class RowLoop:
         f = tile.conv_row(2, k)
         u = tile.load_row(k).astype(jnp.float32)
         row = self.epilogue(f, u, tile.gate_row(f))
-        refs.out_smem[...] = row.astype(refs.y.dtype)
+        store(refs.out_smem, row.astype(refs.y.dtype))
         valid = refs.out_smem[pallas().ds(self.left - tile.left, self.columns), :]
         refs.y[tile.n, tile.top + k, pallas().ds(self.left, self.columns), :] = valid
 
@@ -382,8 +382,11 @@ class FusedConv3:
         grid = (n, pallas().cdiv(w, self.columns - 2 * COL_HALO), pallas().cdiv(h, self.rows))
         smem_types = self._smem_types(channels, u.dtype, "gate_w" in operands)
         names = [*operands, "y", *smem_types]  # order in which Pallas passes them: y is the output
-        run = mosaic_gpu().kernel(
+        num_matmuls = 27 + ("gate_w" in operands)  # taps of three convolutions, and the gate
+        run = make_kernel(
             lambda *refs: self._compute_tile(Refs(**dict(zip(names, refs, strict=True))), grid),
+            list(operands.values()),
+            flops=2 * num_matmuls * u.size * channels,
             out_type=jax.ShapeDtypeStruct(u.shape, u.dtype),
             scratch_types=list(smem_types.values()),
             grid=(math.prod(grid),),

@@ -19,8 +19,9 @@ from .row_layout import (
     MAX_COLUMNS,
     WARPGROUP_THREADS,
     RowTile,
-    mosaic_gpu,
+    make_kernel,
     pallas,
+    store,
     tile_start,
 )
 from .tuning import Config
@@ -48,15 +49,18 @@ def call(
     pad_rows = max(0, rows - pixels)
     x_rows, f_rows = (jnp.pad(a.reshape(-1, channels), ((0, pad_rows), (0, 0))) for a in (x, f))
     tile = RowTile(rows=rows, columns=channels, interpret=interpret)
-    run = mosaic_gpu().kernel(
+    operands = (x_rows, f_rows, w[0, 0], b)
+    run = make_kernel(
         lambda *refs: _compute_tile(tile, pixels + pad_rows, *refs),
+        operands,
+        flops=2 * (pixels + pad_rows) * channels * (channels + 1),
         out_type=jax.ShapeDtypeStruct(x_rows.shape, x.dtype),
         grid=(pallas().cdiv(pixels, rows),),
         grid_names=("tile",),
         kernel_name=NAME,
         interpret=interpret,
     )
-    return run(x_rows, f_rows, w[0, 0], b)[:pixels].reshape(x.shape)
+    return run(*operands)[:pixels].reshape(x.shape)
 
 
 def _compute_tile(tile: RowTile, pixels: int, x: Any, f: Any, w: Any, b: Any, y: Any) -> None:
@@ -76,7 +80,8 @@ def _compute_tile(tile: RowTile, pixels: int, x: Any, f: Any, w: Any, b: Any, y:
         column = jnp.where(column_index == k, f_columns, neg_zeros).sum(1)
         row = tile.load_row(w, k, slice(None))
         gate = gate + tile.broadcast_column(column) * tile.broadcast_row(row)
-    y[pixel_slice, :] = ((tile.load(x, pixel_slice, slice(None)) + f_tile) * gate).astype(y.dtype)
+    x_tile = tile.load(x, pixel_slice, slice(None))
+    store(y.at[pixel_slice, :], ((x_tile + f_tile) * gate).astype(y.dtype))
 
 
 def unsupported_reason(x: Array, f: Array, w: Array, b: Array) -> str | None:

@@ -9,6 +9,7 @@ model threads: there layouts are left out, and nothing else changes.
 import functools
 import inspect
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,47 @@ def load(ref: Any, layout: Any) -> Array:
         else {}
     )
     return mosaic_gpu().load(ref, layout=layout, optimized=False, **kwargs)
+
+
+def make_kernel(
+    body: Callable[..., None],
+    operands: Sequence[Any],
+    *,
+    flops: int,
+    transcendentals: int = 0,
+    out_type: Any,
+    **options: Any,
+) -> Callable[..., Any]:
+    """Return `mosaic_gpu().kernel`, with its cost for XLA's scheduler where JAX (0.12) takes it.
+
+    Args:
+        body: Computes one program.
+        operands: The arrays that the kernel will be called with.
+        flops: Floating-point operations of all programs.
+        transcendentals: Exponentials of all programs.
+        out_type: Shape and dtype of the output, or a list of them.
+        **options: Further arguments of `mosaic_gpu().kernel`.
+    """
+    if "cost_estimate" in inspect.signature(mosaic_gpu().kernel).parameters:
+        arrays = [*operands, *(out_type if isinstance(out_type, list) else [out_type])]
+        options["cost_estimate"] = pallas().CostEstimate(
+            flops=flops,
+            transcendentals=transcendentals,
+            bytes_accessed=sum(array.size * array.dtype.itemsize for array in arrays),
+        )
+    return mosaic_gpu().kernel(body, out_type=out_type, **options)
+
+
+def store(ref: Any, value: Array) -> None:
+    """Store registers to memory; `ref` is indexed by the caller, with `ref.at[...]`.
+
+    Since JAX 0.12, an assignment refuses stores for which Pallas has no optimized code, and `store`
+    exists, which allows them. Before, an assignment allowed them.
+    """
+    if hasattr(mosaic_gpu(), "store"):
+        mosaic_gpu().store(ref, value, optimized=False)
+    else:
+        ref[...] = value
 
 
 @dataclass(frozen=True, kw_only=True)

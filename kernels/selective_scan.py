@@ -20,8 +20,9 @@ from .row_layout import (
     MAX_COLUMNS,
     WARPGROUP_THREADS,
     RowTile,
-    mosaic_gpu,
+    make_kernel,
     pallas,
+    store,
     tile_start,
 )
 from .tuning import Config
@@ -99,10 +100,10 @@ def _chunk_states(tile: RowTile, chunk_len: int, *args: Array) -> tuple[Array, A
             return state, delta_sum + delta_t
 
         state, delta_sum = lax.fori_loop(0, chunk_len, step, (tile.full(0), tile.full_column(0)))
-        chunk_states[n, chunk, channel_slice, :] = state
-        delta_sums[n, chunk, channel_slice] = delta_sum
+        store(chunk_states.at[n, chunk, channel_slice, :], state)
+        store(delta_sums.at[n, chunk, channel_slice], delta_sum)
 
-    chunk_states, delta_sums = _make_kernel(tile, compute_tile, out_types, grid_shape)(*args)
+    chunk_states, delta_sums = _run(tile, compute_tile, out_types, grid_shape, chunk_len, args)
     return chunk_states, delta_sums
 
 
@@ -140,13 +141,14 @@ def _outputs(tile: RowTile, chunk_len: int, carry_in: Array, *args: Array) -> Ar
             token = chunk * chunk_len + t
             state, _, x_t = _step(tile, state, a_tile, x, delta, b, n, token, channel_slice)
             readout = state * tile.broadcast_row(tile.load_row(c, n, token, slice(None)))
-            y[n, token, channel_slice] = (readout.sum(1) + d_tile * x_t).astype(y.dtype)
+            y_t = (readout.sum(1) + d_tile * x_t).astype(y.dtype)
+            store(y.at[n, token, channel_slice], y_t)
             return state
 
         lax.fori_loop(0, chunk_len, step, tile.load(carry_in, n, chunk, channel_slice, slice(None)))
 
     out_type = jax.ShapeDtypeStruct(args[0].shape, args[0].dtype)
-    return _make_kernel(tile, compute_tile, out_type, grid_shape)(carry_in, *args)
+    return _run(tile, compute_tile, out_type, grid_shape, chunk_len, (carry_in, *args))
 
 
 def _step(
@@ -167,18 +169,28 @@ def _step(
     return decay * state + tile.broadcast_column(delta_t * x_t) * b_t, delta_t, x_t
 
 
-def _make_kernel(
-    tile: RowTile, compute_tile: Any, out_type: Any, grid_shape: tuple[int, int, int]
+def _run(
+    tile: RowTile,
+    compute_tile: Any,
+    out_type: Any,
+    grid_shape: tuple[int, int, int],
+    chunk_len: int,
+    args: tuple[Array, ...],
 ) -> Any:
     batch, chunks, channels = grid_shape
-    return mosaic_gpu().kernel(
+    num_states = batch * chunks * chunk_len * channels * tile.columns
+    run = make_kernel(
         compute_tile,
+        args,
+        flops=6 * num_states,
+        transcendentals=num_states,
         out_type=out_type,
         grid=(batch * chunks * pallas().cdiv(channels, tile.rows),),
         grid_names=("tile",),
         kernel_name=NAME,
         interpret=tile.interpret,
     )
+    return run(*args)
 
 
 def _locate(tile: RowTile, grid_shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:

@@ -22,8 +22,9 @@ from .row_layout import (
     MAX_COLUMNS,
     WARPGROUP_THREADS,
     RowTile,
-    mosaic_gpu,
+    make_kernel,
     pallas,
+    store,
     tile_start,
 )
 from .tuning import Config
@@ -66,19 +67,22 @@ def call(
     score_terms = [_transpose_pad(term, pad_rows) for term in score_terms]
     q_rows = jnp.pad(_merge_batch(q), ((0, 0), (0, pad_rows), (0, 0)))
     num_tiles = pallas().cdiv(num_queries, tile.rows)
-    run = mosaic_gpu().kernel(
+    operands = (q_rows, _merge_batch(k), _merge_batch(v), *score_terms)
+    num_scores = len(q_rows) * q_rows.shape[1] * k.shape[3]
+    run = make_kernel(
         lambda *refs: _compute_tile(
             tile, (num_tiles, num_windows, num_heads), config["block_k"], *refs
         ),
+        operands,
+        flops=4 * num_scores * head_dim,
+        transcendentals=num_scores,
         out_type=jax.ShapeDtypeStruct(q_rows.shape, q.dtype),
         grid=(len(q_rows) * num_tiles,),
         grid_names=("tile",),
         kernel_name=NAME,
         interpret=interpret,
     )
-    return run(q_rows, _merge_batch(k), _merge_batch(v), *score_terms)[:, :num_queries].reshape(
-        q.shape
-    )
+    return run(*operands)[:, :num_queries].reshape(q.shape)
 
 
 def _merge_batch(x: Array) -> Array:
@@ -132,7 +136,7 @@ def _compute_tile(
     if num_keys % block_k:
         state = attend(num_keys - num_keys % block_k, num_keys % block_k, state)
     _, l_i, acc = state
-    y[group, query_slice, :] = (acc / tile.broadcast_column(l_i)).astype(y.dtype)
+    store(y.at[group, query_slice, :], (acc / tile.broadcast_column(l_i)).astype(y.dtype))
 
 
 def _score(

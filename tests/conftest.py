@@ -28,6 +28,7 @@ if "ESRJAX_REFERENCE" not in os.environ and _DEFAULT_REFERENCE.is_dir():
     os.environ["ESRJAX_REFERENCE"] = str(_DEFAULT_REFERENCE)
 
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -39,6 +40,8 @@ import jax
 import pytest
 from hypothesis import settings
 
+from esrjax.errors import MissingExtra
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -48,6 +51,18 @@ settings.load_profile("repeatable")
 collect_ignore = ["thirdparty"]  # a package of its own, which test_thirdparty.py installs
 
 _skipped: list[str] = []
+NO_TORCH = importlib.util.find_spec("torch") is None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """Skip a test that needs the extra `torch`, for example to read a .pth file, without it."""
+    try:
+        return (yield)
+    except MissingExtra as error:
+        if NO_TORCH and "esrjax[torch]" in str(error.remedy):
+            pytest.skip("torch is not installed")
+        raise
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +101,8 @@ def esrjax(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         except SystemExit as error:
             code = int(error.code or 0)
         captured = capsys.readouterr()
+        if NO_TORCH and code and "esrjax[torch]" in captured.err:
+            pytest.skip("torch is not installed")
         return CommandResult(code=code, out=captured.out, err=captured.err)
 
     return run

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-import torch
+from optional import torch
 from PIL import Image
 
 from esrjax import registry

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-import torch
+from optional import torch
 
 from esrjax import registry
 from esrjax.challenge import evaluate, results, rules

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from optional import torch
 from PIL import Image
 from safetensors import safe_open
 from twins.drawn import random_state_dict

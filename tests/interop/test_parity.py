@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from flax import nnx
+from optional import torch
 from safetensors.torch import load_file
 
 from esrjax import registry

@@ -5,10 +5,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
-from torch import nn
-from torch.nn import functional
 
 from esrjax.interop import trace
 from esrjax.interop.array_diff import candidate_layouts
@@ -18,6 +15,9 @@ from esrjax.interop.torch_optim import record_events
 from esrjax.interop.trace import summarize
 from esrjax.nn.layers import Conv2d
 from esrjax.nn.state_dict import KeyMap, to_state_dict
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+nn, functional = torch.nn, torch.nn.functional
 
 KEY_MAP = KeyMap({"body.conv.{leaf}": "body.{leaf}"})
 X = np.random.default_rng(0).random((2, 5, 7, 3), np.float32)

@@ -1,5 +1,10 @@
 """The interpreter of Mosaic GPU: kernels on a CPU, with unwritten memory being NaN."""
 
-from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # not public yet
+from jax.experimental.pallas import mosaic_gpu
 
-ON_CPU = InterpretGPUParams()
+if hasattr(mosaic_gpu, "InterpretGPUParams"):
+    ON_CPU = mosaic_gpu.InterpretGPUParams()
+else:  # not public before JAX 0.11
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+    ON_CPU = InterpretGPUParams()

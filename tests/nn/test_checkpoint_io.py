@@ -9,7 +9,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
+from optional import torch
 from safetensors.numpy import save_file
 
 from esrjax.errors import MissingExtra, UnreadableFile, UnwritableFile

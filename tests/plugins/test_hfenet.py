@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from esrjax_plugins.hfenet import EA, ReflectDepthwiseConv2d
 from flax import nnx
+from optional import torch
 
 from esrjax.nn.state_dict import KeyMap, to_state_dict
 

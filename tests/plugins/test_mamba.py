@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from esrjax_plugins.blocks.mamba import CausalConv1d, Mamba
 from flax import nnx
+from optional import torch
 
 from esrjax.nn.state_dict import KeyMap, cast, perturb_weights, to_state_dict
 

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from esrjax_plugins.safmn_deep15 import SAFMN
 from flax import nnx
+from optional import torch
 
 
 @pytest.mark.parametrize("h, w", [(1, 1), (1, 5), (3, 7), (9, 16)])

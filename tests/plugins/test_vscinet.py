@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from esrjax_plugins.vscinet import METHOD, VCSA, InceptionDWConv
 from flax import nnx
+from optional import torch
 
 from esrjax.nn.cost import cost
 from esrjax.nn.state_dict import KeyMap, to_state_dict

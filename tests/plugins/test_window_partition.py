@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from esrjax_plugins.blocks import window_attention as attention
 from esrjax_plugins.blocks import window_partition as windows
+from optional import torch
 
 H, W = 12, 8  # of the image whose pixels are numbered
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from optional import torch
 
 from esrjax import registry
 from esrjax.errors import RecipeError
@@ -221,7 +222,6 @@ def test_three_steps_equal_the_reference(cfg):
 
 @pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)
 def test_five_steps_equal_pytorch(cfg):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     rng = np.random.default_rng(1)
     w, grads = rng.standard_normal(7), rng.standard_normal((5, 7))
     torch_w = torch.tensor(w)
@@ -300,8 +300,6 @@ def test_schedule_longer_than_its_stage_is_reported(fields, problem):
 
 # --- A training compared with the same training in PyTorch: equal weights, batches, AdamW ---
 
-
-torch = pytest.importorskip("torch")
 
 STEPS = 50
 HPARAMS = {"channels": 8}
