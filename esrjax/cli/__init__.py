@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -91,4 +92,5 @@ for panel, commands in PANELS.items():
 def main() -> None:
     """Run the command line and exit with its code."""
     enable_compilation_cache()
-    sys.exit(run_and_report_errors(app))
+    # The name under which shells complete it; also right for `python -m esrjax`.
+    sys.exit(run_and_report_errors(partial(app, prog_name="esrjax")))

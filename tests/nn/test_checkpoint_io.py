@@ -173,11 +173,16 @@ def test_folder_without_deployed_network_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value, type_name",
-    [([torch.ones(1)], "list"), (torch.ones(1), "Tensor"), ({"a": 1}, "dict"), ({}, "dict")],
+    "make, type_name",
+    [
+        (lambda: [torch.ones(1)], "list"),
+        (lambda: torch.ones(1), "Tensor"),
+        (lambda: {"a": 1}, "dict"),
+        (dict, "dict"),
+    ],
 )
-def test_object_without_state_dict_is_reported(tmp_path, value, type_name):
-    error = read_error(save_pth(tmp_path, value))
+def test_object_without_state_dict_is_reported(tmp_path, make, type_name):
+    error = read_error(save_pth(tmp_path, make()))
     assert error.problem.endswith(f"it contains a {type_name}")
 
 
