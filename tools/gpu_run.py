@@ -4,7 +4,8 @@ Each step is a process with a time limit. It writes OUT/STEP.json after every me
 nothing measured is lost, and OUT/STEP.log has what it printed. Steps whose results are complete are
 not repeated. No network is needed. `tools/gpu_report.py OUT` writes the tables.
 
---rehearse runs the same code with tiny sizes on any machine; its numbers mean nothing.
+--rehearse runs the same code with tiny sizes on any machine, in four times the limits; its numbers
+mean nothing.
 --budget SECONDS ends the run; steps that would not fit are left out.
 --steps A,B runs these steps only, again if need be.
 --requirements prints what an offline machine needs beside JAX, flax, optax, orbax and PyTorch.
@@ -135,7 +136,7 @@ def run_step(step: Step, out: Path, seconds_left: float, *, rehearse: bool) -> N
     with (out / f"{step.name}.log").open("wb") as log:
         command = [sys.executable, "-c", code]
         try:
-            limit_s = min(step.limit_s, seconds_left)
+            limit_s = min(step.limit_s * (4 if rehearse else 1), seconds_left)
             process = subprocess.run(
                 command, cwd=ROOT, env=env, stdout=log, stderr=log, timeout=limit_s
             )

@@ -40,7 +40,7 @@ def test_rehearsal_and_its_report(tmp_path):
 
 @pytest.mark.slow
 def test_every_step_runs_without_an_error(tmp_path):
-    process = gpu_tool("gpu_run.py", tmp_path, "--rehearse")
+    process = gpu_tool("gpu_run.py", tmp_path, "--rehearse", "--budget", "3000")
     assert process.stdout.count(": complete,") == len(gpu_run.STEPS), process.stdout
     for step in gpu_run.STEPS:
         for record in records(tmp_path, step.name):
@@ -54,7 +54,7 @@ def test_step_that_exceeds_its_limit_keeps_its_records(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     step = gpu_run.Step(name="slow", function="gpu_slow:step", limit_s=3)
-    gpu_run.run_step(step, tmp_path, 100, rehearse=True)
+    gpu_run.run_step(step, tmp_path, 100, rehearse=False)
     results = json.loads((tmp_path / "slow.json").read_text())
     assert results["status"] == "killed after 3 s" and results["records"] == [{"x": 1}]
     assert not gpu_run.is_complete(tmp_path, step)
