@@ -23,22 +23,23 @@ transposed, `(..., 3C, C)` instead of `(..., C, 3C)`, in bfloat16 too, to have o
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from . import smem
+from . import smem, tuning
 from .row_layout import load, make_kernel, mosaic_gpu, pallas, store
 
 ROW_HALO = 3  # rows read above and below the output, one for each convolution
 COL_HALO = 4  # columns per side that are not stored: 3 are needed, 4 leave a multiple of 8
 CONFIG_SPACE = {
     "columns": smem.TILE_COLUMNS,  # of a tile, halo included
-    "rows": (16, 8, 32, 64),  # of a tile, without the halo
+    "rows": (0, 16, 8, 32, 64),  # of a tile, without the halo; 0: `balanced_rows`
 }
+MIN_ROWS = 8  # of a tile: fewer are mostly halo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +310,28 @@ class RowLoop:
 # --- blocks of three convolutions ---
 
 
+def balanced_rows(n: int, h: int, w: int, columns: int, num_sms: int) -> int:
+    """Return the rows of a tile, without the halo, with which the busiest SM computes the fewest.
+
+    A program occupies an SM by itself. With 16 rows, 339x510 is 220 programs, two waves on 132 SMs
+    of which the second is two thirds empty; with 27 rows it is 130 programs, one wave.
+
+    Args:
+        n: Images.
+        h: Height of an image.
+        w: Width of an image.
+        columns: Columns of a tile, halo included.
+        num_sms: SMs of the device.
+    """
+    strips = n * -(-w // (columns - 2 * COL_HALO))
+
+    def computed_rows(rows: int) -> int:
+        waves = -(-strips * -(-h // rows) // num_sms)
+        return waves * (rows + 2 * ROW_HALO + ROW_HALO)  # the halo, and the start of the pipeline
+
+    return min(range(min(MIN_ROWS, h), h + 1), key=computed_rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FusedConv3:
     """A block of three 3x3 convolutions as one kernel.
@@ -316,7 +339,7 @@ class FusedConv3:
     Attributes:
         name: Name of the kernel.
         columns: Columns of a tile, halo included.
-        rows: Output rows of a tile.
+        rows: Output rows of a tile; 0 for `balanced_rows`.
         activate: Activation between convolutions, applied to float32 `(columns, C)`.
         epilogue: Output of the block from the convolutions' output, the block's input and the gate
             (or None), all float32 `(columns, C)`.
@@ -347,7 +370,10 @@ class FusedConv3:
             gate: Kernel `(C, C)` and bias `(C,)` of the gate.
             mask: 1 for valid pixels `(h, w)`; None if all are.
         """
-        _, h, w, channels = u.shape
+        n, h, w, channels = u.shape
+        if not self.rows:
+            rows = balanced_rows(n, h, max(w, self.columns), self.columns, tuning.num_sms())
+            return replace(self, rows=rows)(u, kernels, biases, gate, mask)
         pad_channels, pad_columns = (
             smem.padded_channels(channels) - channels,
             max(0, self.columns - w),

@@ -15,6 +15,7 @@ from jax import Array
 
 HOPPER = 9.0  # compute capability, the lowest that Mosaic GPU supports
 DTYPES = (jnp.float32, jnp.bfloat16)
+H200_SMS = 132
 MAX_ELEMENTS = 2**31  # an array must have fewer: kernels index with 32 bits
 
 Config = Mapping[str, int]  # tile sizes of a kernel by name
@@ -49,6 +50,13 @@ def get_config(name: str, config_space: Mapping[str, tuple[int, ...]]) -> Config
         config_space: Choices of every tile size of the kernel.
     """
     return {key: tuned(name).get(key, choices[0]) for key, choices in config_space.items()}
+
+
+def num_sms() -> int:
+    """Return the number of streaming multiprocessors; an H200's where there is no GPU."""
+    if jax.default_backend() != "gpu":
+        return H200_SMS
+    return getattr(jax.devices()[0], "core_count", H200_SMS)
 
 
 def tuned(name: str) -> Mapping[str, Any]:

@@ -42,7 +42,7 @@ def main() -> None:
         print(name, entry or "supports none of the networks on this device")
         if entry:
             table.setdefault(name, {})[jax.devices()[0].device_kind] = entry
-    write(table)
+            write(table)  # now, so that an error of a later kernel loses nothing
 
 
 def tune(name: str) -> dict[str, float]:
@@ -52,17 +52,34 @@ def tune(name: str) -> dict[str, float]:
     configs = list(all_configs(module.CONFIG_SPACE))
     calls = [jax.jit(lambda *a, c=config: module.call(*a, config=c)) for config in configs]
     speedups: list[list[float]] = [[] for _ in configs]
-    all_operands = (operand_arrays(name, dims, "float32") for dims in NETWORK_DIMS[name])
-    for operands in (x for x in all_operands if module.unsupported_reason(*x) is None):
+    all_operands = [operand_arrays(name, dims, "float32") for dims in NETWORK_DIMS[name]]
+    all_operands = [x for x in all_operands if module.unsupported_reason(*x) is None]
+    for operands in all_operands:
+        working = [i for i, call in enumerate(calls) if _runs(name, configs[i], call, operands)]
         with ops.implementation("reference"):
-            reference_s, *kernel_s = median_seconds([reference, *calls], operands)
-        for values, seconds in zip(speedups, kernel_s, strict=True):
-            values.append(reference_s / seconds)
-    if not any(speedups):
+            reference_s, *kernel_s = median_seconds(
+                [reference, *(calls[i] for i in working)], operands
+            )
+        for i, seconds in zip(working, kernel_s, strict=True):
+            speedups[i].append(reference_s / seconds)
+    # A configuration that fails for some operands is no choice.
+    complete = [i for i, values in enumerate(speedups) if len(values) == len(all_operands) > 0]
+    if not complete:
         return {}
-    means = [statistics.geometric_mean(values) for values in speedups]
-    best = max(range(len(configs)), key=means.__getitem__)
+    means = {i: statistics.geometric_mean(speedups[i]) for i in complete}
+    best = max(means, key=means.__getitem__)
     return {**configs[best], "speedup": round(means[best], 3)}
+
+
+def _runs(name: str, config: dict[str, int], call: Callable[..., Any], operands: list[Any]) -> bool:
+    """Return whether a configuration compiles and runs; print why it does not."""
+    try:
+        jax.block_until_ready(call(*operands))
+    except Exception as error:
+        problem = (str(error).splitlines() or ["no message"])[0][:200]
+        print(f"{name} {config}: {type(error).__name__}: {problem}", flush=True)
+        return False
+    return True
 
 
 def all_configs(config_space: dict[str, tuple[int, ...]]) -> Iterator[dict[str, int]]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from esrjax_kernels.fused_conv3 import balanced_rows
 from interpreter import ON_CPU
 
 from esrjax.nn import ops
@@ -54,6 +55,7 @@ def test_every_sample_is_supported_in_some_dtype(name):
         ("window_attention", (1, 1, 1, 5, 7, 3, True), {"rows": 128, "block_k": 3}),
         ("selective_scan", (1, 7, 3, 2), {"rows": 128, "chunk_len": 64}),
         ("gated_spab", (1, 3, 130, 5), {"columns": 128, "rows": 64}),
+        ("gated_spab", (1, 11, 6, 4), {"columns": 64, "rows": 0}),
     ],
 )
 def test_values_do_not_depend_on_the_configuration(name, dims, config):
@@ -77,6 +79,13 @@ def test_kernel_compiles_for_cuda_without_a_gpu(name, dims, dtype):
     traced = jax.jit(ops.find_kernel(name).call).trace(*operands)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("custom_call @mosaic_gpu") == (2 if name == "selective_scan" else 1)
+
+
+@pytest.mark.parametrize(
+    "n, h, w, rows", [(1, 339, 510, 27), (1, 256, 256, 10), (1, 5, 64, 5), (8, 256, 256, 86)]
+)
+def test_balanced_rows_fill_the_device(n, h, w, rows):
+    assert balanced_rows(n, h, w, columns=64, num_sms=132) == rows
 
 
 def test_every_operation_has_a_kernel():
