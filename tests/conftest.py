@@ -65,6 +65,9 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         raise
 
 
+pytest_runtest_setup = pytest_runtest_call  # for what fixtures need
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The reference folder: official weights, goldens, images and raw results."""

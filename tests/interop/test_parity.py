@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from arrays import load_npz
 from flax import nnx
 from optional import torch
 from safetensors.torch import load_file
@@ -95,14 +96,14 @@ def test_own_outputs_pass_and_unchecked_keys_are_listed(esrjax, golden):
 
 @pytest.mark.parametrize(("fraction", "passed"), [(0.9, True), (1.1, False)])
 def test_differences_around_the_tolerance(golden, fraction, passed):
-    y = np.load(golden())["y0"]
+    y = load_npz(golden())["y0"]
     y_with_error = y.copy()
     y_with_error[0, 0, 0, 0] += fraction * FLOAT32_RTOL * max(1, np.ptp(y))
     assert compare_crumb(golden(y0=y_with_error)).passed is passed
 
 
 def test_wrong_activation_fails_with_a_right_output(golden):
-    wrong = np.load(golden())["act_filter"] + 1
+    wrong = load_npz(golden())["act_filter"] + 1
     comparison = compare_crumb(golden(act_filter=wrong))
     assert [diff.passed for diff in comparison.diffs] == [True, False]
     assert not comparison.passed

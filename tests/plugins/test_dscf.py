@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import load_npz
 from esrjax_plugins.blocks.spab import normalize_input
 from esrjax_plugins.dscf import DSCF, TORCH_NAMES, DSCFHead, merge
 from flax import nnx
@@ -88,7 +89,7 @@ def test_published_weights_are_emsr_merged(reference):
 
 def test_merge_changes_the_border_only(reference):
     emsr = open_method("emsr", reference / "weights" / "team23_DSCF.pth").net
-    x = np.load(reference / "golden" / "emsr.npz")["x0"].transpose(0, 2, 3, 1)
+    x = load_npz(reference / "golden" / "emsr.npz")["x0"].transpose(0, 2, 3, 1)
     diff = np.abs(np.asarray(merge(emsr)(x) - emsr(x)))
     assert 0.005 < diff.max() < 0.05
     assert diff[:, 64:-64, 64:-64].max() < 1e-4

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import load_npz
 from esrjax_plugins.blocks import attentive_ssm
 from esrjax_plugins.blocks.attentive_ssm import ASSM, GumbelRouting, straight_through_argmax
 from esrjax_plugins.blocks.common import haar, inverse_haar
@@ -138,7 +139,7 @@ def test_teacher_is_the_network_with_other_hparams():
 
 
 def test_output_with_injected_noise_is_the_official_one(reference, monkeypatch):
-    golden = np.load(reference / "golden/dwmamba.npz")
+    golden = load_npz(reference / "golden/dwmamba.npz")
     calls = itertools.count(1000)
 
     def injected_noise(logits):

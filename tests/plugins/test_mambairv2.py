@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import load_npz
 from esrjax_plugins.blocks.feed_forward import GatedMLP
 from esrjax_plugins.mambairv2 import METHOD
 from flax import nnx
@@ -42,7 +43,7 @@ def normal_array(*shape):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_token_classes_are_those_of_the_official_network(reference, index):
-    golden = np.load(reference / "golden/mambairv2.npz")
+    golden = load_npz(reference / "golden/mambairv2.npz")
     net = open_method("mambairv2", reference / "weights/mambairv2_tiny.safetensors").net
     x = golden[f"x{index}"].transpose(0, 2, 3, 1)
     _, outputs = jax.jit(lambda x: taps(net, x), compiler_options=FAST_COMPILE)(x)

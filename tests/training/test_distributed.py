@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from arrays import load_npz
 
 from esrjax.errors import DistributedError
 from esrjax.training.distributed import DataParallel
@@ -64,10 +65,10 @@ def test_weights_do_not_depend_on_processes_and_devices(tmp_path):
     for run in runs:
         _, stderr = run.communicate(timeout=200)
         assert run.returncode == 0, stderr
-    single, *pair = (np.load(tmp_path / f"{name}.npz") for name in ("alone0", "pair0", "pair1"))
+    single, *pair = (load_npz(tmp_path / f"{name}.npz") for name in ("alone0", "pair0", "pair1"))
     assert [int(result["devices"]) for result in (single, *pair)] == [4, 4, 4]
     results = [(single, "one"), (pair[0], "all"), (pair[1], "all")]
-    for index in range(sum(name.startswith("all") for name in single.files)):
+    for index in range(sum(name.startswith("all") for name in single)):
         for result, name in results:
             weights, expected = result[f"{name}{index}"], single[f"all{index}"]
             assert weights.dtype == np.float64
