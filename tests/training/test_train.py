@@ -39,7 +39,7 @@ def test_run_writes_weights_metrics_recipe_and_learns(tmp_path, recipe_dict, ima
     recipe, run, reports = recipe_loader.parse(recipe_dict), tmp_path / "run", []
     train.run(recipe, run, on_report=reports.append)
     assert [report.step for report in reports] == logged_steps(run) == [50, 90, 100, 150]
-    assert reports[-1].loss < reports[0].loss
+    assert reports[-1].loss < 0.9 * reports[0].loss
     assert reports[0].psnr is None and reports[2].psnr is None and reports[3].psnr > reports[1].psnr
     assert recipe_loader.load(run / "recipe.json") == recipe
     model = open_method("spanv2", run)
