@@ -160,6 +160,12 @@ def list_some(items: Iterable[object], limit: int = 5, separator: str = ", ") ->
     return f"{separator.join(texts[:limit])}{joint}and {len(texts) - limit} more"
 
 
+def error_summary(error: BaseException) -> str:
+    """Return the class of an exception and the first line of its message."""
+    message = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {message}"
+
+
 def run_and_report_errors(run: Callable[[], None]) -> int:
     """Call `run` and return the exit code: 2 after a `UserError`, 130 after Ctrl-C, else 0.
 

@@ -36,6 +36,16 @@ def mosaic_gpu() -> Any:
     return mosaic_gpu
 
 
+def interpreter_params() -> Any:
+    """Return the parameters with which kernels run on a CPU; unwritten memory is NaN there."""
+    if hasattr(mosaic_gpu(), "InterpretGPUParams"):
+        return mosaic_gpu().InterpretGPUParams()
+    # not public before JAX 0.11
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+    return InterpretGPUParams()
+
+
 def load(ref: Any, layout: Any) -> Array:
     """Load from memory into registers with `layout`.
 

@@ -9,18 +9,20 @@ import json
 import re
 import statistics
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from blocks import replace_block
+from gpu_results import Record
+from gpu_run import XLA_VARIANTS
 from tune import TABLE, write
 
 from esrjax.cli.output import markdown_table
 
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
-Record = dict[str, Any]
 
 
 def main() -> None:
@@ -95,16 +97,14 @@ def _problem(record: Record) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return (
-        ""
-        if value is None
-        else "x".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return "" if value is None else str(value)
 
 
-def _beside(title: str, keys: Sequence[str], variant: str) -> Callable[[str, list[Record]], str]:
+def _comparison(
+    title: str, keys: Sequence[str], variant: str
+) -> Callable[[str, list[Record]], str]:
     """Return a function that puts the times of the values of `variant` side by side."""
 
     def make(name: str, records: list[Record]) -> str:
@@ -126,15 +126,15 @@ TABLES: dict[str, Callable[[str, list[Record]], str]] = {
     "machine": _table("Ceilings:", ("name", "dtype", "precision", "tb_per_s", "tflop_per_s")),
     "kernels": _table("Kernels, error against the reference at the highest precision:", _ERRORS),
     "kernels-warpgroup": _table("The same with the semantics of warpgroups:", _ERRORS),
-    "kernel-times": _beside("Kernels beside the reference:", _OPERANDS, "implementation"),
-    "attention": _beside("Attention of windows:", ("title", "dtype", "pass"), "engine"),
-    "networks": _beside("Networks:", ("name", "dtype"), "implementation"),
-    "torch-networks": _beside("Networks in PyTorch:", ("name", "dtype"), "mode"),
+    "kernel-times": _comparison("Kernels beside the reference:", _OPERANDS, "implementation"),
+    "attention": _comparison("Attention of windows:", ("title", "dtype", "pass"), "engine"),
+    "networks": _comparison("Networks:", ("name", "dtype"), "implementation"),
+    "torch-networks": _comparison("Networks in PyTorch:", ("name", "dtype"), "mode"),
     "training": _table("Training steps:", ("name", *_TRAINING)),
     "torch-training": _table("Training steps in PyTorch:", ("name", "mode", *_TRAINING)),
     **{
-        f"networks-{variant}": _beside(f"SPANV2, XLA: {variant}:", ("name", "dtype"), "gate")
-        for variant in ("default", "no-command-buffer", "conv-fusion", "triton-gemm")
+        f"networks-{variant}": _comparison(f"SPANV2, XLA: {variant}:", ("name", "dtype"), "gate")
+        for variant in XLA_VARIANTS
     },
     "profile": _table("Profilers:", ("name",)),
 }
@@ -164,8 +164,6 @@ def _registers_table(rows: list[list[str]]) -> str:
 
 def write_devices(steps: dict[str, Record]) -> None:
     """Write the speed-up of every kernel in float32, with its first configuration."""
-    import tomllib
-
     table, device = tomllib.loads(TABLE.read_text()), steps["machine"]["records"][0]["device"]
     for name, value in speedups(steps["kernel-times"]["records"]).items():
         space = import_module(f"esrjax_kernels.{name}").CONFIG_SPACE

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from esrjax.errors import error_summary
+from esrjax.io import write_bytes
+
 ROUNDS = 7
 REHEARSAL = bool(os.environ.get("GPU_RUN_REHEARSE"))
 Record = dict[str, Any]
@@ -22,9 +25,7 @@ class Results:
     def add(self, **record: Any) -> None:
         """Append a record, and write all of them."""
         self.records.append(record)
-        tmp_path = self.file.with_suffix(".tmp")
-        tmp_path.write_text(json.dumps({"records": self.records}, indent=1))
-        os.replace(tmp_path, self.file)
+        write_bytes(self.file, json.dumps({"records": self.records}, indent=1).encode())
 
     def attempt(self, measure: Callable[[], Record], **record: Any) -> None:
         """Append `record` with what `measure()` returns, or with the error that it raised."""
@@ -32,8 +33,7 @@ class Results:
         try:
             record |= measure()
         except Exception as error:
-            lines = str(error).strip().splitlines() or ["no message"]
-            record["error"] = f"{type(error).__name__}: {lines[0][:300]}"
+            record["error"] = error_summary(error)
         self.add(**record, seconds=round(time.monotonic() - start, 2))
 
 

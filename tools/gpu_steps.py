@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from esrjax_kernels.row_layout import interpreter_params
 from flax import nnx
 from gpu_results import REHEARSAL, Record, Results, choose, median_ms
 from jax import Array, lax
@@ -158,9 +159,7 @@ def _kernel_call(name: str) -> Callable[..., Array]:
     call = ops.find_kernel(name).call
     if not REHEARSAL:
         return call
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
-    return functools.partial(call, interpret=InterpretGPUParams())
+    return functools.partial(call, interpret=interpreter_params())
 
 
 def kernel_times(results: Results) -> None:

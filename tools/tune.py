@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 
+from esrjax.errors import error_summary
 from esrjax.nn import ops
 from esrjax.testing.kernels import NETWORK_DIMS, OPERAND_SPECS, operand_arrays
 
@@ -76,8 +77,7 @@ def _runs(name: str, config: dict[str, int], call: Callable[..., Any], operands:
     try:
         jax.block_until_ready(call(*operands))
     except Exception as error:
-        problem = (str(error).splitlines() or ["no message"])[0][:200]
-        print(f"{name} {config}: {type(error).__name__}: {problem}", flush=True)
+        print(f"{name} {config}: {error_summary(error)}", flush=True)
         return False
     return True
 

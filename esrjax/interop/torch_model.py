@@ -21,7 +21,7 @@ from unittest import mock
 import torch
 from torch.overrides import TorchFunctionMode
 
-from esrjax.errors import TorchModelError, UserError, list_some, suggest
+from esrjax.errors import TorchModelError, UserError, error_summary, list_some, suggest
 from esrjax.io import matches_any
 from esrjax.nn.checkpoint_io import StateDict
 
@@ -109,12 +109,6 @@ def _user_code_error(file: Path, action: str, error: BaseException) -> TorchMode
         remedy = "use the dtype of the input: torch.zeros(..., dtype=x.dtype)"
     lines = _user_lines(traceback.extract_tb(error.__traceback__), file) or [str(file)]
     return TorchModelError(problem, rule=rule, location=lines[-1], remedy=remedy)
-
-
-def error_summary(error: BaseException) -> str:
-    """Return the class of an exception and the first line of its message."""
-    message = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {message}"
 
 
 def _user_lines(frames: traceback.StackSummary, file: Path) -> list[str]:

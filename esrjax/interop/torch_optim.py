@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from esrjax.errors import TorchCompileError, TorchModelError
+from esrjax.errors import TorchCompileError, TorchModelError, error_summary
 from esrjax.interop.array_diff import Array, OptimizerPair
-from esrjax.interop.torch_model import CudaToCpu, TorchModel, error_summary, wrap_user_errors
+from esrjax.interop.torch_model import CudaToCpu, TorchModel, wrap_user_errors
 from esrjax.interop.trace import HookEvent, InOut
 from esrjax.nn.checkpoint_io import StateDict
 

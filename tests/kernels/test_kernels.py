@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from esrjax_kernels.fused_conv3 import balanced_rows
-from interpreter import ON_CPU
+from esrjax_kernels.row_layout import interpreter_params
 
 from esrjax.nn import ops
 from esrjax.testing import check_kernel
@@ -30,7 +30,9 @@ CONFIGS = {  # small, so that small operands have many chunks and programs
 
 
 def interpreted(name, config=None):
-    return functools.partial(ops.find_kernel(name).call, config=config, interpret=ON_CPU)
+    return functools.partial(
+        ops.find_kernel(name).call, config=config, interpret=interpreter_params()
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
