@@ -34,21 +34,21 @@ $(1) -m venv .venv-$(2)
 endef
 TESTS = -n 2 --dist worksteal -m "not slow and not gpu"
 SMOKE = tests/nn tests/kernels tests/training tests/cli/test_cli.py tests/test_methods.py
-TOOLS = hypothesis pytest pytest-xdist "setuptools>=77"
+PACKAGES = -e ".[demo,log]" hypothesis pytest pytest-xdist "setuptools>=77"
 
 test-jax-0.11:  ## all tests on Python 3.12 and JAX 0.11.2
-	$(call test_in,$(PYTHON312),jax-0.11,-e ".[demo,log]" jax==0.11.2 $(TOOLS),$(TESTS))
+	$(call test_in,$(PYTHON312),jax-0.11,$(PACKAGES) jax==0.11.2,$(TESTS))
 
 test-newest:  ## all tests on Python 3.12 and the newest versions of everything
-	$(call test_in,$(PYTHON312),newest,--upgrade -e ".[demo,log]" $(TOOLS),$(TESTS))
+	$(call test_in,$(PYTHON312),newest,--upgrade $(PACKAGES),$(TESTS))
 
 test-python-3.13:  ## all tests on Python 3.13 and the newest versions of everything
-	$(call test_in,$(PYTHON313),python-3.13,--upgrade -e ".[demo,log]" $(TOOLS),$(TESTS))
+	$(call test_in,$(PYTHON313),python-3.13,--upgrade $(PACKAGES),$(TESTS))
 
 # Old versions of flax use what newer versions of JAX call deprecated.
 test-lowest:  ## a selection of tests with the lowest versions that pyproject.toml allows
 	$(PYTHON) tools/lowest.py > .venv-lowest.txt
-	$(call test_in,$(PYTHON),lowest,-c .venv-lowest.txt -e ".[demo,log]" $(TOOLS),-W ignore::DeprecationWarning $(TESTS) $(SMOKE))
+	$(call test_in,$(PYTHON),lowest,-c .venv-lowest.txt $(PACKAGES),-W ignore::DeprecationWarning $(TESTS) $(SMOKE))
 
 parity: $(VENV)/installed  ## write docs/parity.md; needs the reference folder
 	$(RUN)/python tools/parity.py
