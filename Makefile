@@ -34,7 +34,7 @@ $(1) -m venv .venv-$(2)
 endef
 TESTS = -n 2 --dist worksteal -m "not slow and not gpu"
 SMOKE = tests/nn tests/kernels tests/training tests/cli/test_cli.py tests/test_methods.py
-PACKAGES = -e ".[demo,log]" hypothesis pytest pytest-xdist "setuptools>=77"
+PACKAGES = -e ".[demo,log]" build hypothesis pytest pytest-xdist "setuptools>=77"
 
 test-jax-0.11:  ## all tests on Python 3.12 and JAX 0.11.2
 	$(call test_in,$(PYTHON312),jax-0.11,$(PACKAGES) jax==0.11.2,$(TESTS))

@@ -15,10 +15,8 @@ are shifted by a pixel instead are not possible, because tiled and swizzled memo
 at a pixel; three shifted copies of every row would not fit into shared memory (324 KiB for 32
 channels in float32, of 227 KiB).
 
-Float32 operands are multiplied in TF32 (10 bits of mantissa) and summed in float32; `kernels.smem`
-refuses them where a higher matmul precision is requested. wgmma reads 32-bit operands along the
-contraction axis only; it can transpose 16-bit ones alone. Hence right operands are stored
-transposed, `(..., 3C, C)` instead of `(..., C, 3C)`, in bfloat16 too, to have one layout.
+Right operands are stored transposed, `(..., 3C, C)` instead of `(..., C, 3C)` (`tensor_cores`), in
+bfloat16 too, to have one layout.
 """
 
 import math
@@ -31,7 +29,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import smem, tuning
-from .row_layout import load, make_kernel, mosaic_gpu, pallas, store
+from .row_layout import make_kernel, mosaic_gpu, pallas, store
+from .tensor_cores import Product, full_acc, load_acc, matmul, operand_smem, padded_channels
 
 ROW_HALO = 3  # rows read above and below the output, one for each convolution
 COL_HALO = 4  # columns per side that are not stored: 3 are needed, 4 leave a multiple of 8
@@ -48,10 +47,9 @@ class Refs:
 
     Attributes:
         u: Input `(N, h, w, C)`.
-        w: Kernels of the three convolutions `(9, C, 3C)` (`_stack_weights`); on the device
-            transposed, `(9, 3C, C)`.
+        w: Kernels of the three convolutions `(9, 3C, C)` (`_stack_weights`).
         b: Biases `(3, C)`, float32.
-        gate_w: Kernel of the gate `(C, C)`, transposed likewise.
+        gate_w: Kernel of the gate, transposed `(C, C)`.
         gate_b: Bias of the gate `(C,)`, float32.
         mask: 1 for valid pixels `(h, w)`, float32.
         y: Output `(N, h, w, C)`.
@@ -141,13 +139,13 @@ class ConvTile:
         """
         refs, channels = self.refs, self.channels
         operands = [
-            (
+            Product(
                 refs.line_buffer.at[conv, _slot(k + kernel_row - 1)],
                 refs.w_smem.at[3 * conv + kernel_row],
             )
             for kernel_row in range(3)
         ]
-        products = self._matmul(operands, 3 * channels)
+        products = matmul(operands, (self.columns, 3 * channels), self.interpret)
         left, center, right = (
             lax.slice(
                 products,
@@ -170,28 +168,9 @@ class ConvTile:
         if refs.gate_w_smem is None:
             return None
         store(refs.f_smem, f.astype(refs.u.dtype))
-        gate = self._matmul([(refs.f_smem, refs.gate_w_smem)], self.channels)
+        operands = [Product(refs.f_smem, refs.gate_w_smem)]
+        gate = matmul(operands, (self.columns, self.channels), self.interpret)
         return gate + self._broadcast_channels(refs.gate_b, slice(None))
-
-    def _matmul(self, operands: list[tuple[Any, Any]], columns: int) -> Array:
-        """Return the sum of the matmuls of operands in shared memory, in float32.
-
-        The left operands have `self.columns` rows, the result has `columns` columns.
-        """
-
-        def accumulate(acc: Any) -> Array:
-            for lhs, rhs in operands:
-                # wgmma takes TF32 operands with the contraction axis contiguous only, so the right
-                # one is stored transposed (`FusedConv3._to_rhs`) and read through a transposed
-                # view; the interpreter is not so strict
-                rhs_ref = rhs.T if self.interpret is None else rhs
-                mosaic_gpu().wgmma(acc, lhs, rhs_ref)
-            return acc[...]
-
-        mosaic_gpu().commit_smem()  # wgmma must see what was written to shared memory
-        return pallas().run_scoped(
-            accumulate, mosaic_gpu().ACC((self.columns, columns), jnp.float32)
-        )
 
     def _shift_columns(self, products: Array, start: int) -> Array:
         """Return products shifted by one pixel: to the right for `start` 0, to the left for 2.
@@ -208,21 +187,10 @@ class ConvTile:
         return lax.broadcast_in_dim(values, (self.columns, self.channels), (1,))
 
     def _load(self, ref: Any, *index: Any, axis: int | None = None) -> Array:
-        """Load with the register layout of wgmma's accumulator, so that sums need no conversion.
-
-        For a vector, `axis` is the axis of `(columns, C)` that it lacks.
-        """
-        if self.interpret is not None:
-            return ref[index]
-        layout = mosaic_gpu().Layout.WGMMA
-        layout = layout if axis is None else layout.reduce(axis)
-        return load(ref.at[index], layout)
+        return load_acc(ref, *index, axis=axis, interpret=self.interpret)
 
     def _zeros(self) -> Array:
-        zeros = jnp.zeros((self.columns, self.channels), jnp.float32)
-        if self.interpret is not None:
-            return zeros
-        return mosaic_gpu().layout_cast(zeros, mosaic_gpu().Layout.WGMMA)
+        return full_acc((self.columns, self.channels), 0, interpret=self.interpret)
 
     def _image_row(self, k: Any) -> Any:
         return self.top + jnp.clip(k, 0, self.num_rows - 1)
@@ -375,21 +343,19 @@ class FusedConv3:
             rows = balanced_rows(n, h, max(w, self.columns), self.columns, tuning.num_sms())
             return replace(self, rows=rows)(u, kernels, biases, gate, mask)
         pad_channels, pad_columns = (
-            smem.padded_channels(channels) - channels,
+            padded_channels(channels) - channels,
             max(0, self.columns - w),
         )
         operands = {
             "u": jnp.pad(u, ((0, 0), (0, 0), (0, pad_columns), (0, pad_channels))),
-            "w": self._to_rhs(_stack_weights(kernels, pad_channels)),
+            "w": _stack_weights(kernels, pad_channels),
         }
         if biases:
             operands["b"] = jnp.pad(jnp.stack(biases), ((0, 0), (0, pad_channels))).astype(
                 jnp.float32
             )
         if gate is not None:
-            operands["gate_w"] = self._to_rhs(
-                jnp.pad(gate[0], ((0, pad_channels), (0, pad_channels)))
-            )
+            operands["gate_w"] = jnp.pad(gate[0].T, ((0, pad_channels), (0, pad_channels)))
             operands["gate_b"] = jnp.pad(gate[1], (0, pad_channels)).astype(jnp.float32)
         # Padded columns need a mask: a convolution writes nonzero values there (its bias, and what
         # its taps reach of the image), and the next one must read zeros.
@@ -397,10 +363,6 @@ class FusedConv3:
             is_valid = jnp.ones((h, w), jnp.float32) if mask is None else mask.astype(jnp.float32)
             operands["mask"] = jnp.pad(is_valid, ((0, 0), (0, pad_columns)))
         return self._run(operands, w)[:, :, :w, :channels]
-
-    def _to_rhs(self, matrix: Array) -> Array:
-        """Return a right operand as wgmma needs it on the device: transposed."""
-        return matrix.mT if self.interpret is None else matrix
 
     def _run(self, operands: dict[str, Array], w: int) -> Array:
         u = operands["u"]
@@ -423,27 +385,19 @@ class FusedConv3:
         return run(*operands.values())
 
     def _smem_types(self, channels: int, dtype: Any, is_gated: bool) -> dict[str, Any]:
-        """Return the shared-memory buffers; operands of wgmma must be tiled and swizzled.
+        """Return the shared-memory buffers.
 
-        A tile is 8 rows of `swizzle` bytes: 32, 64 or 128, the widest that divides a row, which is
-        a multiple of 32 bytes as channels are padded to a multiple of 16. `out_smem` and
-        `shift_smem` are no operands, and are sliced at single pixels, so they are plain.
+        `out_smem` and `shift_smem` are no operands, and are sliced at single pixels, so they are
+        neither tiled nor swizzled.
         """
-        swizzle = math.gcd(channels * dtype.itemsize, 128)
-        tiling = mosaic_gpu().TilingTransform((8, swizzle // dtype.itemsize))
-        tiling_kwargs = {"transforms": (tiling, mosaic_gpu().SwizzleTransform(swizzle))}
         shapes = smem.smem_shapes(self.columns, channels, is_gated)
-        if self.interpret is None:
-            shapes["w_smem"] = (9, 3 * channels, channels)
-        untiled = {"out_smem": {}, "shift_smem": {}}
         types = {
-            name: mosaic_gpu().SMEM(
-                shape,
-                jnp.float32 if name == "shift_smem" else dtype,
-                **untiled.get(name, tiling_kwargs),
-            )
+            name: operand_smem(shape, dtype)
             for name, shape in shapes.items()
+            if name not in ("out_smem", "shift_smem")
         }
+        types["shift_smem"] = mosaic_gpu().SMEM(shapes["shift_smem"], jnp.float32)
+        types["out_smem"] = mosaic_gpu().SMEM(shapes["out_smem"], dtype)
         return {**types, "barrier": mosaic_gpu().Barrier()}
 
     def _compute_tile(self, refs: Refs, grid: tuple[int, int, int]) -> None:
@@ -481,7 +435,10 @@ class FusedConv3:
 
 
 def _stack_weights(kernels: Sequence[Array], pad_channels: int) -> Array:
-    """Return the kernels as `(9, C, 3C)`: by convolution and row, taps from left to right."""
+    """Return the kernels as `(9, 3C, C)`: by convolution and row, taps from left to right.
+
+    The input channels are last, because right operands of wgmma are stored transposed.
+    """
     weights = jnp.pad(jnp.stack(kernels), ((0, 0),) * 3 + ((0, pad_channels),) * 2)
     channels = weights.shape[-1]
-    return weights.transpose(0, 1, 3, 2, 4).reshape(9, channels, 3 * channels)
+    return weights.mT.reshape(9, 3 * channels, channels)

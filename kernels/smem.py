@@ -4,23 +4,14 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from . import tuning
+from .tensor_cores import MAX_SMEM_BYTES, padded_channels, precision_reason
 from .tuning import Config
 
-MAX_SMEM_BYTES = 232_448  # shared memory of a thread block on Hopper, bytes
 TILE_COLUMNS = (64, 128)  # pixels of a tile's row; wgmma takes multiples of 64
-CHANNEL_MULTIPLE = 16  # channels are padded to a multiple of it
-# matmul precisions that allow TF32 or less
-TF32_PRECISIONS = (None, "default", "high", "tensorfloat32", "bfloat16", "TF32_TF32_F32")
 BANK_PAD = 8  # float32 of padding per row of shift_smem, so that rows start in different banks
-
-
-def padded_channels(channels: int) -> int:
-    """Return the number of channels with which a kernel computes."""
-    return channels + -channels % CHANNEL_MULTIPLE
 
 
 def smem_shapes(columns: int, channels: int, is_gated: bool) -> dict[str, tuple[int, ...]]:
@@ -30,7 +21,7 @@ def smem_shapes(columns: int, channels: int, is_gated: bool) -> dict[str, tuple[
     """
     row = (columns, channels)
     shapes = {
-        "w_smem": (9, channels, 3 * channels),
+        "w_smem": (9, 3 * channels, channels),
         "line_buffer": (3, 3, *row),
         "shift_smem": (columns + 2, channels + BANK_PAD),
         "out_smem": row,
@@ -48,15 +39,13 @@ def clip_to_smem(config: Config, u: Array, is_gated: bool) -> Config:
 
 def unsupported_reason(u: Array, *weights: Array, is_gated: bool) -> str | None:
     """Return None if device, dtypes, sizes and matmul precision are supported, else the reason."""
-    precision = jax.default_matmul_precision.value
-    if precision not in TF32_PRECISIONS and u.dtype == jnp.float32:
-        return f"it multiplies float32 in TF32, but the matmul precision is {precision!r}"
     n, h, w, channels = u.shape
     padded: Any = jax.ShapeDtypeStruct(
         (n, h, max(w, min(TILE_COLUMNS)), padded_channels(channels)), u.dtype
     )
     return (
-        tuning.unsupported_reason(u, *weights, padded)
+        precision_reason(u.dtype)
+        or tuning.unsupported_reason(u, *weights, padded)
         or tuning.not_hopper_reason()
         or _smem_reason(u, is_gated)
     )

@@ -1,41 +1,37 @@
-"""Window attention `softmax(q kᵀ/√d + bias + mask) v` without storing the scores.
+"""Window attention `softmax(q kᵀ/√d + bias + mask) v` without scores in device memory.
 
-Every thread holds queries and loops over blocks of keys with the running maximum `m_i`, sum `l_i`
-and output `acc` of the online softmax (Milakov and Gimelshein, arXiv:1805.02867; FlashAttention,
-arXiv:2205.14135, loops likewise). Only queries, keys, values, bias, mask and the output are in
-device memory; the reference also writes and reads L·K scores for every window and head. Matmuls are
-float32 without tensor cores. Windows with fewer queries than a tile has rows (8 x 8: 64 of 128)
-leave threads idle.
+Forward, a program goes through the keys of a window with the running maximum `m_i`, sum `l_i` and
+output `acc` of the online softmax (Milakov and Gimelshein, arXiv:1805.02867). The gradients compute
+the scores again, tile by tile, from the logarithm of the softmax's sum (FlashAttention-2,
+arXiv:2307.08691): one kernel for those of queries and bias, one for those of keys and values.
+Only the operands, the output, their gradients and two numbers per query are in device memory; the
+reference writes and reads L·K scores for every window and head, several times for a gradient.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
+from esrjax.nn import ops
 from esrjax.nn.ops import Kernel
 
 from . import tuning
-from .row_layout import (
-    MAX_COLUMNS,
-    WARPGROUP_THREADS,
-    RowTile,
-    make_kernel,
-    pallas,
-    store,
-    tile_start,
+from .attention_programs import (
+    Cotangents,
+    forward_kernel,
+    key_grad_kernel,
+    pad_heads,
+    pad_operands,
+    query_grad_kernel,
 )
+from .attention_tiles import TileKernel
+from .tensor_cores import MAX_SMEM_BYTES, precision_reason
 from .tuning import Config
 
 NAME = "window_attention"
-CONFIG_SPACE = {
-    "rows": (WARPGROUP_THREADS, 2 * WARPGROUP_THREADS),  # queries per tile
-    "block_k": (8, 4, 16),  # keys between two updates of the running maximum
-}
-
-SoftmaxState = tuple[Array, Array, Array]  # m_i (rows,), l_i (rows,), acc (rows, d)
+CONFIG_SPACE = {"sm_programs": (4, 2, 8)}  # programs per SM, among which the windows are divided
 
 
 def call(
@@ -50,125 +46,104 @@ def call(
 ) -> Array:
     """Return the output of the op `window_attention`, shaped as `q`.
 
+    The gradients are kernels too, unless that of the mask is asked for: then all of them are the
+    reference's.
+
     Args:
         q: Queries `(N, windows, heads, L, d)`.
         k: Keys `(N, windows, heads, K, d)`.
         v: Values `(N, windows, heads, K, d)`.
         bias: Position bias `(heads, L, K)`.
         mask: Additive mask `(windows, L, K)`, or None.
-        config: Tile sizes; by default the tuned ones.
+        config: See `CONFIG_SPACE`; by default the tuned one.
         interpret: Parameters of the interpreter, which runs on any platform; None for the device.
     """
-    _, num_windows, num_heads, num_queries, head_dim = q.shape
     config = config or tuning.get_config(NAME, CONFIG_SPACE)
-    tile = RowTile(rows=config["rows"], columns=head_dim, interpret=interpret)
-    pad_rows = max(0, tile.rows - num_queries)  # if there is less than one tile
-    score_terms = [bias] if mask is None else [bias, mask]
-    score_terms = [_transpose_pad(term, pad_rows) for term in score_terms]
-    q_rows = jnp.pad(_merge_batch(q), ((0, 0), (0, pad_rows), (0, 0)))
-    num_tiles = pallas().cdiv(num_queries, tile.rows)
-    operands = (q_rows, _merge_batch(k), _merge_batch(v), *score_terms)
-    num_scores = len(q_rows) * q_rows.shape[1] * k.shape[3]
-    run = make_kernel(
-        lambda *refs: _compute_tile(
-            tile, (num_tiles, num_windows, num_heads), config["block_k"], *refs
-        ),
-        operands,
-        flops=4 * num_scores * head_dim,
-        transcendentals=num_scores,
-        out_type=jax.ShapeDtypeStruct(q_rows.shape, q.dtype),
-        grid=(len(q_rows) * num_tiles,),
-        grid_names=("tile",),
-        kernel_name=NAME,
-        interpret=interpret,
+
+    def forward(*args: Any) -> list[Array]:
+        return forward_kernel(pad_operands(*args, **config)).run(interpret)
+
+    def fwd(*primals: Any) -> tuple[Array, Any]:
+        args = [primal if primal is None else primal.value for primal in primals]
+        y, logsumexp = forward(*args)
+        if mask is not None and primals[4].perturbed:
+            return _unpad(y, q), (args, None, None)
+        return _unpad(y, q), (args, y, logsumexp)
+
+    def bwd(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
+        args, y, logsumexp = residuals
+        if logsumexp is None:
+            with ops.implementation("reference"):
+                return jax.vjp(ops.window_attention, *args)[1](cotangent)
+        return _grads(args, y, logsumexp, cotangent, config, interpret)
+
+    attention = jax.custom_vjp(lambda *args: _unpad(forward(*args)[0], q))
+    attention.defvjp(fwd, bwd, symbolic_zeros=True)
+    return attention(q, k, v, bias, mask)
+
+
+def _grads(
+    args: Any, y: Array, logsumexp: Array, cotangent: Array, config: Config, interpret: Any
+) -> tuple[Any, ...]:
+    """Return the gradients of q, k, v and bias; None, which is zero, for the mask."""
+    q, k, v, bias, _ = args
+    operands, g = pad_operands(*args, **config), pad_heads(cotangent)
+    delta = jnp.sum(g.astype(jnp.float32) * y, -1)
+    cotangents = Cotangents(g=g, logsumexp=logsumexp, delta=delta)
+    dq, dbias = query_grad_kernel(operands, cotangents).run(interpret)
+    dk, dv = key_grad_kernel(operands, cotangents).run(interpret)
+    _, num_queries, num_keys = bias.shape
+    return (
+        _unpad(dq.sum(0), q),
+        _unpad(dk, k),
+        _unpad(dv, v),
+        dbias.sum(0)[:, :num_queries, :num_keys].astype(bias.dtype),
+        None,
     )
-    return run(*operands)[:, :num_queries].reshape(q.shape)
 
 
-def _merge_batch(x: Array) -> Array:
-    """`(N, windows, heads, L, d)` to `(N·windows·heads, L, d)`."""
-    return x.reshape(-1, *x.shape[-2:])
-
-
-def _transpose_pad(term: Array, pad_rows: int) -> Array:
-    """`(…, L, K) -> (…, K, L + pad_rows)`: adjacent threads load adjacent queries."""
-    return jnp.pad(term.mT, ((0, 0), (0, 0), (0, pad_rows)))
-
-
-def _compute_tile(
-    tile: RowTile, grid_shape: tuple[int, int, int], block_k: int, *refs: Any
-) -> None:
-    """Compute one tile of queries of one head of one window.
-
-    `grid_shape` is the number of tiles, windows and heads.
-    """
-    q, k, v, *score_terms, y = refs
-    num_tiles, num_windows, num_heads = grid_shape
-    group, tile_index = jnp.divmod(lax.axis_index("tile"), num_tiles)
-    num_queries, num_keys = q.shape[1], k.shape[1]
-    query_slice = pallas().ds(tile_start(tile_index, tile.rows, num_queries), tile.rows)
-    q_tile = tile.load(q, group, query_slice, slice(None)) * tile.columns**-0.5
-    # The bias is indexed by head, the mask by window. Without a mask there is one term only, hence
-    # not strict.
-    term_index = (lax.rem(group, num_heads), lax.rem(lax.div(group, num_heads), num_windows))
-    terms = list(zip(score_terms, term_index, strict=False))
-
-    def attend(start: Any, count: int, state: SoftmaxState) -> SoftmaxState:
-        """Return the state after `count` more keys."""
-        m_i, l_i, acc = state
-        scores = [
-            _score(tile, q_tile, k, group, start + i, terms, query_slice) for i in range(count)
-        ]
-        m_new = _max([m_i, *scores])
-        alpha = jnp.exp(m_i - m_new)  # rescales what was summed with the old maximum
-        l_i, acc = l_i * alpha, acc * tile.broadcast_column(alpha)
-        for i, score in enumerate(scores):
-            p = jnp.exp(score - m_new)
-            v_row = tile.load_row(v, group, start + i, slice(None))
-            l_i = l_i + p
-            acc = acc + tile.broadcast_column(p) * tile.broadcast_row(v_row)
-        return m_new, l_i, acc
-
-    state = (tile.full_column(-jnp.inf), tile.full_column(0), tile.full(0))
-    state = lax.fori_loop(
-        0, num_keys // block_k, lambda i, carry: attend(i * block_k, block_k, carry), state
-    )
-    if num_keys % block_k:
-        state = attend(num_keys - num_keys % block_k, num_keys % block_k, state)
-    _, l_i, acc = state
-    store(y.at[group, query_slice, :], (acc / tile.broadcast_column(l_i)).astype(y.dtype))
-
-
-def _score(
-    tile: RowTile, q_tile: Array, k: Any, group: Any, key: Any, terms: list[Any], query_slice: Any
-) -> Array:
-    """Return `q k + bias + mask` of one key for all queries: `(rows,)`."""
-    k_row = tile.load_row(k, group, key, slice(None))
-    score = (q_tile * tile.broadcast_row(k_row)).sum(1)
-    for term, index in terms:
-        score = score + tile.load_column(term, index, key, query_slice)
-    return score
-
-
-def _max(scores: Sequence[Array]) -> Array:
-    maximum, *rest = scores
-    for score in rest:
-        maximum = jnp.maximum(maximum, score)
-    return maximum
+def _unpad(x: Array, like: Array) -> Array:
+    """`(N·windows, heads, L, d)` padded to the shape and dtype of `(N, windows, heads, L, d)`."""
+    return x[:, :, : like.shape[3], : like.shape[4]].reshape(like.shape).astype(like.dtype)
 
 
 def unsupported_reason(
     q: Array, k: Array, v: Array, bias: Array, mask: Array | None = None
 ) -> str | None:
-    """Return None if the kernel supports the operands on this device, else the reason."""
-    head_dim = q.shape[-1]
-    if head_dim > MAX_COLUMNS:
-        return f"it supports head dimensions up to {MAX_COLUMNS}, not {head_dim}"
-    return tuning.unsupported_reason(q, k, v, bias, *([] if mask is None else [mask]))
+    """Return None if the kernels support the operands on this device, else the reason."""
+    args = (q, k, v, bias, *([] if mask is None else [mask]))
+    return (
+        precision_reason(q.dtype)
+        or tuning.unsupported_reason(*args)
+        or tuning.not_hopper_reason()
+        or _smem_reason(*args)
+    )
+
+
+def _smem_reason(*args: Any) -> str | None:
+    """Return None if shared memory suffices for the output and the gradients, else the reason."""
+    kernels: list[TileKernel] = []
+
+    def make_kernels(q: Array, *others: Array) -> None:
+        operands = pad_operands(q, *others, sm_programs=1)
+        vector = operands.q[..., 0]
+        cotangents = Cotangents(g=operands.q, logsumexp=vector, delta=vector)
+        kernels.append(forward_kernel(operands))
+        kernels.append(query_grad_kernel(operands, cotangents))
+        kernels.append(key_grad_kernel(operands, cotangents))
+
+    jax.eval_shape(make_kernels, *args)
+    num_bytes = max(kernel.smem_bytes() for kernel in kernels)
+    if num_bytes <= MAX_SMEM_BYTES:
+        return None
+    q, k, *_ = args
+    usage = f"{q.shape[3]} queries and {k.shape[3]} keys of {q.shape[4]} elements in {q.dtype}"
+    return f"{usage} need {num_bytes} bytes of shared memory, the limit is {MAX_SMEM_BYTES}"
 
 
 KERNEL = Kernel(
     call=call,
     unsupported_reason=unsupported_reason,
     disabled_reason=lambda: tuning.disabled_reason(NAME),
+    differentiable=True,
 )

@@ -68,6 +68,16 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
 pytest_runtest_setup = pytest_runtest_call  # for what fixtures need
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    """Skip a module of tests that imports torch, without it."""
+    report = yield
+    if NO_TORCH and report.failed and "No module named 'torch'" in str(report.longrepr):
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, "Skipped: torch is not installed")
+    return report
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The reference folder: official weights, goldens, images and raw results."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from twins.drawn import random_state_dict
 
@@ -25,8 +26,6 @@ from esrjax.interop.torch_compare import compare_quality
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import KeyMap, cast, load_state_dict, to_state_dict
 from esrjax.testing import FAST_COMPILE
-
-torch = pytest.importorskip("torch", reason="torch is not installed")
 
 FLOAT64_RTOL = 1e-9  # of the largest value
 GOLDEN_RTOL = 2e-5  # the float32 golden files are up to 1.3e-5 from float64

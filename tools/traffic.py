@@ -14,8 +14,8 @@ from functools import cache
 from typing import Any
 
 import jax
-from esrjax_kernels import smem
 from esrjax_kernels.fused_conv3 import COL_HALO, CONFIG_SPACE, ROW_HALO
+from esrjax_kernels.tensor_cores import padded_channels
 from flax import nnx
 
 from esrjax import registry
@@ -148,7 +148,7 @@ def make_operation(name: str, equation: Any) -> Operation:
         return Operation(name=name, num_values=num_values, macs=macs)
     u = equation.invars[0].aval
     size, channels = math.prod(u.shape), u.shape[-1]
-    padding_ratio = smem.padded_channels(channels) / channels
+    padding_ratio = padded_channels(channels) / channels
     # values that are read and written in addition: the halo and padded channels
     extra_values = size * (padding_ratio * (halo_factor(ROW_HALO) + 1) - 2)
     padding_values = 2 * size * (1 + padding_ratio) if padding_ratio > 1 else 0

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 
 from esrjax import registry
-from esrjax.interop.torch_compare import ModelPair
-from esrjax.interop.torch_model import build, load_state_dict, parse_source
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import KeyMap, perturb_weights, to_state_dict
 
@@ -24,6 +22,9 @@ SMALL_HPARAMS = {
 @pytest.fixture
 def make_pair():
     """Build a JAX network and its PyTorch twin with equal weights: `make_pair("span", "train")`."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    from esrjax.interop.torch_compare import ModelPair
+    from esrjax.interop.torch_model import build, load_state_dict, parse_source
 
     def make(name, form="deploy"):
         method = registry.get_method(name)

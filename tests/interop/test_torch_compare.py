@@ -14,8 +14,6 @@ from esrjax.interop import torch_optim
 from esrjax.interop.array_diff import OptimizerPair
 from esrjax.interop.torch_compare import compare_gradients, compare_optimizer
 
-pytest.importorskip("torch", reason="torch is not installed")
-
 TWO_STEPS = (1.0, -0.5)
 ADAMW_KWARGS = {"lr": 1e-3, "weight_decay": 0.01}
 MUON_KWARGS = {"lr": 1e-3, "weight_decay": 0.0, "eps": 1e-30}

@@ -1,11 +1,10 @@
 """PyTorch code that cannot be used is reported with its line and a remedy."""
 
 import pytest
+import torch
 
 from esrjax.errors import TorchModelError
 from esrjax.interop.torch_model import build, load_state_dict, parse_source, state_dict_mismatches
-
-torch = pytest.importorskip("torch", reason="torch is not installed")
 
 
 def build_error(error_class, write_torch_file, kwargs=None, name="Net", **lines):

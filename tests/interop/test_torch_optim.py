@@ -4,13 +4,12 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from esrjax.bench import roofline
 from esrjax.errors import TorchModelError
 from esrjax.interop import torch_optim
 from esrjax.interop.torch_model import build, parse_source
-
-torch = pytest.importorskip("torch", reason="torch is not installed")
 
 LR = np.random.default_rng(0).random((1, 6, 7, 3)).astype(np.float32)
 

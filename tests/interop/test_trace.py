@@ -5,6 +5,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from esrjax.interop import trace
@@ -16,7 +17,6 @@ from esrjax.interop.trace import summarize
 from esrjax.nn.layers import Conv2d
 from esrjax.nn.state_dict import KeyMap, to_state_dict
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
 nn, functional = torch.nn, torch.nn.functional
 
 KEY_MAP = KeyMap({"body.conv.{leaf}": "body.{leaf}"})

@@ -7,13 +7,13 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esrjax.nn import functional
 from esrjax.nn.functional import native_lowering
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
 torch_functional = torch.nn.functional
 
 IN_TORCH = (0, 3, 1, 2)  # axes of images in PyTorch's layout; of kernels (3, 2, 0, 1)
