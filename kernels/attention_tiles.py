@@ -219,7 +219,9 @@ class TileLoop:
     def _copy_next(self, i: Any, j: Any, num_windows: Any) -> None:
         """Copy the operands of the block after block `j` of window `i`, if there is one."""
         is_last = j + 1 == self.shape.group_blocks
-        columns = {name: kind for name, kind in self.kinds.items() if kind != "row"}
+        columns: dict[str, Kind] = {
+            name: kind for name, kind in self.kinds.items() if kind != "row"
+        }
         pallas().when(jnp.logical_not(is_last))(lambda: self._copy(i, j + 1, columns))
         pallas().when(is_last & (i + 1 < num_windows))(lambda: self._copy(i + 1, 0, self.kinds))
 
@@ -315,11 +317,14 @@ class TileKernel:
     @property
     def kinds(self) -> dict[str, Kind]:
         """Shapes of the operands by name."""
-        kinds: dict[str, Kind] = {name: "row" for name in self.row}
-        kinds |= {name: "column" for name in self.column}
-        if self.is_transposed:
-            return kinds | {_transposed_name(name): "transposed" for name in self.contracted}
-        return kinds | {name: "column" for name in self.contracted}
+        rows: dict[str, Kind] = dict.fromkeys(self.row, "row")
+        columns: dict[str, Kind] = dict.fromkeys(self.column, "column")
+        contracted: dict[str, Kind] = (
+            dict.fromkeys(map(_transposed_name, self.contracted), "transposed")
+            if self.is_transposed
+            else dict.fromkeys(self.contracted, "column")
+        )
+        return {**rows, **columns, **contracted}
 
     def operands(self) -> dict[str, Array]:
         """Return the arrays that the kernel is called with, by name."""

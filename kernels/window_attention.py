@@ -88,7 +88,7 @@ def _grads(
     """Return the gradients of q, k, v and bias; None, which is zero, for the mask."""
     q, k, v, bias, _ = args
     operands, g = pad_operands(*args, **config), pad_heads(cotangent)
-    delta = jnp.sum(g.astype(jnp.float32) * y, -1)
+    delta = jnp.sum(g.astype(jnp.float32) * y.astype(jnp.float32), -1)
     cotangents = Cotangents(g=g, logsumexp=logsumexp, delta=delta)
     dq, dbias = query_grad_kernel(operands, cotangents).run(interpret)
     dk, dv = key_grad_kernel(operands, cotangents).run(interpret)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from esrjax_kernels import attention_tiles, tuning
 from esrjax_kernels.fused_conv3 import balanced_rows
 from esrjax_kernels.row_layout import interpreter_params
 
@@ -54,7 +55,6 @@ def test_every_sample_is_supported_in_some_dtype(name):
     "name, dims, config",
     [
         ("gated_residual", (1, 13, 23, 4), {"rows": 256}),
-        ("window_attention", (1, 1, 1, 5, 7, 3, True), {"rows": 128, "block_k": 3}),
         ("selective_scan", (1, 7, 3, 2), {"rows": 128, "chunk_len": 64}),
         ("gated_spab", (1, 3, 130, 5), {"columns": 128, "rows": 64}),
         ("gated_spab", (1, 11, 6, 4), {"columns": 64, "rows": 0}),
@@ -68,6 +68,32 @@ def test_values_do_not_depend_on_the_configuration(name, dims, config):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
 
 
+# Several windows and blocks a program, the last program with fewer; keys in three groups.
+@pytest.mark.parametrize(
+    "dims, dtype, max_smem_bytes",
+    [
+        ((2, 3, 1, 70, 130, 5, True), "float32", 70_000),
+        ((1, 5, 2, 9, 70, 30, False), "bfloat16", 0),
+    ],
+)
+def test_gradients_of_window_attention(monkeypatch, dims, dtype, max_smem_bytes):
+    monkeypatch.setattr(tuning, "num_sms", lambda: 2)
+    monkeypatch.setattr(attention_tiles, "MAX_SMEM_BYTES", max_smem_bytes)
+    *operands, mask = [*operand_arrays("window_attention", dims, dtype), None][:5]
+
+    def grads(call, operands, mask):
+        loss = lambda *args: jnp.sum(jnp.sin(call(*args, mask)))  # noqa: E731
+        return jax.grad(loss, range(4))(*operands)
+
+    actual = grads(interpreted("window_attention", {"sm_programs": 2}), operands, mask)
+    with jax.enable_x64(True), ops.implementation("reference"):
+        cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(np.float64(x)))
+        expected = grads(ops.window_attention, cast(operands), cast(mask))
+    for grad, expected_grad in zip(actual, expected, strict=True):
+        tolerance = {"float32": 1e-5, "bfloat16": 2e-2}[dtype] * np.abs(expected_grad).max()
+        np.testing.assert_allclose(np.float64(grad), expected_grad, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "name, dims", [(name, dims) for name in NETWORK_DIMS for dims in NETWORK_DIMS[name]]
@@ -78,9 +104,14 @@ def test_kernel_compiles_for_cuda_without_a_gpu(name, dims, dtype):
         assert "bytes of shared memory" in ops.find_kernel(name).unsupported_reason(*operands)
         return
     assert ops.find_kernel(name).unsupported_reason(*operands) is None
-    traced = jax.jit(ops.find_kernel(name).call).trace(*operands)
+    function = call = ops.find_kernel(name).call
+    count = {"selective_scan": 2}.get(name, 1)
+    if name == "window_attention" and dims[3] > 64:  # HAT's, with the gradients
+        count = 3
+        function = lambda *args: jax.vjp(lambda *fs: call(*fs, *args[4:]), *args[:4])[1](args[0])  # noqa: E731
+    traced = jax.jit(function).trace(*operands)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("custom_call @mosaic_gpu") == (2 if name == "selective_scan" else 1)
+    assert text.count("custom_call @mosaic_gpu") == count
 
 
 @pytest.mark.parametrize(
