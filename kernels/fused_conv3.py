@@ -1,24 +1,22 @@
-"""Blocks of three 3x3 convolutions fused by line buffers on tensor cores: tile, row order, block.
+"""Blocks of three 3x3 convolutions on tensor cores, without intermediate results in device memory.
 
-A program owns a tile of the image and loops over its rows. It keeps the last three input rows of
-every convolution in shared memory, computes the middle row of the output from them, and passes it
-on to the next convolution. Only the input and the output of the block are in device memory.
+A program owns a strip of the image and goes through its rows from top to bottom, with a warpgroup
+for each convolution. An input row is a matmul operand as it is: `(columns, C)` times the taps of
+one kernel column side by side, `(C, 3C)`, are its contributions to three output rows, those below,
+at and above it. Three such products, of the row and of the row shifted by a pixel to either side,
+are added. What later rows have to complete is carried in registers. A completed row is activated
+and passed on to the next warpgroup. Only the input and the output of the block are in device
+memory, and in shared memory there are the weights and one row for each convolution.
 
-Every convolution is padded with zeros outside of the image. Tiles lie inside of the image; what is
-computed near the edge of a tile is wrong, unless that edge is the image's, and is not stored.
+Every convolution is padded with zeros outside of the image. Strips lie inside of the image; columns
+near the left or the right edge of a strip are wrong, unless that edge is the image's, and are not
+stored. The first two output rows of a convolution are incomplete, and are not passed on.
 
-A row of a convolution is three matmuls, one for each row of the 3x3 kernel: an input row of shape
-`(columns, C)` times the three taps of a kernel row side by side, `(C, 3C)`. The products of the
-left and the right tap belong to neighbouring pixels; they go through shared memory and are read
-back shifted by one pixel. So all operands of wgmma are whole rows in shared memory. Operands that
-are shifted by a pixel instead are not possible, because tiled and swizzled memory cannot be sliced
-at a pixel; three shifted copies of every row would not fit into shared memory (324 KiB for 32
-channels in float32, of 227 KiB).
-
-Right operands are stored transposed, `(..., 3C, C)` instead of `(..., C, 3C)` (`tensor_cores`), in
-bfloat16 too, to have one layout.
+Operands in float32 must lie in tiled shared memory, which cannot be sliced at a pixel: the shifted
+rows are copied there. In bfloat16 they are operands in registers.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,15 +28,16 @@ from jax import Array, lax
 
 from . import smem, tuning
 from .row_layout import make_kernel, mosaic_gpu, pallas, store
+from .smem import COLUMNS
 from .tensor_cores import Product, full_acc, load_acc, matmul, operand_smem, padded_channels
 
+NUM_CONVS = 3
 ROW_HALO = 3  # rows read above and below the output, one for each convolution
 COL_HALO = 4  # columns per side that are not stored: 3 are needed, 4 leave a multiple of 8
-CONFIG_SPACE = {
-    "columns": smem.TILE_COLUMNS,  # of a tile, halo included
-    "rows": (0, 16, 8, 32, 64),  # of a tile, without the halo; 0: `balanced_rows`
-}
-MIN_ROWS = 8  # of a tile: fewer are mostly halo
+CONFIG_SPACE = {"rows": (0, 8, 16, 32, 64)}  # of a strip, without the halo; 0: `balanced_rows`
+MIN_ROWS = 8  # of a strip: fewer are mostly halo
+
+Sums = tuple[Array, Array]  # of a convolution's next output row, and of the one after it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +46,21 @@ class Refs:
 
     Attributes:
         u: Input `(N, h, w, C)`.
-        w: Kernels of the three convolutions `(9, 3C, C)` (`_stack_weights`).
+        w: Kernels of the convolutions by kernel column, `(3, 3, 3C, C)` (`_stack_weights`).
         b: Biases `(3, C)`, float32.
         gate_w: Kernel of the gate, transposed `(C, C)`.
         gate_b: Bias of the gate `(C,)`, float32.
         mask: 1 for valid pixels `(h, w)`, float32.
         y: Output `(N, h, w, C)`.
         w_smem: Copy of `w`.
-        line_buffer: Last three input rows of each convolution `(3, 3, columns, C)`.
-        shift_smem: Products to be shifted by a pixel `(columns + 2, C + BANK_PAD)`, float32; the
-            first and the last row stay zero.
-        out_smem: Output row `(columns, C)`, from which the valid columns are stored.
-        barrier: Completion of asynchronous copies.
+        row_smem: Input row of each convolution `(3, COLUMNS + 2, C + padding)`; its first and last
+            pixels stay zero.
+        out_smem: Output row `(COLUMNS, C)`, from which the valid columns are stored.
+        weights_barrier: Completion of the copies of the weights.
+        full_barrier: An input row of the second or third convolution has been written.
+        empty_barrier: It has been read.
         gate_w_smem: Copy of `gate_w`.
-        f_smem: Convolutions' output row `(columns, C)`, operand of the gate.
+        lhs_smem: In float32, the shifted rows of each convolution `(3, 3, COLUMNS, C)`.
     """
 
     u: Any
@@ -71,231 +71,242 @@ class Refs:
     mask: Any = None
     y: Any
     w_smem: Any
-    line_buffer: Any
-    shift_smem: Any
+    row_smem: Any
     out_smem: Any
-    barrier: Any
+    weights_barrier: Any
+    full_barrier: Any
+    empty_barrier: Any
     gate_w_smem: Any = None
-    f_smem: Any = None
+    lhs_smem: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvTile:
-    """Input tile of image `n`: `num_rows` rows from row `top`, `columns` pixels from column `left`.
+class Strip:
+    """A program's part of the image.
 
-    Rows are numbered from the first of the tile. Rows outside of the tile are zero.
+    Attributes:
+        refs: Memory.
+        n: Image.
+        top: First output row.
+        left: First output column.
+        rows: Output rows.
+        load_left: First column, halo included.
+        channels: Channels, padded.
+        interpret: Parameters of the interpreter, or None for the device.
     """
 
     refs: Refs
     n: Any
     top: Any
     left: Any
-    num_rows: int
-    columns: int
+    rows: int
+    load_left: Any
     channels: int
     interpret: Any
 
-    def initialize(self) -> None:
-        """Copy the weights to shared memory and zero the line buffers."""
-        refs = self.refs
-        for source, target in ((refs.w, refs.w_smem), (refs.gate_w, refs.gate_w_smem)):
-            if source is not None:
-                mosaic_gpu().copy_gmem_to_smem(source, target, refs.barrier)
-                mosaic_gpu().barrier_wait(refs.barrier)
-        zeros = self._zeros()
-        for conv in range(3):
-            for slot in range(3):
-                store(refs.line_buffer.at[conv, slot], zeros.astype(refs.u.dtype))
-        # Two overlapping stores, as a store has `columns` rows: they zero the first row and the
-        # last, which later stores leave as they are.
-        for start in (0, 2):
-            store(refs.shift_smem.at[pallas().ds(start, self.columns), : self.channels], zeros)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of a row."""
+        return (COLUMNS, self.channels)
 
-    def load_row(self, k: Any) -> Array:
-        """Load input row `k`, clamped to the tile: `(columns, C)`."""
-        return self._load(
-            self.refs.u, self.n, self._image_row(k), self._column_slice(), slice(None)
-        )
+    def load_row(self, row: Any) -> Array:
+        """Load row `row` of the image, or the nearest one: `(COLUMNS, C)`."""
+        index = self.n, self._clip(row), self._columns(), slice(None)
+        return self.load(self.refs.u, *index)
 
-    def write_row(self, conv: int, k: Any, row: Array) -> None:
-        """Write input row `k` of a convolution to its line buffer, with invalid pixels zeroed."""
+    def zero_outside(self, values: Array, row: Any) -> Array:
+        """Return values of row `row` of the image, zero where it is outside or masked."""
+        is_inside = (row >= 0) & (row < self.refs.u.shape[1])
+        is_valid = lax.broadcast_in_dim(is_inside.astype(jnp.float32), self.shape, ())
         if self.refs.mask is not None:
-            mask = self._load(self.refs.mask, self._image_row(k), self._column_slice(), axis=1)
-            is_valid = lax.broadcast_in_dim(mask, (self.columns, self.channels), (0,))
-            row = jnp.where(is_valid > 0, row.astype(jnp.float32), self._zeros())
-        store(self.refs.line_buffer.at[conv, _slot(k)], row.astype(self.refs.u.dtype))
+            mask = self.load(self.refs.mask, self._clip(row), self._columns(), axis=1)
+            is_valid = is_valid * lax.broadcast_in_dim(mask, self.shape, (0,))
+        return jnp.where(is_valid > 0, values.astype(jnp.float32), self.zeros())
 
-    def write_zero_row(self, conv: int) -> None:
-        """Write the row below the last one, which is zero, to the line buffer of a convolution."""
-        row = self._zeros().astype(self.refs.u.dtype)
-        store(self.refs.line_buffer.at[conv, _slot(self.num_rows)], row)
+    def store_row(self, row: Any, values: Array) -> None:
+        """Store the valid columns of output row `row`."""
+        refs, columns = self.refs, COLUMNS - 2 * COL_HALO
+        store(refs.out_smem, values.astype(refs.y.dtype))
+        mosaic_gpu().commit_smem()
+        valid = refs.out_smem[pallas().ds(self.left - self.load_left, columns), :]
+        refs.y[self.n, row, pallas().ds(self.left, columns), :] = valid
 
-    def conv_row(self, conv: int, k: Any) -> Array:
-        """Return row `k` of a convolution from its last three input rows.
+    def zeros(self) -> Array:
+        """Return a row of zeros, float32."""
+        return full_acc(self.shape, 0, interpret=self.interpret)
 
-        The result is float32 `(columns, C)`, bias included. The row above the first is zero since
-        `initialize`: its slot is first written by row 2, after row 0 has been computed. The row
-        below the last is written by `write_zero_row`.
-        """
-        refs, channels = self.refs, self.channels
-        operands = [
-            Product(
-                refs.line_buffer.at[conv, _slot(k + kernel_row - 1)],
-                refs.w_smem.at[3 * conv + kernel_row],
-            )
-            for kernel_row in range(3)
-        ]
-        products = matmul(operands, (self.columns, 3 * channels), self.interpret)
-        left, center, right = (
-            lax.slice(
-                products,
-                (0, kernel_column * channels),
-                (self.columns, (kernel_column + 1) * channels),
-            )
-            for kernel_column in range(3)
-        )
-        # the left tap of pixel i is the product of pixel i - 1, the right tap that of i + 1
-        center = center + self._shift_columns(left, 0) + self._shift_columns(right, 2)
-        return (
-            center
-            if refs.b is None
-            else center + self._broadcast_channels(refs.b, conv, slice(None))
-        )
-
-    def gate_row(self, f: Array) -> Array | None:
-        """Return `W f + b` of a row `f (columns, C)`; None if the block has no gate."""
-        refs = self.refs
-        if refs.gate_w_smem is None:
-            return None
-        store(refs.f_smem, f.astype(refs.u.dtype))
-        operands = [Product(refs.f_smem, refs.gate_w_smem)]
-        gate = matmul(operands, (self.columns, self.channels), self.interpret)
-        return gate + self._broadcast_channels(refs.gate_b, slice(None))
-
-    def _shift_columns(self, products: Array, start: int) -> Array:
-        """Return products shifted by one pixel: to the right for `start` 0, to the left for 2.
-
-        They are stored from row 1 of `shift_smem` on; the pixel that is shifted in is a zero row.
-        """
-        smem = self.refs.shift_smem
-        store(smem.at[pallas().ds(1, self.columns), : self.channels], products)
-        return self._load(smem, pallas().ds(start, self.columns), slice(0, self.channels))
-
-    def _broadcast_channels(self, ref: Any, *index: Any) -> Array:
-        """Load a vector `(C,)` and broadcast it to all pixels: `(columns, C)`."""
-        values = self._load(ref, *index, axis=0)
-        return lax.broadcast_in_dim(values, (self.columns, self.channels), (1,))
-
-    def _load(self, ref: Any, *index: Any, axis: int | None = None) -> Array:
+    def load(self, ref: Any, *index: Any, axis: int | None = None) -> Array:
+        """Load a row, or a vector that lacks its `axis`."""
         return load_acc(ref, *index, axis=axis, interpret=self.interpret)
 
-    def _zeros(self) -> Array:
-        return full_acc((self.columns, self.channels), 0, interpret=self.interpret)
+    def broadcast_channels(self, ref: Any, *index: Any) -> Array:
+        """Load a vector `(C,)` and broadcast it to all pixels of a row."""
+        return lax.broadcast_in_dim(self.load(ref, *index, axis=0), self.shape, (1,))
 
-    def _image_row(self, k: Any) -> Any:
-        return self.top + jnp.clip(k, 0, self.num_rows - 1)
+    def _columns(self) -> Any:
+        return pallas().ds(self.load_left, COLUMNS)
 
-    def _column_slice(self) -> Any:
-        return pallas().ds(self.left, self.columns)
-
-
-def _slot(k: Any) -> Any:
-    """Return the slot of row `k` (at least −1) in a line buffer."""
-    return lax.rem(k + 3, 3)
-
-
-# --- order of rows ---
+    def _clip(self, row: Any) -> Any:
+        return jnp.clip(row, 0, self.refs.u.shape[1] - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowLoop:
-    """Loop over the rows of a tile in which each convolution is one row behind the one before.
+class Conv:
+    """One convolution of a strip, computed by one warpgroup.
 
     Attributes:
-        tile: Input tile, halo included.
-        top: First output row in the image.
-        left: First output column in the image.
-        rows: Output rows.
-        columns: Output columns.
+        index: 0, 1 or 2.
+        strip: The strip.
         activate: Activation between convolutions.
         epilogue: Output of the block from the convolutions' output, the block's input and the gate
-            (or None), all float32 `(columns, C)`.
+            (or None), all float32 `(COLUMNS, C)`.
     """
 
-    tile: ConvTile
-    top: Any
-    left: Any
-    rows: int
-    columns: int
+    index: int
+    strip: Strip
     activate: Callable[[Array], Array]
     epilogue: Callable[[Array, Array, Any], Array]
 
     def run(self) -> None:
-        """Compute all rows; a row is loaded one iteration ahead."""
-        self.tile.initialize()
-        lax.fori_loop(0, self.tile.num_rows + ROW_HALO, self._step, self.tile.load_row(0))
+        """Go through the input rows; the first convolution loads one ahead."""
+        strip = self.strip
+        self._zero_edges()
+        mosaic_gpu().barrier_wait(strip.refs.weights_barrier)
+        row = strip.load_row(self._image_row(0)) if self.index == 0 else ()
+        num_rows = strip.rows + 2 * (NUM_CONVS - self.index)
+        lax.fori_loop(0, num_rows, self._step, (row, (strip.zeros(), strip.zeros())))
+        if self.index < NUM_CONVS - 1:
+            mosaic_gpu().barrier_wait(strip.refs.empty_barrier.at[self.index])  # the last row
 
-    def _step(self, i: Any, row: Array) -> Array:
-        """Store input row `i`; compute row `i − 1` of convolution 0, `i − 2` of 1 and `i − 3` of
-        2.
-        """
-        tile = self.tile
-        pallas().when(i < tile.num_rows)(lambda: tile.write_row(0, i, row))
-        pallas().when(i == tile.num_rows)(lambda: tile.write_zero_row(0))
-        next_row = tile.load_row(i + 1)
-        for conv in (0, 1):
-            self._compute_row(conv, i - conv - 1)
-        pallas().when(self._is_needed(i - ROW_HALO, 0))(lambda: self._store_row(i - ROW_HALO))
-        return next_row
+    def _step(self, i: Any, carry: Any) -> Any:
+        """Take input row `i`; complete the output row above it."""
+        row, sums = carry
+        output_row = self._image_row(i) - 1
+        is_last = self.index == NUM_CONVS - 1
+        u = self.strip.load_row(output_row) if is_last else None  # early, as it takes time
+        if self.index == 0:
+            self._write_row(0, row, self._image_row(i))
+            mosaic_gpu().commit_smem()  # all warps have written their part of the row
+            row = self.strip.load_row(self._image_row(i + 1))
+        else:
+            mosaic_gpu().barrier_wait(self.strip.refs.full_barrier.at[self.index - 1])
+        output, sums = self._add_row(sums)
 
-    def _compute_row(self, conv: int, k: Any) -> None:
-        """Compute row `k` of a convolution into the line buffer of the next."""
-        tile, next_conv = self.tile, conv + 1
-
-        @pallas().when(self._is_needed(k, ROW_HALO - next_conv))
+        @pallas().when(i >= 2)
         def _() -> None:
-            tile.write_row(next_conv, k, self.activate(tile.conv_row(conv, k)))
+            if is_last:
+                self._store_row(output, u, output_row)
+            else:
+                self._pass_on(i, self.activate(output), output_row)
 
-        pallas().when(k == tile.num_rows)(lambda: tile.write_zero_row(next_conv))
+        return row, sums
 
-    def _store_row(self, k: Any) -> None:
-        """Compute and store output row `k`."""
-        tile, refs = self.tile, self.tile.refs
-        f = tile.conv_row(2, k)
-        u = tile.load_row(k).astype(jnp.float32)
-        row = self.epilogue(f, u, tile.gate_row(f))
-        store(refs.out_smem, row.astype(refs.y.dtype))
-        valid = refs.out_smem[pallas().ds(self.left - tile.left, self.columns), :]
-        refs.y[tile.n, tile.top + k, pallas().ds(self.left, self.columns), :] = valid
+    def _add_row(self, sums: Sums) -> tuple[Array, Sums]:
+        """Return the completed output row, float32 with the bias, and what is left to complete."""
+        refs, channels = self.strip.refs, self.strip.channels
+        # the left tap of pixel i is pixel i - 1, which is at i in the row with a zero in front
+        shifted = [self._lhs(self._load_shifted(start), start) for start in range(3)]
+        if self.index > 0:
+            mosaic_gpu().barrier_arrive(refs.empty_barrier.at[self.index - 1])
+        products = matmul(
+            [
+                Product(lhs, refs.w_smem.at[self.index, column])
+                for column, lhs in enumerate(shifted)
+            ],
+            (COLUMNS, 3 * channels),
+            self.strip.interpret,
+        )
+        below, center, above = (
+            lax.slice(products, (0, start), (COLUMNS, start + channels))
+            for start in range(0, 3 * channels, channels)
+        )
+        center_sum, above_sum = sums
+        output = above_sum + above
+        if refs.b is not None:
+            output = output + self.strip.broadcast_channels(refs.b, self.index, slice(None))
+        return output, (below, center_sum + center)
 
-    def _is_needed(self, k: Any, halo: int) -> Any:
-        """Return whether row `k` is in the tile and at most `halo` rows from the output."""
-        row = self.tile.top + k
-        is_near = (row >= self.top - halo) & (row < self.top + self.rows + halo)
-        return (k >= 0) & (k < self.tile.num_rows) & is_near
+    def _pass_on(self, i: Any, row: Array, image_row: Any) -> None:
+        """Write an input row of the next convolution, when it has read the one before."""
+        refs = self.strip.refs
+        wait = mosaic_gpu().barrier_wait
+        pallas().when(i > 2)(lambda: wait(refs.empty_barrier.at[self.index]))
+        self._write_row(self.index + 1, row, image_row)
+        mosaic_gpu().barrier_arrive(refs.full_barrier.at[self.index])
+
+    def _store_row(self, f: Array, u: Any, image_row: Any) -> None:
+        values = self.epilogue(f, u.astype(jnp.float32), self._gate(f))
+        self.strip.store_row(image_row, values)
+
+    def _gate(self, f: Array) -> Array | None:
+        """Return `W f + b`; None if the block has no gate."""
+        refs = self.strip.refs
+        if refs.gate_w_smem is None:
+            return None
+        product = Product(self._lhs(f.astype(refs.u.dtype), 0), refs.gate_w_smem)
+        gate = matmul([product], self.strip.shape, self.strip.interpret)
+        return gate + self.strip.broadcast_channels(refs.gate_b, slice(None))
+
+    def _lhs(self, row: Array, slot: int) -> Any:
+        """Return a row as a left operand: in registers, or in float32 in shared memory."""
+        lhs_smem = self.strip.refs.lhs_smem
+        if lhs_smem is None:
+            return row
+        store(lhs_smem.at[self.index, slot], row)
+        return lhs_smem.at[self.index, slot]
+
+    def _image_row(self, i: Any) -> Any:
+        """Return the row of the image that input row `i` is."""
+        return self.strip.top - NUM_CONVS + self.index + i
+
+    # --- rows in shared memory ---
+
+    def _zero_edges(self) -> None:
+        """Zero what is shifted in at the edges of the rows that this warpgroup writes.
+
+        A store has `COLUMNS` pixels, so two that overlap zero the first one and the last.
+        """
+        zeros = self._cast(self.strip.zeros())
+        for conv in range(NUM_CONVS)[0 if self.index == 0 else self.index + 1 : self.index + 2]:
+            for start in (0, 2):
+                store(self._row_slice(conv, start), zeros)
+        mosaic_gpu().commit_smem()
+
+    def _write_row(self, conv: int, row: Array, image_row: Any) -> None:
+        store(self._row_slice(conv, 1), self._cast(self.strip.zero_outside(row, image_row)))
+
+    def _load_shifted(self, start: int) -> Array:
+        index = self.index, pallas().ds(start, COLUMNS), slice(0, self.strip.channels)
+        return self.strip.load(self.strip.refs.row_smem, *index)
+
+    def _row_slice(self, conv: int, start: int) -> Any:
+        columns = pallas().ds(start, COLUMNS)
+        return self.strip.refs.row_smem.at[conv, columns, : self.strip.channels]
+
+    def _cast(self, row: Array) -> Array:
+        return row.astype(self.strip.refs.u.dtype)
 
 
 # --- blocks of three convolutions ---
 
 
-def balanced_rows(n: int, h: int, w: int, columns: int, num_sms: int) -> int:
-    """Return the rows of a tile, without the halo, with which the busiest SM computes the fewest.
+def balanced_rows(n: int, h: int, w: int, num_sms: int) -> int:
+    """Return the rows of a strip, without the halo, with which the busiest SM computes the fewest.
 
-    A program occupies an SM by itself. With 16 rows, 339x510 is 220 programs, two waves on 132 SMs
-    of which the second is two thirds empty; with 27 rows it is 130 programs, one wave.
+    With 16 rows, 339x510 is 220 programs, two waves on 132 SMs of which the second is two thirds
+    empty; with 27 rows it is 130 programs, one wave.
 
     Args:
         n: Images.
         h: Height of an image.
         w: Width of an image.
-        columns: Columns of a tile, halo included.
         num_sms: SMs of the device.
     """
-    strips = n * -(-w // (columns - 2 * COL_HALO))
+    columns = n * -(-w // (COLUMNS - 2 * COL_HALO))
 
     def computed_rows(rows: int) -> int:
-        waves = -(-strips * -(-h // rows) // num_sms)
-        return waves * (rows + 2 * ROW_HALO + ROW_HALO)  # the halo, and the start of the pipeline
+        waves = -(-columns * -(-h // rows) // num_sms)
+        return waves * (rows + 2 * ROW_HALO + NUM_CONVS - 1)  # until the last warpgroup ends
 
     return min(range(min(MIN_ROWS, h), h + 1), key=computed_rows)
 
@@ -306,16 +317,14 @@ class FusedConv3:
 
     Attributes:
         name: Name of the kernel.
-        columns: Columns of a tile, halo included.
-        rows: Output rows of a tile; 0 for `balanced_rows`.
-        activate: Activation between convolutions, applied to float32 `(columns, C)`.
+        rows: Output rows of a strip; 0 for `balanced_rows`.
+        activate: Activation between convolutions, applied to float32 `(COLUMNS, C)`.
         epilogue: Output of the block from the convolutions' output, the block's input and the gate
-            (or None), all float32 `(columns, C)`.
+            (or None), all float32 `(COLUMNS, C)`.
         interpret: Parameters of the interpreter, or None for the device.
     """
 
     name: str
-    columns: int
     rows: int
     activate: Callable[[Array], Array]
     epilogue: Callable[[Array, Array, Any], Array]
@@ -340,12 +349,9 @@ class FusedConv3:
         """
         n, h, w, channels = u.shape
         if not self.rows:
-            rows = balanced_rows(n, h, max(w, self.columns), self.columns, tuning.num_sms())
+            rows = balanced_rows(n, h, max(w, COLUMNS), tuning.num_sms())
             return replace(self, rows=rows)(u, kernels, biases, gate, mask)
-        pad_channels, pad_columns = (
-            padded_channels(channels) - channels,
-            max(0, self.columns - w),
-        )
+        pad_channels, pad_columns = padded_channels(channels) - channels, max(0, COLUMNS - w)
         operands = {
             "u": jnp.pad(u, ((0, 0), (0, 0), (0, pad_columns), (0, pad_channels))),
             "w": _stack_weights(kernels, pad_channels),
@@ -367,78 +373,87 @@ class FusedConv3:
     def _run(self, operands: dict[str, Array], w: int) -> Array:
         u = operands["u"]
         n, h, _, channels = u.shape
-        grid = (n, pallas().cdiv(w, self.columns - 2 * COL_HALO), pallas().cdiv(h, self.rows))
+        strips = (n, pallas().cdiv(w, COLUMNS - 2 * COL_HALO), pallas().cdiv(h, self.rows))
         smem_types = self._smem_types(channels, u.dtype, "gate_w" in operands)
         names = [*operands, "y", *smem_types]  # order in which Pallas passes them: y is the output
         num_matmuls = 27 + ("gate_w" in operands)  # taps of three convolutions, and the gate
         run = make_kernel(
-            lambda *refs: self._compute_tile(Refs(**dict(zip(names, refs, strict=True))), grid),
+            lambda *refs: self._compute(Refs(**dict(zip(names, refs, strict=True))), strips),
             list(operands.values()),
             flops=2 * num_matmuls * u.size * channels,
             out_type=jax.ShapeDtypeStruct(u.shape, u.dtype),
             scratch_types=list(smem_types.values()),
-            grid=(math.prod(grid),),
+            grid=(math.prod(strips),),
             grid_names=("program",),
+            num_threads=NUM_CONVS,
+            thread_name="conv",
             kernel_name=self.name,
             interpret=self.interpret,
         )
         return run(*operands.values())
 
     def _smem_types(self, channels: int, dtype: Any, is_gated: bool) -> dict[str, Any]:
-        """Return the shared-memory buffers.
-
-        `out_smem` and `shift_smem` are no operands, and are sliced at single pixels, so they are
-        neither tiled nor swizzled.
-        """
-        shapes = smem.smem_shapes(self.columns, channels, is_gated)
+        """Return the shared memory; only operands of matmuls are tiled and swizzled."""
+        shapes = smem.smem_shapes(channels, dtype, is_gated)
         types = {
-            name: operand_smem(shape, dtype)
+            name: mosaic_gpu().SMEM(shape, dtype)
+            if name in ("row_smem", "out_smem")
+            else operand_smem(shape, dtype)
             for name, shape in shapes.items()
-            if name not in ("out_smem", "shift_smem")
         }
-        types["shift_smem"] = mosaic_gpu().SMEM(shapes["shift_smem"], jnp.float32)
-        types["out_smem"] = mosaic_gpu().SMEM(shapes["out_smem"], dtype)
-        return {**types, "barrier": mosaic_gpu().Barrier()}
+        barrier = mosaic_gpu().Barrier
+        return {
+            **types,
+            "weights_barrier": barrier(num_arrivals=3 * NUM_CONVS + is_gated),
+            "full_barrier": barrier(num_barriers=NUM_CONVS - 1),
+            "empty_barrier": barrier(num_barriers=NUM_CONVS - 1),
+        }
 
-    def _compute_tile(self, refs: Refs, grid: tuple[int, int, int]) -> None:
-        """Compute one tile: its output rows, and a halo of rows above and below.
+    def _compute(self, refs: Refs, strips: tuple[int, int, int]) -> None:
+        """Compute the strip of a program, each convolution in its warpgroup."""
+        warpgroup = lax.axis_index("conv")
+        pallas().when(warpgroup == 0)(lambda: self._copy_weights(refs))
+        strip = self._strip(refs, strips)
+        for index in range(NUM_CONVS):
+            conv = Conv(index=index, strip=strip, activate=self.activate, epilogue=self.epilogue)
+            pallas().when(warpgroup == index)(conv.run)
 
-        The program's index counts row tiles first, then column tiles, then images. A last tile that
-        is not full is moved up and left to end with the image, so that no store needs a mask; a
-        pixel that two tiles store gets the same value from both.
+    def _copy_weights(self, refs: Refs) -> None:
+        copy = mosaic_gpu().copy_gmem_to_smem
+        for conv, column in itertools.product(range(NUM_CONVS), range(3)):
+            copy(refs.w.at[conv, column], refs.w_smem.at[conv, column], refs.weights_barrier)
+        if refs.gate_w is not None:
+            copy(refs.gate_w, refs.gate_w_smem, refs.weights_barrier)
+
+    def _strip(self, refs: Refs, strips: tuple[int, int, int]) -> Strip:
+        """Return the strip of a program.
+
+        Strips are counted by rows first, then by columns, then by images. A last strip that is not
+        full is moved up and left to end with the image, so that no store needs a mask; a pixel that
+        two strips store gets the same value from both.
         """
         _, h, width, channels = refs.u.shape
-        columns, rows = self.columns - 2 * COL_HALO, min(self.rows, h)
-        num_rows = min(rows + 2 * ROW_HALO, h)
-        rest, row_tile = jnp.divmod(lax.axis_index("program"), grid[2])
-        n, column_tile = jnp.divmod(rest, grid[1])
-        top = jnp.minimum(row_tile * rows, h - rows)
-        left = jnp.minimum(column_tile * columns, width - columns)
-        RowLoop(
-            tile=ConvTile(
-                refs=refs,
-                n=n,
-                top=jnp.clip(top - ROW_HALO, 0, h - num_rows),
-                left=jnp.clip(left - COL_HALO, 0, width - self.columns),
-                num_rows=num_rows,
-                columns=self.columns,
-                channels=channels,
-                interpret=self.interpret,
-            ),
-            top=top,
+        rows, columns = min(self.rows, h), COLUMNS - 2 * COL_HALO
+        rest, row_strip = jnp.divmod(lax.axis_index("program"), strips[2])
+        n, column_strip = jnp.divmod(rest, strips[1])
+        left = jnp.minimum(column_strip * columns, width - columns)
+        return Strip(
+            refs=refs,
+            n=n,
+            top=jnp.minimum(row_strip * rows, h - rows),
             left=left,
             rows=rows,
-            columns=columns,
-            activate=self.activate,
-            epilogue=self.epilogue,
-        ).run()
+            load_left=jnp.clip(left - COL_HALO, 0, width - COLUMNS),
+            channels=channels,
+            interpret=self.interpret,
+        )
 
 
 def _stack_weights(kernels: Sequence[Array], pad_channels: int) -> Array:
-    """Return the kernels as `(9, 3C, C)`: by convolution and row, taps from left to right.
+    """Return the kernels as `(3, 3, 3C, C)`: by convolution and kernel column, taps from the top.
 
     The input channels are last, because right operands of wgmma are stored transposed.
     """
     weights = jnp.pad(jnp.stack(kernels), ((0, 0),) * 3 + ((0, pad_channels),) * 2)
     channels = weights.shape[-1]
-    return weights.mT.reshape(9, 3 * channels, channels)
+    return weights.transpose(0, 2, 1, 4, 3).reshape(3, 3, 3 * channels, channels)

@@ -47,7 +47,7 @@ def call(
         activate=lambda x: jnp.maximum(x, 0),
         epilogue=lambda f, u, gate: (u + f) * gate,
         interpret=interpret,
-        **smem.clip_to_smem(config or tuning.get_config(NAME, CONFIG_SPACE), u, is_gated=True),
+        **(config or tuning.get_config(NAME, CONFIG_SPACE)),
     )
     return block(u, (w1, w2, w3), gate=(w[0, 0], b), mask=mask)
 

@@ -9,6 +9,7 @@ model threads: there layouts are left out, and nothing else changes.
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 WARPGROUP_THREADS = 128  # four warps of 32
+INTERPRETER_THREADS = 8
 MAX_COLUMNS = 64  # three rows of float32 must fit into the (at most 255) registers of a thread
 
 
@@ -37,7 +39,17 @@ def mosaic_gpu() -> Any:
 
 
 def interpreter_params() -> Any:
-    """Return the parameters with which kernels run on a CPU; unwritten memory is NaN there."""
+    """Return the parameters with which kernels run on a CPU; unwritten memory is NaN there.
+
+    Raises:
+        RuntimeError: XLA has too few threads: warpgroups, which wait for each other, would hang.
+    """
+    num_threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
+    if num_threads < INTERPRETER_THREADS:
+        raise RuntimeError(
+            f"Kernels cannot be interpreted with {num_threads} threads of XLA, they need "
+            f"{INTERPRETER_THREADS}: set NPROC={INTERPRETER_THREADS} before the program starts"
+        )
     if hasattr(mosaic_gpu(), "InterpretGPUParams"):
         return mosaic_gpu().InterpretGPUParams()
     # not public before JAX 0.11

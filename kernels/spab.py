@@ -50,7 +50,7 @@ def call(
         activate=lambda x: x * _sigmoid(x),
         epilogue=lambda r, u, gate: (r + u) * (_sigmoid(r) - 0.5),
         interpret=interpret,
-        **smem.clip_to_smem(config or tuning.get_config(NAME, CONFIG_SPACE), u, is_gated=False),
+        **(config or tuning.get_config(NAME, CONFIG_SPACE)),
     )
     return block(u, (w1, w2, w3), (b1, b2, b3), mask=mask)
 

@@ -14,6 +14,9 @@ if version("jax").startswith("0.10."):  # XLA aborts at a flag that it does not 
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads of XLA. Kernels are interpreted with a thread for each warpgroup, and warpgroups wait for
+# each other: with fewer threads they would wait for ever.
+os.environ.setdefault("NPROC", "8")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 for _variable in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):  # never the caches of the user

@@ -14,8 +14,9 @@ from functools import cache
 from typing import Any
 
 import jax
-from esrjax_kernels.fused_conv3 import COL_HALO, CONFIG_SPACE, ROW_HALO
+from esrjax_kernels.fused_conv3 import COL_HALO, COLUMNS, ROW_HALO, balanced_rows
 from esrjax_kernels.tensor_cores import padded_channels
+from esrjax_kernels.tuning import H200_SMS
 from flax import nnx
 
 from esrjax import registry
@@ -150,9 +151,10 @@ def make_operation(name: str, equation: Any) -> Operation:
     size, channels = math.prod(u.shape), u.shape[-1]
     padding_ratio = padded_channels(channels) / channels
     # values that are read and written in addition: the halo and padded channels
-    extra_values = size * (padding_ratio * (halo_factor(ROW_HALO) + 1) - 2)
+    extra_values = size * (padding_ratio * (halo_factor(u.shape, ROW_HALO) + 1) - 2)
     padding_values = 2 * size * (1 + padding_ratio) if padding_ratio > 1 else 0
-    macs *= padding_ratio**2 * halo_factor(ROW_HALO / 3)
+    # the convolutions have 3, 2 and 1 rows more of input on either side, on average 2
+    macs *= padding_ratio**2 * halo_factor(u.shape, 2)
     return Operation(name=name, num_values=num_values + extra_values + padding_values, macs=macs)
 
 
@@ -162,10 +164,15 @@ def inner_macs(equation: Any) -> int:
     return 0 if jaxpr is None else sum(cost.macs_full for cost in count_ops(jaxpr.jaxpr)[0])
 
 
-def halo_factor(halo_rows: float) -> float:
-    """Return how often a pixel is read or computed, with `halo_rows` on either side of a strip."""
-    columns, rows = CONFIG_SPACE["columns"][0], 16  # as with the table's strips
-    return columns / (columns - 2 * COL_HALO) * (rows + 2 * halo_rows) / rows
+def halo_factor(shape: tuple[int, ...], halo_rows: int) -> float:
+    """Return how often a pixel is read or computed, with `halo_rows` on either side of a strip.
+
+    Args:
+        shape: Shape of the block's input `(N, h, w, C)`.
+        halo_rows: Rows.
+    """
+    rows = balanced_rows(*shape[:3], H200_SMS)
+    return COLUMNS / (COLUMNS - 2 * COL_HALO) * (rows + 2 * halo_rows) / rows
 
 
 def table() -> str:

@@ -1,6 +1,7 @@
 """Kernels pass `check_kernel` in the interpreter for any configuration, and compile for CUDA."""
 
 import functools
+import threading
 from importlib import metadata
 
 import jax
@@ -25,9 +26,25 @@ from esrjax.testing.kernels import (
 NAMES = tuple(OPERAND_SPECS)
 CONFIGS = {  # small, so that small operands have many chunks and programs
     "selective_scan": {"rows": 128, "chunk_len": 4},
-    "spab": {"columns": 64, "rows": 4},
-    "gated_spab": {"columns": 64, "rows": 4},
+    "spab": {"rows": 8},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads_compile_once():
+    """Compile a kernel once, not for every warpgroup and program, as the interpreter does."""
+    compiled, lock = {}, threading.Lock()
+
+    def run(jaxpr, consts, *args):
+        with lock:
+            if id(jaxpr) not in compiled:
+                function = jax.jit(lambda *args: jax.core.eval_jaxpr(jaxpr, args[0], *args[1:]))
+                compiled[id(jaxpr)] = jaxpr, function.lower(consts, *args).compile()
+        compiled[id(jaxpr)][1](consts, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jax._src.pallas.mosaic.interpret.thread_map._run_jaxpr", run)
+        yield
 
 
 def interpreted(name, config=None):
@@ -56,8 +73,7 @@ def test_every_sample_is_supported_in_some_dtype(name):
     [
         ("gated_residual", (1, 13, 23, 4), {"rows": 256}),
         ("selective_scan", (1, 7, 3, 2), {"rows": 128, "chunk_len": 64}),
-        ("gated_spab", (1, 3, 130, 5), {"columns": 128, "rows": 64}),
-        ("gated_spab", (1, 11, 6, 4), {"columns": 64, "rows": 0}),
+        ("gated_spab", (1, 11, 6, 4), {"rows": 0}),
     ],
 )
 def test_values_do_not_depend_on_the_configuration(name, dims, config):
@@ -118,7 +134,7 @@ def test_kernel_compiles_for_cuda_without_a_gpu(name, dims, dtype):
     "n, h, w, rows", [(1, 339, 510, 27), (1, 256, 256, 10), (1, 5, 64, 5), (8, 256, 256, 86)]
 )
 def test_balanced_rows_fill_the_device(n, h, w, rows):
-    assert balanced_rows(n, h, w, columns=64, num_sms=132) == rows
+    assert balanced_rows(n, h, w, num_sms=132) == rows
 
 
 def test_every_operation_has_a_kernel():
