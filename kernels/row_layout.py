@@ -19,6 +19,9 @@ from jax import Array, lax
 
 WARPGROUP_THREADS = 128  # four warps of 32
 INTERPRETER_THREADS = 8
+# "Lane" or "Warpgroup", which lowers most kernels but not bfloat16 blocks of convolutions ("Stride
+# 40 is not divisible by 32"), and is the default since JAX 0.11.
+SEMANTICS = "Lane"
 MAX_COLUMNS = 64  # three rows of float32 must fit into the (at most 255) registers of a thread
 
 
@@ -100,7 +103,9 @@ def make_kernel(
             transcendentals=transcendentals,
             bytes_accessed=sum(array.size * array.dtype.itemsize for array in arrays),
         )
-    return mosaic_gpu().kernel(body, out_type=out_type, **options)
+    semantics = getattr(mosaic_gpu().LoweringSemantics, SEMANTICS)
+    params = mosaic_gpu().CompilerParams(lowering_semantics=semantics)
+    return mosaic_gpu().kernel(body, out_type=out_type, compiler_params=params, **options)
 
 
 def store(ref: Any, value: Array) -> None:

@@ -3,7 +3,7 @@
 XLA compiles for a described device, Mosaic GPU calls `ptxas`. Nothing runs. Needs JAX's plugin for
 CUDA in a folder, of the version of JAX, and `ptxas` on the PATH (the package nvidia-cuda-nvcc):
 
-    pip install --no-deps --target cuda jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
+    pip install --no-deps --target cuda jax-cuda13-plugin==0.11.2 jax-cuda13-pjrt==0.11.2
     python tools/assemble.py cuda
 
 Prints the tables of docs/kernels.md. "memory" is what XLA plans for temporary arrays.
@@ -56,8 +56,8 @@ ATTENTIONS = {
 
 def h200_sharding(plugin: Path) -> jax.sharding.Sharding:
     """Return the sharding with which arrays lie on a described H200."""
-    library = plugin / "jax_plugins/xla_cuda12/xla_cuda_plugin.so"
-    runtime = plugin / "jax_cuda12_plugin/libmosaic_gpu_runtime.so"
+    (library,) = plugin.glob("jax_plugins/xla_cuda*/xla_cuda_plugin.so")
+    (runtime,) = plugin.glob("jax_cuda*_plugin/libmosaic_gpu_runtime.so")
     os.environ["MOSAIC_GPU_RUNTIME_LIB_PATH"] = str(runtime)
     xla_client.load_pjrt_plugin_dynamically("cuda", str(library))
     xla_client.initialize_pjrt_plugin("cuda")

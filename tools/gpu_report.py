@@ -112,15 +112,21 @@ def _comparison(
         rows: dict[tuple[str, ...], dict[str, str]] = {}
         for record in records:
             row = rows.setdefault(tuple(_cell(record[key]) for key in keys), {})
-            row[record[variant]] = _cell(record.get("ms")) or _problem(record)[:60]
+            row[record[variant]] = _time_cell(record) or _problem(record)[:60]
         cells = [[*key, *(row.get(v, "") for v in variants)] for key, row in rows.items()]
         return markdown_table([[*keys, *(f"{v}, ms" for v in variants)], *cells], title)
 
     return make
 
 
+def _time_cell(record: Record) -> str:
+    """Return the time, and the memory of temporary arrays where it was recorded."""
+    memory = record.get("temporary_mib")
+    return _cell(record.get("ms")) + ("" if memory is None else f" ({memory:.4g} MiB)")
+
+
 _TRAINING = ("batch", "precision", "ms", "patches_per_s", "peak_mib")
-_ERRORS = ("name", "dims", "dtype", "semantics", "relative_error")
+_ERRORS = ("name", "dims", "dtype", "semantics", "relative_error", "gradient_error")
 _OPERANDS = ("name", "dims", "dtype")
 TABLES: dict[str, Callable[[str, list[Record]], str]] = {
     "machine": _table("Ceilings:", ("name", "dtype", "precision", "tb_per_s", "tflop_per_s")),

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from esrjax_kernels import row_layout
 from esrjax_kernels.row_layout import interpreter_params
 from flax import nnx
 from gpu_results import REHEARSAL, Record, Results, choose, median_ms
@@ -128,30 +129,47 @@ def _check_kernels(results: Results, semantics: str) -> None:
 
 @contextmanager
 def _semantics(name: str) -> Iterator[None]:
-    """Lower the kernels with semantics that they do not choose themselves."""
-    from jax.experimental.pallas import mosaic_gpu
-
-    kernel, semantics = mosaic_gpu.kernel, getattr(mosaic_gpu, "LoweringSemantics", None)
-    if semantics is not None:
-        params = mosaic_gpu.CompilerParams(lowering_semantics=getattr(semantics, name))
-        mosaic_gpu.kernel = functools.partial(kernel, compiler_params=params)
+    """Lower the kernels with other semantics than they choose."""
+    semantics, row_layout.SEMANTICS = row_layout.SEMANTICS, name
     try:
         yield
     finally:
-        mosaic_gpu.kernel = kernel
+        row_layout.SEMANTICS = semantics
 
 
 def _kernel_error(name: str, dims: Any, dtype: str) -> Record:
-    """Return the largest error of a kernel relative to the largest value of the reference."""
+    """Return the largest error of a kernel relative to the largest value of the reference.
+
+    For a kernel with its own gradient, also the largest error of a gradient, except a mask's.
+    """
     operands = operand_arrays(name, dims, dtype)
     kernel = ops.find_kernel(name)
     if reason := kernel.unsupported_reason(*operands):
         return {"unsupported": reason}
+    casts = [x.astype(jnp.float32) for x in operands]
     with ops.implementation("reference"), jax.default_matmul_precision("highest"):
-        expected = jax.jit(getattr(ops, name))(*(x.astype(jnp.float32) for x in operands))
-    y = np.asarray(jax.jit(_kernel_call(name))(*operands), np.float32)
-    error = np.abs(y - np.asarray(expected)).max() / np.abs(np.asarray(expected)).max()
-    return {"relative_error": float(error), "finite": bool(np.isfinite(y).all())}
+        expected = jax.jit(getattr(ops, name))(*casts)
+    y = jax.jit(_kernel_call(name))(*operands)
+    record = {"relative_error": _relative_error(y, expected), "finite": bool(jnp.isfinite(y).all())}
+    if not kernel.differentiable:
+        return record
+    with ops.implementation("reference"), jax.default_matmul_precision("highest"):
+        expected_grads = _grads(getattr(ops, name), casts)
+    grads = _grads(_kernel_call(name), operands)
+    errors = [_relative_error(*pair) for pair in zip(grads, expected_grads, strict=True)]
+    return record | {"gradient_error": max(errors)}
+
+
+def _grads(call: Callable[..., Array], operands: Any) -> Any:
+    """Return the gradients of all operands but a mask, the fifth."""
+    inputs, masks = operands[:4], operands[4:]
+    loss = lambda *inputs: jnp.sum(jnp.sin(call(*inputs, *masks).astype(jnp.float32)))  # noqa: E731
+    return jax.jit(jax.grad(loss, range(4)))(*inputs)
+
+
+def _relative_error(actual: Array, expected: Array) -> float:
+    actual, expected = (np.asarray(x.astype(jnp.float32)) for x in (actual, expected))
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def _kernel_call(name: str) -> Callable[..., Array]:

@@ -16,7 +16,8 @@ pytestmark = [
     pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU"),
 ]
 TF32_RTOL = {"float32": 5e-3, "bfloat16": 2e-2}
-RTOLS = {name: TF32_RTOL if "spab" in name else RTOL for name in OPERAND_SPECS}
+TF32_OPS = ("spab", "gated_spab", "window_attention")
+RTOLS = {name: TF32_RTOL if name in TF32_OPS else RTOL for name in OPERAND_SPECS}
 
 
 def assert_close(actual, expected, rtol):
