@@ -6,7 +6,8 @@ CUDA in a folder, of the version of JAX, and `ptxas` on the PATH (the package nv
     pip install --no-deps --target cuda jax-cuda13-plugin==0.11.2 jax-cuda13-pjrt==0.11.2
     python tools/assemble.py cuda
 
-Prints the tables of docs/kernels.md. "memory" is what XLA plans for temporary arrays.
+Prints the figures of docs/kernels.md. "serialized": `ptxas` had too few registers to let `wgmma`
+instructions overlap. "memory" is what XLA plans for temporary arrays.
 """
 
 import argparse
@@ -121,7 +122,7 @@ def registers(sharding: Any) -> Iterator[str]:
 
 def _register_rows(output: str, dims: Any, dtype: str) -> Iterator[str]:
     pattern = r"entry function '(\w+?)_mosaic.*?(\d+) bytes spill stores.*?Used (\d+) registers"
-    sizes = ", ".join(map(str, dims))
+    sizes = ", ".join(map(str, dims)) + (", serialized" if "are serialized" in output else "")
     for name, spills, count in sorted(re.findall(pattern, output, re.DOTALL)):
         yield f"| `{name}` | {sizes} | {dtype} | {count} | {spills} |"
 
