@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esrjax.nn import ops
-from esrjax.nn.ops import Kernel
+from esrjax.nn.ops import Kernel, implementation
+from esrjax.nn.ops import window_attention as window_attention_op
 
 from . import tuning
 from .attention_programs import (
@@ -73,8 +73,8 @@ def call(
     def bwd(residuals: Any, cotangent: Any) -> tuple[Any, ...]:
         args, y, logsumexp = residuals
         if logsumexp is None:
-            with ops.implementation("reference"):
-                return jax.vjp(ops.window_attention, *args)[1](cotangent)
+            with implementation("reference"):
+                return jax.vjp(window_attention_op, *args)[1](cotangent)
         return _grads(args, y, logsumexp, cotangent, config, interpret)
 
     attention = jax.custom_vjp(lambda *args: _unpad(forward(*args)[0], q))
