@@ -17,6 +17,7 @@ from jax import Array, lax
 
 from .row_layout import make_kernel, mosaic_gpu, pallas, store
 from .tensor_cores import (
+    BARRIER_BYTES,
     MAX_SMEM_BYTES,
     Product,
     full_acc,
@@ -28,10 +29,9 @@ from .tensor_cores import (
 
 TILE = 64  # rows and columns of a tile of scores; wgmma's least number of rows
 NUM_SLOTS = 2  # of every operand in shared memory: one is read while the other is filled
-BARRIER_BYTES = 1024  # of shared memory at most for barriers, and to align buffers
 # "row": `(windows, heads, rows, d)`; "column": `(windows, heads, columns, d)`; "transposed":
 # `(windows, heads, d, columns)`
-Kind = Literal["row", "column", "transposed"]
+OperandLayout = Literal["row", "column", "transposed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class TileLoop:
 
     Attributes:
         shape: Sizes.
-        kinds: Shapes of the operands by name.
+        layouts: Layouts of the operands by name.
         refs: References by name: in device memory the operands, `bias (heads, rows, columns)`, and,
             where there is one, `mask (mask windows, rows, columns)` with `is_masked (mask
             windows,)`, int32, 0 for windows whose mask is 0; in shared memory the buffers and
@@ -117,7 +117,7 @@ class TileLoop:
     """
 
     shape: Shape
-    kinds: Mapping[str, Kind]
+    layouts: Mapping[str, OperandLayout]
     refs: Mapping[str, Any]
     interpret: Any
 
@@ -134,7 +134,7 @@ class TileLoop:
             self.shape.windows - window_group * self.shape.group_windows,
         )
         self._load_bias()
-        pallas().when(num_windows > 0)(lambda: self._copy(0, 0, self.kinds))
+        pallas().when(num_windows > 0)(lambda: self._copy(0, 0, self.layouts))
 
         def compute_window(i: Any, carry: Any) -> Any:
             state = lax.fori_loop(
@@ -219,22 +219,22 @@ class TileLoop:
     def _copy_next(self, i: Any, j: Any, num_windows: Any) -> None:
         """Copy the operands of the block after block `j` of window `i`, if there is one."""
         is_last = j + 1 == self.shape.group_blocks
-        columns: dict[str, Kind] = {
-            name: kind for name, kind in self.kinds.items() if kind != "row"
+        columns: dict[str, OperandLayout] = {
+            name: layout for name, layout in self.layouts.items() if layout != "row"
         }
         pallas().when(jnp.logical_not(is_last))(lambda: self._copy(i, j + 1, columns))
-        pallas().when(is_last & (i + 1 < num_windows))(lambda: self._copy(i + 1, 0, self.kinds))
+        pallas().when(is_last & (i + 1 < num_windows))(lambda: self._copy(i + 1, 0, self.layouts))
 
-    def _copy(self, i: Any, j: Any, kinds: Mapping[str, Kind]) -> None:
+    def _copy(self, i: Any, j: Any, layouts: Mapping[str, OperandLayout]) -> None:
         window, head = self._window(i), self.position[1]
-        for name, kind in kinds.items():
+        for name, layout in layouts.items():
             index = {
                 "row": (self.rows(),),
                 "column": (self.columns(j),),
                 "transposed": (slice(None), self.columns(j)),
-            }[kind]
-            slot = self._slot(i, j, kind)
-            barrier = self.refs["row_barrier" if kind == "row" else "column_barrier"]
+            }[layout]
+            slot = self._slot(i, j, layout)
+            barrier = self.refs["row_barrier" if layout == "row" else "column_barrier"]
             mosaic_gpu().copy_gmem_to_smem(
                 self.refs[name].at[window, head, *index],
                 self.refs[f"{name}_smem"].at[slot],
@@ -246,8 +246,8 @@ class TileLoop:
         pallas().when(j == 0)(lambda: wait(self.refs["row_barrier"].at[self._slot(i, j, "row")]))
         wait(self.refs["column_barrier"].at[self._slot(i, j, "column")])
 
-    def _slot(self, i: Any, j: Any, kind: Kind) -> Any:
-        return lax.rem(i if kind == "row" else i * self.shape.group_blocks + j, NUM_SLOTS)
+    def _slot(self, i: Any, j: Any, layout: OperandLayout) -> Any:
+        return lax.rem(i if layout == "row" else i * self.shape.group_blocks + j, NUM_SLOTS)
 
     def _tile(self, i: Any, j: Any) -> Tile:
         return Tile(
@@ -258,8 +258,8 @@ class TileLoop:
             rows=self.rows(),
             columns=self.columns(j),
             operands={
-                name: self.refs[f"{name}_smem"].at[self._slot(i, j, kind)]
-                for name, kind in self.kinds.items()
+                name: self.refs[f"{name}_smem"].at[self._slot(i, j, layout)]
+                for name, layout in self.layouts.items()
             },
         )
 
@@ -315,11 +315,11 @@ class TileKernel:
         return self.arrays["bias"].dtype == jnp.float32
 
     @property
-    def kinds(self) -> dict[str, Kind]:
-        """Shapes of the operands by name."""
-        rows: dict[str, Kind] = dict.fromkeys(self.row, "row")
-        columns: dict[str, Kind] = dict.fromkeys(self.column, "column")
-        contracted: dict[str, Kind] = (
+    def layouts(self) -> dict[str, OperandLayout]:
+        """Layouts of the operands by name."""
+        rows: dict[str, OperandLayout] = dict.fromkeys(self.row, "row")
+        columns: dict[str, OperandLayout] = dict.fromkeys(self.column, "column")
+        contracted: dict[str, OperandLayout] = (
             dict.fromkeys(map(_transposed_name, self.contracted), "transposed")
             if self.is_transposed
             else dict.fromkeys(self.contracted, "column")
@@ -344,8 +344,8 @@ class TileKernel:
         lhs = operand_smem((TILE, TILE), dtype, swizzle_bytes(rhs_columns, dtype))
         return {
             **{
-                f"{name}_smem": operand_smem((NUM_SLOTS, *sides[kind]), dtype)
-                for name, kind in self.kinds.items()
+                f"{name}_smem": operand_smem((NUM_SLOTS, *sides[layout]), dtype)
+                for name, layout in self.layouts.items()
             },
             "bias_smem": operand_smem(tiles, dtype),
             **dict.fromkeys(self.lhs, lhs),
@@ -369,14 +369,14 @@ class TileKernel:
         Args:
             interpret: Parameters of the interpreter, or None for the device.
         """
-        operands, kinds = self.operands(), self.kinds
+        operands, layouts = self.operands(), self.layouts
         scratch_types = self._scratch_types()
         names = [*operands, *self.outputs, *scratch_types]  # order in which Pallas passes them
 
         def body(*refs: Any) -> None:
             refs_by_name = dict(zip(names, refs, strict=True))
             self.program(
-                TileLoop(shape=self.shape, kinds=kinds, refs=refs_by_name, interpret=interpret)
+                TileLoop(shape=self.shape, layouts=layouts, refs=refs_by_name, interpret=interpret)
             )
 
         kernel = make_kernel(
@@ -395,7 +395,7 @@ class TileKernel:
 
     def _scratch_types(self) -> dict[str, Any]:
         num_rows = len(self.row)
-        arrivals = {"row_barrier": num_rows, "column_barrier": len(self.kinds) - num_rows}
+        arrivals = {"row_barrier": num_rows, "column_barrier": len(self.layouts) - num_rows}
         return {
             **self.smem_types(),
             "bias_barrier": mosaic_gpu().Barrier(num_arrivals=self.shape.group_blocks),

@@ -267,9 +267,9 @@ class Conv:
         A store has `COLUMNS` pixels, so two that overlap zero the first one and the last.
         """
         zeros = self._cast(self.strip.zeros())
-        for conv in range(NUM_CONVS)[0 if self.index == 0 else self.index + 1 : self.index + 2]:
-            for start in (0, 2):
-                store(self._row_slice(conv, start), zeros)
+        rows = {0: (0, 1), 1: (2,), 2: ()}[self.index]  # the first convolution writes its own, too
+        for conv, start in itertools.product(rows, (0, 2)):
+            store(self._row_slice(conv, start), zeros)
         mosaic_gpu().commit_smem()
 
     def _write_row(self, conv: int, row: Array, image_row: Any) -> None:

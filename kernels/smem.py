@@ -8,12 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from . import tuning
-from .tensor_cores import MAX_SMEM_BYTES, padded_channels, precision_reason
+from .tensor_cores import BARRIER_BYTES, padded_channels, precision_reason, smem_reason
 
 COLUMNS = 64  # of a strip, halo included; wgmma's least number of rows
 # Values of padding per row of `row_smem`: rows that threads access together start in other banks.
 BANK_PAD = 8
-BARRIER_BYTES = 1024  # at most for barriers, and to align buffers
 
 
 def smem_shapes(channels: int, dtype: Any, is_gated: bool) -> dict[str, tuple[int, ...]]:
@@ -39,16 +38,8 @@ def unsupported_reason(u: Array, *weights: Array, is_gated: bool) -> str | None:
         precision_reason(u.dtype)
         or tuning.unsupported_reason(u, *weights, padded)
         or tuning.not_hopper_reason()
-        or _smem_reason(u, is_gated)
+        or smem_reason(f"{channels} channels in {u.dtype}", _smem_bytes(u, is_gated))
     )
-
-
-def _smem_reason(u: Array, is_gated: bool) -> str | None:
-    num_bytes = _smem_bytes(u, is_gated)
-    if num_bytes <= MAX_SMEM_BYTES:
-        return None
-    usage = f"{u.shape[-1]} channels in {u.dtype} need {num_bytes} bytes of shared memory"
-    return f"{usage}, the limit is {MAX_SMEM_BYTES}"
 
 
 def _smem_bytes(u: Array, is_gated: bool) -> int:

@@ -16,9 +16,8 @@ from jax import Array, lax
 from .row_layout import load, mosaic_gpu, pallas
 
 MAX_SMEM_BYTES = 232_448  # shared memory of a thread block on Hopper, bytes
-CHANNEL_MULTIPLE = (
-    16  # columns of operands: rows are then a multiple of 32 bytes, the least swizzle
-)
+BARRIER_BYTES = 1024  # of shared memory at most for barriers, and to align buffers
+CHANNEL_MULTIPLE = 16  # of operands: their rows are then a multiple of 32 bytes, a swizzle
 # matmul precisions that allow TF32 or less
 TF32_PRECISIONS = (None, "default", "high", "tensorfloat32", "bfloat16", "TF32_TF32_F32")
 
@@ -27,7 +26,7 @@ class Product(NamedTuple):
     """Operands of a matmul, references to shared memory.
 
     Attributes:
-        lhs: `(rows, contraction)`.
+        lhs: `(rows, contraction)`; in 16 bits it may be an array in registers.
         rhs: `(contraction, columns)`, or `(columns, contraction)`.
         is_rhs_transposed: Whether it is the latter; it must be in float32.
     """
@@ -48,6 +47,18 @@ def precision_reason(dtype: Any) -> str | None:
     if precision in TF32_PRECISIONS or dtype != jnp.float32:
         return None
     return f"it multiplies float32 in TF32, but the matmul precision is {precision!r}"
+
+
+def smem_reason(usage: str, num_bytes: int) -> str | None:
+    """Return None if a program may have so much shared memory, else the reason.
+
+    Args:
+        usage: What needs it, in words and in the plural.
+        num_bytes: Bytes.
+    """
+    if num_bytes <= MAX_SMEM_BYTES:
+        return None
+    return f"{usage} need {num_bytes} bytes of shared memory, the limit is {MAX_SMEM_BYTES}"
 
 
 def swizzle_bytes(columns: int, dtype: Any) -> int:

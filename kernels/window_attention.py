@@ -27,7 +27,7 @@ from .attention_programs import (
     query_grad_kernel,
 )
 from .attention_tiles import TileKernel
-from .tensor_cores import MAX_SMEM_BYTES, precision_reason
+from .tensor_cores import precision_reason, smem_reason
 from .tuning import Config
 
 NAME = "window_attention"
@@ -133,12 +133,9 @@ def _smem_reason(*args: Any) -> str | None:
         kernels.append(key_grad_kernel(operands, cotangents))
 
     jax.eval_shape(make_kernels, *args)
-    num_bytes = max(kernel.smem_bytes() for kernel in kernels)
-    if num_bytes <= MAX_SMEM_BYTES:
-        return None
     q, k, *_ = args
     usage = f"{q.shape[3]} queries and {k.shape[3]} keys of {q.shape[4]} elements in {q.dtype}"
-    return f"{usage} need {num_bytes} bytes of shared memory, the limit is {MAX_SMEM_BYTES}"
+    return smem_reason(usage, max(kernel.smem_bytes() for kernel in kernels))
 
 
 KERNEL = Kernel(

@@ -74,6 +74,7 @@ def test_every_sample_is_supported_in_some_dtype(name):
         ("gated_residual", (1, 13, 23, 4), {"rows": 256}),
         ("selective_scan", (1, 7, 3, 2), {"rows": 128, "chunk_len": 64}),
         ("gated_spab", (1, 11, 6, 4), {"rows": 0}),
+        ("spab", (1, 13, 6, 4, True), {"rows": 5}),
     ],
 )
 def test_values_do_not_depend_on_the_configuration(name, dims, config):
