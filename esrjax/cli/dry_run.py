@@ -11,7 +11,7 @@ from esrjax.data.datasets import list_pairs
 from esrjax.errors import UserError, list_some
 from esrjax.training import recipe_loader
 from esrjax.training.dry_run import StagePlan, dry_run
-from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun
+from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun, ema_notes
 
 
 def show_dry_run(
@@ -48,6 +48,7 @@ def show_dry_run(
         show_table([row for plan in plans for row in _params(plan)])
     missing = dict.fromkeys(line for plan in plans for line in plan.missing)
     print_unwrapped(
+        *ema_notes(recipe),
         *_datasets(recipe),
         *(f"missing: {line}" for line in missing),
         *(f"not allowed: {line}" for line in violations),
@@ -63,6 +64,7 @@ def _plan_json(plan: StagePlan) -> dict[str, Any]:
         "hparams": plan.setup.model.hparams,
         "num_trainable_params": plan.num_trained,
         "num_frozen_params": plan.num_frozen,
+        "ema_initial_share": plan.run.stage.ema_initial_share,
         "macs_per_step": plan.step_estimate.macs,
         "memory_mib": plan.step_estimate.memory_mib,
         "params": {path: {"shape": shape, "optimizer": name} for path, (shape, name) in params},
@@ -83,8 +85,14 @@ def stage_summary(run: StageRun) -> dict[str, Any]:
         "HR patches": list_some(sizes, 3),
         "loss": " + ".join(f"{_weight(weight)} {term}" for term, weight in stage.loss.items()),
         "optimizer": f"{optimizer.name} {optimizer.learning_rate:g}, {stage.schedule.name}",
-        "EMA": stage.ema if stage.ema is None else f"{stage.ema:g}",
+        "EMA": None if stage.ema is None else _ema(stage),
     }
+
+
+def _ema(stage: Stage) -> str:
+    warmup = " with warm-up" * stage.ema_warmup
+    share = f", {stage.ema_initial_share:.1%} of start left" if stage.steps else ""
+    return f"{stage.ema:g}{warmup}{share}"
 
 
 def _init(stage: Stage) -> str:

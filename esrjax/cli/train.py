@@ -164,6 +164,7 @@ def _train(
     """Train; in a distributed run only the main process prints."""
     from esrjax.training import distributed, recipe_loader, train
     from esrjax.training.logging import TensorBoardLogger, TrainReport
+    from esrjax.training.recipe import ema_notes
 
     recipe = recipe_loader.load(recipe_name, overrides or ())
     train.check_recipe(recipe)
@@ -172,6 +173,8 @@ def _train(
     if is_main := distributed.is_main_process():
         loggers = [TensorBoardLogger(output)] if tensorboard else []
         loggers.append(TrainingBar(recipe.total_steps))
+        for note in ema_notes(recipe):
+            typer.echo(note, err=True)
 
     def log(report: TrainReport) -> None:
         for logger in loggers:

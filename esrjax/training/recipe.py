@@ -6,6 +6,7 @@ by `esrjax.training.recipe_loader`; nothing here imports JAX.
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
@@ -355,7 +356,11 @@ class Stage:
         teacher: The teacher of the distillation terms.
         lora: Low-rank adapters to train instead of the weights.
         freeze: Globs of parameters that are not trained.
-        ema: Decay of an exponential moving average of the weights, which then is the result.
+        ema: Decay of an exponential moving average of the weights, which then is the result. It
+            starts at the initial weights of the stage.
+        ema_warmup: Whether the decay of step t, from 0, is `min(ema, (1 + t) / (10 + t))`, as in
+            TensorFlow: the average then covers the last tenth of the steps until that is as long
+            as `ema` says, and forgets the initial weights within a hundred steps.
         validation: Dataset, interval and metric of the validation.
         select: The result is the last weights, or those with the best validation PSNR.
         precision: Precision of the network's arithmetic; weights, optimizer and loss stay float32.
@@ -385,6 +390,7 @@ class Stage:
     lora: LoRA | None = None
     freeze: Globs = ()
     ema: Fraction | None = None
+    ema_warmup: bool = False
     validation: Validation | None = None
     select: Literal["last", "best"] = "last"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -408,6 +414,7 @@ class Stage:
             f"{', '.join(get_args(FeatureTerm))} and `teacher.taps` need each other": (
                 has_feature_terms == has_taps
             ),
+            "ema_warmup needs `ema`": self.ema is not None or not self.ema_warmup,
             "grad_accum_steps must divide data.batch_size": (
                 self.data.batch_size % self.grad_accum_steps == 0
             ),
@@ -422,6 +429,18 @@ class Stage:
         if isinstance(self.init_from, InitFrom) or self.init_from in ("scratch", "previous"):
             return self.init_from  # pyright: ignore[reportReturnType] # one of the two words
         return InitFrom(checkpoint=self.init_from)
+
+    @property
+    def ema_initial_share(self) -> float:
+        """Share of the initial weights in the moving average after `steps`; 0 without either."""
+        if self.ema is None or self.steps is None:
+            return 0.0
+        num_warmup = 0
+        if self.ema_warmup:  # steps t whose decay (1 + t) / (10 + t) is below `ema`
+            num_warmup = min(self.steps, max(0, math.ceil((10 * self.ema - 1) / (1 - self.ema))))
+        # The product of these decays is num_warmup! · 9! / (num_warmup + 9)!
+        share = math.factorial(9) / math.prod(num_warmup + k for k in range(1, 10))
+        return share * self.ema ** (self.steps - num_warmup)
 
     @property
     def resume_key(self) -> "Stage":
@@ -592,6 +611,18 @@ class Recipe:
 
 
 RECIPE = TypeAdapter(Recipe)
+MAX_INITIAL_SHARE = 0.01  # of the initial weights in a moving average, above which a note says so
+
+
+def ema_notes(recipe: Recipe) -> list[str]:
+    """Return a note for each stage whose moving average keeps much of its initial weights."""
+    return [
+        f"note: stage {stage.name!r}: ema = {stage.ema:g} over {stage.steps:,} steps leaves "
+        f"{stage.ema_initial_share:.1%} of the initial weights in the result; set ema_warmup = "
+        "true, lower ema, or train for longer"
+        for stage in recipe.stage
+        if stage.ema_initial_share > MAX_INITIAL_SHARE
+    ]
 
 
 def to_json(recipe: Recipe) -> str:

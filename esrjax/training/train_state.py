@@ -364,7 +364,6 @@ def make_train_step(
         optimizer: The optax transformation.
         axis: Name of the `pmap` axis over which gradients are averaged, None under `jit`.
     """
-    decay = objective.stage.ema
 
     def train_step(
         state: TrainState, teacher_state: Any, lr: Array, hr: Array
@@ -374,9 +373,7 @@ def make_train_step(
             loss, grads = lax.pmean((loss, grads), axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if decay is not None:  # decay · ema + (1 - decay) · params
-            ema = optax.incremental_update(params["network"], ema, 1 - decay)
+        ema = _update_ema(state, params["network"], objective.stage)
         # Checked on the device and recorded in the state, so that no step waits for the host.
         is_finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         is_first = (state.first_nonfinite_step < 0) & ~is_finite
@@ -392,3 +389,23 @@ def make_train_step(
         return new_state, loss
 
     return train_step
+
+
+def _update_ema(state: TrainState, weights: Any, stage: Stage) -> Any:
+    """Return the moving average with the weights of one more step; None if the stage has none.
+
+    `state.step` counts the updates before this one: it starts at 0 in every stage and repetition,
+    as the average does, and gradient accumulation is inside of a step.
+    """
+    if stage.ema is None:
+        return None
+
+    def update(average: Array, weight: Array) -> Array:
+        step_size = jnp.asarray(1 - stage.ema, weight.dtype)
+        if stage.ema_warmup:  # the decay is min(ema, (1 + t) / (10 + t))
+            step_size = jnp.maximum(step_size, 9 / (10 + state.step.astype(weight.dtype)))
+        # Not ema · average + (1 - ema) · weight: rounded to float32, the two factors do not sum to
+        # 1, and with 0.9999 the average of constant weights would end 1.7e-4 too small.
+        return average + step_size * (weight - average)
+
+    return jax.tree.map(update, state.ema, weights)

@@ -40,6 +40,7 @@ def recipe_dict(image_dir: Path) -> dict[str, Any]:
                 "loss": {"l1": 1.0, "fft": 0.05},
                 "optimizer": adam,
                 "ema": 0.9,
+                "ema_warmup": True,
                 "save_every": 5,
             },
             {

@@ -312,6 +312,7 @@ def stage(recipe_dict):
         "loss": {"l1": 1.0},
         "optimizer": {"name": "adamw", "learning_rate": 2e-4, "weight_decay": 1e-2},
         "ema": None,
+        "ema_warmup": False,
     }
     return recipe_loader.parse(
         recipe_dict | {"method": "span", "hparams": HPARAMS, "stage": [first]}

@@ -72,7 +72,12 @@ def test_patience_ends_a_stage(tmp_path, recipe_dict, image_dir):
     recipe_dict["stage"] = recipe_dict["stage"][:1]
     validation = {"dataset": str(image_dir), "every": 2, "patience": 3}
     optimizer = {"name": "adam", "learning_rate": 1e-30}
-    recipe_dict["stage"][0] |= {"steps": 40, "optimizer": optimizer, "ema": None}
+    recipe_dict["stage"][0] |= {
+        "steps": 40,
+        "optimizer": optimizer,
+        "ema": None,
+        "ema_warmup": False,
+    }
     recipe_dict["stage"][0]["validation"] = validation
     train.run(recipe_loader.parse(recipe_dict), tmp_path / "run")
     assert logged_steps(tmp_path / "run")[-1] == 8
@@ -97,6 +102,7 @@ def test_select_best_returns_the_best_weights(tmp_path, recipe_dict, image_dir):
         "steps": 12,
         "select": "best",
         "ema": None,
+        "ema_warmup": False,
         "validation": {"dataset": str(image_dir), "every": 2},
         "optimizer": {"name": "adam", "learning_rate": 1e-4},
         "schedule": {"name": "multistep", "milestones": [6], "gamma": 1e4},

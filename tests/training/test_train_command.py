@@ -20,8 +20,10 @@ def recipe_file(tmp_path, recipe_dict):
 
 def test_run_directory_is_a_checkpoint_for_other_commands(esrjax, tmp_path, recipe_file, image_dir):
     run = tmp_path / "run"
-    trained = esrjax("train", recipe_file, "-o", run, "--set", "stage.0.steps=6")
+    overrides = ["--set", "stage.0.steps=6", "--set", "stage.0.ema_warmup=false"]
+    trained = esrjax("train", recipe_file, "-o", run, *overrides)
     assert trained.code == 0 and "6/6" in trained.out and "data wait" in trained.out
+    assert "53.1% of the initial weights" in trained.err
     scored = esrjax("eval", "spanv2", "--checkpoint", run, "--data", image_dir, "--json").json
     assert set(scored["images"]) == {"0", "1", "2", "3"} and np.isfinite(scored["mean"]["psnr"])
     convert = ["weights", "convert", "spanv2", run, "-o", tmp_path / "net.pth", "--to", "torch"]
@@ -87,6 +89,15 @@ def test_dry_run_shows_stages_and_missing_datasets(esrjax, monkeypatch, tmp_path
     assert any("missing: " in line and "DIV2K" in line for line in result.out.splitlines())
     assert "139,104" in result.out and "adamw (26 tensors)" in result.out
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_says_how_much_of_the_initial_weights_is_left(esrjax):
+    overrides = ["--set", "stage.0.ema=0.9999", "--set", "stage.0.steps=200"]
+    plain = [*overrides, "--set", "stage.0.ema_warmup=false"]
+    assert "98.0% of the initial weights" in esrjax("train", "quick", "--dry-run", *plain).out
+    stage = esrjax("train", "quick", "--dry-run", "--json", *plain).json["stages"][0]
+    assert stage["ema_initial_share"] == pytest.approx(0.9999**200)
+    assert "of the initial weights" not in esrjax("train", "quick", "--dry-run", *overrides).out
 
 
 def test_dry_run_names_the_datasets_that_the_challenge_forbids(esrjax):

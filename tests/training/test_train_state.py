@@ -1,6 +1,7 @@
 """One training step: which parameters change, and equality of all ways to compute it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,7 @@ def changed_params(before, after):
 
 
 def test_frozen_parameters_do_not_change_and_all_others_do(net, stage):
-    stage = replace(stage, freeze=("block_*", "conv_near.*"), ema=None)
+    stage = replace(stage, freeze=("block_*", "conv_near.*"), ema=None, ema_warmup=False)
     graphdef, before, after = two_steps(net, stage)
     names = changed_params(
         train_state.merge_network(graphdef, before), train_state.merge_network(graphdef, after)
@@ -149,7 +150,9 @@ def test_lora_trains_only_the_adapters(net, stage):
 
     lora = LoRA(rank=2, alpha=4.0, target_modules=("block_*.c1",))
     adapted = add_lora(net, lora.target_modules, rank=2, alpha=4.0, rngs=nnx.Rngs(0))
-    graphdef, before, after = two_steps(adapted, replace(stage, lora=lora, ema=None))
+    graphdef, before, after = two_steps(
+        adapted, replace(stage, lora=lora, ema=None, ema_warmup=False)
+    )
     names = changed_params(
         train_state.merge_network(graphdef, before), train_state.merge_network(graphdef, after)
     )
@@ -159,7 +162,7 @@ def test_lora_trains_only_the_adapters(net, stage):
 
 def test_ema_changes_and_does_not_affect_training(net, stage):
     graphdef, before, after = two_steps(net, replace(stage, ema=0.9))
-    without_ema = two_steps(net, replace(stage, ema=None))[2]
+    without_ema = two_steps(net, replace(stage, ema=None, ema_warmup=False))[2]
     leaves = map(jax.tree.leaves, (after.params, without_ema.params))
     for result, expected in zip(*leaves, strict=True):
         np.testing.assert_array_equal(result, expected)
@@ -169,11 +172,100 @@ def test_ema_changes_and_does_not_affect_training(net, stage):
     assert names == {path for path, _ in named_parameters(net)}
 
 
+def test_ema_counts_updates_and_not_micro_batches(net, stage):
+    """The second average is 2/11 of the first and 9/11 of the second weights, in every case."""
+    stage = replace(stage, ema=0.9999, ema_warmup=True, grad_accum_steps=2)
+    _, optimizer = make_stage_optimizer(stage)
+    graphdef, state = train_state.init_state(net, stage, optimizer)
+    step = jax.jit(train_state.make_train_step(make_objective(graphdef, stage), optimizer))
+    states = [state]
+    for _ in range(2):
+        states.append(step(states[-1], None, *batch(2))[0])
+    start, first, second = (jax.tree.leaves(state.params["network"]) for state in states)
+    for i, average in enumerate(jax.tree.leaves(states[-1].ema)):
+        expected = 0.1 * np.float64(start[i]) + 0.9 * np.float64(first[i])
+        expected = 2 / 11 * expected + 9 / 11 * np.float64(second[i])
+        np.testing.assert_allclose(average, expected, rtol=0, atol=1e-6)
+
+
+NUM_DRAWS = 10_000  # of the full campaign
+
+
+def drawn_ema(rng, stage):
+    """Return a stage with a drawn EMA, and drawn weights: the initial ones and one per step."""
+    decay = float(rng.choice([0.0, rng.random(), 1 - 10.0 ** -rng.uniform(1, 6)]))
+    steps = int(rng.integers(1, 60))
+    stage = replace(stage, steps=steps, ema=decay, ema_warmup=bool(rng.integers(2)))
+    return stage, rng.normal(size=(steps + 1, 2)) * 10.0 ** rng.integers(-3, 3)
+
+
+def ema_coefficients(stage):
+    """Return the factor of the weights of every step in the average, the initial ones first."""
+    t = np.arange(stage.steps, dtype=np.float64)
+    decays = np.minimum(stage.ema, (1 + t) / (10 + t)) if stage.ema_warmup else 0 * t + stage.ema
+    return np.array(
+        [np.prod(decays), *((1 - d) * np.prod(decays[i + 1 :]) for i, d in enumerate(decays))]
+    )
+
+
+def check_drawn_emas(stage, num_draws, seed):
+    @jax.jit
+    def averages(weights, decay, is_warmup):
+        def update(carry, x):
+            step, average = carry
+            state = SimpleNamespace(ema=average, step=step)
+            plain, warm = (
+                train_state._update_ema(state, x, SimpleNamespace(ema=decay, ema_warmup=warmup))
+                for warmup in (False, True)
+            )
+            average = jnp.where(is_warmup, warm, plain)
+            return (step + 1, average), average
+
+        init = (jnp.zeros((), jnp.int32), weights[0])
+        return jax.lax.scan(update, init, weights[1:])[1]
+
+    rng = np.random.default_rng(seed)
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        with jax.enable_x64(dtype == np.float64):
+            for _ in range(num_draws // 2):
+                drawn, weights = drawn_ema(rng, stage)
+                coefficients = ema_coefficients(drawn)
+                assert coefficients.sum() == pytest.approx(1)
+                assert drawn.ema_initial_share == pytest.approx(
+                    coefficients[0], rel=1e-9, abs=1e-300
+                )
+                padded = np.concatenate([weights, np.zeros((60 - len(weights), 2))]).astype(dtype)
+                result = averages(padded, drawn.ema, drawn.ema_warmup)[drawn.steps - 1]
+                error = np.abs(np.float64(result) - coefficients @ weights).max()
+                assert error <= tolerance * np.abs(weights).max(), drawn
+
+
+def test_drawn_emas_equal_a_weighted_sum(stage):
+    check_drawn_emas(stage, 200, seed=0)
+
+
+@pytest.mark.slow
+def test_drawn_emas_equal_a_weighted_sum_in_the_full_campaign(stage):
+    check_drawn_emas(stage, NUM_DRAWS, seed=1)
+
+
+def test_ema_of_constant_weights_is_these_weights(stage):
+    """In float32, 0.9999 and 1 - 0.9999 do not sum to 1: their sum shrank the weights by 1.7e-4."""
+    stage, weight = replace(stage, ema=0.9999), jnp.float32(0.1)
+
+    def update(step, average):
+        return train_state._update_ema(SimpleNamespace(ema=average, step=step), weight, stage)
+
+    assert jax.lax.fori_loop(0, 100_000, update, weight) == weight
+
+
 def test_teacher_does_not_change_and_its_adapter_is_trained(net, stage):
     fields = {"method": "spanv2", "form": "train", "hparams": {}}
     teacher_model = LoadedModel(net=METHOD.build(seed=1, channels=6), **fields)
     cfg = TeacherConfig(method="spanv2", checkpoint="unused", taps={"block_2": "block_2"})
-    stage = replace(stage, loss={"l1": 1.0, "teacher_features": 1.0}, teacher=cfg, ema=None)
+    stage = replace(
+        stage, loss={"l1": 1.0, "teacher_features": 1.0}, teacher=cfg, ema=None, ema_warmup=False
+    )
     teacher = Teacher.create(teacher_model, cfg)
     teacher_state = jax.tree.map(np.asarray, teacher.state)
     adapters = make_adapters(LoadedModel(net=net, **fields), teacher, stage, seed=0)
@@ -198,7 +290,7 @@ def test_bf16_loss_is_close_and_gradients_are_float32(net, stage):
 
 def test_loss_weight_is_piecewise_linear(net, stage):
     """The FFT term has weight 0 at first, and its full weight from the last breakpoint on."""
-    ramp = replace(stage, loss={"l1": 1.0, "fft": ((0, 0.0), (4, 0.5))}, ema=None)
+    ramp = replace(stage, loss={"l1": 1.0, "fft": ((0, 0.0), (4, 0.5))}, ema=None, ema_warmup=False)
     graphdef, state = train_state.init_state(net, stage, make_stage_optimizer(stage)[1])
     values = {}
     for step in (0, 2, 4, 9):
