@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from esrjax.cli import bench, data, interop, methods, rank, submit, train, upscale
+from esrjax.cli import bench, data, evaluate, interop, methods, rank, submit, train, upscale
 from esrjax.cli.options import Command
 from esrjax.errors import run_and_report_errors
 from esrjax.runtime import enable_compilation_cache
@@ -19,7 +19,7 @@ from esrjax.runtime import enable_compilation_cache
 PANELS: Mapping[str, Mapping[str, Callable[..., None] | typer.Typer]] = {
     "Run": {"demo": train.demo, "upscale": upscale.upscale, "fuse": upscale.fuse},
     "Train": {"train": train.train, "recipes": train.recipes},
-    "Measure": {"eval": upscale.evaluate, "bench": bench.bench, "metrics": data.metrics_app},
+    "Measure": {"eval": evaluate.evaluate, "bench": bench.bench, "metrics": data.metrics_app},
     "Challenge": {"rank": rank.rank, "submit": submit.app, "report": rank.report},
     "PyTorch and export": {"parity": interop.parity, "export": interop.export},
     "Methods and data": {

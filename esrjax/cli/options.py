@@ -2,7 +2,9 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +18,8 @@ from esrjax.method import Ensemble
 
 CHECKPOINT_HELP = "A .pth or .safetensors file, a run directory, or the key of downloaded weights"
 
+# The word for the key in the metavar of a repeatable option: KEY=VALUE, [METHOD=]FILE.
+_KEYED = re.compile(r"\[?(?P<key>[A-Z:]+)=\]?(?P<value>.+)")
 # `name: text` or `name (METAVAR): text` in the section `Args` of a docstring.
 _ARG = re.compile(r"^    (\w+)(?: \((.+?)\))?: (.+?)(?=^    \w|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -36,6 +40,48 @@ class Command(TyperCommand):
         for name, metavar, description in _ARG.findall(section):
             params[name].help = " ".join(description.split())
             params[name].metavar = metavar or params[name].metavar
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; of an option with two values, click would silently use the last.
+
+        Raises:
+            InvalidArgument: An option that takes one value is repeated, or one that takes several
+                (`KEY=VALUE`) has two for one key.
+        """
+        if not ctx.resilient_parsing:  # completion in a shell
+            self._check_repetitions(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _check_repetitions(self, ctx: Any, args: Sequence[str]) -> None:
+        command: Any = copy(self)
+        command.params = [copy(param) for param in self.params]
+        for param in command.params:
+            param.multiple = param.param_type_name == "option"
+        values = command.make_parser(ctx).parse_args(list(args))[0]
+        for param in self.params:
+            texts = values.get(param.name) or []
+            if param.param_type_name == "option" and len(texts) > 1:
+                _check_repetition(param, texts)
+
+
+def _check_repetition(option: Any, texts: Sequence[str]) -> None:
+    name = option.opts[-1]
+    if not option.multiple:
+        values = "" if option.is_flag else f": {', '.join(texts)}"
+        raise InvalidArgument(
+            f"{name} is repeated{values}",
+            rule=f"{name} can be given once",
+            remedy=f"leave all but one {name} out",
+        )
+    counts = Counter(text.partition("=")[0] for text in texts if "=" in text)
+    for key in [key for key, count in counts.items() if count > 1]:
+        if metavar := _KEYED.fullmatch(option.metavar or ""):
+            same = [text for text in texts if text.startswith(f"{key}=")]
+            raise InvalidArgument(
+                f"{name} has several values for {key!r}: {', '.join(same)}",
+                rule=f"{name} {metavar[0]}: one {metavar['value']} for each {metavar['key']}",
+                remedy=f"give each a {metavar['key']} of its own, or leave all but one out",
+            )
 
 
 class CommandGroup(typer.Typer):
@@ -197,10 +243,16 @@ def parse_checkpoints(texts: list[str] | None, names: list[str]) -> dict[str, Pa
     for name in names:
         entry = registry.get_entry(name)
         networks += entry.members if isinstance(entry, Ensemble) else [name]
-    return {
-        name: Path(file)
-        for name, file in (split_method("--checkpoint", text, networks) for text in texts)
-    }
+    files: dict[str, Path] = {}
+    for name, file in (split_method("--checkpoint", text, networks) for text in texts):
+        if name in files:
+            raise InvalidArgument(
+                f"--checkpoint has several files for {name!r}: {files[name]}, {file}",
+                rule="a method is run with the weights of one checkpoint",
+                remedy="leave all but one --checkpoint out",
+            )
+        files[name] = Path(file)
+    return files
 
 
 def split_method(option: str, text: str, names: Sequence[str]) -> tuple[str, str]:
