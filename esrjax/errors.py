@@ -169,14 +169,27 @@ def error_summary(error: BaseException) -> str:
 def run_and_report_errors(run: Callable[[], None]) -> int:
     """Call `run` and return the exit code: 2 after a `UserError`, 130 after Ctrl-C, else 0.
 
-    A `UserError` is printed to standard error without a traceback; other exceptions pass.
+    A `UserError` is printed to standard error without a traceback, and so is an `OSError` about a
+    path, such as a name that is too long; other exceptions pass.
     """
     try:
         run()
         return 0
     except UserError as error:
         text, exit_code = str(error), 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        text, exit_code = str(_path_error(error)), 2
     except KeyboardInterrupt:
         text, exit_code = "interrupted", 130
     print(f"esrjax: {text}", file=sys.stderr)
     return exit_code
+
+
+def _path_error(error: OSError) -> UserError:
+    return UserError(
+        f"Cannot access '{error.filename}': {error.strerror}",
+        rule="a path has names that the file system allows, in folders that the user may search",
+        remedy="check the path and its permissions",
+    )

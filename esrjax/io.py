@@ -1,4 +1,4 @@
-"""File helpers: atomic writes, hashes, glob patterns; folders of caches, data and weights."""
+"""File helpers: atomic writes, checks of outputs, hashes, glob patterns; folders of the user."""
 
 import hashlib
 import os
@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from esrjax.errors import UnwritableFile
+
+MAX_NAME_BYTES = 255  # of a file or folder, on common file systems
 
 
 @contextmanager
@@ -27,7 +29,8 @@ def atomic_write(path: Path, remedy: str = "choose another output with -o") -> G
     Raises:
         UnwritableFile: The path cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    # Cut, because the longest name of a file system leaves no room for more characters.
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -52,6 +55,60 @@ def write_bytes(path: Path, data: bytes, remedy: str = "choose another output wi
     """Write a file atomically, see `atomic_write`."""
     with atomic_write(path, remedy) as partial:
         partial.write_bytes(data)
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Raise `UnwritableFile` if an output is one of the inputs.
+
+    Files are compared by identity: a link, another spelling of the path, and another case where the
+    file system ignores case are the same file.
+
+    Args:
+        outputs: Files that will be written; one that does not exist yet is no input.
+        inputs: Files, and folders, which stand for the files directly in them. None and what does
+            not exist are skipped.
+    """
+    input_of = {_file_id(path): path for path in inputs if path is not None}
+    for output in outputs:
+        if (output_id := _file_id(output)) is None:
+            continue
+        folder_id = _file_id(Path(os.path.realpath(output)).parent)
+        if source := input_of.get(output_id) or input_of.get(folder_id):
+            raise UnwritableFile(
+                f"'{output}' would be overwritten, but is an input",
+                rule="an output is another file than every input, also under another name or "
+                "through a link",
+                location=str(source),
+                remedy="choose another output with -o",
+            )
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """Return what identifies a file or folder on this machine; None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def check_writable(path: Path, remedy: str = "choose another output with -o") -> None:
+    """Raise `UnwritableFile` unless a file can be created at `path`, whose folders may be new."""
+    absolute = path.absolute()
+    folder = next(parent for parent in absolute.parents if os.path.lexists(parent))
+    long_names = [name for name in absolute.parts if len(os.fsencode(name)) > MAX_NAME_BYTES]
+    if long_names:
+        num_bytes = len(os.fsencode(long_names[0]))
+        reason = f"a name has {num_bytes} bytes, {MAX_NAME_BYTES} are possible"
+    elif not os.path.isdir(folder):
+        reason = f"'{folder}' is not a folder"
+    elif os.path.lexists(path) and not (os.path.isfile(path) or os.path.islink(path)):
+        reason = "it is a folder" if os.path.isdir(path) else "it is not a file"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"no write permission in '{folder}'"
+    else:
+        return
+    raise _unwritable(path, reason, remedy)
 
 
 def sha256_file(path: Path) -> str:

@@ -12,7 +12,7 @@ import typer
 from typer import Option
 from typer.main import get_command
 
-from esrjax import registry
+from esrjax import io, registry
 from esrjax.cli import options
 from esrjax.cli.output import print_json, print_unwrapped, show_table
 from esrjax.errors import InvalidArgument, list_some
@@ -94,6 +94,7 @@ def parity(
         implementation=implementation,
     )
     if report is not None:
+        io.check_outputs([report], [golden, None if report.suffix == ".safetensors" else file])
         parity_report.check_writable(report, file)
     result = run(request, _optimizer_pairs() if torch else ())
     _show(result.comparison, as_json)

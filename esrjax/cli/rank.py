@@ -14,6 +14,7 @@ from typer import Option
 from esrjax.cli import options
 from esrjax.cli.output import print_json, progress_bar
 from esrjax.errors import InvalidArgument
+from esrjax.io import check_outputs
 
 if TYPE_CHECKING:
     from esrjax.challenge.rank import BaselineSource, Figures, Ranking
@@ -136,6 +137,7 @@ def report(
     from esrjax.evaluation.metrics import get_spec
 
     page.check_writable(output)
+    check_outputs([output], source.glob("*.json") if source.is_dir() else [source])
     if data is None and (texts := [*(images or ()), *(checkpoint or ())]):
         rule = "--images and --checkpoint show images of the dataset of --data"
         raise options.needs(repr(texts[0]), "--data", rule)

@@ -8,6 +8,7 @@ from pathlib import Path
 from esrjax.data import image_io
 from esrjax.data.image_io import SUFFIXES, Pixels
 from esrjax.errors import InvalidArgument, list_some
+from esrjax.io import check_outputs, check_writable
 
 FuseFn = Callable[[Sequence[Pixels]], Pixels]  # images of one size -> their fusion
 
@@ -28,16 +29,16 @@ def plan_fusion_jobs(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, .
         output: A folder; for single images also an image file.
 
     Raises:
-        InvalidArgument: If names do not match, or a source would be overwritten.
+        InvalidArgument: If names do not match.
+        UnwritableFile: If a source would be overwritten, or an image cannot be written there.
     """
     if len(inputs) < 2:
         raise _bad_fusion("only one image or folder is given", "give two or more")
     plan = _plan_folders if any(path.is_dir() for path in inputs) else _plan_single_images
     jobs = plan(inputs, output)
-    sources = {source.resolve() for job in jobs for source in job.sources}
-    if overwritten := [job.target for job in jobs if job.target.resolve() in sources]:
-        problem = f"'{overwritten[0]}' would be overwritten, but is one of the images to fuse"
-        raise _bad_fusion(problem, "give another output with -o")
+    check_outputs([job.target for job in jobs], [path for job in jobs for path in job.sources])
+    for job in jobs:
+        check_writable(job.target)
     return jobs
 
 

@@ -22,6 +22,7 @@ from esrjax.data import image_io
 from esrjax.data.image_io import SUFFIXES, Pixels
 from esrjax.errors import InvalidArgument, UnwritableFile, UserError, list_some
 from esrjax.evaluation.metrics import to_uint8
+from esrjax.io import check_outputs
 
 FloatImage = NDArray[np.float32]  # (h, w, 3), values in [0, 1], not clipped
 ImageSize = tuple[int, int]  # (h, w)
@@ -458,11 +459,12 @@ def plan_upscale_jobs(
 
     Raises:
         NotFound: If there are no images.
-        UnwritableFile: If `output` does not fit them.
+        UnwritableFile: If `output` does not fit them, or an image would be overwritten.
     """
     sources = image_io.find_images(inputs)
     is_single = len(sources) == 1 and not any(path.is_dir() for path in inputs)
     targets = _targets(sources, output, scale, is_single)
+    check_outputs(targets, sources)
     lr_sizes = [_lr_size(source) for source in sources]
     sizes_to_serve = lr_sizes + [(w, h) for h, w in lr_sizes] * both_orientations
     tile_size_of = tile_sizes(sizes_to_serve, max_tile_side)

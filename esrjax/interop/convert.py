@@ -12,7 +12,7 @@ from typing import Any, Literal
 from esrjax import registry
 from esrjax.errors import ExportError, InvalidArgument
 from esrjax.inference import Model
-from esrjax.io import sha256_file, weights_dirs
+from esrjax.io import check_outputs, sha256_file, weights_dirs
 from esrjax.loading import LoadedNetwork, load_network
 from esrjax.method import Form, Method, Weights
 from esrjax.nn import checkpoint_io
@@ -83,8 +83,10 @@ def convert(
 
     Raises:
         ExportError: If the network's cost is not the reported one.
-        UserError: If the checkpoint cannot be read, does not fit, or the file cannot be written.
+        UnwritableFile: If the file cannot be written, or is the checkpoint.
+        UserError: If the checkpoint cannot be read, or does not fit.
     """
+    check_outputs([target], [source])
     method = registry.get_method(name)
     loaded = load_network(name, method, checkpoint_io.read_checkpoint(source), hparams)
     _check_cost(name, method, loaded)

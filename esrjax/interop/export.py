@@ -26,7 +26,7 @@ from esrjax.errors import ExportError
 from esrjax.inference import Model
 from esrjax.interop.convert import source_sha256
 from esrjax.interop.onnx import converter, runtime
-from esrjax.io import atomic_write, write_bytes
+from esrjax.io import atomic_write, check_outputs, check_writable, write_bytes
 from esrjax.nn import functional, ops
 from esrjax.nn.state_dict import cast
 
@@ -160,8 +160,12 @@ def export(
     Raises:
         ExportError: If the network cannot be traced with symbolic height and width, cannot be
             converted to ONNX, or its outputs differ from JAX's.
-        UnwritableFile: If the file cannot be written.
+        UnwritableFile: If the file cannot be written, or is the checkpoint of the network.
     """
+    metadata_path = target.with_name(target.name + ".json")
+    outputs = [target] if format == "onnx" else [target, metadata_path]
+    check_outputs(outputs, [model.checkpoint.path])
+    check_writable(target)
     _check_symbolic_shape(model)
     net, min_side, data_range = model.net, model.method.min_side, model.method.data_range
     sizes = [(max(h, min_side), max(w, min_side)) for h, w in IMAGE_SIZES]
@@ -186,8 +190,7 @@ def export(
     if format == "onnx":
         write_bytes(target, _onnx_bytes(artifact, export_metadata))
     else:
-        json_path = target.with_name(target.name + ".json")
-        with atomic_write(target) as file, atomic_write(json_path) as json_file:
+        with atomic_write(target) as file, atomic_write(metadata_path) as json_file:
             file.write_bytes(artifact)
             json_file.write_text(json.dumps(asdict(export_metadata), indent=2))
     return export_metadata

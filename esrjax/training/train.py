@@ -12,6 +12,7 @@ import jax
 from esrjax import registry
 from esrjax.data.datasets import list_pairs
 from esrjax.errors import Diverged
+from esrjax.io import check_outputs
 from esrjax.training.checkpoint import Checkpointer, RunDir
 from esrjax.training.dry_run import dry_run
 from esrjax.training.init_from import LoadedModel, find_checkpoint
@@ -93,6 +94,10 @@ def run_stages(
         TrainingStopped: `should_stop` returned true; the state is saved.
         Diverged: The loss or the gradient is not finite.
     """
+    if not resume:
+        files = [file for stage in recipe.stage for file in stage.checkpoints.values()]
+        outputs = [folder / f"{form}.safetensors" for form in ("train", "deploy")]
+        check_outputs(outputs, map(find_checkpoint, files))
     run_dir, checkpoints = RunDir.open(folder, recipe, resume=resume), Checkpointer(folder)
     # Steps after the last checkpoint run again, with the same values, and are logged again.
     run_dir.truncate_metrics(checkpoints.latest() or 0)

@@ -1,0 +1,97 @@
+"""Outputs: never one of the inputs, never a path that cannot be written; names of any length."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from esrjax.errors import UnwritableFile, run_and_report_errors
+from esrjax.io import check_outputs, check_writable, write_bytes
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """An input file, with other names and paths for it beside it."""
+    path = tmp_path / "a/photo.png"
+    path.parent.mkdir()
+    path.write_bytes(b"input")
+    (tmp_path / "symlink.png").symlink_to(path)
+    (tmp_path / "to_link.png").symlink_to(tmp_path / "symlink.png")
+    os.link(path, tmp_path / "hardlink.png")
+    (tmp_path / "folder_link").symlink_to(path.parent, target_is_directory=True)
+    return path
+
+
+NAMES = ("a/photo.png", "a/../a/photo.png", "folder_link/photo.png")
+LINKS = ("symlink.png", "to_link.png", "hardlink.png")
+
+
+@pytest.mark.parametrize("name", NAMES + LINKS)
+def test_output_that_is_an_input_is_refused(tmp_path, source, name):
+    with pytest.raises(UnwritableFile) as caught:
+        check_outputs([tmp_path / "new.png", tmp_path / name], [tmp_path / "none", None, source])
+    assert f"'{tmp_path / name}'" in caught.value.problem
+    assert caught.value.location == str(source)
+
+
+@pytest.mark.parametrize("name", (*NAMES, "symlink.png", "to_link.png"))
+def test_output_in_an_input_folder_is_refused(tmp_path, source, name):
+    with pytest.raises(UnwritableFile):
+        check_outputs([tmp_path / name], [source.parent])
+
+
+def test_other_outputs_are_accepted(tmp_path, source):
+    other = tmp_path / "a/below/photo.png"
+    write_bytes(other, b"")
+    check_outputs([other, tmp_path / "a/new.png"], [source, source.parent])
+    check_outputs([source], [other, tmp_path / "none"])
+
+
+def test_relative_and_absolute_paths_are_the_same_file(monkeypatch, source):
+    monkeypatch.chdir(source.parent)
+    with pytest.raises(UnwritableFile):
+        check_outputs([Path("photo.png")], [source])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a", "it is a folder"),
+        ("a/photo.png/x.png", "a/photo.png' is not a folder"),
+        ("new/" + "b" * 252 + ".png", "256 bytes"),
+        ("é" * 126 + ".png", "256 bytes"),
+        ("fifo", "it is not a file"),
+        ("dangling/x.png", "dangling' is not a folder"),
+    ],
+)
+def test_path_that_cannot_be_written_is_refused(tmp_path, source, name, reason):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    with pytest.raises(UnwritableFile) as caught:
+        check_writable(tmp_path / name)
+    assert reason in caught.value.problem
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may always
+    with pytest.raises(UnwritableFile) as caught:
+        check_writable(tmp_path / "new/x.png")
+    assert f"'{tmp_path}'" in caught.value.problem
+
+
+@pytest.mark.parametrize("name", ["x.png", "new/sub/x.png", "b" * 251 + ".png", "é" * 125 + ".png"])
+def test_accepted_path_can_be_written(tmp_path, name):
+    check_writable(tmp_path / name)
+    write_bytes(tmp_path / name, b"new")
+    check_writable(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"new"
+    assert [path.name for path in (tmp_path / name).parent.iterdir()] == [Path(name).name]
+
+
+def test_error_about_a_path_has_no_traceback(capsys):
+    assert run_and_report_errors(lambda: print(Path("b" * 300).exists())) == 2
+    error = capsys.readouterr().err
+    assert "b" * 300 in error and "File name too long" in error and "remedy" in error
+    with pytest.raises(OSError, match="unrelated"):
+        run_and_report_errors(lambda: (_ for _ in ()).throw(OSError("unrelated")))
