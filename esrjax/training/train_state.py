@@ -397,11 +397,12 @@ def _update_ema(state: TrainState, weights: Any, stage: Stage) -> Any:
     `state.step` counts the updates before this one: it starts at 0 in every stage and repetition,
     as the average does, and gradient accumulation is inside of a step.
     """
-    if stage.ema is None:
+    decay = stage.ema
+    if decay is None:
         return None
 
     def update(average: Array, weight: Array) -> Array:
-        step_size = jnp.asarray(1 - stage.ema, weight.dtype)
+        step_size = jnp.asarray(1 - decay, weight.dtype)
         if stage.ema_warmup:  # the decay is min(ema, (1 + t) / (10 + t))
             step_size = jnp.maximum(step_size, 9 / (10 + state.step.astype(weight.dtype)))
         # Not ema · average + (1 - ema) · weight: rounded to float32, the two factors do not sum to
