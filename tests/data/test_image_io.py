@@ -3,8 +3,6 @@
 import errno
 import os
 import re
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, PngImagePlugin
 
 from esrjax.data import image_io
-from esrjax.data.image_io import Pixels, decode_raw, find_images, read_image, write_image
+from esrjax.data.image_io import Pixels, find_images, read_image, write_image
 from esrjax.errors import NotFound, UnreadableFile, UnwritableFile
 
 RANDOM = np.random.default_rng(0)
@@ -183,7 +180,7 @@ def test_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
             read_image(path)
         assert f"'{path}'" in caught.value.problem
         assert reason in caught.value.problem
-        assert "PNG, JPEG, WEBP, TIFF, BMP, GIF, PPM, JPEG2000" in caught.value.rule
+        assert "PNG, JPEG, WEBP, TIFF, BMP, GIF, PPM, JPEG2000, AVIF" in caught.value.rule
         assert caught.value.remedy
 
 
@@ -225,6 +222,79 @@ def test_unwritable_image_is_reported(tmp_path: Path, name: str, pixels: Any, re
     assert ".png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp" in caught.value.rule
     assert caught.value.remedy
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_alpha_is_read_and_written(tmp_path: Path, suffix: str) -> None:
+    raw = noise(40, 30, 4)
+    raw[0, 0, 3] = 0
+    decoded = read_image(save(tmp_path / "alpha.png", raw))
+    assert decoded.alpha is not None and np.array_equal(decoded.alpha, raw[..., 3])
+    assert write_image(tmp_path / f"out{suffix}", decoded.pixels, decoded.alpha) == ()
+    again = read_image(tmp_path / f"out{suffix}")
+    assert again.alpha is not None and np.array_equal(again.alpha, decoded.alpha)
+    assert np.abs(again.pixels.astype(int) - decoded.pixels).max() <= 1
+    # Over black, the file looks as the original does, up to a rounding of the composition.
+    written = np.asarray(Image.open(tmp_path / f"out{suffix}")).astype(int)
+    over_black = (written[..., :3] - raw[..., :3]) * (raw[..., 3:] / 255)
+    assert np.abs(over_black).max() <= 1
+
+
+def test_opaque_image_has_no_alpha(tmp_path: Path) -> None:
+    assert read_image(save(tmp_path / "rgb.png", noise(4, 4, 3))).alpha is None
+    opaque = np.dstack([noise(4, 4, 3), np.full((4, 4), 255, np.uint8)])
+    assert read_image(save(tmp_path / "rgba.png", opaque)).alpha is None
+
+
+def photo_with_metadata(path: Path, orientation: int = 6) -> Path:
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0132], exif[0x0112] = "holiday", "2020:01:02 03:04:05", orientation
+    exif[0x8769] = {0x9003: "2020:01:01 00:00:00", 0xA002: 8, 0xA003: 4, 0x927C: b"maker"}
+    exif[0x8825] = {1: "N"}
+    return save(path, noise(4, 8, 3), exif=exif.tobytes(), dpi=(300, 150))
+
+
+@pytest.mark.parametrize("source", [".jpg", ".png", ".tif", ".webp", ".avif"])
+@pytest.mark.parametrize("target", [".jpg", ".png", ".tif", ".webp"])
+def test_date_and_resolution_are_kept_and_orientation_is_not(
+    tmp_path: Path, source: str, target: str
+) -> None:
+    decoded = read_image(photo_with_metadata(tmp_path / f"in{source}"))
+    assert decoded.pixels.shape == (8, 4, 3)
+    assert decoded.metadata.notes == ("not kept: EXIF maker notes",)
+    notes = write_image(tmp_path / f"out{target}", decoded.pixels, metadata=decoded.metadata)
+    with Image.open(tmp_path / f"out{target}") as image:
+        exif = image.getexif()
+        assert exif[0x010E] == "holiday" and exif[0x0132] == "2020:01:02 03:04:05"
+        assert exif.get_ifd(0x8769) == {0x9003: "2020:01:01 00:00:00"}
+        assert exif.get_ifd(0x8825) == {1: "N"}
+        assert exif.get(0x0112, 1) == 1
+        has_dpi = source not in (".webp", ".avif") and target != ".webp"
+        assert not has_dpi or np.allclose(image.info["dpi"], (300, 150), atol=0.02)
+    dpi_lost = source not in (".webp", ".avif") and target == ".webp"
+    assert notes == (("WEBP cannot store the resolution in dpi",) if dpi_lost else ())
+
+
+def test_what_a_format_cannot_store_is_noted(tmp_path: Path) -> None:
+    metadata = read_image(photo_with_metadata(tmp_path / "in.jpg")).metadata
+    pixels, alpha = noise(4, 4, 3), noise(4, 4)
+    assert len(write_image(tmp_path / "out.bmp", pixels, alpha, metadata)) == 2
+    assert len(write_image(tmp_path / "out.jpg", pixels, alpha, metadata)) == 1
+    assert np.array_equal(read_image(tmp_path / "out.bmp").pixels, pixels)
+
+
+def test_lost_metadata_is_noted(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x")
+    metadata = read_image(save(tmp_path / "text.png", noise(4, 4, 3), pnginfo=info)).metadata
+    assert metadata.notes == ("not kept: text",)
+    metadata = read_image(save(tmp_path / "xmp.jpg", noise(4, 4, 3), xmp=b"<x/>")).metadata
+    assert metadata.notes == ("not kept: XMP",)
+
+
+def test_alpha_of_another_size_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UnwritableFile, match=re.escape("uint8 (3, 4)")):
+        write_image(tmp_path / "image.png", noise(4, 4, 3), noise(3, 4))
 
 
 def test_folder_in_place_of_an_image_is_reported(tmp_path: Path) -> None:
@@ -307,122 +377,3 @@ def test_no_images_is_reported(tmp_path: Path) -> None:
 
 def test_suffixes_are_lower_case() -> None:
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in image_io.SUFFIXES)
-
-
-# --- Decoding of image files: 16-bit pixels, key colors, orientation, unsupported modes ---
-
-
-def png(pixels: NDArray[np.uint16], key: tuple[int, ...] = ()) -> bytes:
-    """Encode (h, w, C) 16-bit pixels as PNG, each row as the difference to the one above."""
-    height, width, channels = pixels.shape
-    rows = np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(height, -1)
-    filtered = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1])).astype(np.uint8)
-    data = b"".join(b"\x02" + row.tobytes() for row in filtered)  # filter type 2, "up"
-    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))]
-    chunks += [(b"tRNS", struct.pack(f">{len(key)}H", *key))] if key else []
-    chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
-        for tag, data in chunks
-    )
-
-
-def tiff(pixels: NDArray[np.uint16], endian: str, planar_config: int = 1) -> bytes:
-    """Encode (h, w, 3) 16-bit pixels as uncompressed TIFF; `endian` is "<" or ">"."""
-    height, width, channels = pixels.shape
-    data = pixels.astype(f"{endian}u2").tobytes()
-    tags = {256: width, 257: height, 258: 134, 259: 1, 262: 2, 273: 140, 277: channels}
-    tags |= {278: height, 279: len(data), 284: planar_config}
-    entries = b"".join(
-        struct.pack(f"{endian}HHII", tag, 3, 3, value)
-        if tag == 258
-        else struct.pack(f"{endian}HHII", tag, 4, 1, value)
-        for tag, value in tags.items()
-    )
-    header = (b"II" if endian == "<" else b"MM") + struct.pack(f"{endian}HIH", 42, 8, len(tags))
-    return header + entries + bytes(4) + struct.pack(f"{endian}3H", 16, 16, 16) + data
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_png_keeps_all_16_bits(tmp_path: Path, channels: int) -> None:
-    pixels = RANDOM.integers(0, 65536, (9, 7, channels), np.uint16)
-    (tmp_path / "deep.png").write_bytes(png(pixels))
-    decoded, notes = decode_raw(tmp_path / "deep.png")
-    assert decoded.dtype == np.uint16
-    assert np.array_equal(decoded, pixels)
-    assert notes == (ROUNDED,)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_key_color_becomes_alpha(tmp_path: Path, channels: int) -> None:
-    pixels = RANDOM.integers(0, 65536, (9, 7, channels), np.uint16)
-    key = tuple(pixels[4, 5].tolist())
-    pixels[0, 0] = pixels[4, 5] ^ 1  # almost the key color: the same upper byte
-    (tmp_path / "key.png").write_bytes(png(pixels, key))
-    decoded, _ = decode_raw(tmp_path / "key.png")
-    assert np.array_equal(decoded[..., :-1], pixels)
-    assert decoded[4, 5, -1] == 0
-    assert decoded[0, 0, -1] == 65535
-
-
-@pytest.mark.parametrize("endian", ["<", ">"])
-def test_tiff_keeps_all_16_bits(tmp_path: Path, endian: str) -> None:
-    pixels = RANDOM.integers(0, 65536, (9, 7, 3), np.uint16)
-    (tmp_path / "deep.tif").write_bytes(tiff(pixels, endian))
-    decoded, notes = decode_raw(tmp_path / "deep.tif")
-    assert np.array_equal(decoded, pixels)
-    assert notes == (ROUNDED,)
-
-
-def test_planar_16_bit_tiff_is_rejected_because_pillow_decodes_it_wrongly(tmp_path: Path) -> None:
-    pixels = RANDOM.integers(0, 65536, (9, 7, 3), np.uint16)
-    (tmp_path / "planes.tif").write_bytes(tiff(pixels, "<", planar_config=2))
-    with pytest.raises(ValueError, match="planar 16-bit"):
-        decode_raw(tmp_path / "planes.tif")
-
-
-def test_float_images_are_rejected(tmp_path: Path) -> None:
-    Image.fromarray(RANDOM.random((4, 4), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match="floating-point"):
-        decode_raw(tmp_path / "float.tif")
-
-
-def test_integers_beyond_16_bits_are_rejected(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 65536, np.int32)).save(tmp_path / "wide.tif")
-    with pytest.raises(ValueError, match="do not fit into 16 bits"):
-        decode_raw(tmp_path / "wide.tif")
-
-
-def test_32_bit_integers_are_decoded_as_16_bits(tmp_path: Path) -> None:
-    levels = RANDOM.integers(0, 65536, (4, 5), np.int32)
-    Image.fromarray(levels).save(tmp_path / "gray.tif")
-    decoded, notes = decode_raw(tmp_path / "gray.tif")
-    assert np.array_equal(decoded[..., 0], levels)
-    assert notes == (ROUNDED,)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
-    image = Image.fromarray(RANDOM.integers(0, 256, (4, 6, 3), np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / f"rotated.{suffix}"
-    image.save(path, exif=exif, lossless=True)
-    exif_image = image.copy()
-    exif_image.getexif()[0x0112] = orientation
-    upright = np.asarray(ImageOps.exif_transpose(exif_image))
-    decoded, notes = decode_raw(path)
-    assert np.array_equal(decoded, upright)
-    if suffix != "tif":  # Pillow applies the orientation of TIFFs itself
-        note = "rotated or flipped by its EXIF orientation"
-        assert notes == ((note,) if orientation > 1 else ())
-
-
-def test_first_frame_of_several_is_decoded(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (5, 4), color) for color in ("red", "lime", "blue")]
-    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
-    decoded, notes = decode_raw(tmp_path / "pages.tif")
-    assert (decoded == (255, 0, 0)).all()
-    assert notes == ("first of 3 images in the file",)
