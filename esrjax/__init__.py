@@ -21,12 +21,17 @@ def methods() -> tuple[str, ...]:
 
 
 def load(
-    name: str, checkpoint: str | Path | Mapping[str, str | Path] | None = None, **hparams: Any
+    name: str | Path | None = None,
+    checkpoint: str | Path | Mapping[str, str | Path] | None = None,
+    **hparams: Any,
 ) -> Model | EnsembleModel:
-    """Load a method with its weights.
+    """Load a method with its weights, or a checkpoint with its method.
+
+    `load("span")`, `load("span", "mine.pth")` and `load("mine.safetensors")`.
 
     Args:
-        name: Name of an installed method or ensemble.
+        name: Name of an installed method or ensemble; or a checkpoint, whose method is the one in
+            its metadata, or else the only one whose network has its tensors.
         checkpoint: A `.pth`, a `.safetensors` or a run directory; of an ensemble, a mapping from
             the names of its members to such files. By default the weights that the method ships.
         **hparams: Arguments of the network, for instance `channels=48`.
@@ -39,7 +44,9 @@ def load(
     """
     from esrjax.inference import open_model
 
-    return open_model(name, checkpoint, hparams)
+    if checkpoint is None and name is not None and name not in methods() and Path(name).exists():
+        name, checkpoint = None, name
+    return open_model(None if name is None else str(name), checkpoint, hparams)
 
 
 def evaluate(

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from http.client import HTTPException
+from importlib import resources
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -46,6 +47,15 @@ def find_weights(method_name: str, method: Method, key: str | None = None) -> We
         if key and method.weights
         else "ask the authors for a checkpoint; commands read it by --checkpoint FILE",
     )
+
+
+def shipped_path(method: Method) -> Path | None:
+    """Return the file of the weights that the method's plugin ships (`pretrained`), if any."""
+    if method.pretrained is None:
+        return None
+    package, _, file = method.pretrained.partition(":")
+    with resources.as_file(resources.files(package) / file) as path:
+        return path
 
 
 def local_path(weights: Weights, folder: Path | None = None) -> Path:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from esrjax.data.image_io import Pixels
 from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
 from esrjax.evaluation import upscale
 from esrjax.evaluation.upscale import ImageSize, Upscaler, Windows
+from esrjax.identification import Origin, identify_method, weights_origin
 from esrjax.loading import HParams, load_network
 from esrjax.method import Ensemble, Method
 from esrjax.nn import checkpoint_io, masking
@@ -54,6 +54,11 @@ class Model:
     def scale(self) -> int:
         """HR size / LR size."""
         return self.method.scale
+
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """Whose weights it has: "official", "shipped" or "own" (`weights_origin`)."""
+        return weights_origin(self.method, self.checkpoint)
 
     def __call__(self, lr: Pixels) -> Pixels:
         """Upscale an image in a single pass at its exact size.
@@ -218,14 +223,15 @@ class EnsembleModel:
 
 
 def open_model(
-    name: str,
+    name: str | None,
     checkpoint: str | Path | CheckpointPaths | None = None,
     hparams: HParams | None = None,
 ) -> Model | EnsembleModel:
     """Load a method or an ensemble with its weights.
 
     Args:
-        name: Of a registered method or ensemble.
+        name: Of a registered method or ensemble; None for the method of the checkpoint, as
+            `identify_method` finds it.
         checkpoint: As in `open_method`. For an ensemble a mapping from members to checkpoints,
             `{"span": "span.pth"}`; other members use the default weights.
         hparams: As in `open_method`. For an ensemble with the member's name in front,
@@ -235,6 +241,8 @@ def open_model(
         NotFound: If a method has no default weights and no checkpoint is given.
         InvalidArgument: If members do not fit together, or an argument belongs to no member.
     """
+    if name is None:
+        return open_method(None, _only_checkpoint(checkpoint), hparams)
     entry = registry.get_entry(name)
     checkpoints = checkpoint if isinstance(checkpoint, Mapping) else {name: checkpoint}
     if isinstance(entry, Method):
@@ -248,12 +256,13 @@ def open_model(
 
 
 def open_method(
-    name: str, checkpoint: str | Path | None = None, hparams: HParams | None = None
+    name: str | None, checkpoint: str | Path | None = None, hparams: HParams | None = None
 ) -> Model:
     """Load a method with its weights, in deploy form.
 
     Args:
-        name: Of a registered method; ensembles are loaded by `open_model`.
+        name: Of a registered method; ensembles are loaded by `open_model`. None for the method of
+            the checkpoint, as `identify_method` finds it.
         checkpoint: A file (.pth, .safetensors), a run directory, or the key of published weights
             (`Method.weights`) that are downloaded. None for the weights that the method ships, or
             else the first published ones that are downloaded.
@@ -262,6 +271,9 @@ def open_method(
     Raises:
         NotFound: If there are no default weights and no checkpoint is given.
     """
+    if name is None:
+        file = checkpoint_io.read_checkpoint(_only_checkpoint(checkpoint))
+        return _load_model(identify_method(file, hparams), file, hparams)
     method = registry.get_method(name)
     path = _default_checkpoint(name, method) if checkpoint is None else checkpoint
     weights = method.weights.get(str(checkpoint))
@@ -270,7 +282,22 @@ def open_method(
         if path is None:
             problem = f"The published weights {str(checkpoint)!r} of {name!r} are not downloaded"
             raise _no_weights(problem, name, method)
-    loaded = load_network(name, method, checkpoint_io.read_checkpoint(path), hparams)
+    return _load_model(name, checkpoint_io.read_checkpoint(path), hparams)
+
+
+def _only_checkpoint(checkpoint: str | Path | CheckpointPaths | None) -> str | Path:
+    if isinstance(checkpoint, str | Path):
+        return checkpoint
+    raise InvalidArgument(
+        f"One checkpoint is needed where no method is named, not {checkpoint!r}",
+        rule="a checkpoint is a file or a run directory, which tells its method",
+        remedy="give one checkpoint, or name the method",
+    )
+
+
+def _load_model(name: str, checkpoint: Checkpoint, hparams: HParams | None) -> Model:
+    method = registry.get_method(name)
+    loaded = load_network(name, method, checkpoint, hparams)
     return Model(
         name=name,
         method=method,
@@ -317,10 +344,8 @@ def check_ensemble(
 
 def _default_checkpoint(name: str, method: Method) -> Path:
     """Return the weights that the method ships, else the first published ones on this machine."""
-    if method.pretrained is not None:
-        package, _, file = method.pretrained.partition(":")
-        with resources.as_file(resources.files(package) / file) as path:
-            return path
+    if path := hub.shipped_path(method):
+        return path
     for weights in method.weights.values():
         if path := hub.find_local(weights):
             return path

@@ -11,6 +11,7 @@ from flax import nnx
 from esrjax.errors import InvalidArgument, WeightsMismatch
 from esrjax.method import Form, Method
 from esrjax.nn.checkpoint_io import Checkpoint
+from esrjax.nn.layers import shapes_only
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import KeyMap, load_state_dict
 
@@ -40,7 +41,8 @@ def load_network(
     """Return the network of a checkpoint.
 
     Form and hyperparameters are those of the checkpoint's metadata; else those of the published
-    weights with its SHA-256; else the deploy form and then the train form are tried.
+    weights with its SHA-256; else the deploy form and then the train form are tried, with `hparams`
+    or else with each of `Method.known_hparams`.
 
     Args:
         method_name: Registered name of the method.
@@ -87,7 +89,8 @@ def abstract_network(method: Method, form: Form, hparams: HParams) -> nnx.Module
         return net if form == "train" else deploy(net)
 
     try:
-        return nnx.eval_shape(build)
+        with shapes_only():
+            return nnx.eval_shape(build)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise InvalidArgument(
             f"Cannot build the network{_format(hparams)}: {error}",
@@ -112,7 +115,8 @@ def _candidates(
     published = (w for w in method.weights.values() if w.sha256 == checkpoint.sha256)
     if source := metadata or next(published, None):
         return [(source.form, {**source.hparams, **hparams})]
-    return [("deploy", hparams), ("train", hparams)]
+    known = [hparams] if hparams else method.known_hparams()
+    return [(form, candidate) for candidate in known for form in ("deploy", "train")]
 
 
 def _format(hparams: HParams) -> str:

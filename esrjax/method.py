@@ -143,6 +143,14 @@ class Method:
             return self.test_hparams
         return self.weights["tiny"].hparams
 
+    def known_hparams(self) -> list[Mapping[str, Any]]:
+        """Return the hyperparameters that weights may have: defaults, published ones, for tests."""
+        known: list[Mapping[str, Any]] = [{}]
+        for hparams in (*(w.hparams for w in self.weights.values()), self.test_hparams):
+            if hparams not in known:
+                known.append(hparams)
+        return known
+
     def check_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Raise `InvalidArgument` unless every key is an argument of `network`."""
         defaults = self.default_hparams()

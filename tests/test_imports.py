@@ -14,7 +14,17 @@ FILES = sorted(
 )
 
 BASE = {"errors", "io", "method", "registry", "schema"}
-MODELS = {*BASE, "nn", "data", "evaluation", "loading", "hub", "runtime", "inference"}
+MODELS = {
+    *BASE,
+    "nn",
+    "data",
+    "evaluation",
+    "loading",
+    "hub",
+    "runtime",
+    "inference",
+    "identification",
+}
 ALLOWED_IMPORTS = {  # of a package of esrjax, besides itself; packages not listed import anything
     "errors": set(),
     "io": {"errors"},
@@ -27,6 +37,7 @@ ALLOWED_IMPORTS = {  # of a package of esrjax, besides itself; packages not list
     "data": {"errors", "io", "schema"},
     "evaluation": {*BASE, "data"},
     "loading": {"errors", "method", "nn"},
+    "identification": {*BASE, "nn", "loading", "hub"},
     "inference": MODELS,
     "training": MODELS,
     "bench": MODELS,

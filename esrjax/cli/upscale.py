@@ -10,15 +10,20 @@ from typing import Annotated, Any, Literal
 import typer
 from typer import Option
 
+from esrjax import registry
 from esrjax.cli import options
 from esrjax.cli.output import progress_bar
 from esrjax.errors import InvalidArgument
+
+DEFAULT_METHOD = "spanv2"
 
 
 def upscale(
     inputs: list[Path],
     output: Annotated[Path, options.output()],
-    method: str = "spanv2",
+    method: Annotated[
+        str | None, Option(show_default="that of the checkpoint, else spanv2")
+    ] = None,
     checkpoint: options.CheckpointsOption = None,
     hparams: options.HparamsOption = None,
     engine: Literal["auto", "jax", "onnxruntime"] = "auto",
@@ -33,14 +38,15 @@ def upscale(
     Args:
         inputs (IN): Images, or folders of images.
         output: A file for one image, a folder for several.
-        method: The method; see `esrjax method list`.
+        method: The method; see `esrjax method list`. A checkpoint without it is identified by its
+            metadata or its tensors.
         engine: Inference engine; auto: JAX, or ONNX Runtime for an .onnx file.
         tile: Largest side of a tile, LR pixels.
     """
     from esrjax.evaluation import upscale as jobs
 
     strategy: Any = {"self_ensemble": self_ensemble, "windows": options.parse_windows(windows)}
-    files = options.parse_checkpoints(checkpoint, [method])
+    method, files = _parse_checkpoints(method, checkpoint)
     model, engine_name = _open_model(method, files, options.parse_hparams(hparams), engine)
     model.upscaler(**strategy)  # raises if the method does not support it, before any I/O
     turned = self_ensemble or bool(windows)
@@ -52,8 +58,22 @@ def upscale(
     typer.echo(f"{_num_images(plan)} written to {output} ({engine_name})")
 
 
+def _parse_checkpoints(
+    method: str | None, texts: list[str] | None
+) -> tuple[str | None, dict[str | None, Path]]:
+    """Return the method, None for that of the checkpoint, and the checkpoints by method."""
+    if method is None and texts:
+        name, equals, _ = texts[0].partition("=")
+        is_named = bool(equals) and name in registry.names()
+        if not is_named and len(texts) == 1:
+            return None, {None: Path(texts[0])}
+        method = name if is_named else None
+    method = method or DEFAULT_METHOD
+    return method, {**options.parse_checkpoints(texts, [method])}
+
+
 def _open_model(
-    method: str, files: Mapping[str, Path], hparams: Mapping[str, Any], engine: str
+    method: str | None, files: Mapping[str | None, Path], hparams: Mapping[str, Any], engine: str
 ) -> tuple[Any, str]:
     """Return a network with weights, and the engine and device that run it.
 
@@ -77,7 +97,8 @@ def _open_model(
 
     from esrjax.inference import open_model
 
-    return open_model(method, files, hparams), f"JAX on {jax.default_backend()}"
+    checkpoint: Any = files[None] if method is None else files
+    return open_model(method, checkpoint, hparams), f"JAX on {jax.default_backend()}"
 
 
 def _num_images(items: Sequence[Any]) -> str:

@@ -16,7 +16,7 @@ from esrjax.io import check_outputs, sha256_file, weights_dirs
 from esrjax.loading import LoadedNetwork, load_network
 from esrjax.method import Form, Method, Weights
 from esrjax.nn import checkpoint_io
-from esrjax.nn.checkpoint_io import Checkpoint, StateDict
+from esrjax.nn.checkpoint_io import StateDict
 from esrjax.nn.cost import cost_of, mismatches
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import KeyMap, to_state_dict
@@ -99,19 +99,17 @@ def convert(
         state_dict |= {key_map.to_torch(path): value for path, value in buffers.items()}
         checkpoint_io.write_torch(target, state_dict, _root_keys(method, loaded))
     else:
-        sha256 = source_sha256(loaded.checkpoint)
         metadata = checkpoint_io.make_metadata(
-            name, method, target_form, loaded.hparams, source_sha256=sha256
+            name,
+            method,
+            target_form,
+            loaded.hparams,
+            source_sha256=checkpoint_io.source_sha256(loaded.checkpoint),
+            tensors_sha256=checkpoint_io.hash_tensors(state_dict),
         )
         checkpoint_io.write_safetensors(target, state_dict, metadata)
     num_params = sum(tensor.size for tensor in state_dict.values())
     return ConversionResult(form=target_form, num_tensors=len(state_dict), num_params=num_params)
-
-
-def source_sha256(checkpoint: Checkpoint) -> str:
-    """Return the SHA-256 of the file that a checkpoint was converted from, else its own."""
-    metadata = checkpoint.metadata
-    return (metadata.source_sha256 if metadata else "") or checkpoint.sha256
 
 
 def _check_cost(name: str, method: Method, loaded: LoadedNetwork) -> None:

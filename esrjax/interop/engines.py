@@ -144,11 +144,13 @@ def open_onnx(path: Path) -> OnnxModel:
         raise _unreadable(str(path), error.strerror or str(error)) from error
 
 
-def load(name: str, checkpoint: Path | None, hparams: Mapping[str, Any] | None = None) -> OnnxModel:
+def load(
+    name: str | None, checkpoint: Path | None, hparams: Mapping[str, Any] | None = None
+) -> OnnxModel:
     """Load a method in ONNX Runtime.
 
     Args:
-        name: Name of the method.
+        name: Name of the method; None for that of the checkpoint.
         checkpoint: An exported .onnx file; or weights, which are exported in memory; None for the
             published weights.
         hparams: Hyperparameters, where weights are exported.
@@ -158,10 +160,10 @@ def load(name: str, checkpoint: Path | None, hparams: Mapping[str, Any] | None =
         UnreadableFile: If it cannot be read.
     """
     if checkpoint is None or checkpoint.suffix != ".onnx":
-        onnx_bytes = export.to_onnx_bytes(open_method(name, checkpoint, hparams))
-        return _open_bytes(onnx_bytes, name)
+        model = open_method(name, checkpoint, hparams)
+        return _open_bytes(export.to_onnx_bytes(model), model.name)
     model = open_onnx(checkpoint)
-    if model.name != name:
+    if name not in (None, model.name):
         raise WeightsMismatch(
             f"The file is an export of {model.name!r}, not of {name!r}",
             rule="the method of an exported file is the one in its metadata",

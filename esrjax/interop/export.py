@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 
 from esrjax.errors import ExportError
 from esrjax.inference import Model
-from esrjax.interop.convert import source_sha256
 from esrjax.interop.onnx import converter, runtime
 from esrjax.io import atomic_write, check_outputs, check_writable, write_bytes
-from esrjax.nn import functional, ops
+from esrjax.nn import checkpoint_io, functional, ops
 from esrjax.nn.state_dict import cast
 
 ExportFormat = Literal["onnx", "stablehlo"]
@@ -340,7 +339,7 @@ def _make_metadata(
         receptive_field_radius=None if method.needs_full_image else model.receptive_field_radius,
         hparams=dict(model.hparams),
         license=method.license,
-        weights_sha256=source_sha256(model.checkpoint),
+        weights_sha256=checkpoint_io.source_sha256(model.checkpoint),
         checks=checks,
         versions={"python": platform.python_version()} | {n: metadata.version(n) for n in packages},
     )

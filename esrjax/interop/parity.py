@@ -27,7 +27,6 @@ from esrjax.interop import array_diff
 from esrjax.interop.array_diff import Array, ArrayDiff, Comparison, Implementation, OptimizerPair
 from esrjax.method import Form, Method
 from esrjax.nn import checkpoint_io
-from esrjax.nn.checkpoint_io import StateDict
 from esrjax.nn.compilation import jit
 from esrjax.nn.hooks import heads, taps
 from esrjax.nn.state_dict import KeyMap, cast, to_state_dict
@@ -294,7 +293,10 @@ def run(request: ParityRequest, optimizers: Sequence[OptimizerPair] = ()) -> Par
     comparison = compare(
         request.method, model.method, model.net, request.golden, request.implementation
     )
-    hashes = {"weights": hash_tensors(model.checkpoint.state_dict), **hash_inputs(request)}
+    hashes = {
+        "weights": checkpoint_io.hash_tensors(model.checkpoint.state_dict),
+        **hash_inputs(request),
+    }
     return ParityResult(comparison=comparison, form="deploy", hashes=hashes)
 
 
@@ -312,9 +314,9 @@ def _compare_live(
         checkpoint = checkpoint_io.read_checkpoint(request.checkpoint)
         pair = torch_compare.load_pair(request.method, model, request.hparams, checkpoint)
     x = torch_compare.draw_inputs(pair.method, request.seed)
-    hashes = {"weights": hash_tensors(to_state_dict(pair.jax_net, pair.key_map))}
+    hashes = {"weights": checkpoint_io.hash_tensors(to_state_dict(pair.jax_net, pair.key_map))}
     for name, image in zip(torch_compare.INPUT_NAMES, x, strict=True):
-        hashes[name] = hash_tensors({"": image})
+        hashes[name] = checkpoint_io.hash_tensors({"": image})
     for file in model.local_imports:
         relative_path = os.path.relpath(file, model.source.file.resolve().parent)
         hashes[IMPORT_PREFIX + relative_path] = hash_file(file)
@@ -353,7 +355,7 @@ def hash_inputs(request: ParityRequest) -> dict[str, str]:
     hashes = {name: hash_file(file) for name, file in files.items() if file is not None}
     if request.checkpoint is not None:
         state_dict = checkpoint_io.read_checkpoint(request.checkpoint).state_dict
-        hashes["weights"] = hash_tensors(state_dict)
+        hashes["weights"] = checkpoint_io.hash_tensors(state_dict)
     return hashes
 
 
@@ -377,19 +379,3 @@ def hash_file(path: Path | TfdsImage) -> str:
             rule="weights, code and images are hashed before they are compared",
             remedy="check the path; files of a parity report may also be in the report's folder",
         ) from error
-
-
-def hash_tensors(tensors: StateDict) -> str:
-    """Return the SHA-256 of a state dict, independent of its file format and key order.
-
-    Args:
-        tensors: State dict; names, dtypes, shapes and values are hashed in the order of the names.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for key, value in sorted(tensors.items()):
-        digest.update(f"{key} {value.dtype.str} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()

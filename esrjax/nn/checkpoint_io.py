@@ -3,6 +3,7 @@
 Both store a state dict: tensors under PyTorch's names and in PyTorch's layout.
 """
 
+import hashlib
 import io
 import json
 import pickle
@@ -39,6 +40,7 @@ class CheckpointMetadata:
         scale: Upscaling factor.
         license: License of the weights.
         source_sha256: SHA-256 of the file that the tensors were converted from, if any.
+        tensors_sha256: `hash_tensors` of the converted tensors, which `source_sha256` is true of.
         esrjax: Version of esrjax that wrote the file.
         note: Free text, for instance the recipe and the data of a training.
         parity_report: Report of the comparison with PyTorch, if any; see
@@ -52,6 +54,7 @@ class CheckpointMetadata:
     scale: int = 4
     license: str = ""
     source_sha256: str = ""
+    tensors_sha256: str = ""
     esrjax: str = ""
     note: str = ""
     parity_report: Mapping[str, Any] | None = None
@@ -81,6 +84,7 @@ def make_metadata(
     hparams: Mapping[str, Any],
     *,
     source_sha256: str = "",
+    tensors_sha256: str = "",
     note: str = "",
 ) -> CheckpointMetadata:
     """Return the metadata for weights of `method`, with the installed version of esrjax.
@@ -91,6 +95,7 @@ def make_metadata(
         form: Form of the network that the weights belong to.
         hparams: Arguments of `Method.network` that the weights need.
         source_sha256: SHA-256 of the file that the weights were converted from.
+        tensors_sha256: `hash_tensors` of the weights, if they were converted.
         note: Free text.
     """
     return CheckpointMetadata(
@@ -101,9 +106,39 @@ def make_metadata(
         scale=method.scale,
         license=method.license,
         source_sha256=source_sha256,
+        tensors_sha256=tensors_sha256,
         esrjax=metadata.version("esrjax"),
         note=note,
     )
+
+
+def source_sha256(checkpoint: Checkpoint) -> str:
+    """Return the SHA-256 of the file that a checkpoint was converted from, else its own.
+
+    The metadata is trusted only as long as its hash of the tensors is right: a program that changes
+    the tensors and copies the header does not pass its weights off as the converted ones.
+    """
+    metadata = checkpoint.metadata
+    if metadata is None or not metadata.source_sha256:
+        return checkpoint.sha256
+    is_unchanged = metadata.tensors_sha256 == hash_tensors(checkpoint.state_dict)
+    return metadata.source_sha256 if is_unchanged else checkpoint.sha256
+
+
+def hash_tensors(tensors: StateDict) -> str:
+    """Return the SHA-256 of a state dict, independent of its file format and key order.
+
+    Args:
+        tensors: State dict; names, dtypes, shapes and values are hashed in the order of the names.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype.str} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

@@ -136,6 +136,11 @@ def named_parameters(net: nnx.Module) -> Iterator[tuple[str, nnx.Variable[Any]]]
             yield ".".join(map(str, path)), variable
 
 
+def torch_shapes(net: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape in PyTorch's layout of every weight of `net`, by its path."""
+    return {path: _torch_shape(variable) for path, variable in named_parameters(net)}
+
+
 def cast(net: Net, dtype: Any) -> Net:
     """Return a copy of `net` with its weights in `dtype`."""
     copy = nnx.clone(net)
@@ -170,6 +175,10 @@ def _torch_axes(variable: nnx.Variable[Any]) -> tuple[int, ...]:
     return tuple(range(variable.get_value().ndim)) if axes is None else axes
 
 
+def _torch_shape(variable: nnx.Variable[Any]) -> tuple[int, ...]:
+    return tuple(variable.get_value().shape[axis] for axis in _torch_axes(variable))
+
+
 def _problems(
     variables: Mapping[str, nnx.Variable[Any]],
     key_of_path: Mapping[str, str],
@@ -181,8 +190,7 @@ def _problems(
     missing: list[str] = []
     misshapen: list[str] = []
     for path, variable in variables.items():
-        key = key_map.to_torch(path)
-        torch_shape = tuple(variable.get_value().shape[axis] for axis in _torch_axes(variable))
+        key, torch_shape = key_map.to_torch(path), _torch_shape(variable)
         if path not in key_of_path:
             # Only very similar names: most weights of a network have names that are somewhat so.
             close = difflib.get_close_matches(key, unknown_keys, n=1, cutoff=0.85)

@@ -11,6 +11,7 @@ import pytest
 from optional import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.numpy import load_file
 from twins.drawn import random_state_dict
 
 from esrjax import registry
@@ -92,6 +93,7 @@ def test_metadata_of_a_converted_checkpoint(esrjax, official, tmp_path):
         "scale": 4,
         "license": "MIT",
         "source_sha256": sha256(official),
+        "tensors_sha256": checkpoint_io.hash_tensors(load_file(path)),
     }
     esrjax("weights", "convert", "span", path, "-o", tmp_path / "again.safetensors")
     assert read_metadata(tmp_path / "again.safetensors")["source_sha256"] == sha256(official)
