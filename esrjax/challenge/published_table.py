@@ -8,9 +8,10 @@ from itertools import combinations
 from pathlib import Path
 
 from esrjax.challenge.rank import TRACKS, RankedEntry, Ranking, rerank, round_figures
-from esrjax.challenge.results import FIGURE_COLUMNS, Row, read_csv
+from esrjax.challenge.results import FIGURE_COLUMNS, Row
 from esrjax.challenge.rules import Note, PublishedRuntimes, Rules
 from esrjax.challenge.sensitivity import Rows, alternate_rows, replace_row, scored_series
+from esrjax.challenge.source_files import OnNote, read_csv
 from esrjax.challenge.table import format_score
 from esrjax.errors import NotFound, UnreadableFile
 from esrjax.schema import bullet_list
@@ -55,12 +56,17 @@ def _line_cells(entry: RankedEntry, rules: Rules) -> dict[str, str]:
     return cells
 
 
-def read_table(path: Path) -> PublishedTable:
+def read_table(path: Path, on_note: OnNote = lambda _: None) -> PublishedTable:
     """Read a published table: CSV with a column `team` and any of `COLUMNS`.
+
+    Args:
+        path: The table.
+        on_note: Receives what was assumed, such as decimal commas.
 
     Raises:
         NotFound: No such file, or it is no CSV table.
-        UnreadableFile: Cells are not numbers, or a team is missing or duplicate; all are listed.
+        UnreadableFile: Lines do not fit the header, cells are not numbers, or a team is missing or
+            duplicate; all are listed.
     """
     if not path.is_file():
         raise NotFound(
@@ -68,7 +74,7 @@ def read_table(path: Path) -> PublishedTable:
             rule="a published table is a .csv file with a column `team`",
             remedy="check the path",
         )
-    lines, problems = read_csv(path), list[str]()
+    lines, problems = read_csv(path, on_note), list[str]()
     for line, cells in lines:
         problems += [] if cells.get("team") else [f"{line}: team is missing"]
         problems += [
@@ -76,8 +82,14 @@ def read_table(path: Path) -> PublishedTable:
             for column in COLUMNS
             if cells.get(column) and parse_number(cells[column]) is None
         ]
-    teams = Counter(cells.get("team") for _, cells in lines)
-    problems += [f"team {team!r} is duplicate" for team, n in teams.items() if team and n > 1]
+    places: dict[str, list[str]] = {}
+    for line, cells in lines:
+        places.setdefault(cells.get("team", ""), []).append(line)
+    problems += [
+        f"team {team!r} is duplicate: {' and '.join(same)}"
+        for team, same in places.items()
+        if team and len(same) > 1
+    ]
     if problems or not lines:
         raise UnreadableFile(
             f"Invalid table: {bullet_list(problems or ['no lines'])}",

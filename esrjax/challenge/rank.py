@@ -4,7 +4,7 @@ With the checks that rows can be compared, and the baseline that scores are rela
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ Track = Literal["runtime", "params", "flops", "main"]
 BaselineSource = Literal["measured", "published"]
 Figures = Literal["exact", "printed"]
 TRACKS: tuple[Track, ...] = ("runtime", "params", "flops", "main")
+
+_MAX_RATIO = 500  # to the baseline's figure; units are mistaken by factors of at least 1000
 
 # ranked: has ranks. no_psnr: no PSNR on the challenge's own splits to compare with the thresholds.
 # below_threshold: below a PSNR threshold. baseline: the organisers' own entry.
@@ -105,13 +107,33 @@ class Ranking:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on waivers and on published figures that need an explanation."""
-        return tuple(
+        """Remarks on waivers, on published figures that need an explanation, and on units."""
+        remarks = [
             f"{entry.row.team}: {text}."
             for entry in self.entries
             for text in (entry.waiver, *self.rules.notes_for(entry.row.team, entry.row.flops_g))
             if text
-        )
+        ]
+        return (*remarks, *_unit_notes(self))
+
+
+def _unit_notes(ranking: Ranking) -> Iterator[str]:
+    """Yield a question for every figure that may have another unit than that of its column."""
+    published, row = ranking.rules.baseline, ranking.reference
+    references = {  # a runtime depends on the device
+        "runtime_ms": ("ms", row.runtime_ms),
+        "params_m": ("10⁶ parameters", published.params_m),
+        "flops_g": ("10⁹ FLOPs", published.flops_g),
+    }
+    for row in ranking.rows:
+        for name, (unit, reference) in references.items():
+            value = getattr(row, name)
+            if value and not 1 / _MAX_RATIO < value / reference < _MAX_RATIO:
+                ratio = f"{value / reference:.3g} times the baseline's {reference:.3g}"
+                yield f"{row.team}, {row.method}: is the unit right? {value:g} {unit}, {ratio}."
+        for split, psnr in row.psnr_by_split.items():
+            if not 10 <= psnr <= 60:
+                yield f"{row.team}, {row.method}: is the unit right? {psnr:g} dB on {split}."
 
 
 def rank(
@@ -157,11 +179,22 @@ def rerank(ranking: Ranking, **changes: Any) -> Ranking:
 
 
 def round_figures(row: Row, rules: Rules) -> Row:
-    """Return the row with runtime, parameters and FLOPs rounded as in the published table."""
+    """Return the row with runtime, parameters and FLOPs rounded as in the published table.
+
+    Raises:
+        RankingError: The runtime is 0 with so few decimals.
+    """
     decimals = rules.score.decimals
+    runtime_ms = round(row.runtime_ms, decimals.runtime)
+    if not runtime_ms:
+        raise RankingError(
+            f"The runtime of {row.method!r} is {row.runtime_ms:g} ms",
+            rule=f"printed figures have {decimals.runtime} decimals, and a runtime is not 0",
+            remedy="score the exact figures: --figures exact",
+        )
     return replace(
         row,
-        runtime_ms=round(row.runtime_ms, decimals.runtime),
+        runtime_ms=runtime_ms,
         params_m=round(row.params_m, decimals.params),
         flops_g=round(row.flops_g, decimals.flops),
     )
@@ -235,12 +268,12 @@ def is_baseline(row: Row, rules: Rules) -> bool:
 
 
 def find_baseline(rows: Sequence[Row], rules: Rules) -> Row:
-    """Return the row of the baseline; its parameters and FLOPs are positive.
+    """Return the row of the baseline; its parameters and FLOPs are not 0.
 
     Raises:
         RankingError: No such row, or several.
     """
-    candidates = [r for r in rows if is_baseline(r, rules) and r.params_m > 0 and r.flops_g > 0]
+    candidates = [r for r in rows if is_baseline(r, rules) and min(r.params_m, r.flops_g) >= 1e-9]
     if len(candidates) == 1:
         return candidates[0]
     raise RankingError(

@@ -4,14 +4,14 @@ They are made from result files, from a CSV table like the published one, from t
 results.json, or from the `reported` figures of methods.
 """
 
-import csv
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from esrjax.challenge.record import (
@@ -22,12 +22,34 @@ from esrjax.challenge.record import (
     ResultsEntry,
 )
 from esrjax.challenge.rules import Rules
-from esrjax.errors import NotFound, UnreadableFile
+from esrjax.challenge.source_files import (
+    Contradiction,
+    OnNote,
+    invalid_results,
+    json_keys,
+    json_problems,
+    mean_problems,
+    parse_all,
+    read_csv,
+    read_text,
+)
+from esrjax.errors import NotFound, UnreadableFile, list_some
 from esrjax.method import Method
-from esrjax.schema import NonNegativeFloat, PositiveFloat, bullet_list, format_errors
+from esrjax.schema import bullet_list
 
-T = TypeVar("T")
-V = TypeVar("V")
+
+def _check_name(name: str) -> str:
+    if not name.strip() or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
+        raise ValueError(f"should be a name without control characters, found {name!r}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+# Ratios of figures within these limits, and their scores' logarithms, are finite.
+Figure = Annotated[float, Field(ge=1e-9, le=1e12)]
+FigureOrZero = Annotated[float, Field(ge=0, le=1e12)]
+Psnr = Annotated[float, Field(gt=0, le=200)]  # of 8-bit images that differ, dB
+_PSNR_TOLERANCE, _RUNTIME_TOLERANCE = 0.005, 0.005  # dB; relative, of rounded means
 
 # Column of the published table -> field of Row.
 FIGURE_COLUMNS = {
@@ -39,6 +61,9 @@ FIGURE_COLUMNS = {
     "params_m": "params_m",
     "flops_g": "flops_g",
 }
+_FIELDS = {**FIGURE_COLUMNS, "results_key": "method"}  # column -> field of Row
+_TABLE_FIELDS = {"team", "method", *FIGURE_COLUMNS.values()}
+_OTHER_COLUMNS = ("results_key", "ranked")  # and score_*, rank_*: known, and recomputed
 # Field of Row -> the keys of results.json it is taken from, for the provenance.
 _OFFICIAL_KEYS = {
     "psnr_valid": "valid_ave_psnr, the mean of valid_psnr",
@@ -92,18 +117,18 @@ class Row:
         provenance: Field -> where its figure comes from.
     """
 
-    team: str
-    method: str
-    psnr_valid: PositiveFloat | None = None
-    psnr_test: PositiveFloat | None = None
-    psnr_other: Mapping[str, float] = field(default_factory=dict[str, float])
-    runtime_valid_ms: PositiveFloat | None = None
-    runtime_test_ms: PositiveFloat | None = None
-    runtime_ms: PositiveFloat
-    baseline_ms: PositiveFloat | None = None
-    protocol_ms: Mapping[str, float] = field(default_factory=dict[str, float])
-    params_m: NonNegativeFloat
-    flops_g: NonNegativeFloat
+    team: Name
+    method: Name
+    psnr_valid: Psnr | None = None
+    psnr_test: Psnr | None = None
+    psnr_other: Mapping[str, Psnr] = field(default_factory=dict[str, float])
+    runtime_valid_ms: Figure | None = None
+    runtime_test_ms: Figure | None = None
+    runtime_ms: Figure
+    baseline_ms: Figure | None = None
+    protocol_ms: Mapping[str, Figure] = field(default_factory=dict[str, float])
+    params_m: FigureOrZero
+    flops_g: FigureOrZero
     device: str | None = None
     conditions: str | None = None
     spec: str | None = None
@@ -239,7 +264,11 @@ def _provenance(result: Result, origin: str, protocol_timing: bool) -> dict[str,
 
 
 def read_rows(
-    source: str | Path, rules: Rules, *, protocol_timing: bool = False
+    source: str | Path,
+    rules: Rules,
+    *,
+    protocol_timing: bool = False,
+    on_note: OnNote = lambda _: None,
 ) -> tuple[Row, ...]:
     """Read the rows to rank.
 
@@ -248,17 +277,19 @@ def read_rows(
         rules: Rules of the challenge: its teams, image names and thresholds.
         protocol_timing: Score the runtime that was measured by the organisers' protocol; applies to
             folders of result files only.
+        on_note: Receives what was assumed or not read, such as decimal commas.
 
     Raises:
         NotFound: `source` is none of these, or has no method.
-        UnreadableFile: Entries are malformed, or results lack a protocol runtime; lists all.
+        UnreadableFile: Entries are malformed, duplicate or contradict themselves, or results lack a
+            protocol runtime; lists all.
     """
     path, rows = Path(source), ()
     if path.is_dir():
-        rows = _read_folder(path, rules, protocol_timing)
-    elif path.is_file() and path.suffix == ".csv":
-        rows = _read_table(path)
-    elif path.is_file() and path.suffix == ".json":
+        rows = _read_folder(path, rules, protocol_timing, on_note)
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        rows = _read_table(path, on_note)
+    elif path.is_file() and path.suffix.lower() == ".json":
         rows = _read_official(path, rules)
     if not rows:
         raise _unknown_source(f"No results in {str(source)!r}")
@@ -274,9 +305,15 @@ def _unknown_source(problem: str) -> NotFound:
     )
 
 
-def _read_folder(path: Path, rules: Rules, protocol_timing: bool) -> tuple[Row, ...]:
-    files = [(file.name, file.read_bytes()) for file in sorted(path.glob("*.json"))]
-    results = dict(_parse_all(RESULT_ADAPTER.validate_json, files, path))
+def _read_folder(
+    path: Path, rules: Rules, protocol_timing: bool, on_note: OnNote
+) -> tuple[Row, ...]:
+    files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+    others = [file.name for file in files if file.suffix.lower() != ".json" or not file.is_file()]
+    if others:
+        on_note(f"not read, as result files end with .json: {list_some(others)}")
+    texts = [(file.name, read_text(file)) for file in files if file.name not in others]
+    results = dict(parse_all(_parse_result, texts, path))
     untimed = [name for name, result in results.items() if not result.protocol_timing]
     if protocol_timing and untimed:
         problems = [f"{name}: no runtime by protocol" for name in untimed]
@@ -286,13 +323,29 @@ def _read_folder(path: Path, rules: Rules, protocol_timing: bool) -> tuple[Row, 
             location=str(path),
             remedy="measure these again with `esrjax eval ... -o ... --protocol-timing`",
         )
-    rows = [
-        row_of_result(result, rules, name, protocol_timing=protocol_timing)
-        for name, result in results.items()
-    ]
-    if not protocol_timing:
-        rows += _baseline_rows(results.values(), rules)
-    return tuple(rows)
+
+    def row_of(item: tuple[str, Result]) -> Row:
+        return row_of_result(item[1], rules, item[0], protocol_timing=protocol_timing)
+
+    rows = parse_all(row_of, ((name, (name, result)) for name, result in results.items()), path)
+    _check_unique(rows, path)
+    baselines = [] if protocol_timing else _baseline_rows(results.values(), rules)
+    return (*(row for _, row in rows), *baselines)
+
+
+def _parse_result(text: str) -> Result:
+    if problems := json_problems(text):
+        raise Contradiction(problems)
+    result = RESULT_ADAPTER.validate_json(text)
+    problems: list[str] = []
+    for name, quality in result.quality.items():
+        psnrs = list((quality.psnr_per_image or {}).values())
+        if psnrs and len(psnrs) != quality.num_images:
+            problems.append(f"{name} has {quality.num_images} images, and PSNR of {len(psnrs)}")
+        problems += mean_problems(f"quality.{name}.psnr", quality.psnr, psnrs, abs_tol=1e-6)
+    if problems:
+        raise Contradiction(problems)
+    return result
 
 
 def _baseline_rows(results: Iterable[Result], rules: Rules) -> list[Row]:
@@ -309,39 +362,56 @@ def _baseline_rows(results: Iterable[Result], rules: Rules) -> list[Row]:
     return [replace(_row_of_timing(baseline), spec=result.spec, provenance=origins)]
 
 
-def _read_table(path: Path) -> tuple[Row, ...]:
+def _read_table(path: Path, on_note: OnNote) -> tuple[Row, ...]:
     """Rows of a table like the published one; its scores and ranks are ignored and recomputed."""
-    fields = {**FIGURE_COLUMNS, "results_key": "method"}
-    lines: list[tuple[str, dict[str, Any]]] = []
-    for line, cells in read_csv(path):
-        figures = {fields.get(column, column): cell for column, cell in cells.items() if cell}
-        source = f"{path.name}, {line}, column"
-        origins = {name: f"{source} {column}" for column, name in FIGURE_COLUMNS.items()}
-        lines.append((line, {**figures, "provenance": origins}))
-    return tuple(row for _, row in _parse_all(TypeAdapter(Row).validate_python, lines, path))
+    lines = read_csv(path, on_note)
+    columns = list(lines[0][1]) if lines else []
+    _check_columns(columns, path)
+    names = {*_TABLE_FIELDS, *FIGURE_COLUMNS, *_OTHER_COLUMNS}
+    if unknown := [c for c in columns if c not in names and not c.startswith(("score_", "rank_"))]:
+        on_note(f"{path.name}: columns that are not read: {', '.join(unknown)}")
+    rows = parse_all(lambda entry: _table_row(path, *entry), ((n, (n, c)) for n, c in lines), path)
+    _check_unique(rows, path)
+    return tuple(row for _, row in rows)
 
 
-def read_csv(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Return `line N` and column -> cell for each line of a CSV table below its header.
+def _check_columns(columns: Iterable[str], path: Path) -> None:
+    """Raise `UnreadableFile` if two columns are the same figure under different names."""
+    by_field: dict[str, list[str]] = {}
+    for column in columns:
+        by_field.setdefault(_FIELDS.get(column, column), []).append(column)
+    if problems := [" and ".join(same) for same in by_field.values() if len(same) > 1]:
+        raise UnreadableFile(
+            f"Columns for the same figure: {bullet_list(problems, 'pair')}",
+            rule="a table has one column for each figure",
+            location=f"{path}, line 1",
+            remedy="leave out or rename one of them",
+        )
 
-    Raises:
-        NotFound: The file is no CSV table in UTF-8.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as text:
-            lines = list(csv.DictReader(text, restval=""))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise _unknown_source(f"{path.name} is not a CSV table: {error}") from None
-    return [
-        (f"line {number}", {key: cell for key, cell in cells.items() if key})
-        for number, cells in enumerate(lines, start=2)
-    ]
+
+def _table_row(path: Path, line: str, cells: Mapping[str, str]) -> Row:
+    figures: dict[str, Any] = {
+        _FIELDS.get(name, name): cell for name, cell in cells.items() if cell
+    }
+    figures = {name: figures[name] for name in figures if name in _TABLE_FIELDS}
+    source = f"{path.name}, {line}, column"
+    origins = {_FIELDS.get(name, name): f"{source} {name}" for name in cells}
+    row = TypeAdapter(Row).validate_python({**figures, "provenance": origins})
+    runtimes = [row.runtime_valid_ms, row.runtime_test_ms]
+    if None not in runtimes:
+        problems = mean_problems("runtime_ms", row.runtime_ms, runtimes, _RUNTIME_TOLERANCE)
+        if problems:
+            raise Contradiction(problems)
+    return row
 
 
 def _read_official(path: Path, rules: Rules) -> tuple[Row, ...]:
     """Rows of the organisers' results.json: `<number>_<name>` -> figures of one run."""
+    text = read_text(path)
+    if problems := json_problems(text):
+        raise invalid_results(problems, path)
     try:
-        objects = TypeAdapter(dict[str, dict[str, object]]).validate_json(path.read_bytes())
+        objects = TypeAdapter(dict[str, dict[str, object]]).validate_json(text)
     except ValidationError:
         raise NotFound(
             f"{path.name} is not the organisers' results.json",
@@ -349,8 +419,31 @@ def _read_official(path: Path, rules: Rules) -> tuple[Row, ...]:
             location=str(path),
             remedy="to rank result files of esrjax, name their folder instead",
         ) from None
-    entries = _parse_all(TypeAdapter(ResultsEntry).validate_python, objects.items(), path)
-    return tuple(_official_row(key.strip(), entry, rules, path.name) for key, entry in entries)
+
+    def row_of(item: tuple[str, Mapping[str, object]]) -> Row:
+        return _official_row(item[0].strip(), _parse_entry(item[1]), rules, path.name)
+
+    rows = parse_all(row_of, ((key, (key, entry)) for key, entry in objects.items()), path)
+    places = {key.name: f"{key.name!r} ({key.place})" for _, key in json_keys(text) if not key.path}
+    _check_unique([(places[key], row) for key, row in rows], path)
+    return tuple(row for _, row in rows)
+
+
+def _parse_entry(figures: Mapping[str, object]) -> ResultsEntry:
+    """Return an entry; its means are those of its lists."""
+    entry = TypeAdapter(ResultsEntry).validate_json(json.dumps(figures), strict=True)
+    problems: list[str] = []
+    for split in ("valid", "test"):
+        psnrs, runtimes = getattr(entry, f"{split}_psnr"), getattr(entry, f"{split}_runtime")
+        if psnrs and runtimes and len(psnrs) != len(runtimes):
+            lengths = f"{len(psnrs)} and {len(runtimes)}"
+            problems.append(f"{split}_psnr and {split}_runtime have {lengths} images")
+        psnr, runtime = getattr(entry, f"{split}_ave_psnr"), getattr(entry, f"{split}_ave_runtime")
+        problems += mean_problems(f"{split}_ave_psnr", psnr, psnrs, abs_tol=_PSNR_TOLERANCE)
+        problems += mean_problems(f"{split}_ave_runtime", runtime, runtimes, _RUNTIME_TOLERANCE)
+    if problems:
+        raise Contradiction(problems)
+    return entry
 
 
 def _official_row(key: str, entry: ResultsEntry, rules: Rules, file: str) -> Row:
@@ -384,23 +477,20 @@ def _official_series(split: str, entry: ResultsEntry, rules: Rules) -> ImageSeri
     )
 
 
-def _parse_all(
-    parse: Callable[[V], T], entries: Iterable[tuple[str, V]], path: Path
-) -> list[tuple[str, T]]:
-    """Parse every entry, or raise one error that lists the problems of all of them."""
-    parsed: list[tuple[str, T]] = []
-    problems: list[str] = []
-    for name, entry in entries:
-        try:
-            parsed.append((name, parse(entry)))
-        except ValidationError as error:
-            problems += [f"{name.strip()}: {problem}" for problem in sorted(format_errors(error))]
+def _check_unique(rows: Iterable[tuple[str, Row]], path: Path) -> None:
+    """Raise `UnreadableFile` if a method of a team has two rows: it would take two ranks."""
+    same: dict[tuple[str, str], list[tuple[str, Row]]] = {}
+    for place, row in rows:
+        same.setdefault((row.team.casefold(), row.method.casefold()), []).append((place, row))
+    problems = [
+        f"{group[0][1].method} of {group[0][1].team}: {' and '.join(place for place, _ in group)}"
+        for group in same.values()
+        if len(group) > 1
+    ]
     if problems:
         raise UnreadableFile(
-            f"Invalid results: {bullet_list(problems)}",
-            rule="every method has a team, PSNR, runtime, parameters and FLOPs; "
-            "figures are numbers",
+            f"Duplicate entries: {bullet_list(problems, 'method')}",
+            rule="a method of a team has one entry, and takes one rank",
             location=str(path),
-            remedy="correct the listed entries",
+            remedy="leave all but one out, or give them different names",
         )
-    return parsed

@@ -94,7 +94,7 @@ def markdown(ranking: Ranking) -> str:
     for status, lines in blocks.items():
         table = "\n".join(f"| {line} |" for line in [head, rule, *lines])
         paragraphs += [describe_status(status, ranking), table]
-    return "\n\n".join([*paragraphs, *ranking.notes]) + "\n"
+    return "\n\n".join([*paragraphs, *map(escape_markdown, ranking.notes)]) + "\n"
 
 
 def latex(ranking: Ranking) -> str:
@@ -106,7 +106,7 @@ def latex(ranking: Ranking) -> str:
         title = _escape(describe_status(status, ranking), latex=True)
         lines += [r"\midrule", rf"\multicolumn{{{len(sides)}}}{{c}}{{{title}}} \\", r"\midrule"]
         lines += [rf"{line} \\" for line in block]
-    notes = [f"% {note}" for note in [describe_scale(ranking), *ranking.notes]]
+    notes = [f"% {printable(note)}" for note in [describe_scale(ranking), *ranking.notes]]
     return "\n".join([*notes, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -146,7 +146,31 @@ def _cells(entry: RankedEntry, columns: Sequence[Column], *, latex: bool) -> dic
 
 
 def _escape(text: str, *, latex: bool) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text) if latex else text.replace("|", r"\|")
+    return escape_latex(text) if latex else escape_markdown(text)
+
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Return text for LaTeX: characters with a meaning, and control characters, are escaped."""
+    return printable(text).translate(str.maketrans(_LATEX))
+
+
+def escape_markdown(text: str) -> str:
+    """Return text for a cell of a Markdown table: no markup, link, HTML or further cell."""
+    return re.sub(r"([\\|<`*]|\](?=[(\[:]))", r"\\\1", printable(text))
+
+
+def printable(text: str) -> str:
+    """Return text with control characters, line ends among them, as `\\x1b`."""
+    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in text)
 
 
 def _align(heading: str, *column: str) -> list[str]:

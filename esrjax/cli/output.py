@@ -188,6 +188,9 @@ def _protocol(result: Result) -> list[list[str]]:
 
 def markdown_table(cells: Sequence[Sequence[str]], title: str) -> str:
     """Return a Markdown table below its title; the first row of cells is the header."""
+    from esrjax.challenge.table import escape_markdown
+
+    cells = [[escape_markdown(cell) for cell in row] for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
@@ -198,7 +201,9 @@ def markdown_table(cells: Sequence[Sequence[str]], title: str) -> str:
 
 
 def _latex_table(cells: list[list[str]], title: str) -> str:
-    head, *body = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in cells]
+    from esrjax.challenge.table import escape_latex
+
+    head, *body = [" & ".join(map(escape_latex, row)) + r" \\" for row in cells]
     columns = "l" + "c" * (len(cells[0]) - 1)
     lines = [f"% {title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
     return "\n".join([*lines, *body[:-1], r"\midrule", body[-1], r"\bottomrule", r"\end{tabular}"])

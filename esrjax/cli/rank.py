@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,7 +55,7 @@ def rank(
         others, rule = "--what-if, --sensitivity or --against", "only the table is written in LaTeX"
         raise options.excludes("--format latex", others, rule)
     changes = what_ifs.parse_changes(what_if or ())
-    published = None if against is None else published_table.read_table(against)
+    published = None if against is None else published_table.read_table(against, _note)
     rows, before = _rank(source, rules, baseline, figures, ignore_thresholds, protocol_timing)
     ranking = rerank(before, rows=what_ifs.apply_changes(rows, changes, before.rules))
     scenario = what_ifs.what_if_scenario(changes, before, ranking) if changes else None
@@ -82,6 +83,9 @@ def rank(
         typer.echo(f"{rank_output.comparison_text(comparison, against.name)}\n")
 
 
+_note = partial(typer.echo, err=True)
+
+
 def _rank(
     source: Path,
     rules: str,
@@ -95,7 +99,7 @@ def _rank(
     from esrjax.challenge.rules import load_rules
 
     loaded_rules = load_rules(rules)
-    rows = results.read_rows(source, loaded_rules, protocol_timing=protocol_timing)
+    rows = results.read_rows(source, loaded_rules, protocol_timing=protocol_timing, on_note=_note)
     ranking = rank.rank(
         rows,
         loaded_rules,

@@ -15,6 +15,7 @@ from esrjax.challenge.sensitivity import (
     compute_margins,
     rank_stability,
 )
+from esrjax.challenge.table import escape_markdown
 from esrjax.cli.output import markdown_table, number_text
 
 _NO_BOOTSTRAP = (
@@ -27,11 +28,12 @@ def scenario_text(scenario: Scenario) -> str:
     """`- **without ...**: main: A 8 → 7, B 9 → 8; runtime: ...`."""
     tracks = {t: [c for c in scenario.rank_changes if c.track == t] for t in TRACKS[::-1]}
     texts = [f"{track}: {', '.join(map(_change, cs))}" for track, cs in tracks.items() if cs]
-    return f"- **{scenario.name}**: {'; '.join(texts) or 'none'}"
+    return f"- **{escape_markdown(scenario.name)}**: {'; '.join(texts) or 'none'}"
 
 
 def _change(change: RankChange) -> str:
-    return f"{change.team} {change.before or 'unranked'} → {change.after or 'unranked'}"
+    before, after = change.before or "unranked", change.after or "unranked"
+    return f"{escape_markdown(change.team)} {before} → {after}"
 
 
 # --- sensitivity -------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ def _passes_by_rounding(ranking: Ranking, margins: Iterable[Margin]) -> str:
         for split in sorted(margin.passes_by_rounding):
             lowest = getattr(thresholds, split) - 0.5 * 10**-thresholds.decimals
             psnr = lowest + margin.psnr_margin_mdb[split] / 1000
-            rounded.append(f"{margin.team} ({split}: {psnr:.4f} dB)")
+            rounded.append(f"{escape_markdown(margin.team)} ({split}: {psnr:.4f} dB)")
     if not rounded:
         return f"No method reaches a PSNR threshold only because its PSNR {rounding}."
     names = ", ".join(rounded)
@@ -124,7 +126,7 @@ def comparison_text(comparison: TableDiff, source: str) -> str:
     reasons = list(dict.fromkeys(r for diff in comparison.cell_diffs for r in diff.reasons))
     parts = [f"Against {source}: {equal} of {total} cells agree as printed ({counts})."]
     if comparison.unmatched_teams:
-        teams = ", ".join(comparison.unmatched_teams)
+        teams = ", ".join(map(escape_markdown, comparison.unmatched_teams))
         parts.append(f"Only in one of the two tables, so ranks are not compared: {teams}.")
     if comparison.cell_diffs:
         head = ["team", "cell", "computed", source, "difference", "reasons"]
