@@ -37,7 +37,9 @@ def load(
         **hparams: Arguments of the network, for instance `channels=48`.
 
     Returns:
-        A callable: LR image `(h, w, 3)`, uint8 -> SR image `(s·h, s·w, 3)`, uint8.
+        A callable: LR image `(h, w, 3)`, uint8 or floats in [0, 1] -> SR image `(s·h, s·w, 3)`,
+        uint8. It also takes batches `(n, h, w, 3)`, PIL images and PyTorch tensors; what it does
+        not take it refuses (`esrjax.data.image_arrays`).
 
     Raises:
         UserError: The method, the checkpoint or a hyperparameter is unknown or does not match.

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 
 from esrjax import hub, registry
-from esrjax.data.image_io import Pixels
+from esrjax.data.image_arrays import LRArray, convert_like
 from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
 from esrjax.evaluation import upscale
 from esrjax.evaluation.upscale import ImageSize, Upscaler, Windows
@@ -34,7 +34,7 @@ CheckpointPaths = Mapping[str, str | Path]  # name of a method -> its checkpoint
 class Model:
     """A method with weights, in deploy form.
 
-    `model(lr)` upscales an image, (h, w, 3) uint8 -> (scale·h, scale·w, 3) uint8.
+    `model(lr)` upscales an image, (h, w, 3) -> (scale·h, scale·w, 3) uint8.
 
     Attributes:
         name: Of the method in the registry.
@@ -60,20 +60,24 @@ class Model:
         """Whose weights it has: "official", "shipped" or "own" (`weights_origin`)."""
         return weights_origin(self.method, self.checkpoint)
 
-    def __call__(self, lr: Pixels) -> Pixels:
-        """Upscale an image in a single pass at its exact size.
+    def __call__(self, lr: Any) -> Any:
+        """Upscale an image, or a batch of one size, in a single pass at its exact size.
 
         Args:
-            lr: (h, w, 3) uint8, RGB.
+            lr: (h, w, 3) or (n, h, w, 3), RGB: uint8, or floats in [0, 1], which the network
+                receives unrounded. A NumPy or JAX array, a PIL image of mode RGB, or a PyTorch
+                tensor on the CPU (`esrjax.data.image_arrays` has the contract).
 
         Returns:
-            (scale·h, scale·w, 3) uint8.
+            (scale·h, scale·w, 3) or (n, scale·h, scale·w, 3) uint8: of PIL for a PIL image, of JAX
+            for a JAX array, else of NumPy.
 
         Raises:
+            InvalidArgument: If `lr` is anything else: grey, RGBA, channels first, uint16, bool.
             ImageTooSmall: If a side is shorter than `method.min_side`.
             InvalidOutput: If the network's output contains NaN.
         """
-        return upscale.uint8_upscaler(self.upscaler())(lr)
+        return convert_like(upscale.uint8_upscaler(self.upscaler())(lr), lr)
 
     def upscaler(
         self,
@@ -83,7 +87,9 @@ class Model:
         self_ensemble: bool = False,
         windows: Windows | None = None,
     ) -> Upscaler:
-        """Return a function from LR images to SR images as floats in [0, 1].
+        """Return a function from LR images, as of `__call__`, to SR images as floats in [0, 1].
+
+        Its results are NumPy arrays, float32; floats are not clipped.
 
         Args:
             tile_size: (h, w), LR pixels: process images in tiles of this size, with the result of a
@@ -109,16 +115,16 @@ class Model:
             pad_multiple=pad_multiple,
         )
 
-        def run(lr: Pixels) -> upscale.FloatImage:
+        def run(lr: LRArray) -> upscale.FloatImage:
             check_min_side(self.name, self.method.min_side, lr.shape[:2])
             return composed(lr)
 
-        return run
+        return upscale.checked_upscaler(run)
 
     def _tiled(self, tile_size: ImageSize, single_pass: Upscaler) -> Upscaler:
         """Return a tiled upscaler; `single_pass` where the receptive field is the whole image."""
 
-        def run(lr: Pixels) -> upscale.FloatImage:
+        def run(lr: LRArray) -> upscale.FloatImage:
             # One tile needs no overlap, and saves measuring the receptive field.
             fits = upscale.fits_in_tile(lr, tile_size)
             radius = 0 if fits else self.receptive_field_radius
@@ -171,9 +177,9 @@ class EnsembleModel:
         """HR size / LR size."""
         return self.ensemble.scale
 
-    def __call__(self, lr: Pixels) -> Pixels:
-        """Upscale an image: (h, w, 3) uint8 -> (scale·h, scale·w, 3) uint8."""
-        return upscale.uint8_upscaler(self.upscaler())(lr)
+    def __call__(self, lr: Any) -> Any:
+        """Upscale an image, (h, w, 3) -> (scale·h, scale·w, 3) uint8, as `Model` does."""
+        return convert_like(upscale.uint8_upscaler(self.upscaler())(lr), lr)
 
     def upscaler(
         self,
@@ -191,7 +197,9 @@ class EnsembleModel:
             windows: For members without windows of their own, as in `Model.upscaler`.
         """
         upscalers = self.member_upscalers(tile_size, self_ensemble=self_ensemble, windows=windows)
-        return lambda lr: self.blend([upscaler(lr) for upscaler in upscalers.values()])
+        return upscale.checked_upscaler(
+            lambda lr: self.blend([upscaler(lr) for upscaler in upscalers.values()])
+        )
 
     def member_upscalers(
         self,

@@ -10,12 +10,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from esrjax import registry
+from esrjax.data.image_arrays import as_array
 from esrjax.data.image_io import Pixels
 from esrjax.errors import IncomparableImages, InvalidOutput
 
 Float64Array = NDArray[np.float64]
 SRImage = Pixels | NDArray[np.floating]  # (h, w, 3): uint8, or floats in [0, 1]
 Metric = Literal["psnr", "ssim"]
+MAX_FLOAT_MEAN = 1.5  # of floats in [0, 1]; more are levels of 0 to 255
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,9 @@ def compute_all_specs(sr: SRImage, hr: Pixels) -> tuple[MetricValues, ...]:
 
     Raises:
         IncomparableImages: If shapes or dtypes do not match.
-        InvalidOutput: If `sr` contains NaN.
+        InvalidOutput: If `sr` contains NaN, or floats that are levels of 0 to 255.
     """
-    _check_comparable(sr, hr)
+    sr, hr = _comparable_arrays(sr, hr)
     return tuple(
         MetricValues(
             spec=spec,
@@ -209,7 +211,7 @@ def psnr(sr: SRImage, hr: Pixels, spec: MetricSpec) -> float:
 
     Raises:
         IncomparableImages: If shapes or dtypes do not match, or nothing is left within the border.
-        InvalidOutput: If `sr` contains NaN.
+        InvalidOutput: If `sr` contains NaN, or floats that are levels of 0 to 255.
     """
     sr_values, hr_values = _prepare_pair(sr, hr, spec, "psnr")
     mse = float(np.mean(np.square(sr_values - hr_values))) + spec.mse_epsilon * spec.peak**2
@@ -234,7 +236,7 @@ def ssim(sr: SRImage, hr: Pixels, spec: MetricSpec) -> float:
     Raises:
         IncomparableImages: If shapes or dtypes do not match, or the window does not fit between the
             borders.
-        InvalidOutput: If `sr` contains NaN.
+        InvalidOutput: If `sr` contains NaN, or floats that are levels of 0 to 255.
     """
     sr_channels, hr_channels = (
         np.ascontiguousarray(np.moveaxis(values, -1, 0))
@@ -273,7 +275,7 @@ def _prepare_pair(
     sr: SRImage, hr: Pixels, spec: MetricSpec, metric: Metric
 ) -> tuple[Float64Array, Float64Array]:
     """Return what a metric compares of both images, (h, w, C): their channels within the border."""
-    _check_comparable(sr, hr)
+    sr, hr = _comparable_arrays(sr, hr)
     if not _is_large_enough(hr, spec, metric):
         raise IncomparableImages(
             f"an image of {_format_size(hr)} is too small for the metric spec '{spec.name}'",
@@ -330,7 +332,9 @@ def _gaussian_filter(channel: Float64Array, spec: MetricSpec) -> Float64Array:
     return channel
 
 
-def _check_comparable(sr: SRImage, hr: Pixels) -> None:
+def _comparable_arrays(sr: Any, hr: Any) -> tuple[NDArray[Any], Pixels]:
+    """Return both images as NumPy arrays, once type, shape and range have been checked."""
+    sr, hr = as_array(sr), as_array(hr)
     for image, allow_float in ((sr, True), (hr, False)):
         is_float = allow_float and np.issubdtype(image.dtype, np.floating)
         if not (is_float or image.dtype == np.uint8) or image.ndim != 3 or image.shape[2] != 3:
@@ -345,6 +349,14 @@ def _check_comparable(sr: SRImage, hr: Pixels) -> None:
             rule="metrics compare images of the same size; nothing is cropped silently",
             remedy="check the scale, and that the HR image is cropped to a multiple of it",
         )
+    # Clipped to [0, 1], levels of 0 to 255 would be a white image. A single value may overshoot.
+    if sr.dtype != np.uint8 and sr.mean() > MAX_FLOAT_MEAN:
+        raise InvalidOutput(
+            f"the mean of the output is {sr.mean():g}",
+            rule="floats are in [0, 1], where 1 is white",
+            remedy="divide the output by its white level, for instance 255",
+        )
+    return sr, hr
 
 
 def _is_large_enough(hr: Pixels, spec: MetricSpec, metric: Metric) -> bool:

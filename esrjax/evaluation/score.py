@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from esrjax.data.datasets import Pair, Progress
+from esrjax.data.image_arrays import as_array
 from esrjax.data.image_io import Pixels
 from esrjax.errors import IncomparableImages, InvalidArgument, InvalidOutput
 from esrjax.evaluation.metrics import MetricSpec, SRImage, psnr, ssim
@@ -119,7 +120,16 @@ def _measure(
 ) -> list[ImageMetrics]:
     """Return the metrics of one image under each spec."""
     lr, hr = pair.load()
-    sr = upscaler(lr)
+    output = upscaler(lr)
+    try:
+        sr = as_array(output)
+    except InvalidArgument as error:
+        raise InvalidOutput(
+            error.problem.replace("the image", "the output", 1),
+            location=pair.name,
+            rule="the output is an array of NumPy or JAX, a PIL image, or a PyTorch tensor",
+            remedy=error.remedy,
+        ) from error
     is_valid_dtype = np.issubdtype(sr.dtype, np.floating) if as_floats else sr.dtype == np.uint8
     if not is_valid_dtype or sr.shape != hr.shape:
         expected = "floats in [0, 1] of shape" if as_floats else "uint8"

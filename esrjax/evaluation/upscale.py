@@ -1,8 +1,9 @@
 """Inference strategies (single pass, padding, tiles, x8 self-ensemble, windows, blends), file jobs.
 
-An upscaler maps an LR image, (h, w, 3) uint8, to an SR image of floats in [0, 1]; `uint8_upscaler`
-rounds its result. A single pass runs the network once over the whole image. Every other strategy
-takes upscalers and returns one, so that they compose; `compose_upscaler` does so in a fixed order.
+An upscaler maps an LR image, (h, w, 3) uint8 or float32 in [0, 1], to an SR image of floats in
+[0, 1]; `uint8_upscaler` rounds its result, `checked_upscaler` checks type and range of LR. A single
+pass runs the network once over the whole image. Every other strategy takes upscalers and returns
+one, so that they compose; `compose_upscaler` does so in a fixed order.
 The jobs at the end are image files to upscale, each with its output path and tile size.
 """
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from esrjax.data import image_io
+from esrjax.data.image_arrays import LRArray, check_image
 from esrjax.data.image_io import SUFFIXES, Pixels
 from esrjax.errors import InvalidArgument, UnwritableFile, UserError, list_some
 from esrjax.evaluation.metrics import to_uint8
@@ -26,7 +28,7 @@ from esrjax.io import check_outputs
 
 FloatImage = NDArray[np.float32]  # (h, w, 3), values in [0, 1], not clipped
 ImageSize = tuple[int, int]  # (h, w)
-Upscaler = Callable[[Pixels], FloatImage]  # (h, w, 3) uint8 -> (scale·h, scale·w, 3)
+Upscaler = Callable[[Any], FloatImage]  # `LRArray` (h, w, 3) -> (scale·h, scale·w, 3)
 BlendFn = Callable[[Sequence[FloatImage]], FloatImage]  # images of one size -> one image
 Windows = Mapping[int, float]  # side of the windows, LR pixels -> weight in the mean
 PadMode = Literal["symmetric", "reflect", "constant"]  # of np.pad
@@ -41,6 +43,19 @@ def uint8_upscaler(upscaler: Upscaler) -> Callable[[Pixels], Pixels]:
     return lambda lr: to_uint8(upscaler(lr), 1.0)
 
 
+def checked_upscaler(upscaler: Upscaler) -> Upscaler:
+    """Return the upscaler for every image that `image_arrays.check_image` accepts, and batches.
+
+    A batch (n, h, w, 3) is upscaled image by image, to (n, scale·h, scale·w, 3).
+    """
+
+    def upscale(lr: Any) -> FloatImage:
+        array = check_image(lr)
+        return upscaler(array) if array.ndim == 3 else np.stack([upscaler(one) for one in array])
+
+    return upscale
+
+
 # --- single pass and padding ---
 
 
@@ -52,19 +67,21 @@ def single_pass(forward: ForwardFn, data_range: float) -> Upscaler:
         data_range: Images at its input and output have values in [0, data_range].
     """
 
-    def upscale(lr: Pixels) -> FloatImage:
+    def upscale(lr: LRArray) -> FloatImage:
         sr = forward(to_network_input(lr, data_range)[None])
         return np.asarray(sr, np.float32)[0] / np.float32(data_range)
 
     return upscale
 
 
-def to_network_input(lr: Pixels, data_range: float) -> Array:
-    """Convert (h, w, 3) uint8 to float32 in [0, data_range].
+def to_network_input(lr: LRArray, data_range: float) -> Array:
+    """Convert (h, w, 3) uint8, or float32 in [0, 1], to float32 in [0, data_range].
 
     The division by `255 / data_range`, instead of a multiplication, is that of the challenge's
     official test code: it gives the same float32 values, bit by bit.
     """
+    if lr.dtype != np.uint8:
+        return lr * np.float32(data_range)  # pyright: ignore[reportReturnType] # as below
     return lr.astype(np.float32) / np.float32(255 / data_range)  # pyright: ignore[reportReturnType] # jit accepts numpy arrays
 
 
@@ -82,7 +99,7 @@ def pad_to_multiple(upscaler: Upscaler, multiple: int, scale: int) -> Upscaler:
         scale: HR size / LR size.
     """
 
-    def upscale(lr: Pixels) -> FloatImage:
+    def upscale(lr: LRArray) -> FloatImage:
         h, w = lr.shape[:2]
         padded = _pad(lr, padded_size((h, w), multiple), "symmetric")
         return upscaler(padded)[: scale * h, : scale * w]
@@ -95,7 +112,7 @@ def padded_size(size: ImageSize, multiple: int) -> ImageSize:
     return (size[0] // multiple + 1) * multiple, (size[1] // multiple + 1) * multiple
 
 
-def _pad(lr: Pixels, size: ImageSize, mode: PadMode) -> Pixels:
+def _pad(lr: LRArray, size: ImageSize, mode: PadMode) -> LRArray:
     """Pad (h, w, 3) at the bottom and right to `size`; "constant" pads with 0."""
     h, w = lr.shape[:2]
     return np.pad(lr, ((0, size[0] - h), (0, size[1] - w), (0, 0)), mode=mode)
@@ -128,7 +145,7 @@ class TileSpan:
 
 
 def _upscale_tiles(
-    upscaler: Upscaler, lr: Pixels, spans: Iterable[Iterable[TileSpan]], scale: int
+    upscaler: Upscaler, lr: LRArray, spans: Iterable[Iterable[TileSpan]], scale: int
 ) -> FloatImage:
     """Upscale every tile separately and join their cores, without blending at the seams.
 
@@ -162,13 +179,13 @@ class Tiling:
     receptive_field_radius: int
 
 
-def fits_in_tile(lr: Pixels, tile_size: ImageSize) -> bool:
+def fits_in_tile(lr: LRArray, tile_size: ImageSize) -> bool:
     """Return whether one tile contains the image, in either orientation of the tile."""
     height, width = _oriented(tile_size, lr)
     return lr.shape[0] <= height and lr.shape[1] <= width
 
 
-def make_tiling(lr: Pixels, tile_size: ImageSize, receptive_field_radius: int) -> Tiling:
+def make_tiling(lr: LRArray, tile_size: ImageSize, receptive_field_radius: int) -> Tiling:
     """Return the tiling of an image.
 
     Args:
@@ -186,7 +203,7 @@ def make_tiling(lr: Pixels, tile_size: ImageSize, receptive_field_radius: int) -
     return Tiling((height, width), radius)
 
 
-def _oriented(tile_size: ImageSize, lr: Pixels) -> ImageSize:
+def _oriented(tile_size: ImageSize, lr: LRArray) -> ImageSize:
     """Return the tile size in the orientation (landscape or portrait) of the image."""
     height, width = tile_size
     is_landscape = lr.shape[0] <= lr.shape[1]
@@ -229,13 +246,13 @@ def tiled_upscaler(
         scale: HR size / LR size.
     """
 
-    def upscale_tile(lr: Pixels) -> FloatImage:
+    def upscale_tile(lr: LRArray) -> FloatImage:
         mask: Any = np.zeros(tiling.tile_size, np.float32)
         mask[: lr.shape[0], : lr.shape[1]] = 1
         masked_pass = single_pass(lambda x: forward(x, mask), data_range)
         return masked_pass(_pad(lr, tiling.tile_size, "constant"))
 
-    def upscale(lr: Pixels) -> FloatImage:
+    def upscale(lr: LRArray) -> FloatImage:
         radius = tiling.receptive_field_radius
         spans = map(_tile_spans, lr.shape[:2], tiling.tile_size, (radius, radius))
         return _upscale_tiles(upscale_tile, lr, spans, scale)
@@ -270,7 +287,7 @@ def self_ensemble_upscaler(upscaler: Upscaler) -> Upscaler:
     example-based single image super resolution, CVPR 2016, section 3.4.
     """
 
-    def upscale(lr: Pixels) -> FloatImage:
+    def upscale(lr: LRArray) -> FloatImage:
         total = np.zeros(1, np.float32)  # broadcast to the size of the output by the first sum
         # k rotations by 90 degrees, then a left-right flip if the step is -1.
         for k, step in itertools.product(range(4), (1, -1)):
@@ -297,7 +314,7 @@ def windowed_upscaler(upscaler: Upscaler, weights: Windows, scale: int) -> Upsca
         scale: HR size / LR size.
     """
 
-    def upscale(lr: Pixels) -> FloatImage:
+    def upscale(lr: LRArray) -> FloatImage:
         (h, w), total = lr.shape[:2], np.zeros(1, np.float32)
         for grid, weight in _grids((h, w), weights).items():
             rows, columns = map(_window_spans, (h, w), grid)

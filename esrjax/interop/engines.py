@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from esrjax.data.image_io import Pixels
+from esrjax.data.image_arrays import LRArray, convert_like
 from esrjax.errors import UnreadableFile, UserError, WeightsMismatch
 from esrjax.evaluation import upscale
 from esrjax.evaluation.upscale import FloatImage, ImageSize, Tiling, Upscaler, Windows
@@ -47,9 +47,9 @@ class OnnxModel:
     min_side: int
     receptive_field_radius: int | None
 
-    def __call__(self, image: Pixels) -> Pixels:
-        """Upscale a uint8 image `(h, w, 3)` to `(s·h, s·w, 3)`."""
-        return upscale.uint8_upscaler(self.upscaler())(image)
+    def __call__(self, lr: Any) -> Any:
+        """Upscale an image `(h, w, 3)` to uint8 `(s·h, s·w, 3)`, as `Model` does."""
+        return convert_like(upscale.uint8_upscaler(self.upscaler())(lr), lr)
 
     def forward(self, lr: Any) -> NDArray[np.float32]:
         """Run the network: `(1, h, w, 3) -> (1, s·h, s·w, 3)`, values in [0, `data_range`]."""
@@ -62,7 +62,7 @@ class OnnxModel:
         self_ensemble: bool = False,
         windows: Windows | None = None,
     ) -> Upscaler:
-        """Return a function from uint8 images to float images in [0, 1].
+        """Return a function from LR images, as of `Model`, to float images in [0, 1].
 
         Args:
             tile_size: (h, w) of tiles, LR pixels; None, or a network that needs the full image: no
@@ -83,17 +83,17 @@ class OnnxModel:
             upscaler, self.scale, self_ensemble=self_ensemble, windows=windows
         )
 
-        def run(lr: Pixels) -> FloatImage:
+        def run(lr: LRArray) -> FloatImage:
             check_min_side(self.name, self.min_side, lr.shape[:2])
             return composed(lr)
 
-        return run
+        return upscale.checked_upscaler(run)
 
     def _tiled(self, tile_size: ImageSize, radius: int) -> Upscaler:
         """Return an upscaler by tiles that lie within the image, since ONNX models take no mask."""
         forward: Any = lambda lr, mask: self.forward(lr)  # noqa: E731
 
-        def run(lr: Pixels) -> FloatImage:
+        def run(lr: LRArray) -> FloatImage:
             height, width = upscale.make_tiling(lr, tile_size, radius).tile_size
             tiling = Tiling((min(height, lr.shape[0]), min(width, lr.shape[1])), radius)
             return upscale.tiled_upscaler(forward, tiling, self.data_range, self.scale)(lr)

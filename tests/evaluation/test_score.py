@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from esrjax.data.datasets import Pair, list_folder_pairs
 from esrjax.data.image_io import Pixels, write_image
@@ -153,3 +155,26 @@ def test_bicubic_means_equal_the_published_ones(reference: Path, name: str) -> N
     assert rgb.mean.ssim == pytest.approx(expected["ssim_rgb"], abs=1e-6)
     assert luma.mean.psnr == pytest.approx(expected["psnr_y"], abs=1e-4)
     assert luma.mean.ssim == pytest.approx(expected["ssim_y"], abs=1e-5)
+
+
+def test_outputs_in_other_containers_are_scored_or_refused(
+    image_pairs: tuple[Pair, ...],
+) -> None:
+    scores = score(bicubic, image_pairs, NTIRE)
+    for convert in (jnp.asarray, Image.fromarray):
+        assert score(lambda lr, convert=convert: convert(bicubic(lr)), image_pairs, NTIRE) == scores
+    outputs: dict[str, Any] = {
+        "list": bicubic(np.zeros((8, 7, 3), np.uint8)).tolist(),
+        "mode L": Image.new("L", (28, 32)),
+        "float32": np.zeros((32, 28, 3), np.float32),
+        "bool": np.zeros((32, 28, 3), bool),
+    }
+    for value, output in outputs.items():
+        with pytest.raises(InvalidOutput) as caught:
+            score(lambda lr, output=output: output, image_pairs, NTIRE)
+        assert value in caught.value.problem and caught.value.location == "a"
+
+
+def test_floats_of_0_to_255_are_refused(image_pairs: tuple[Pair, ...]) -> None:
+    with pytest.raises(InvalidOutput, match="255"):
+        score(lambda lr: bicubic(lr).astype(np.float32), image_pairs, SPECS["rgb_unrounded"])
