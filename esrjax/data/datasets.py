@@ -3,13 +3,18 @@
 A dataset is a folder, a TFDS dataset or a subset of either; it is listed as pairs, unread.
 """
 
+import hashlib
+import json
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
-from esrjax.data.image_io import DecodedImage, Pixels, list_images, read_image, read_image_size
+from esrjax.data import layouts
+from esrjax.data.image_io import DecodedImage, Pixels, read_image, read_image_size
 from esrjax.data.resize import bicubic_downscale, bicubic_resize, mod_crop, resized_side
 from esrjax.data.tfds_records import TFDS_PREFIX, TfdsImage, list_tfds_pairs
 from esrjax.errors import DatasetError, DatasetNotFound, list_some, suggest
@@ -77,7 +82,9 @@ def dataset_info(name: str) -> DatasetInfo | None:
         name: Its name or path, or the path of its HR folder. A subset such as `LSDIR[:100]` is not
             a known dataset.
     """
-    parts = [part.lower() for part in PurePath(name).parts if part not in ("HR", "train")]
+    name_parts = parse_name(name)
+    folders = PurePath(name if name_parts.subset else name_parts.dataset).parts
+    parts = [part.lower() for part in folders if part not in ("HR", "train")]
     folder = parts[-1] if parts else ""
     return next((info for info in DATASETS if re.fullmatch(info.name_pattern, folder)), None)
 
@@ -129,8 +136,32 @@ class Pair:
         hr = hr if self.hr_scale == 1 else bicubic_resize(hr, self.hr_scale)
         hr = mod_crop(hr, self.scale)
         lr = bicubic_downscale(hr, self.scale) if self.lr is None else decode_source(self.lr).pixels
-        (h, w, _), (height, width, _) = lr.shape, hr.shape
-        if (height, width) != (self.scale * h, self.scale * w) or not hr.size:
+        self._check_sizes(lr.shape[:2], hr.shape[:2])
+        return lr, hr
+
+    def load_lr(self) -> Pixels:
+        """Return the LR image (h, w, 3) uint8, as `load` does."""
+        return self.load()[0]
+
+    def lr_size(self) -> tuple[int, int]:
+        """Return (h, w) of the LR image, computed from the header of HR.
+
+        Raises:
+            UnreadableFile: If a header cannot be read.
+            DatasetError: If HR is smaller than the scale, or the header of an LR file has another
+                size: what `load` would raise.
+        """
+        sides = (resized_side(side, self.hr_scale) for side in _header_size(self.hr))
+        height, width = (side // self.scale for side in sides)
+        is_file = isinstance(self.lr, Path)
+        lr_size = read_image_size(self.lr) if isinstance(self.lr, Path) else (height, width)
+        if is_file:
+            self._check_sizes(lr_size, (self.scale * height, self.scale * width))
+        return lr_size
+
+    def _check_sizes(self, lr_size: tuple[int, ...], hr_size: tuple[int, ...]) -> None:
+        (h, w), (height, width) = lr_size, hr_size
+        if (height, width) != (self.scale * h, self.scale * w) or not height * width:
             raise DatasetError(
                 f"the LR image is {h}x{w}, the cropped HR image {height}x{width} (height x width)",
                 location=f"'{self.hr}'" + (f" and '{self.lr}'" if self.lr else ""),
@@ -138,13 +169,34 @@ class Pair:
                 "size, and not 0",
                 remedy="create the LR image again, or set the scale that it was created for",
             )
-        return lr, hr
 
-    def lr_size(self) -> tuple[int, int]:
-        """Return (h, w) of the LR image, computed from the header of the HR file alone."""
-        size = read_image_size(self.hr) if isinstance(self.hr, Path) else self.hr.image_size()
-        height, width = (resized_side(side, self.hr_scale) // self.scale for side in size)
-        return height, width
+
+@dataclass(frozen=True, kw_only=True)
+class LrImage:
+    """An LR image without HR, not yet read: it can be upscaled and timed, but not scored.
+
+    Attributes:
+        name: Unique within a dataset: the stem of the file, without an ending of LR images.
+        lr: The file.
+    """
+
+    name: str
+    lr: Path
+
+    def load_lr(self) -> Pixels:
+        """Return the image (h, w, 3) uint8.
+
+        Raises:
+            UnreadableFile: If the file is missing or damaged.
+        """
+        return read_image(self.lr).pixels
+
+
+Image = TypeVar("Image", Pair, LrImage)
+
+
+def _header_size(source: Path | TfdsImage) -> tuple[int, int]:
+    return read_image_size(source) if isinstance(source, Path) else source.image_size()
 
 
 def decode_source(source: Path | TfdsImage) -> DecodedImage:
@@ -155,13 +207,39 @@ def decode_source(source: Path | TfdsImage) -> DecodedImage:
 # --- lookup of datasets, and their pairs ---
 
 
-_LAYOUTS = (
-    "a dataset is HR/ next to LR_bicubic_X4/, NAME_HR/ next to NAME_LR/, or HR images without LR"
-)
-_HR = re.compile(r"(?:.*_)?HR")
-_LR = re.compile(r"(?:.*_)?LR(?:_bicubic)?(?:_X\d+)?")
 _SUBSET = re.compile(r"(?P<dataset>.+)\[((?P<start>\d*):(?P<stop>\d*)|(?P<percent>\d+(\.\d+)?)%)\]")
-_LSDIR_FOLDER = re.compile(r"\d{4,}")  # LSDIR has a thousand images a folder: 0001000/0000001.png
+_LR_CHOICE = re.compile(r"(?P<dataset>.+):(?P<lr>[^:]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetName:
+    """The parts of `DATASET:LR[SUBSET]`.
+
+    Attributes:
+        dataset: A name, a path, or `tfds:NAME` with everything that belongs to it.
+        lr_choice: The LR folder or the track (see `layouts.TRACKS`), None if it is not chosen.
+        subset: The match of the brackets, None if there are none.
+    """
+
+    dataset: str
+    lr_choice: str | None = None
+    subset: re.Match[str] | None = None
+
+
+def parse_name(name: str | Path) -> DatasetName:
+    """Return the parts of the name of a dataset; a path that exists is the dataset itself."""
+    dataset = str(name)
+    if Path(name).exists():
+        return DatasetName(dataset=dataset)
+    subset = _SUBSET.fullmatch(dataset)
+    dataset = subset["dataset"] if subset else dataset
+    is_complete = dataset.startswith(TFDS_PREFIX) or Path(dataset).exists()
+    choice = None if is_complete else _LR_CHOICE.fullmatch(dataset)
+    return DatasetName(
+        dataset=choice["dataset"] if choice else dataset,
+        lr_choice=choice["lr"] if choice else None,
+        subset=subset,
+    )
 
 
 def list_pairs(name: str | Path, scale: int = 4) -> tuple[Pair, ...]:
@@ -169,54 +247,88 @@ def list_pairs(name: str | Path, scale: int = 4) -> tuple[Pair, ...]:
 
     Args:
         name: A path, the name of a folder in $ESRJAX_DATA or $ESRJAX_REFERENCE/data, or a TFDS
-            dataset such as `tfds:div2k/bicubic_x4:validation`. With a subset in brackets:
-            `LSDIR[:10000]` are the first ten thousand by name, `LSDIR[20%]` every fifth.
+            dataset such as `tfds:div2k/bicubic_x4:validation`. After a colon, `DIV2K:unknown` or
+            `DIV2K:DIV2K_train_LR_unknown` choose the LR folder by its track or its name. With a
+            subset in brackets: `LSDIR[:10000]` are the first ten thousand by name, `LSDIR[20%]`
+            every fifth.
         scale: HR size / LR size.
 
     Raises:
         DatasetNotFound: If there is no such dataset, or the subset is empty.
         NotFound: If there is no such TFDS dataset.
-        DatasetError: If the layout of the folder is not clear, or an image has no partner.
+        DatasetError: If the layout of the folder is not clear, it has no HR images, or an image has
+            no partner.
     """
-    dataset, subset = _split_subset(name)
-    if dataset.startswith(TFDS_PREFIX):
-        tfds_pairs = list_tfds_pairs(dataset)
+    parts = parse_name(name)
+    if parts.dataset.startswith(TFDS_PREFIX):
+        tfds_pairs = list_tfds_pairs(parts.dataset)
         pairs = tuple(Pair(name=name, hr=hr, lr=lr, scale=scale) for name, hr, lr in tfds_pairs)
     else:
-        pairs = list_folder_pairs(locate_dataset(dataset), scale)
+        pairs = list_folder_pairs(locate_dataset(parts.dataset), scale, parts.lr_choice)
+    return _select(name, pairs, parts.subset)
+
+
+def list_lr_images(name: str | Path, scale: int = 4) -> tuple[Pair, ...] | tuple[LrImage, ...]:
+    """Return the images of a dataset that need not have HR; pairs if it has.
+
+    Args:
+        name: As of `list_pairs`; it may also be a folder of LR images.
+        scale: Selects the LR folder.
+
+    Raises:
+        UserError: As of `list_pairs`.
+    """
+    parts = parse_name(name)
+    if parts.dataset.startswith(TFDS_PREFIX) or parts.lr_choice:
+        return list_pairs(name, scale)
+    files = layouts.list_lr_files(locate_dataset(parts.dataset), scale)
+    if files is None:
+        return list_pairs(name, scale)
+    images = tuple(LrImage(name=name, lr=path) for name, path in files)
+    return _select(name, images, parts.subset)
+
+
+def _select(
+    name: str | Path, images: tuple[Image, ...], subset: re.Match[str] | None
+) -> tuple[Image, ...]:
     if subset is None:
-        return pairs
+        return images
     if subset["percent"]:
         fraction = min(1.0, float(subset["percent"]) / 100)
-        selected = tuple(pairs[int(i / fraction)] for i in range(round(fraction * len(pairs))))
+        selected = tuple(images[int(i / fraction)] for i in range(round(fraction * len(images))))
     else:
-        selected = pairs[int(subset["start"] or 0) : int(subset["stop"] or len(pairs))]
+        selected = images[int(subset["start"] or 0) : int(subset["stop"] or len(images))]
     if not selected:
-        raise _not_a_dataset(name, f"the subset selects none of its {len(pairs)} images")
+        raise DatasetNotFound(
+            f"'{name}' is not a dataset: the subset selects none of its {len(images)} images",
+            rule="a subset is [START:STOP], counted from 0, or [PERCENT%]",
+            remedy="select other images",
+        )
     return selected
 
 
 def check_exists(name: str | Path) -> None:
     """Raise `DatasetNotFound` if there is no dataset of that name; its content is not looked at."""
-    dataset, _ = _split_subset(name)
+    dataset = parse_name(name).dataset
     if dataset.startswith(TFDS_PREFIX):
         list_tfds_pairs(dataset)
     else:
         locate_dataset(dataset)
 
 
-def _split_subset(name: str | Path) -> tuple[str, re.Match[str] | None]:
-    """Return the dataset, and the match of a subset in brackets; a path that exists has none."""
-    subset = None if Path(name).exists() else _SUBSET.fullmatch(str(name))
-    return subset["dataset"] if subset else str(name), subset
-
-
 def dataset_title(name: str | Path) -> str:
-    """Return what results call a dataset: the name of its folder, or else `name` itself."""
+    """Return what results call a dataset: the name of its folder, or else `name` itself.
+
+    A chosen LR folder is part of it (`DIV2K:unknown`): it is another dataset.
+    """
+    parts = parse_name(name)
+    if parts.subset or parts.dataset.startswith(TFDS_PREFIX):
+        return str(name)
     try:
-        return locate_dataset(name).absolute().name
+        title = locate_dataset(parts.dataset).absolute().name
     except DatasetNotFound:
         return str(name)
+    return f"{title}:{parts.lr_choice}" if parts.lr_choice else title
 
 
 def locate_dataset(name: str | Path) -> Path:
@@ -232,7 +344,7 @@ def locate_dataset(name: str | Path) -> Path:
     for path in (Path(name), *(root / name for root in data_dirs())):
         if path.exists():
             return path
-    names = {root: [folder.name for folder in _subfolders(root)] for root in data_dirs()}
+    names = {root: _folder_names(root) for root in data_dirs()}
     contents = [f"'{root}' contains {list_some(names[root]) or 'nothing'}" for root in names]
     raise DatasetNotFound(
         f"No such dataset or folder: '{name}'",
@@ -242,102 +354,93 @@ def locate_dataset(name: str | Path) -> Path:
     )
 
 
-def list_folder_pairs(folder: str | Path, scale: int = 4) -> tuple[Pair, ...]:
+def _folder_names(root: Path) -> list[str]:
+    return sorted(child.name for child in root.iterdir() if child.is_dir()) if root.is_dir() else []
+
+
+def list_folder_pairs(
+    folder: str | Path, scale: int = 4, lr_choice: str | None = None
+) -> tuple[Pair, ...]:
     """Return the pairs of a dataset folder, unread, sorted by name.
 
     Args:
         folder: The folder of the dataset, or its HR folder.
         scale: Selects the LR folder, and computes LR where there is none.
+        lr_choice: The LR folder or its track, as of `layouts.list_file_pairs`.
 
     Raises:
         DatasetNotFound: If there are no images.
-        DatasetError: If there are several HR or LR folders, two images of one name, or an image
-            without a partner.
+        DatasetError: If the layout is not clear, two images have one name, or an image has no
+            partner.
     """
-    folder = Path(folder)
-    hr_folder = _find_hr_folder(folder)
-    lr_folder = _find_lr_folder(hr_folder, scale)
-    hr, lr = _files_by_stem(hr_folder), _files_by_stem(lr_folder) if lr_folder else {}
-    if lr_folder:
-        _check_partners(folder, hr, lr, f"x{scale}")
-    if not hr:
-        raise _not_a_dataset(folder, "it contains no images")
-    return tuple(
-        Pair(name=name, hr=path, lr=lr.get(f"{name}x{scale}"), scale=scale)
-        for name, path in sorted(hr.items())
+    files = layouts.list_file_pairs(Path(folder), scale, lr_choice)
+    return tuple(Pair(name=name, hr=hr, lr=lr, scale=scale) for name, hr, lr in files)
+
+
+# --- what a dataset consists of ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """What a dataset consists of, in a few words.
+
+    Attributes:
+        num_images: Number of pairs.
+        lr_source: Where the LR images come from, see `lr_source`.
+        sha256: SHA-256 of the sorted names and sizes of all images, see `summarize`.
+    """
+
+    num_images: int
+    lr_source: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.num_images:,} images, LR: {self.lr_source}, sha256 {self.sha256[:16]}"
+
+
+def lr_source(pairs: Sequence[Pair] | Sequence[LrImage]) -> str:
+    """Return where the LR images come from: `read from FOLDER`, or `bicubic from HR`.
+
+    It is read off the pairs themselves; both parts are returned for copies of downscaled HR images.
+    """
+    sources = [pair.lr for pair in pairs]
+    factors = sorted({p.hr_scale for p in pairs if isinstance(p, Pair) and p.hr_scale != 1})
+    texts = [f"read from {_common_folder(filter(None, sources))}"] if any(sources) else []
+    has_computed = any(isinstance(p, Pair) and p.lr is None and p.hr_scale == 1 for p in pairs)
+    texts += ["bicubic from HR"] * has_computed
+    if factors:
+        texts.append(f"bicubic from HR resized by {list_some(f'{f:g}' for f in factors)}")
+    return ", ".join(texts)
+
+
+def _common_folder(sources: Iterable[Path | TfdsImage]) -> str:
+    folders = {str(s.parent) if isinstance(s, Path) else s.folder for s in sources}
+    return os.path.commonpath([os.path.abspath(folder) for folder in folders])
+
+
+def summarize(pairs: Sequence[Pair]) -> DatasetSummary:
+    """Return number, LR source and fingerprint of the pairs of a dataset.
+
+    The fingerprint is the SHA-256 of a sorted list with a line for every pair: its name, the sizes
+    of HR and LR in their headers, the path of LR relative to HR, and the factor of HR. Pixels are
+    not read. It does not depend on where the dataset is stored.
+
+    Raises:
+        UnreadableFile: If the header of an image cannot be read.
+    """
+    lines = sorted(json.dumps(_identity(pair)) for pair in pairs)
+    return DatasetSummary(
+        num_images=len(pairs),
+        lr_source=lr_source(pairs),
+        sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
     )
 
 
-def _find_hr_folder(folder: Path) -> Path:
-    """Return the folder of the HR images: `HR` or `NAME_HR`, or else the dataset's own."""
-    if not folder.is_dir():
-        raise _not_a_dataset(folder, "it is not a folder")
-    if _HR.fullmatch(folder.absolute().name):
-        return folder.absolute()
-    if _LR.fullmatch(folder.absolute().name):
-        raise _ambiguous(folder, "it is the LR folder of a dataset")
-    names = [child.name for child in _subfolders(folder)]
-    hr_names, lr_names = (list(filter(pattern.fullmatch, names)) for pattern in (_HR, _LR))
-    has_images = bool(list_images(folder))
-    if len(hr_names) + has_images > 1:
-        raise _ambiguous(folder, f"it contains {list_some(hr_names)}" + " and images" * has_images)
-    if lr_names and not hr_names:
-        raise _ambiguous(folder, f"it contains {list_some(lr_names)} but no HR folder")
-    return folder / hr_names[0] if hr_names else folder
-
-
-def _find_lr_folder(hr_folder: Path, scale: int) -> Path | None:
-    """Return the LR folder that belongs to `HR` or `NAME_HR`, if there is one.
-
-    `NAME_LR_bicubic/X4` is the layout of DIV2K, `X4` that of LSDIR.
-    """
-    if not _HR.fullmatch(hr_folder.name):
-        return None
-    stem = hr_folder.name.removesuffix("HR")
-    spellings = [f"{stem}LR_bicubic_X{scale}", f"{stem}LR_bicubic/X{scale}", f"{stem}LR"]
-    spellings += [] if stem else [f"X{scale}"]  # LSDIR's HR/ and X4/
-    folders = [path for s in spellings if (path := hr_folder.parent / s).is_dir()]
-    if len(folders) > 1:
-        names = list_some(path.name for path in folders)
-        raise _ambiguous(hr_folder, f"there are several LR folders: {names}")
-    return folders[0] if folders else None
-
-
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    """Return the images by stem, including those in LSDIR's folders of a thousand images."""
-    thousands = [child for child in _subfolders(folder) if _LSDIR_FOLDER.fullmatch(child.name)]
-    files: dict[str, Path] = {}
-    for path in chain.from_iterable(map(list_images, (folder, *thousands))):
-        if (other := files.setdefault(path.stem, path)) != path:
-            names = f"{other.relative_to(folder)} and {path.relative_to(folder)}"
-            raise _ambiguous(folder, f"it contains {names}")
-    return files
-
-
-def _check_partners(folder: Path, hr: dict[str, Path], lr: dict[str, Path], suffix: str) -> None:
-    expected = {name + suffix: path for name, path in hr.items()}
-    unpaired = {
-        "HR without LR": [path.name for name, path in expected.items() if name not in lr],
-        "LR without HR": [path.name for name, path in lr.items() if name not in expected],
-    }
-    if any(unpaired.values()):
-        counts = [f"{len(names)} {k}: {list_some(names)}" for k, names in unpaired.items() if names]
-        raise DatasetError(
-            f"Unpaired images in '{folder}': {'; '.join(counts)}",
-            rule=f"the LR image of NAME is NAME{suffix}",
-            remedy="add the missing images, or remove their partners",
-        )
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
-
-
-def _not_a_dataset(folder: str | Path, reason: str) -> DatasetNotFound:
-    remedy = "give a folder of images, or one that contains an HR folder"
-    return DatasetNotFound(f"'{folder}' is not a dataset: {reason}", rule=_LAYOUTS, remedy=remedy)
-
-
-def _ambiguous(folder: Path, reason: str) -> DatasetError:
-    remedy = "give the folder of the HR images, or leave only one candidate"
-    return DatasetError(f"'{folder}' is ambiguous: {reason}", rule=_LAYOUTS, remedy=remedy)
+def _identity(pair: Pair) -> list[Any]:
+    lr_path = lr_size = None
+    if isinstance(pair.lr, Path) and isinstance(pair.hr, Path):
+        lr_path = PurePath(os.path.relpath(pair.lr, pair.hr.parent)).as_posix()
+        lr_size = read_image_size(pair.lr)
+    elif pair.lr is not None:
+        lr_path = "lr"  # of the same example; its size is the HR size / scale
+    return [pair.name, _header_size(pair.hr), lr_path, lr_size, pair.scale, pair.hr_scale]

@@ -134,7 +134,7 @@ def ambiguous_folders(folder: Path) -> dict[Path, str]:
     return {
         folder / "two": "X_test_HR, X_valid_HR",
         folder / "mixed": "HR and images",
-        folder / "lr": "LR_bicubic_X4, LR",
+        folder / "lr": "LR, LR_bicubic_X4",
         folder / "alone": "LR_bicubic_X4 but no HR folder",
         folder / "alone/LR_bicubic_X4": "LR folder",
         folder / "two/X_test_LR": "LR folder",
