@@ -52,6 +52,10 @@ class UnreadableFile(UserError):
     """Raised when a file cannot be read, or its content is not what it should be."""
 
 
+class IncompleteBatch(UserError):
+    """Raised when some of several files could not be processed; the others were."""
+
+
 class UnwritableFile(UserError):
     """Raised when a file or folder cannot be written, or exists and would be replaced."""
 

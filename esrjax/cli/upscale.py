@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 from typer import Option
 
 from esrjax import registry
 from esrjax.cli import options
+from esrjax.cli.batch import Batch
 from esrjax.cli.output import progress_bar
 from esrjax.errors import InvalidArgument
+from esrjax.io import check_outputs
 
 DEFAULT_METHOD = "spanv2"
 
@@ -30,32 +31,56 @@ def upscale(
     tile: Annotated[int, Option(min=8)] = 256,
     self_ensemble: options.SelfEnsembleOption = False,
     windows: options.WindowsOption = None,
+    recursive: bool = False,
+    skip_existing: bool = False,
+    format: Annotated[
+        Literal["png", "jpg", "webp", "tif", "bmp"] | None, Option(show_default="png")
+    ] = None,
+    suffix: Annotated[str | None, Option(show_default="x4, with the scale")] = None,
 ) -> None:
-    """Upscale images with a method.
+    """Upscale images with a method; one that cannot be read does not stop the others.
 
     --checkpoint may also be an .onnx file that `esrjax export` wrote.
 
     Args:
         inputs (IN): Images, or folders of images.
-        output: A file for one image, a folder for several.
+        output: A file for one image, a folder for several; never one of the inputs.
         method: The method; see `esrjax method list`. A checkpoint without it is identified by its
             metadata or its tensors.
         engine: Inference engine; auto: JAX, or ONNX Runtime for an .onnx file.
         tile: Largest side of a tile, LR pixels.
+        recursive: Also search the folders in folders, and keep their tree in the output.
+        skip_existing: Leave out the images whose output exists, for instance after an interruption.
+        format: Format of the images in an output folder.
+        suffix (TEXT): What follows the name of an input in the name of its output.
     """
-    from esrjax.evaluation import upscale as jobs
+    from esrjax.evaluation import upscale_files
 
     strategy: Any = {"self_ensemble": self_ensemble, "windows": options.parse_windows(windows)}
     method, files = _parse_checkpoints(method, checkpoint)
     model, engine_name = _open_model(method, files, options.parse_hparams(hparams), engine)
     model.upscaler(**strategy)  # raises if the method does not support it, before any I/O
-    turned = self_ensemble or bool(windows)
-    plan = jobs.plan_upscale_jobs(inputs, output, model.scale, tile, both_orientations=turned)
+    names = upscale_files.OutputNames(
+        ending=f"x{model.scale}" if suffix is None else suffix, suffix=f".{format or 'png'}"
+    )
+    plan = upscale_files.plan_upscale_jobs(
+        inputs,
+        output,
+        model.scale,
+        tile,
+        names=None if format is None and suffix is None else names,
+        recursive=recursive,
+        skip_existing=skip_existing,
+        both_orientations=self_ensemble or bool(windows),
+    )
+    check_outputs([job.target for job in plan.jobs], files.values())
     upscaler_of = cache(partial(model.upscaler, **strategy))  # a tile size is compiled once
-    for job in progress_bar(f"{model.name} x{model.scale}")(plan):
-        for note in jobs.upscale_file(job, upscaler_of(job.tile_size)):
-            typer.echo(f"{job.source.name}: {note}", err=True)
-    typer.echo(f"{_num_images(plan)} written to {output} ({engine_name})")
+    batch = Batch(plan.num_images, plan.notes, plan.failures)
+    for job in progress_bar(f"{model.name} x{model.scale}")(plan.jobs):
+        upscaler = upscaler_of(job.tile_size)
+        batch.run(job.source, job.target, partial(upscale_files.upscale_file, job, upscaler))
+    skipped = f", {len(plan.existing)} skipped, whose output exists" if plan.existing else ""
+    batch.end(f"written to {output}{skipped} ({engine_name})")
 
 
 def _parse_checkpoints(
@@ -101,10 +126,6 @@ def _open_model(
     return open_model(method, checkpoint, hparams), f"JAX on {jax.default_backend()}"
 
 
-def _num_images(items: Sequence[Any]) -> str:
-    return f"{len(items)} image{'s' * (len(items) != 1)}"
-
-
 def fuse(
     inputs: list[Path],
     output: Annotated[Path, options.output()],
@@ -126,11 +147,12 @@ def fuse(
         rule = "weights are either given, or computed for every image"
         raise options.excludes("--weights", "--adaptive", rule)
     fuse_fn = adaptive_weighted_mean_uint8 if adaptive else _weighted_mean(weights, inputs)
-    jobs = fuse_images.plan_fusion_jobs(inputs, output)
-    fuse_images.check_equal_sizes(jobs)
-    for job in progress_bar("fusing")(jobs):
-        fuse_images.fuse_files(job, fuse_fn)
-    typer.echo(f"{_num_images(jobs)} written to {output}")
+    plan = fuse_images.plan_fusion_jobs(inputs, output)
+    fuse_images.check_equal_sizes(plan.jobs)
+    batch = Batch(len(plan.jobs), plan.notes)
+    for job in progress_bar("fusing")(plan.jobs):
+        batch.run(job.sources[0], job.target, partial(fuse_images.fuse_files, job, fuse_fn))
+    batch.end(f"written to {output}")
 
 
 def _weighted_mean(text: str | None, inputs: list[Path]) -> Callable[[Any], Any]:

@@ -1,6 +1,7 @@
-"""Image files, read as 8-bit RGB: reading, writing, search, and a map that computes ahead."""
+"""Image files, read as 8-bit RGB: reading, writing, and a map that computes ahead."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from esrjax.data.image_decode import FORMATS, ImageSource, RawPixels, decode_raw, read_upright_size
 from esrjax.data.image_metadata import ImageMetadata
-from esrjax.errors import NotFound, UnreadableFile, UnwritableFile
+from esrjax.errors import UnreadableFile, UnwritableFile
 from esrjax.io import write_bytes
 
 Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
@@ -23,6 +24,9 @@ Output = TypeVar("Output")
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # that are written
+_OTHER_SUFFIXES = (".heic", ".heif", ".jxl", ".exr", ".hdr", ".svg")  # images unknown to Pillow
+_MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels, of the libraries that write them
+_MAX_BYTES = 2**32 - 2**16  # of BMP and TIFF, which count in 32 bits, without their header
 # Lossless where the format allows it, else the best quality. JPEG keeps full chroma resolution
 # (subsampling=0, that is 4:4:4).
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -84,7 +88,7 @@ def read_image(source: str | ImageSource, location: object = None) -> DecodedIma
     if alpha is None or (alpha == white).all():  # an opaque alpha channel is dropped without note
         return DecodedImage(pixels=_to_rgb8(colors), notes=notes, metadata=raw.metadata)
     return DecodedImage(
-        pixels=_to_rgb8(_composite_over_white(colors, alpha, white)),
+        pixels=_to_rgb8(composite_over_white(colors, alpha, white)),
         notes=(*notes, NOTE_ALPHA),
         alpha=_to_8bit(alpha)[..., 0],
         metadata=raw.metadata,
@@ -139,15 +143,26 @@ def _unreadable(
     return UnreadableFile(f"Cannot read '{location}': {reason}", rule=rule, remedy=remedy)
 
 
-def _composite_over_white(colors: RawPixels, alpha: RawPixels, white: int) -> RawPixels:
-    """Return alpha * color + (1 - alpha) * white, in integers, rounded half up."""
+def composite_over_white(colors: RawPixels, alpha: RawPixels, white: int) -> RawPixels:
+    """Return alpha * color + (1 - alpha) * white, in integers, rounded half up.
+
+    Args:
+        colors: (h, w, C), 8 or 16 bits.
+        alpha: (h, w, 1) of the same levels.
+        white: Their largest one.
+    """
     opacity = alpha.astype(np.int64)
     blended = (colors * opacity + white * (white - opacity) + white // 2) // white
     return blended.astype(colors.dtype)
 
 
-def _remove_white(pixels: Pixels, alpha: Alpha) -> Pixels:
-    """Return the colors that composited over white give `pixels`; white where alpha is 0."""
+def remove_white(pixels: Pixels, alpha: Alpha) -> Pixels:
+    """Return the colors that composited over white give `pixels`; white where alpha is 0.
+
+    Args:
+        pixels: (h, w, 3) uint8, RGB.
+        alpha: (h, w) uint8, 255 is opaque.
+    """
     opacity = np.maximum(alpha, 1)[..., None] / np.float32(255)
     return np.clip(np.rint(255 - (255 - pixels) / opacity), 0, 255).astype(np.uint8)
 
@@ -198,7 +213,7 @@ def write_image(
     lost = [part for part in _CANNOT_STORE.get(format_name, ()) if parts[part]]
     image = Image.fromarray(pixels)
     if alpha is not None and "alpha" not in lost:
-        image = Image.fromarray(np.dstack([_remove_white(pixels, alpha), alpha]))
+        image = Image.fromarray(np.dstack([remove_white(pixels, alpha), alpha]))
     options = {key: getattr(metadata, key) for key in ("exif", "dpi") if parts[key]}
     try:
         image.save(stream, format_name, **options, **_SAVE_OPTIONS.get(format_name, {}))
@@ -208,27 +223,70 @@ def write_image(
     return tuple(f"{format_name} cannot store {_PART_NAMES[part]}" for part in lost)
 
 
+def is_file_output(output: Path, *, is_single: bool) -> bool:
+    """Return whether images are written to the file `output`, or into a folder of this name.
+
+    Args:
+        output: An image file, or a folder that exists or is new.
+        is_single: Whether there is one image, which can be written to a file.
+
+    Raises:
+        UnwritableFile: If several images would be written to one file, or a new folder would look
+            like a file of a format that is not written.
+    """
+    suffix = output.suffix.lower()
+    if os.path.isdir(output) or not suffix:
+        return False
+    if suffix in SUFFIXES and is_single:
+        return True
+    if suffix in SUFFIXES:
+        problem = f"Cannot write the images of a folder, or several, to one file {output.name!r}"
+    elif is_single or suffix in (*Image.registered_extensions(), *_OTHER_SUFFIXES):
+        problem = f"Unsupported output format {output.suffix!r}"
+    else:
+        return False
+    raise UnwritableFile(
+        problem,
+        location=str(output),
+        rule="a single image is written to a file or a folder, several to a folder by their names; "
+        f"files have the suffix {', '.join(SUFFIXES)}",
+        remedy="give a folder with -o; one that exists may have any name",
+    )
+
+
+def has_alpha(path: Path) -> bool:
+    """Return whether the format of a file to write, known by its suffix, stores transparency."""
+    format_name = Image.registered_extensions()[path.suffix.lower()]
+    return "alpha" not in _CANNOT_STORE.get(format_name, ())
+
+
+def check_storable(path: Path, size: tuple[int, int]) -> None:
+    """Raise `UnwritableFile` if the format of a file cannot store an image of this size.
+
+    Args:
+        path: The suffix chooses the format.
+        size: (h, w), pixels.
+    """
+    format_name = Image.registered_extensions()[path.suffix.lower()]
+    num_bytes, max_side = 4 * size[0] * size[1], _MAX_SIDE.get(format_name, 2**31 - 1)
+    if max(size) > max_side:
+        limit = f"sides of at most {max_side} pixels"
+    elif format_name in ("BMP", "TIFF") and num_bytes > _MAX_BYTES:
+        limit = f"at most {_MAX_BYTES / 2**30:.0f} GiB"
+    else:
+        return
+    raise UnwritableFile(
+        f"{format_name} cannot store an image of {size[1]} x {size[0]} pixels",
+        rule=f"a {format_name} file has {limit}",
+        location=str(path),
+        remedy="choose another format, for example PNG",
+    )
+
+
 def _unwritable(path: Path, reason: str) -> UnwritableFile:
     rule = f"images are (h, w, 3) uint8, written to files with the suffix {', '.join(SUFFIXES)}"
     remedy = "choose another file name or folder, or correct the array"
     return UnwritableFile(f"Cannot write '{path}': {reason}", rule=rule, remedy=remedy)
-
-
-def find_images(paths: Iterable[str | Path]) -> tuple[Path, ...]:
-    """Return the given files and the images in the given folders, sorted and without duplicates.
-
-    Folders are not searched recursively. A file that is given is taken whatever its suffix.
-
-    Raises:
-        NotFound: If a path does not exist, or there is no image at all.
-    """
-    sources = [Path(path) for path in paths]
-    if missing := [path for path in sources if not path.exists()]:
-        raise _not_found("No such file or folder:", missing)
-    files = {file for path in sources for file in (list_images(path) if path.is_dir() else (path,))}
-    if not files:
-        raise _not_found("No images in", sources)
-    return tuple(sorted(files))
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
@@ -238,12 +296,6 @@ def list_images(folder: Path) -> tuple[Path, ...]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
     )
-
-
-def _not_found(problem: str, paths: list[Path]) -> NotFound:
-    names = ", ".join(f"'{path}'" for path in paths) or "an empty list of paths"
-    rule = f"give images, or folders that contain images ({', '.join(SUFFIXES)})"
-    return NotFound(f"{problem} {names}", rule=rule, remedy="check the paths")
 
 
 # --- map over items, computed ahead by threads ---

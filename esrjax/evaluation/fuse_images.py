@@ -1,12 +1,13 @@
 """Fusion of image files of the same name in several folders: jobs, checks, execution."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from esrjax.data import image_io
-from esrjax.data.image_io import SUFFIXES, Pixels
+from esrjax.data.image_io import Pixels, is_file_output
+from esrjax.data.image_search import ImageSearch, search_images
 from esrjax.errors import InvalidArgument, list_some
 from esrjax.io import check_outputs, check_writable
 
@@ -21,7 +22,15 @@ class FusionJob:
     target: Path
 
 
-def plan_fusion_jobs(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, ...]:
+@dataclass(frozen=True, kw_only=True)
+class FusionPlan:
+    """The jobs, and notes on what the folders contain and is not taken."""
+
+    jobs: tuple[FusionJob, ...]
+    notes: tuple[str, ...] = ()
+
+
+def plan_fusion_jobs(inputs: Sequence[Path], output: Path) -> FusionPlan:
     """Return a job for every image name that the folders share, or one for single images.
 
     Args:
@@ -34,23 +43,26 @@ def plan_fusion_jobs(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, .
     """
     if len(inputs) < 2:
         raise _bad_fusion("only one image or folder is given", "give two or more")
-    plan = _plan_folders if any(path.is_dir() for path in inputs) else _plan_single_images
-    jobs = plan(inputs, output)
+    searches = [search_images([path]) for path in inputs]
+    has_folders = any(path.is_dir() for path in inputs)
+    if is_file_output(output, is_single=not has_folders):
+        jobs = (FusionJob(sources=tuple(inputs), target=output),)
+    elif has_folders:
+        jobs = _plan_folders(inputs, searches, output)
+    else:
+        jobs = (FusionJob(sources=tuple(inputs), target=output / f"{inputs[0].stem}.png"),)
     check_outputs([job.target for job in jobs], [path for job in jobs for path in job.sources])
     for job in jobs:
         check_writable(job.target)
-    return jobs
+    notes_of = {path: search.notes for path, search in zip(inputs, searches, strict=True)}
+    notes = [f"{path}: {note}" for path, notes in notes_of.items() for note in notes]
+    return FusionPlan(jobs=jobs, notes=tuple(notes))
 
 
-def _plan_single_images(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, ...]:
-    sources = tuple(image_io.find_images([path])[0] for path in inputs)
-    is_file = output.suffix.lower() in SUFFIXES
-    target = output if is_file else output / f"{sources[0].stem}.png"
-    return (FusionJob(sources=sources, target=target),)
-
-
-def _plan_folders(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, ...]:
-    folders = {path: _images_by_stem(path) for path in inputs}
+def _plan_folders(
+    inputs: Sequence[Path], searches: Sequence[ImageSearch], output: Path
+) -> tuple[FusionJob, ...]:
+    folders = {p: _images_by_stem(p, s.images) for p, s in zip(inputs, searches, strict=True)}
     names = sorted(set[str]().union(*folders.values()))
     missing = {path: [n for n in names if n not in files] for path, files in folders.items()}
     if any(missing.values()):
@@ -59,8 +71,6 @@ def _plan_folders(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, ...]
             "add the missing images, or remove those of the same name elsewhere",
             location=", ".join(map(str, inputs)),
         )
-    if output.suffix.lower() in SUFFIXES:
-        raise _bad_fusion(f"'{output}' is an image file name", "give a folder with -o")
     return tuple(
         FusionJob(
             sources=tuple(folders[path][name] for path in inputs), target=output / f"{name}.png"
@@ -69,10 +79,10 @@ def _plan_folders(inputs: Sequence[Path], output: Path) -> tuple[FusionJob, ...]
     )
 
 
-def _images_by_stem(folder: Path) -> dict[str, Path]:
+def _images_by_stem(folder: Path, images: Iterable[Path]) -> dict[str, Path]:
     """Return the images of a folder by stem; `a.png` and `a.jpg` together are an error."""
     files: dict[str, Path] = {}
-    for path in image_io.find_images([folder]):
+    for path in images:
         if files.setdefault(path.stem, path) != path:
             problem = f"'{folder}' contains two images {path.stem!r}"
             raise _bad_fusion(problem, "remove one of them", location=str(path))
@@ -102,10 +112,15 @@ def check_weights(weights: Sequence[float], inputs: Sequence[Path]) -> None:
         )
 
 
-def fuse_files(job: FusionJob, fuse: FuseFn) -> None:
-    """Read the images of a job, fuse them and write the result."""
-    pixels = [image_io.read_image(source).pixels for source in job.sources]
-    image_io.write_image(job.target, fuse(pixels))
+def fuse_files(job: FusionJob, fuse: FuseFn) -> tuple[str, ...]:
+    """Fuse the images of a job, write the result, and return what reading has changed."""
+    images = {source: image_io.read_image(source) for source in job.sources}
+    image_io.write_image(job.target, fuse([image.pixels for image in images.values()]))
+    return tuple(
+        f"{source}: {note}"
+        for source, image in images.items()
+        for note in (*image.notes, *image.metadata.notes)
+    )
 
 
 def _bad_fusion(problem: str, remedy: str, location: str | None = None) -> InvalidArgument:

@@ -1,30 +1,25 @@
-"""Inference strategies (single pass, padding, tiles, x8 self-ensemble, windows, blends), file jobs.
+"""Inference strategies: single pass, padding, tiles, x8 self-ensemble, windows, blends.
 
 An upscaler maps an LR image, (h, w, 3) uint8 or float32 in [0, 1], to an SR image of floats in
 [0, 1]; `uint8_upscaler` rounds its result, `checked_upscaler` checks type and range of LR. A single
 pass runs the network once over the whole image. Every other strategy takes upscalers and returns
 one, so that they compose; `compose_upscaler` does so in a fixed order.
-The jobs at the end are image files to upscale, each with its output path and tile size.
 """
 
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
-from PIL import Image
 
-from esrjax.data import image_io
 from esrjax.data.image_arrays import LRArray, check_image
-from esrjax.data.image_io import SUFFIXES, Pixels
-from esrjax.errors import InvalidArgument, UnwritableFile, UserError, list_some
+from esrjax.data.image_io import Pixels
+from esrjax.errors import InvalidArgument
 from esrjax.evaluation.metrics import to_uint8
-from esrjax.io import check_outputs
 
 FloatImage = NDArray[np.float32]  # (h, w, 3), values in [0, 1], not clipped
 ImageSize = tuple[int, int]  # (h, w)
@@ -436,95 +431,3 @@ def compose_upscaler(
     composed = pad_to_multiple(upscaler, pad_multiple, scale) if pad_multiple else upscaler
     composed = windowed_upscaler(composed, windows, scale) if windows else composed
     return self_ensemble_upscaler(composed) if self_ensemble else composed
-
-
-# --- jobs that upscale image files ---
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpscaleJob:
-    """One image file to upscale.
-
-    Attributes:
-        source: The LR image.
-        target: The SR image to write.
-        tile_size: (h, w) of the tiles that it is processed in, LR pixels.
-    """
-
-    source: Path
-    target: Path
-    tile_size: ImageSize
-
-
-def plan_upscale_jobs(
-    inputs: Sequence[Path],
-    output: Path,
-    scale: int,
-    max_tile_side: int,
-    *,
-    both_orientations: bool = False,
-) -> tuple[UpscaleJob, ...]:
-    """Return a job for every image; their sizes are read from the headers alone.
-
-    Args:
-        inputs: Image files and folders of them.
-        output: A folder for `NAMExSCALE.png`; for a single image also a file.
-        scale: HR size / LR size.
-        max_tile_side: Limit of a tile side, LR pixels.
-        both_orientations: Tiles must also serve the transposed images, which self-ensemble and
-            windows produce.
-
-    Raises:
-        NotFound: If there are no images.
-        UnwritableFile: If `output` does not fit them, or an image would be overwritten.
-    """
-    sources = image_io.find_images(inputs)
-    is_single = len(sources) == 1 and not any(path.is_dir() for path in inputs)
-    targets = _targets(sources, output, scale, is_single)
-    check_outputs(targets, sources)
-    lr_sizes = [_lr_size(source) for source in sources]
-    sizes_to_serve = lr_sizes + [(w, h) for h, w in lr_sizes] * both_orientations
-    tile_size_of = tile_sizes(sizes_to_serve, max_tile_side)
-    return tuple(
-        UpscaleJob(source=source, target=target, tile_size=tile_size_of[size])
-        for source, target, size in zip(sources, targets, lr_sizes, strict=True)
-    )
-
-
-def upscale_file(job: UpscaleJob, upscaler: Upscaler) -> tuple[str, ...]:
-    """Upscale one file, and return notes on what decoding it has changed."""
-    image = image_io.read_image(job.source)
-    image_io.write_image(job.target, uint8_upscaler(upscaler)(image.pixels))
-    return image.notes
-
-
-def _lr_size(source: Path) -> ImageSize:
-    """Return (h, w); 1x1 for a damaged file, so that reading it later reports the error."""
-    try:
-        return image_io.read_image_size(source)
-    except UserError:
-        return 1, 1
-
-
-def _targets(sources: Sequence[Path], output: Path, scale: int, is_single: bool) -> list[Path]:
-    """Return `output` itself for a single image, else `output/NAMExSCALE.png` for every one."""
-    suffix = output.suffix.lower()
-    names = [f"{source.stem}x{scale}.png" for source in sources]
-    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
-    if suffix in SUFFIXES:
-        if is_single:
-            return [output]
-        problem = f"Cannot write {len(sources)} images to one file {output.name!r}"
-    elif suffix in Image.registered_extensions():
-        problem = f"Unsupported output format {output.suffix!r}"
-    elif duplicates:
-        problem = f"Several images would be written to {list_some(duplicates)}"
-    else:
-        return [output / name for name in names]
-    raise UnwritableFile(
-        problem,
-        location=str(output),
-        rule="a single image is written to a file or a folder, several to a folder by their names; "
-        f"files have the suffix {', '.join(SUFFIXES)}",
-        remedy="give a folder with -o, or upscale them separately",
-    )

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from esrjax.data import image_io
-from esrjax.data.image_io import Pixels, find_images, read_image, write_image
-from esrjax.errors import NotFound, UnreadableFile, UnwritableFile
+from esrjax.data.image_io import Pixels, read_image, write_image
+from esrjax.errors import UnreadableFile, UnwritableFile
 
 RANDOM = np.random.default_rng(0)
 GRAY = "grey repeated in three channels"
@@ -347,32 +347,6 @@ def test_files_get_the_default_permissions(tmp_path: Path) -> None:
     write_image(tmp_path / "image.png", noise(4, 4, 3))
     (tmp_path / "reference").touch()
     assert (tmp_path / "image.png").stat().st_mode == (tmp_path / "reference").stat().st_mode
-
-
-def test_files_and_folders_are_listed_sorted_without_duplicates(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt", "c.webp"):
-        (tmp_path / name).touch()
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner/d.png").touch()
-    (tmp_path / "folder.png").mkdir()
-    paths = find_images([tmp_path, tmp_path / "c.webp", tmp_path / "notes.txt"])
-    assert [path.name for path in paths] == ["a.JPG", "b.png", "c.webp", "notes.txt"]
-
-
-def test_all_missing_paths_are_reported(tmp_path: Path) -> None:
-    with pytest.raises(NotFound) as caught:
-        find_images([tmp_path, tmp_path / "x.png", str(tmp_path / "y")])
-    assert f"'{tmp_path / 'x.png'}', '{tmp_path / 'y'}'" in caught.value.problem
-    assert f"'{tmp_path}'" not in caught.value.problem
-    assert ".png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp" in caught.value.rule
-    assert caught.value.remedy
-
-
-def test_no_images_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=f"'{tmp_path}'"):
-        find_images([tmp_path])
-    with pytest.raises(NotFound, match="empty list"):
-        find_images([])
 
 
 def test_suffixes_are_lower_case() -> None:

@@ -12,24 +12,23 @@ from PIL import Image
 from esrjax import registry
 from esrjax.bench.timing import count_compilations
 from esrjax.data.image_io import read_image
-from esrjax.errors import InvalidArgument, UnwritableFile
+from esrjax.errors import InvalidArgument
 from esrjax.evaluation import upscale
 from esrjax.evaluation.metrics import to_uint8
 from esrjax.evaluation.upscale import (
     Tiling,
-    UpscaleJob,
     count_windows,
     fits_in_tile,
     make_tiling,
     pad_to_multiple,
     padded_size,
-    plan_upscale_jobs,
     single_pass,
     tile_sizes,
     tiled_upscaler,
     weighted_blend,
     windowed_upscaler,
 )
+from esrjax.evaluation.upscale_files import UpscalePlan, plan_upscale_jobs, upscale_file
 from esrjax.inference import Model
 from esrjax.method import Method
 from esrjax.nn import compilation, masking
@@ -269,58 +268,10 @@ def spanv2() -> Model:
     return random_model("spanv2", registry.get_method("spanv2"), channels=4)
 
 
-def upscale_files(model: Model, plan: tuple[UpscaleJob, ...], **options) -> None:
+def upscale_files(model: Model, plan: UpscalePlan, **options) -> None:
     upscaler_of = functools.cache(lambda tile_size: model.upscaler(tile_size, **options))
-    for job in plan:
-        upscale.upscale_file(job, upscaler_of(job.tile_size))
-
-
-# --- output paths and tile sizes ---------------------------------------------------------------
-
-
-def test_single_image_is_written_to_a_file_or_a_folder(tmp_path):
-    image = write_noise(tmp_path / "in/a.png", 6, 9)
-    (job,) = plan_upscale_jobs([image], tmp_path / "b.webp", 4, 256)
-    assert job == UpscaleJob(source=image, target=tmp_path / "b.webp", tile_size=(6, 9))
-    (job,) = plan_upscale_jobs([image], tmp_path / "out", 4, 256)
-    assert job.target == tmp_path / "out/ax4.png"
-    (job,) = plan_upscale_jobs([tmp_path / "in"], tmp_path / "out", 2, 256)
-    assert job.target == tmp_path / "out/ax2.png"
-
-
-@pytest.mark.parametrize(
-    ("names", "output", "offender"),
-    [
-        (["a.png", "b.png"], "c.png", "'c.png'"),
-        (["a.png", "a.webp"], "out", "ax4.png"),
-        (["a.png"], "c.gif", "'.gif'"),
-    ],
-)
-def test_unsuitable_output_path_is_reported(tmp_path, names, output, offender):
-    images = [write_noise(tmp_path / name, 4, 4) for name in names]
-    with pytest.raises(UnwritableFile) as caught:
-        plan_upscale_jobs(images, tmp_path / output, 4, 256)
-    assert offender in caught.value.problem and caught.value.remedy
-
-
-def test_tile_sizes_follow_from_the_image_headers(tmp_path):
-    write_noise(tmp_path / "in/wide.png", 20, 300)
-    write_noise(tmp_path / "in/square.png", 30, 30)
-    write_noise(tmp_path / "in/tall.png", 50, 40)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by 90 degrees
-    write_noise(tmp_path / "in/rotated.jpg", 10, 60, exif=exif)
-    (tmp_path / "in/damaged.png").write_bytes(b"not an image")
-    plan = plan_upscale_jobs([tmp_path / "in"], tmp_path, 4, 256)
-    assert {job.source.stem: job.tile_size for job in plan} == {
-        "damaged": (30, 256),
-        "square": (30, 256),
-        "tall": (60, 40),
-        "rotated": (60, 40),
-        "wide": (30, 256),
-    }
-    plan = plan_upscale_jobs([tmp_path / "in"], tmp_path, 4, 256, both_orientations=True)
-    assert {job.tile_size for job in plan} == {(40, 256), (256, 40)}
+    for job in plan.jobs:
+        upscale_file(job, upscaler_of(job.tile_size))
 
 
 # --- compilations ------------------------------------------------------------------------------
@@ -338,7 +289,7 @@ def test_hundred_image_sizes_compile_twice_and_equal_single_passes(tmp_path, sma
     compilations.clear()
     upscale_files(small, plan)
     assert len(compilations) == 2
-    for job in plan[::4]:
+    for job in plan.jobs[::4]:
         lr, written = read_image(job.source).pixels, read_image(job.target).pixels
         tiled, single_pass = small.upscaler(job.tile_size)(lr), small.upscaler()(lr)
         assert_close(tiled, single_pass)
@@ -383,7 +334,7 @@ def test_tiled_self_ensemble_compiles_twice_and_is_the_mean_of_eight(tmp_path, s
     compilations.clear()
     upscale_files(small, plan, self_ensemble=True)
     assert len(compilations) == 2
-    job = plan[0]
+    job = plan.jobs[0]
     lr, upscaler = read_image(job.source).pixels, small.upscaler()
     views = [
         np.rot90(upscaler(np.rot90(lr, k)[:, ::step])[:, ::step], -k)

@@ -1,0 +1,224 @@
+"""Jobs that upscale image files: their plan, all checks that need no pixels, and their execution.
+
+What is wrong with the outputs is an error of the plan, before any work; what is wrong with an input
+is a failure of this image alone.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from esrjax.data import image_io
+from esrjax.data.image_io import is_file_output
+from esrjax.data.image_search import ImageSearch, search_images
+from esrjax.errors import InvalidArgument, UnwritableFile, UserError, list_some
+from esrjax.evaluation.transparency import NOTE_UPSCALED, upscale_transparent
+from esrjax.evaluation.upscale import ImageSize, Upscaler, tile_sizes, uint8_upscaler
+from esrjax.io import check_outputs, check_writable
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleJob:
+    """One image file to upscale.
+
+    Attributes:
+        source: The LR image.
+        target: The SR image to write.
+        tile_size: (h, w) of the tiles that it is processed in, LR pixels.
+    """
+
+    source: Path
+    target: Path
+    tile_size: ImageSize
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscalePlan:
+    """What is done with every input.
+
+    Attributes:
+        jobs: The images to upscale.
+        existing: The images that are skipped, because their output exists.
+        failures: The images and folders that cannot be read -> the error.
+        notes: What the folders contain and is not taken.
+    """
+
+    jobs: tuple[UpscaleJob, ...]
+    existing: tuple[Path, ...]
+    failures: Mapping[Path, UserError]
+    notes: tuple[str, ...]
+
+    @property
+    def num_images(self) -> int:
+        """Number of images, with those that are skipped or cannot be read."""
+        return len(self.jobs) + len(self.existing) + len(self.failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputNames:
+    """How the outputs in a folder are called: NAME + ending + suffix.
+
+    Attributes:
+        ending: What follows the name of the input.
+        suffix: The suffix of the image format, one of `SUFFIXES`.
+    """
+
+    ending: str
+    suffix: str = ".png"
+
+    def __post_init__(self):
+        if os.path.basename(f"a{self.ending}") != f"a{self.ending}" or "\\" in self.ending:
+            raise InvalidArgument(
+                f"Invalid ending of file names {self.ending!r}",
+                rule="it is a part of a file name, without / and \\",
+                remedy="for example x4; name the folder with -o",
+            )
+
+    def name(self, source: Path) -> str:
+        """Return the file name of the output for an input."""
+        return f"{source.stem}{self.ending}{self.suffix}"
+
+
+def plan_upscale_jobs(
+    inputs: Sequence[Path],
+    output: Path,
+    scale: int,
+    max_tile_side: int,
+    *,
+    names: OutputNames | None = None,
+    recursive: bool = False,
+    skip_existing: bool = False,
+    both_orientations: bool = False,
+) -> UpscalePlan:
+    """Return a job for every image; their sizes are read from the headers alone.
+
+    Args:
+        inputs: Image files and folders of them.
+        output: A folder, with the tree of folders that are searched recursively; for a single image
+            also a file.
+        scale: HR size / LR size.
+        max_tile_side: Limit of a tile side, LR pixels.
+        names: Names of the outputs in a folder; by default `NAMExSCALE.png`.
+        recursive: Whether folders in folders are searched.
+        skip_existing: Whether images with an output are skipped.
+        both_orientations: Tiles must also serve the transposed images, which self-ensemble and
+            windows produce.
+
+    Raises:
+        NotFound: If there are no images.
+        InvalidArgument: If `names` are given for a single file.
+        UnwritableFile: If an output would be an input, cannot be written, or is that of two images.
+    """
+    search = search_images(inputs, recursive=recursive)
+    _check_outside(output, inputs, recursive)
+    target_of = _targets(search, inputs, output, names, scale)
+    check_outputs(target_of.values(), target_of)
+    lr_size_of, existing, failures = dict[Path, ImageSize](), list[Path](), dict(search.failures)
+    for source, target in target_of.items():
+        try:
+            size = image_io.read_image_size(source)
+            if skip_existing and os.path.lexists(target):
+                _check_existing(target, size, scale)
+                existing.append(source)
+            else:
+                lr_size_of[source] = size
+        except UserError as error:
+            failures[source] = error
+    for source, (h, w) in lr_size_of.items():
+        check_writable(target_of[source])
+        image_io.check_storable(target_of[source], (scale * h, scale * w))
+    transposed = [(w, h) for h, w in lr_size_of.values()] * both_orientations
+    tile_size_of = tile_sizes([*lr_size_of.values(), *transposed], max_tile_side)
+    jobs = tuple(
+        UpscaleJob(source=source, target=target_of[source], tile_size=tile_size_of[size])
+        for source, size in lr_size_of.items()
+    )
+    return UpscalePlan(jobs=jobs, existing=tuple(existing), failures=failures, notes=search.notes)
+
+
+def upscale_file(job: UpscaleJob, upscaler: Upscaler) -> tuple[str, ...]:
+    """Upscale one file, and return notes on what reading and writing it has changed."""
+    image, upscale = image_io.read_image(job.source), uint8_upscaler(upscaler)
+    notes = image.notes
+    if image.alpha is None or not image_io.has_alpha(job.target):
+        pixels, alpha = upscale(image.pixels), None
+    else:
+        pixels, alpha = upscale_transparent(image.pixels, image.alpha, upscale)
+        notes = (*(note for note in notes if note != image_io.NOTE_ALPHA), NOTE_UPSCALED)
+    lost = image_io.write_image(job.target, pixels, alpha, image.metadata)
+    return tuple(f"{job.source}: {note}" for note in (*notes, *image.metadata.notes, *lost))
+
+
+def _check_outside(output: Path, inputs: Sequence[Path], recursive: bool) -> None:
+    """Raise `UnwritableFile` if a folder that is searched would contain the outputs.
+
+    The next run would take them for inputs.
+    """
+    folders = [path for path in inputs if path.is_dir()]
+    parents = Path(os.path.realpath(output)).parents if recursive else ()
+    for candidate in filter(os.path.isdir, (output, *parents)):
+        for folder in folders:
+            if candidate.samefile(folder):
+                raise UnwritableFile(
+                    f"The outputs would be written into '{folder}', which is an input",
+                    rule="images of a folder are written to another folder"
+                    + ", outside of it with --recursive" * recursive
+                    + ", so that no run takes the outputs of another for inputs",
+                    location=str(output),
+                    remedy="choose another folder with -o",
+                )
+
+
+def _targets(
+    search: ImageSearch, inputs: Sequence[Path], output: Path, names: OutputNames | None, scale: int
+) -> dict[Path, Path]:
+    """Return source -> target: `output` itself for a single image, else a file in `output`."""
+    is_single = len(search.images) == 1 and not any(path.is_dir() for path in inputs)
+    if is_file_output(output, is_single=is_single):
+        if names is not None:
+            raise InvalidArgument(
+                f"The output '{output}' is a file, whose name is chosen already",
+                rule="a format and an ending belong to the names of the files in a folder",
+                remedy="leave --format and --suffix out, or name a folder with -o",
+            )
+        return dict.fromkeys(search.images, output)
+    names = names or OutputNames(ending=f"x{scale}")
+    target_of = {
+        source: output / folder / names.name(source) for source, folder in search.images.items()
+    }
+    _check_unique(target_of)
+    return target_of
+
+
+def _check_unique(target_of: Mapping[Path, Path]) -> None:
+    """Raise `UnwritableFile` if two images have one output, also through links to folders."""
+    source_of: dict[tuple[str, str], Path] = {}
+    collisions = [
+        f"'{other}' and '{source}' to '{target}'"
+        for source, target in target_of.items()
+        if (other := source_of.setdefault((os.path.realpath(target.parent), target.name), source))
+        != source
+    ]
+    if collisions:
+        raise UnwritableFile(
+            f"Several images would be written to one file: {list_some(collisions, 3, '; ')}",
+            rule="every image has an output of its own, named by the input without its suffix",
+            remedy="upscale them to different folders; with --recursive folders stay apart",
+        )
+
+
+def _check_existing(target: Path, lr_size: ImageSize, scale: int) -> None:
+    """Raise `UnwritableFile` unless an output that exists has the size of the upscaled image."""
+    h, w = scale * lr_size[0], scale * lr_size[1]
+    try:
+        size = image_io.read_image_size(target)
+    except UserError:
+        size = None
+    if size != (h, w):
+        actual = "is not an image" if size is None else f"is {size[1]} x {size[0]} pixels"
+        raise UnwritableFile(
+            f"'{target}' exists, but {actual}; the upscaled image has {w} x {h}",
+            rule="an output that is skipped has the size of the upscaled image",
+            remedy="delete it, choose another folder, or leave --skip-existing out",
+        )
