@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import typer
 from typer import Option
 
 from esrjax import registry
 from esrjax.cli import options
-from esrjax.cli.batch import Batch
 from esrjax.cli.output import progress_bar
-from esrjax.errors import InvalidArgument
+from esrjax.errors import (
+    IncompleteBatch,
+    InvalidArgument,
+    UnwritableFile,
+    UserError,
+    error_summary,
+    list_some,
+)
 from esrjax.io import check_outputs
 
 DEFAULT_METHOD = "spanv2"
@@ -38,9 +46,10 @@ def upscale(
     ] = None,
     suffix: Annotated[str | None, Option(show_default="x4, with the scale")] = None,
 ) -> None:
-    """Upscale images with a method; one that cannot be read does not stop the others.
+    """Upscale images with a method.
 
-    --checkpoint may also be an .onnx file that `esrjax export` wrote.
+    An image that cannot be read does not stop the others: it is named at the end, and the exit code
+    is 2. --checkpoint may also be an .onnx file that `esrjax export` wrote.
 
     Args:
         inputs (IN): Images, or folders of images.
@@ -75,7 +84,7 @@ def upscale(
     )
     check_outputs([job.target for job in plan.jobs], files.values())
     upscaler_of = cache(partial(model.upscaler, **strategy))  # a tile size is compiled once
-    batch = Batch(plan.num_images, plan.notes, plan.failures)
+    batch = _Batch(plan.num_images, plan.notes, plan.failures)
     for job in progress_bar(f"{model.name} x{model.scale}")(plan.jobs):
         upscaler = upscaler_of(job.tile_size)
         batch.run(job.source, job.target, partial(upscale_files.upscale_file, job, upscaler))
@@ -149,7 +158,7 @@ def fuse(
     fuse_fn = adaptive_weighted_mean_uint8 if adaptive else _weighted_mean(weights, inputs)
     plan = fuse_images.plan_fusion_jobs(inputs, output)
     fuse_images.check_equal_sizes(plan.jobs)
-    batch = Batch(len(plan.jobs), plan.notes)
+    batch = _Batch(len(plan.jobs), plan.notes)
     for job in progress_bar("fusing")(plan.jobs):
         batch.run(job.sources[0], job.target, partial(fuse_images.fuse_files, job, fuse_fn))
     batch.end(f"written to {output}")
@@ -166,3 +175,79 @@ def _weighted_mean(text: str | None, inputs: list[Path]) -> Callable[[Any], Any]
         raise options.invalid("--weights", text or "", rule, "0.7,0.3") from error
     fuse_images.check_weights(weights, inputs)
     return partial(weighted_mean_uint8, weights=weights)
+
+
+# --- batches of files --------------------------------------------------------------------------
+
+
+class _Batch:
+    """Runs jobs on images; one that fails does not stop the others.
+
+    Args:
+        num_images: Number of images of the command, with those for which no job is run.
+        notes: What is printed before the first job.
+        failures: What has failed before the first job -> the error.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        notes: Iterable[str] = (),
+        failures: Mapping[Path, Exception] | None = None,
+    ):
+        self._num_images, self._num_written = num_images, 0
+        self._failures = dict(failures or {})
+        self._source_of: dict[tuple[int, int], Path] = {}  # identity of an output -> its input
+        _print_notes(notes)
+
+    def run(self, source: Path, target: Path, job: Callable[[], Iterable[str]]) -> None:
+        """Run the job that writes `target`, and print the notes that it returns."""
+        try:
+            self._check_unwritten(target)
+            notes = job()
+            status = target.lstat()
+        except Exception as error:
+            self._failures[source] = error
+            return
+        self._source_of[status.st_dev, status.st_ino] = source
+        self._num_written += 1
+        _print_notes(notes)
+
+    def _check_unwritten(self, target: Path) -> None:
+        """Raise if `target` was written: two names are one file where case is ignored."""
+        if not os.path.lexists(target):
+            return
+        status = target.lstat()
+        if source := self._source_of.get((status.st_dev, status.st_ino)):
+            raise UnwritableFile(
+                f"Cannot write '{target}': it is the output of '{source}'",
+                rule="every image has an output of its own, on a file system that ignores case too",
+                remedy="upscale it to another folder",
+            )
+
+    def end(self, outcome: str) -> None:
+        """Print how many images were written; raise if others failed."""
+        count, failures = self._num_written, self._failures
+        if failures and self._num_images == 1:
+            raise next(iter(failures.values()))
+        typer.echo(f"{count} image{'s' * (count != 1)} {outcome}")
+        if failures:
+            raise _incomplete_batch(failures, self._num_images)
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        typer.echo(note, err=True)
+
+
+def _incomplete_batch(failures: Mapping[Path, Exception], num_images: int) -> IncompleteBatch:
+    lines, remedies = [f"{len(failures)} of {num_images} failed:"], dict[str, None]()
+    for path, error in failures.items():
+        problem = error.problem if isinstance(error, UserError) else error_summary(error)
+        lines.append(f"    {path}: {problem.removeprefix(f'Cannot read {str(path)!r}: ')}")
+        remedies |= {error.remedy: None} if isinstance(error, UserError) else {}
+    return IncompleteBatch(
+        "\n".join(lines),
+        rule="every image is processed alone; the others were written",
+        remedy=list_some(remedies, 3, "; ") or "process these images alone to see the error",
+    )

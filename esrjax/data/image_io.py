@@ -223,12 +223,13 @@ def write_image(
     return tuple(f"{format_name} cannot store {_PART_NAMES[part]}" for part in lost)
 
 
-def is_file_output(output: Path, *, is_single: bool) -> bool:
+def is_file_output(output: Path, num_images: int, *, is_single: bool) -> bool:
     """Return whether images are written to the file `output`, or into a folder of this name.
 
     Args:
         output: An image file, or a folder that exists or is new.
-        is_single: Whether there is one image, which can be written to a file.
+        num_images: How many images are written.
+        is_single: Whether it is one image that can be written to a file: not that of a folder.
 
     Raises:
         UnwritableFile: If several images would be written to one file, or a new folder would look
@@ -240,7 +241,8 @@ def is_file_output(output: Path, *, is_single: bool) -> bool:
     if suffix in SUFFIXES and is_single:
         return True
     if suffix in SUFFIXES:
-        problem = f"Cannot write the images of a folder, or several, to one file {output.name!r}"
+        images = "the images of a folder" if num_images == 1 else f"{num_images} images"
+        problem = f"Cannot write {images} to one file '{output}'"
     elif is_single or suffix in (*Image.registered_extensions(), *_OTHER_SUFFIXES):
         problem = f"Unsupported output format {output.suffix!r}"
     else:

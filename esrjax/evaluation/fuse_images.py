@@ -45,7 +45,8 @@ def plan_fusion_jobs(inputs: Sequence[Path], output: Path) -> FusionPlan:
         raise _bad_fusion("only one image or folder is given", "give two or more")
     searches = [search_images([path]) for path in inputs]
     has_folders = any(path.is_dir() for path in inputs)
-    if is_file_output(output, is_single=not has_folders):
+    num_images = max(len(search.images) for search in searches)
+    if is_file_output(output, num_images, is_single=not has_folders):
         jobs = (FusionJob(sources=tuple(inputs), target=output),)
     elif has_folders:
         jobs = _plan_folders(inputs, searches, output)

@@ -53,7 +53,16 @@ def draw_case(root: Path, rng: random.Random) -> Case:
         "format": rng.choice((None, None, "png", "jpg", "webp", "tif", "bmp")),
         "suffix": rng.choice((None, None, None, "", "_b")),
     }
-    names = ["out"] * 8 + ["in", "in/p", "in/new", "out.png", "out.webp", "out.heic", "link", "file"]
+    names = ["out"] * 8 + [
+        "in",
+        "in/p",
+        "in/new",
+        "out.png",
+        "out.webp",
+        "out.heic",
+        "link",
+        "file",
+    ]
     case = Case(root, inputs, root / rng.choice(names), options)
     (root / "file").write_bytes(b"a file in the way")
     (root / "link").symlink_to(root / "in", target_is_directory=True)
@@ -141,7 +150,7 @@ def _draw_outputs(case: Case, rng: random.Random) -> None:
 
 
 def searched_entries(case: Case) -> Iterator[tuple[Path, Path, bool]]:
-    """Yield (path, folder below the output, whether it is an image) of all that is in the inputs."""
+    """Yield (path, folder below the output, is it an image?) of all that is in the inputs."""
     for root in case.inputs:
         if not root.is_dir():
             yield root, Path(), True

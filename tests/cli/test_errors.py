@@ -327,7 +327,7 @@ def test_several_images_cannot_go_into_one_file(user_error, crumbs, image, tmp_p
     Image.new("RGB", (7, 9)).save(tmp_path / "other.png")
     options = ["--method", "crumb", "-o", tmp_path / "big.png"]
     error = user_error("upscale", image, tmp_path / "other.png", *options)
-    assert "2 " in error["problem"] and "'big.png'" in error["problem"]
+    assert "2 " in error["problem"] and "big.png'" in error["problem"]
 
 
 def test_unwritable_checkpoint_or_results_are_reported(user_error, crumbs, image, tmp_path):
