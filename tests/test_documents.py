@@ -151,6 +151,7 @@ def test_readme_runs_as_it_stands(reader, reference, tmp_path):
         noise = np.random.default_rng(ord(name)).integers(0, 256, (96, 128, 3), np.uint8)
         write_image(tmp_path / f"data/Set5/HR/{name}.png", noise)
     write_image(tmp_path / "photo.png", noise[:48, :64])
+    write_image(tmp_path / "photos/sub/a.png", noise[:16, :24])
     (tmp_path / "span.npz").symlink_to(reference / "golden/span.npz")
     for name in ("span", "parts"):
         twin = (ROOT / f"tests/twins/{name}.py").read_text().replace("Twin", "SPAN")
@@ -165,4 +166,5 @@ def test_readme_runs_as_it_stands(reader, reference, tmp_path):
                 text = re.sub(r"^esrjax export .*$", "", text, flags=re.MULTILINE)
             reader(f"export ESRJAX_DATA=data\n{text}")
     assert "spanv2" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "big/sub/ax4.webp").is_file()
     assert (tmp_path / "mean.png").read_bytes() == (tmp_path / "big.png").read_bytes()
