@@ -307,7 +307,7 @@ def test_hidden_colors_do_not_matter():
         other = np.where(alpha[..., None] > 0, colors, hidden).astype(np.uint8)
         np.testing.assert_array_equal(fill_transparent(other, alpha), colors)
         over_white = composite_over_white(other, alpha[..., None], 255).astype(np.uint8)
-        pixels, upscaled_alpha = upscale_transparent(over_white, alpha, nearest)
+        pixels, upscaled_alpha = upscale_transparent(over_white, alpha, double)
         np.testing.assert_array_equal(upscaled_alpha, double(alpha))
         np.testing.assert_array_equal(pixels, double(over_white))
 
