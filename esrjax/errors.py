@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -80,6 +81,10 @@ class WeightsMismatch(UserError):
     """
 
     num_mismatches: int = 0
+
+
+class InvalidWeights(UserError):
+    """Raised when a weight is no number that a network can have: NaN, or of a type like int8."""
 
 
 class ImageTooSmall(UserError):
@@ -168,6 +173,15 @@ def error_summary(error: BaseException) -> str:
     """Return the class of an exception and the first line of its message."""
     message = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {message}"
+
+
+@functools.cache
+def log_note(text: str) -> None:
+    """Log, once per process, what was assumed, converted or left out; the result is still right.
+
+    Unless the program configures the logger "esrjax", it is a line on standard error.
+    """
+    logging.getLogger("esrjax").warning("%s", text)
 
 
 def run_and_report_errors(run: Callable[[], None]) -> int:

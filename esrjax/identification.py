@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +10,15 @@ import jax
 from flax import nnx
 
 from esrjax import hub, registry
-from esrjax.errors import InvalidArgument, UserError, WeightsMismatch, list_some
+from esrjax.errors import InvalidArgument, UserError, WeightsMismatch, list_some, log_note
 from esrjax.io import matches_any, sha256_file
 from esrjax.loading import HParams
 from esrjax.method import Form, Method
 from esrjax.nn import checkpoint_io
-from esrjax.nn.checkpoint_io import Checkpoint
+from esrjax.nn.checkpoint_io import Checkpoint, StateDict
 from esrjax.nn.layers import shapes_only
 from esrjax.nn.reparam import Reparam, deploy
-from esrjax.nn.state_dict import KeyMap, torch_shapes
+from esrjax.nn.state_dict import KeyMap, shared_prefix, torch_shapes
 
 Origin = Literal["official", "shipped", "own"]
 Shapes = Mapping[str, tuple[int, ...]]  # Flax path -> shape in PyTorch's layout
@@ -73,10 +72,10 @@ def identify_method(checkpoint: Checkpoint | str | Path, hparams: HParams | None
         registry.get_method(checkpoint.metadata.method)
         return checkpoint.metadata.method
     methods = dict(_registered_methods())
-    names = [name for name, method in methods.items() if _publishes(method, checkpoint)]
-    names = names or [
-        name for name, method in methods.items() if _fits(method, checkpoint, hparams)
-    ]
+    if not (names := [name for name, m in methods.items() if _publishes(m, checkpoint)]):
+        names = [name for name, m in methods.items() if _fits(m, checkpoint, hparams)]
+        if len(names) == 1:
+            log_note(f"{checkpoint.path}: no metadata; its tensors are of the method {names[0]!r}")
     match names:
         case [name]:
             return name
@@ -102,17 +101,27 @@ def _publishes(method: Method, checkpoint: Checkpoint) -> bool:
 
 def _fits(method: Method, checkpoint: Checkpoint, hparams: HParams | None) -> bool:
     """Return whether the tensors are the parameters of one of the method's networks."""
-    key_map, state_dict = KeyMap(method.torch_names), checkpoint.state_dict
-    keys = [key for key in state_dict if not matches_any(key, method.unused_torch_keys)]
-    shapes = {key_map.to_flax(key): state_dict[key].shape for key in keys}
-    num_values = sum(map(math.prod, shapes.values()))
+    num_values = sum(tensor.size for tensor in checkpoint.state_dict.values())
     candidates = [hparams] if hparams else method.known_hparams()
     return any(
-        shapes == form_shapes
+        _has_shapes(checkpoint.state_dict, method, shapes)
         for candidate in candidates
         if candidate or num_values >= _MIN_FRACTION * method.reported.get("params", 0)
-        for form_shapes in _form_shapes(method, candidate).values()
+        for shapes in _form_shapes(method, candidate).values()
     )
+
+
+def _has_shapes(state_dict: StateDict, method: Method, shapes: Shapes) -> bool:
+    if len(state_dict) < len(shapes):
+        return False
+    key_map = KeyMap(method.torch_names)
+    prefix = shared_prefix(state_dict, lambda key: key_map.to_flax(key) in shapes)
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
+    return shapes == {
+        key_map.to_flax(key): tensor.shape
+        for key, tensor in tensors.items()
+        if not matches_any(key, method.unused_torch_keys)
+    }
 
 
 def _form_shapes(method: Method, hparams: HParams) -> dict[Form, Shapes]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flax import nnx
 
-from esrjax.errors import InvalidArgument, WeightsMismatch
+from esrjax.errors import InvalidArgument, WeightsMismatch, log_note
 from esrjax.method import Form, Method
 from esrjax.nn.checkpoint_io import Checkpoint
 from esrjax.nn.layers import shapes_only
 from esrjax.nn.reparam import deploy
-from esrjax.nn.state_dict import KeyMap, load_state_dict
+from esrjax.nn.state_dict import KeyMap, load_state_dict, named_parameters, shared_prefix
 
 HParams = Mapping[str, Any]
 
@@ -51,24 +51,60 @@ def load_network(
         hparams: Arguments of `Method.network`, which override those of the checkpoint.
 
     Raises:
-        WeightsMismatch: The metadata name another method, or the tensors fit no form (the error of
-            the form that fits best).
+        WeightsMismatch: The metadata name another method or data range, or the tensors fit no form
+            (the error of the form that fits best).
+        InvalidWeights: A tensor is of a type like int8, or has a NaN or an infinity.
         InvalidArgument: The network has no such hyperparameter.
     """
+    _check_data_range(method, checkpoint)
     failures: list[WeightsMismatch] = []
     for form, candidate in _candidates(method_name, method, checkpoint, hparams or {}):
         try:
+            net = abstract_network(method, form, candidate)
+        except InvalidArgument as error:
+            raise error.with_location(str(checkpoint.path)) from error
+        file, prefix = _without_prefix(method, net, checkpoint)
+        try:
             net = load_state_dict(
-                abstract_network(method, form, candidate),
-                checkpoint.state_dict,
+                net,
+                file.state_dict,
                 KeyMap(method.torch_names),
                 method.unused_torch_keys,
                 f"{checkpoint.path}, read as {method_name} in {form} form{_format(candidate)}",
             )
-            return LoadedNetwork(net=net, form=form, hparams=candidate, checkpoint=checkpoint)
         except WeightsMismatch as error:
             failures.append(error)
+            continue
+        if prefix:
+            log_note(f"{checkpoint.path}: the keys begin with {prefix!r}, which is left out")
+        if checkpoint.metadata is None and candidate != (hparams or {}):
+            log_note(f"{checkpoint.path}: without metadata, read{_format(candidate)}")
+        return LoadedNetwork(net=net, form=form, hparams=candidate, checkpoint=file)
     raise min(failures, key=lambda error: error.num_mismatches)
+
+
+def _check_data_range(method: Method, checkpoint: Checkpoint) -> None:
+    metadata = checkpoint.metadata
+    if metadata is not None and metadata.data_range != method.data_range:
+        raise WeightsMismatch(
+            f"The weights are for images in [0, {metadata.data_range:g}]",
+            rule=f"images of this method have values in [0, {method.data_range:g}], at the input "
+            "and the output of its network",
+            location=f"{checkpoint.path}, metadata 'data_range'",
+            remedy="convert the weights again from their source with the installed plugin",
+        )
+
+
+def _without_prefix(
+    method: Method, net: nnx.Module, checkpoint: Checkpoint
+) -> tuple[Checkpoint, str]:
+    """Return the checkpoint without the prefix of its keys (`shared_prefix`), and the prefix."""
+    paths, key_map = dict(named_parameters(net)), KeyMap(method.torch_names)
+    state_dict = checkpoint.state_dict
+    prefix = shared_prefix(state_dict, lambda key: key_map.to_flax(key) in paths)
+    if prefix:
+        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    return replace(checkpoint, state_dict=state_dict), prefix
 
 
 def abstract_network(method: Method, form: Form, hparams: HParams) -> nnx.Module:

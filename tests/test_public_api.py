@@ -8,7 +8,7 @@ import pytest
 PUBLIC = {
     "esrjax": "evaluate load methods",
     "esrjax.errors": "UserError NotFound DatasetNotFound InvalidArgument UnreadableFile "
-    "UnwritableFile DownloadError MissingExtra PluginError WeightsMismatch ImageTooSmall "
+    "UnwritableFile DownloadError MissingExtra PluginError WeightsMismatch InvalidWeights ImageTooSmall "
     "DatasetError IncomparableImages InvalidOutput UncountedOp RecipeError CheckpointError "
     "Diverged DistributedError RulesError RankingError SubmissionError TorchModelError "
     "TorchCompileError ExportError",

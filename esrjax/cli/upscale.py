@@ -113,7 +113,9 @@ def _open_model(
 
     `auto` is JAX, but for an .onnx file, which only ONNX Runtime runs.
     """
-    has_onnx_file = any(file.suffix == ".onnx" for file in files.values())
+    from esrjax.nn.file_format import is_onnx
+
+    has_onnx_file = any(is_onnx(file) for file in files.values())
     if engine == "jax" and has_onnx_file:
         raise InvalidArgument(
             "--engine jax cannot run an .onnx file",

@@ -8,14 +8,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 from flax import nnx
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
+from esrjax import registry
 from esrjax.data.image_arrays import LRArray, convert_like
-from esrjax.errors import UnreadableFile, UserError, WeightsMismatch
+from esrjax.errors import InvalidOutput, UnreadableFile, UserError, WeightsMismatch
 from esrjax.evaluation import upscale
 from esrjax.evaluation.upscale import FloatImage, ImageSize, Tiling, Upscaler, Windows
 from esrjax.inference import check_min_side, check_windows, open_method
@@ -23,8 +26,22 @@ from esrjax.interop import export
 from esrjax.interop.onnx.converter import INPUT
 from esrjax.interop.onnx.runtime import make_session
 from esrjax.method import Method
+from esrjax.nn.file_format import is_onnx
+from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, format_errors
 
-REQUIRED_METADATA = ("method", "scale", "data_range", "min_side", "receptive_field_radius")
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
+class OnnxMetadata:
+    """The fields of `export.ExportMetadata` that running an exported network needs."""
+
+    method: Annotated[str, Field(min_length=1)]
+    scale: Annotated[int, Field(ge=1)]
+    data_range: PositiveFloat
+    min_side: Annotated[int, Field(ge=1)]
+    receptive_field_radius: NonNegativeInt | None
+
+
+_METADATA = TypeAdapter(OnnxMetadata)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,8 +69,19 @@ class OnnxModel:
         return convert_like(upscale.uint8_upscaler(self.upscaler())(lr), lr)
 
     def forward(self, lr: Any) -> NDArray[np.float32]:
-        """Run the network: `(1, h, w, 3) -> (1, s·h, s·w, 3)`, values in [0, `data_range`]."""
-        return run_session(self.session, lr)
+        """Run the network: `(1, h, w, 3) -> (1, s·h, s·w, 3)`, values in [0, `data_range`].
+
+        Raises:
+            InvalidOutput: If the output has another size: `scale` is not the network's.
+        """
+        sr, (_, h, w, channels) = run_session(self.session, lr), lr.shape
+        if sr.shape == (1, self.scale * h, self.scale * w, channels):
+            return sr
+        raise InvalidOutput(
+            f"The output for {h} x {w} pixels has the shape {sr.shape}",
+            rule=f"by the metadata of the file, {self.name} upscales images by {self.scale}",
+            remedy="export the method again: esrjax export NAME -o NAME.onnx",
+        )
 
     def upscaler(
         self,
@@ -159,7 +187,7 @@ def load(
         WeightsMismatch: If the .onnx file is an export of another method.
         UnreadableFile: If it cannot be read.
     """
-    if checkpoint is None or checkpoint.suffix != ".onnx":
+    if checkpoint is None or not is_onnx(checkpoint):
         model = open_method(name, checkpoint, hparams)
         return _open_bytes(export.to_onnx_bytes(model), model.name)
     model = open_onnx(checkpoint)
@@ -180,12 +208,38 @@ def _open_bytes(data: bytes, location: str) -> OnnxModel:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no public base class
         raise _unreadable(location, " ".join(str(error).split())[:200]) from error
-    metadata = session.get_modelmeta().custom_metadata_map
-    missing = [key for key in REQUIRED_METADATA if key not in metadata]
-    if missing:
-        raise _unreadable(location, f"its metadata has no {', '.join(missing)}")
-    fields = {key: json.loads(metadata[key]) for key in REQUIRED_METADATA[1:]}
-    return OnnxModel(session=session, name=metadata["method"], **fields)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if [value.name for value in inputs] != [INPUT] or len(outputs) != 1:
+        names = ", ".join(value.name for value in inputs)
+        raise _unreadable(location, f"it has inputs {names} and {len(outputs)} outputs")
+    metadata = _parse_metadata(session.get_modelmeta().custom_metadata_map, location)
+    return OnnxModel(
+        session=session,
+        name=metadata.method,
+        **{key: value for key, value in vars(metadata).items() if key != "method"},
+    )
+
+
+def _parse_metadata(properties: Mapping[str, str], location: str) -> OnnxMetadata:
+    """Return the validated metadata; its fields are JSON, but for the name of the method."""
+    fields: dict[str, Any] = {}
+    for name in OnnxMetadata.__dataclass_fields__.keys() & properties.keys():
+        try:
+            text = properties[name]
+            fields[name] = text if name == "method" else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(location, f"its metadata {name!r} is {text[:40]!r}") from error
+    try:
+        metadata = _METADATA.validate_json(json.dumps(fields))
+    except ValidationError as error:
+        lines = format_errors(error, _METADATA.json_schema())
+        raise _unreadable(location, f"its metadata is invalid: {'; '.join(lines)}") from error
+    if metadata.method in registry.names():
+        data_range = registry.get_method(metadata.method).data_range
+        if data_range != metadata.data_range:
+            text = f"data_range is {metadata.data_range:g}, of the method {data_range:g}"
+            raise _unreadable(location, f"its metadata is invalid: {text}")
+    return metadata
 
 
 def _unreadable(location: str, reason: str) -> UnreadableFile:

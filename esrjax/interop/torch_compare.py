@@ -90,7 +90,7 @@ def load_pair(
     method = registry.get_method(name)
     loaded = load_network(name, method, checkpoint, hparams)
     torch_model.load_state_dict(
-        model, checkpoint.state_dict, method.unused_torch_keys, str(checkpoint.path)
+        model, loaded.checkpoint.state_dict, method.unused_torch_keys, str(checkpoint.path)
     )
     return ModelPair(
         name=name, method=method, jax_net=loaded.net, form=loaded.form, torch_model=model

@@ -1,6 +1,8 @@
 """Checkpoint files, read and written: PyTorch's `.pth`, and `.safetensors` with metadata.
 
-Both store a state dict: tensors under PyTorch's names and in PyTorch's layout.
+Both store a state dict: tensors under PyTorch's names and in PyTorch's layout. The content of a
+file decides which it is, and metadata is validated. Values are checked where they are put into a
+network (`esrjax.nn.state_dict.load_state_dict`).
 """
 
 import hashlib
@@ -11,24 +13,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import ml_dtypes  # noqa: F401 # makes bfloat16 known to NumPy, for safetensors
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
-from esrjax.errors import MissingExtra, UnreadableFile
+from esrjax.errors import MissingExtra, UnreadableFile, list_some, log_note
 from esrjax.io import sha256_file, write_bytes
 from esrjax.method import Form, Method
+from esrjax.nn.file_format import ONNX, SAFETENSORS, TORCH, file_format, format_note
+from esrjax.schema import STRICT, PositiveFloat, format_errors
 
 StateDict = dict[str, NDArray[Any]]  # tensors by PyTorch's names, in PyTorch's layout
 
-# Keys under which training code stores a state dict in a `.pth`, by preference: BasicSR writes
-# `params_ema` and `params`, others `state_dict` or `model`.
-STATE_DICT_KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
+# Keys under which training code stores a state dict in a `.pth`, by preference, moving averages
+# first: BasicSR writes `params_ema` and `params`, timm `state_dict_ema`, Lightning `state_dict`.
+STATE_DICT_KEYS = (
+    *("params_ema", "state_dict_ema", "model_ema", "ema"),
+    *("params", "state_dict", "model_state_dict", "model", "net_g", "generator", "network", "net"),
+)
+# Those of safetensors' dtypes that NumPy has; the others have 8 bits or fewer.
+_NUMPY_DTYPES = "F64 F32 F16 BF16 C64 I64 I32 I16 I8 U64 U32 U16 U8 BOOL".split()
 _METADATA_KEY = "esrjax"  # in the header of a `.safetensors`; its value is JSON
 
 
-@dataclass(frozen=True, kw_only=True)
+Sha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)
 class CheckpointMetadata:
     """Metadata of a `.safetensors` that esrjax wrote.
 
@@ -47,17 +62,20 @@ class CheckpointMetadata:
             `esrjax.interop.parity_report`.
     """
 
-    method: str
+    method: Annotated[str, Field(min_length=1)]
     form: Form
     hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    data_range: float = 1.0
-    scale: int = 4
+    data_range: PositiveFloat = 1.0
+    scale: Annotated[int, Field(ge=1)] = 4
     license: str = ""
-    source_sha256: str = ""
-    tensors_sha256: str = ""
+    source_sha256: Sha256 = ""
+    tensors_sha256: Sha256 = ""
     esrjax: str = ""
     note: str = ""
     parity_report: Mapping[str, Any] | None = None
+
+
+_METADATA = TypeAdapter(CheckpointMetadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +87,14 @@ class Checkpoint:
         sha256: SHA-256 of the file, in hex.
         state_dict: Tensors by PyTorch's names, in PyTorch's layout.
         metadata: What esrjax wrote of the tensors; None in a file of another program.
+        notes: What was assumed or left out on reading, a line each; they are also logged.
     """
 
     path: Path
     sha256: str
     state_dict: StateDict
     metadata: CheckpointMetadata | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_metadata(
@@ -144,26 +164,37 @@ def hash_tensors(tensors: StateDict) -> str:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a `.pth`, a `.safetensors` or the deployed network of a run directory.
 
-    A `.pth` is read with `weights_only=True`: no code of the file is run.
+    The content decides which of them a file is. A PyTorch file is read with `weights_only=True`: no
+    code of the file is run.
 
     Args:
         path: The file, or the directory of a training run.
 
     Raises:
-        UnreadableFile: The file does not exist, contains no state dict or would run code.
-        MissingExtra: The file is a `.pth` and PyTorch is not installed.
+        UnreadableFile: The file does not exist, contains no state dict or would run code, or its
+            metadata is invalid.
+        MissingExtra: The file is a PyTorch file and PyTorch is not installed.
     """
     path = Path(path)
     try:
         path = path / "deploy.safetensors" if path.is_dir() else path
-        sha256 = sha256_file(path)
+        if path.exists() and not path.is_file():
+            raise _unreadable(path, "it is no regular file", "copy its content to a file")
+        sha256, name = sha256_file(path), file_format(path)
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error), "check the path") from error
-    if path.suffix == ".safetensors":
+    notes = [note for note in [format_note(path, name)] if note]
+    if name == SAFETENSORS:
         state_dict, metadata = _read_safetensors(path)
+    elif name == TORCH:
+        state_dict, metadata = _read_torch(path, notes), None
     else:
-        state_dict, metadata = _read_torch(path), None
-    return Checkpoint(path=path, sha256=sha256, state_dict=state_dict, metadata=metadata)
+        raise _unreadable(path, f"it is {name}", _REMEDIES.get(name, "copy or download it again"))
+    for note in notes:
+        log_note(f"{path}: {note}")
+    return Checkpoint(
+        path=path, sha256=sha256, state_dict=state_dict, metadata=metadata, notes=tuple(notes)
+    )
 
 
 def write_safetensors(
@@ -218,26 +249,58 @@ def write_torch(path: str | Path, state_dict: StateDict, keys: Sequence[str] = (
 # --- reading -----------------------------------------------------------------------------------
 
 
+_REMEDIES = {
+    ONNX: "run it with `esrjax upscale --engine onnxruntime`; JAX needs the checkpoint it is from",
+    "a TorchScript archive, a program with its weights": "save its state_dict() alone in PyTorch",
+    "a NumPy archive (.npz)": "save the arrays by safetensors.numpy.save_file",
+}
+
+
 def _read_safetensors(path: Path) -> tuple[StateDict, CheckpointMetadata | None]:
     from safetensors import SafetensorError, safe_open
 
+    state_dict: StateDict = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            state_dict = {key: file.get_tensor(key) for key in file.keys()}  # not a dict  # noqa: SIM118
+            for key in file.keys():  # not a dict  # noqa: SIM118
+                dtype = file.get_slice(key).get_dtype()
+                if dtype not in _NUMPY_DTYPES:
+                    raise _unreadable_tensor(path, key, dtype)
+                state_dict[key] = file.get_tensor(key)
             text = (file.metadata() or {}).get(_METADATA_KEY)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error), "copy or download the file again") from error
+    return state_dict, None if text is None else _parse_metadata(path, text)
+
+
+def _parse_metadata(path: Path, text: str) -> CheckpointMetadata:
     try:
-        return state_dict, None if text is None else CheckpointMetadata(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        reason = f"its metadata is not of this version of esrjax: {error}"
-        raise _unreadable(path, reason, "convert it again, or update esrjax") from error
+        metadata = _METADATA.validate_json(text)
+        json.loads(text, object_pairs_hook=_unique_keys)
+        return metadata
+    except (ValidationError, ValueError) as error:
+        is_invalid = isinstance(error, ValidationError)
+        lines = format_errors(error, _METADATA.json_schema()) if is_invalid else [str(error)]
+        raise UnreadableFile(
+            f"Cannot read the checkpoint: its metadata is invalid: {'; '.join(lines)}",
+            rule="metadata has the fields of esrjax.nn.checkpoint_io.CheckpointMetadata",
+            location=f"{path}, metadata {_METADATA_KEY!r}",
+            remedy="convert the file again from its source, or update esrjax",
+        ) from error
 
 
-def _read_torch(path: Path) -> StateDict:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"{repeated[0]} is there twice")
+    return dict(pairs)
+
+
+def _read_torch(path: Path, notes: list[str]) -> StateDict:
     torch = import_torch("reading a .pth file")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # of a path, PyTorch believes the suffix
+            contents = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # PyTorch's own text advises to load the file with weights_only=False, which runs its code.
         reason = "torch.save did not write it, or it is incomplete"
@@ -246,16 +309,66 @@ def _read_torch(path: Path) -> StateDict:
         elif "GLOBAL" in str(error):
             raise _unsafe_checkpoint(path, error) from error
         raise _unreadable(path, reason, "give a file written by torch.save") from error
-    for key in STATE_DICT_KEYS:  # nested keys are followed in this order
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not any(torch.is_tensor(v) for v in loaded.values()):
-        raise _unreadable(path, f"it contains a {type(loaded).__name__}", "save net.state_dict()")
-    tensors = {key: value.detach() for key, value in loaded.items() if torch.is_tensor(value)}
-    return {  # without the prefix of DistributedDataParallel; numpy lacks bfloat16
-        str(key).removeprefix("module."): (t.float() if t.dtype == torch.bfloat16 else t).numpy()
-        for key, t in tensors.items()
-    }
+    entries = _find_state_dict(contents, torch.is_tensor, notes)
+    tensors = {key: value for key, value in entries.items() if torch.is_tensor(value)}
+    if not tensors:
+        names = f" of {list_some(entries)}" if entries else ""
+        reason = f"it contains no state dict, but a {type(contents).__name__}{names}"
+        raise _unreadable(path, reason, "save net.state_dict()")
+    if unnamed := [key for key in tensors if not isinstance(key, str)]:
+        raise _unreadable(path, f"the key {unnamed[0]!r} is no name", "save net.state_dict()")
+    if "n_averaged" in tensors and len(tensors) > 1:  # of torch.optim.swa_utils.AveragedModel
+        del tensors["n_averaged"]
+    if unused := entries.keys() - tensors.keys():
+        notes.append(f"not used: {list_some(sorted(map(str, unused)))}")
+    return {key: _torch_to_numpy(path, key, value) for key, value in tensors.items()}
+
+
+def _find_state_dict(contents: Any, is_tensor: Any, notes: list[str]) -> Mapping[Any, Any]:
+    """Return the innermost state dict, and add a note where the file has several of them."""
+    while isinstance(contents, Mapping):
+        children = {key: child for key, child in contents.items() if isinstance(child, Mapping)}
+        nested = {key: child for key, child in children.items() if _has_tensors(child, is_tensor)}
+        keys = [key for key in STATE_DICT_KEYS if key in nested]
+        if not keys and len(nested) == 1 and not any(map(is_tensor, contents.values())):
+            keys = list(nested)
+            notes.append(f"the state dict is that under the key {keys[0]!r}")
+        if empty := [key for key in STATE_DICT_KEYS if key in contents and key not in nested]:
+            notes.append(f"without tensors: {', '.join(empty)}")
+        if not keys:
+            return contents
+        if len(keys) > 1:
+            notes.append(f"the weights are those of {keys[0]!r}; not used: {', '.join(keys[1:])}")
+        contents = nested[keys[0]]
+    return {}
+
+
+def _has_tensors(contents: Mapping[Any, Any], is_tensor: Any) -> bool:
+    return any(
+        is_tensor(value) or (isinstance(value, Mapping) and _has_tensors(value, is_tensor))
+        for value in contents.values()
+    )
+
+
+def _torch_to_numpy(path: Path, key: str, tensor: Any) -> NDArray[Any]:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.is_meta:
+        sort = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else "sparse"
+        raise _unreadable_tensor(path, key, f"{sort} {dtype}")
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    try:  # NumPy lacks bfloat16
+        return (tensor.float() if dtype == "bfloat16" else tensor).numpy()
+    except TypeError as error:
+        raise _unreadable_tensor(path, key, dtype) from error
+
+
+def _unreadable_tensor(path: Path, key: str, dtype: str) -> UnreadableFile:
+    return UnreadableFile(
+        f"Cannot read the checkpoint: the tensor {key} is {dtype}",
+        rule="weights are dense tensors of float64, float32, float16 or bfloat16",
+        location=str(path),
+        remedy="save the weights before they are quantized or compressed, as float32",
+    )
 
 
 def import_torch(purpose: str) -> Any:

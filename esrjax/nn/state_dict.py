@@ -13,7 +13,7 @@ module and its own tensors, not its submodules. The first template that matches 
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,14 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from esrjax.errors import WeightsMismatch
+from esrjax.errors import InvalidWeights, WeightsMismatch, list_some, log_note
 from esrjax.io import matches_any
-from esrjax.nn.checkpoint_io import StateDict
+from esrjax.nn.checkpoint_io import STATE_DICT_KEYS, StateDict
 
 Net = TypeVar("Net", bound=nnx.Module)
 WEIGHT_TYPES = (nnx.Param, nnx.BatchStat)  # what a PyTorch state dict contains
 MAX_LISTED = 10  # keys of each sort in an error
 _LEAF = ".{leaf}"
+
+FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")  # that weights may have in a file
+INTEGER_DTYPES = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+# Of DataParallel, torch.compile, Lightning and GAN trainers, and of nested state dicts that a file
+# stores flat.
+SHARED_PREFIXES = tuple(f"{name}." for name in ("module", "_orig_mod", "netG", *STATE_DICT_KEYS))
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ def load_state_dict(
     Raises:
         WeightsMismatch: A tensor or a parameter is left over, shapes differ, or two keys map to one
             parameter.
+        InvalidWeights: A tensor has another type than its parameter, such as int8, or contains a
+            NaN, an infinity or a value beyond the range of the parameter.
     """
     loaded = nnx.clone(net)
     used_keys = [key for key in state_dict if not matches_any(key, unused_keys or ())]
@@ -118,11 +126,15 @@ def load_state_dict(
     ]
     if any(problems.values()):
         raise _mismatch(problems, len(variables.keys() | key_of_path.keys()), location)
+    values = {
+        path: _Cast.of(key_of_path[path], state_dict[key_of_path[path]], variable.get_value().dtype)
+        for path, variable in variables.items()
+    }
+    _check_casts(list(values.values()), location)
     for path, variable in variables.items():
         # The inverse permutation of that in `to_state_dict`.
         flax_axes = np.argsort(_torch_axes(variable))
-        flax_value = state_dict[key_of_path[path]].transpose(flax_axes)
-        variable.set_value(jnp.asarray(flax_value, variable.get_value().dtype))
+        variable.set_value(jnp.asarray(values[path].value.transpose(flax_axes)))
     return loaded
 
 
@@ -200,6 +212,76 @@ def _problems(
             misshapen.append(f"{key} is {shape}, the network has {torch_shape}")
     unexpected = [f"{key} {state_dict[key].shape}" for key in unknown_keys]
     return {"missing key": missing, "shape mismatch": misshapen, "unexpected key": unexpected}
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """A tensor in the dtype of its parameter.
+
+    Attributes:
+        key: Its key.
+        value: Its value in that dtype.
+        problem: Why it is no weight; empty if it is.
+        loss: The dtype from which it was rounded; empty if it was not.
+    """
+
+    key: str
+    value: np.ndarray[Any, Any]
+    problem: str = ""
+    loss: str = ""
+
+    @classmethod
+    def of(cls, key: str, tensor: np.ndarray[Any, Any], dtype: Any) -> "_Cast":
+        is_float = jnp.issubdtype(dtype, jnp.floating)
+        if tensor.dtype.name not in (*FLOAT_DTYPES, *(() if is_float else INTEGER_DTYPES)):
+            return cls(key, tensor, f"is {tensor.dtype.name}, its parameter {np.dtype(dtype).name}")
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            value = tensor.astype(dtype)
+        if is_float and not np.isfinite(tensor.astype(np.float64)).all():
+            return cls(key, value, _non_finite(tensor))
+        is_equal = value.astype(tensor.dtype) == tensor
+        if not (is_equal | np.isfinite(value) if is_float else is_equal).all():
+            return cls(key, value, f"has values beyond the range of {np.dtype(dtype).name}")
+        return cls(key, value, loss="" if is_equal.all() else tensor.dtype.name)
+
+
+def _non_finite(tensor: np.ndarray[Any, Any]) -> str:
+    positions = np.argwhere(~np.isfinite(tensor.astype(np.float64)))
+    first = tuple(positions[0].tolist())
+    text = f"has {float(tensor[first])} at {list(first)}"
+    return text + (f", {len(positions)} such values of {tensor.size}" if len(positions) > 1 else "")
+
+
+def _check_casts(casts: list[_Cast], location: str | None) -> None:
+    """Raise `InvalidWeights` if a tensor cannot be cast, and log what is rounded."""
+    if problems := [f"{cast.key} {cast.problem}" for cast in casts if cast.problem]:
+        raise InvalidWeights(
+            f"{len(problems)} of {len(casts)} tensors are no weights: "
+            + list_some(problems, MAX_LISTED, "\n    "),
+            rule=f"weights are finite numbers of type {', '.join(FLOAT_DTYPES)}",
+            location=location,
+            remedy="use a checkpoint from before the training diverged, or before quantization; "
+            "nothing was loaded",
+        )
+    for dtype in dict.fromkeys(cast.loss for cast in casts if cast.loss):
+        keys = [cast.key for cast in casts if cast.loss == dtype]
+        log_note(f"{location or 'the weights'}: rounded from {dtype}: {list_some(keys, 3)}")
+
+
+def shared_prefix(keys: Iterable[str], is_known: Callable[[str], bool]) -> str:
+    """Return what wrappers put in front of all keys, such as `module.`; empty if there is nothing.
+
+    Args:
+        keys: The keys of a state dict.
+        is_known: Whether the network has a parameter of that key; then nothing is a prefix.
+    """
+    prefix, rest = "", list(keys)
+    while rest and not any(map(is_known, rest)):
+        first = next((p for p in SHARED_PREFIXES if all(k.startswith(p) for k in rest)), None)
+        if first is None:
+            return ""
+        prefix, rest = prefix + first, [key.removeprefix(first) for key in rest]
+    return prefix
 
 
 def _mismatch(

@@ -5,6 +5,7 @@ import hashlib
 import os
 import stat
 import sys
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -79,10 +80,7 @@ def test_pth_round_trip_under_every_state_dict_key(tmp_path, key):
 def test_nested_state_dict_keys_and_other_entries_are_handled(tmp_path):
     state = {"module.a.weight": torch.ones(2), "module.b.module.weight": torch.zeros(2)}
     saved = {"epoch": 3, "optimizer": {"lr": torch.ones(1)}, "params": {"state_dict": state}}
-    assert set(read_checkpoint(save_pth(tmp_path, saved)).state_dict) == {
-        "a.weight",
-        "b.module.weight",
-    }
+    assert set(read_checkpoint(save_pth(tmp_path, saved)).state_dict) == set(state)
 
 
 def test_parameters_and_bfloat16_tensors_are_read(tmp_path):
@@ -128,8 +126,32 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def html(path):
+def truncated_safetensors(path):
+    save_file({"a": np.ones(100)}, path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def text(path):
     path.write_text("404: not found")
+
+
+def html(path):
+    path.write_text("<!DOCTYPE html><html>quota exceeded</html>")
+
+
+def torch_script(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", b"")
+        archive.writestr("net/constants.pkl", b"")
+
+
+def npz(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.ones(3))
+
+
+def onnx(path):
+    path.write_bytes(b"\x08\x08\x12\x06esrjax")
 
 
 def empty(path):
@@ -148,14 +170,19 @@ def metadata_without_json(path):
 @pytest.mark.parametrize(
     "name, make, reason",
     [
-        ("net.pth", truncated, "PyTorch raised RuntimeError: "),
-        ("net.pth", html, "torch.save did not write it"),
-        ("net.pth", empty, "PyTorch raised EOFError"),
+        ("net.pth", truncated, "it is an incomplete archive"),
+        ("net.pth", text, "it is a text file, '404: not found'"),
+        ("net.pth", html, "it is an HTML page"),
+        ("net.pth", empty, "it is an empty file"),
         ("net.pth", lambda path: None, "No such file or directory"),
-        ("net.safetensors", html, "header"),
-        ("net.safetensors", empty, "header"),
-        ("net.safetensors", unknown_metadata_field, "from_the_future"),
-        ("net.safetensors", metadata_without_json, "metadata is not of this version"),
+        ("net.pth", torch_script, "it is a TorchScript archive"),
+        ("net.pth", npz, "it is a NumPy archive (.npz)"),
+        ("net.pth", onnx, "it is an ONNX model"),
+        ("net.pth", lambda path: os.mkfifo(path), "it is no regular file"),
+        ("net.safetensors", text, "it is a text file"),
+        ("net.safetensors", truncated_safetensors, "incomplete"),
+        ("net.safetensors", unknown_metadata_field, "from_the_future is not a known key"),
+        ("net.safetensors", metadata_without_json, "is not JSON"),
         ("n" * 300, lambda path: None, "File name too long"),
     ],
 )
@@ -183,7 +210,7 @@ def test_folder_without_deployed_network_is_reported(tmp_path):
 )
 def test_object_without_state_dict_is_reported(tmp_path, make, type_name):
     error = read_error(save_pth(tmp_path, make()))
-    assert error.problem.endswith(f"it contains a {type_name}")
+    assert f"no state dict, but a {type_name}" in error.problem
 
 
 @pytest.mark.parametrize(
@@ -248,8 +275,10 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, write):
 
 def test_every_field_of_the_metadata_is_written(tmp_path):
     fields = {
-        field.name: {"channels": 48} if field.name == "hparams" else f"not the default {field.name}"
+        field.name: f"not the default {field.name}"
         for field in dataclasses.fields(CheckpointMetadata)
     }
+    fields |= {"form": "train", "hparams": {"channels": 48}, "data_range": 255.0, "scale": 2}
+    fields |= {"source_sha256": 64 * "0", "tensors_sha256": 64 * "1", "parity_report": {"a": [1]}}
     write_safetensors(tmp_path / "net.safetensors", TENSORS, CheckpointMetadata(**fields))
     assert vars(read_checkpoint(tmp_path / "net.safetensors").metadata) == fields
