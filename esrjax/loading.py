@@ -119,6 +119,8 @@ def abstract_network(method: Method, form: Form, hparams: HParams) -> nnx.Module
         InvalidArgument: The network has no such hyperparameter, or cannot be built with its value.
     """
 
+    method.check_hparams(hparams)  # `build` takes "seed" for its own argument
+
     def build() -> nnx.Module:
         net = method.build(**hparams)
         net.eval()

@@ -382,6 +382,18 @@ def test_duplicate_keys_of_the_metadata_are_refused(tmp_path):
         read_checkpoint(tmp_path / "net.safetensors")
 
 
+@pytest.mark.parametrize(
+    "hparams", [{"seed": 3}, {"width": 2}, {"channels": 2.5}, {"channels": "x"}, {"channels": 0}]
+)
+def test_hparams_of_the_metadata_that_the_network_has_not_are_refused(tmp_path, hparams):
+    header = {"esrjax": json.dumps(METADATA | {"hparams": hparams})}
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(save(tensors(np.random.default_rng(0)), header))
+    with pytest.raises(UserError) as caught:
+        load_network("tiny", METHOD, read_checkpoint(path))
+    assert next(iter(hparams)) in str(caught.value) and str(path) in caught.value.location
+
+
 def test_weights_of_another_data_range_are_refused(tmp_path):
     header = {"esrjax": json.dumps(METADATA | {"data_range": 255.0})}
     path = tmp_path / "net.safetensors"
