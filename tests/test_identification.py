@@ -112,6 +112,14 @@ def test_upscale_needs_no_method(esrjax, crumb_file, strip, tmp_path):
         np.testing.assert_array_equal(image, load("crumb")(NOISE))
 
 
+def test_key_of_weights_without_a_method_is_the_default_methods(esrjax, tmp_path, monkeypatch):
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))  # where nothing is downloaded
+    write_image(tmp_path / "lr.png", NOISE)
+    args = ("-o", tmp_path / "sr.png", "--checkpoint", "ntire2026")
+    result = esrjax("upscale", tmp_path / "lr.png", *args)
+    assert result.code == 2 and "'ntire2026' of 'spanv2' are not downloaded" in result.err
+
+
 def test_python_loads_a_checkpoint_alone(crumb_file, strip):
     for net in (load(crumb_file), load(str(strip())), load(checkpoint=strip())):
         assert net.name == "crumb"

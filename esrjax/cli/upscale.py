@@ -95,11 +95,14 @@ def upscale(
 def _parse_checkpoints(
     method: str | None, texts: list[str] | None
 ) -> tuple[str | None, dict[str | None, Path]]:
-    """Return the method, None for that of the checkpoint, and the checkpoints by method."""
+    """Return the method, None for that of the checkpoint, and the checkpoints by method.
+
+    A key of published weights is one of the default method's.
+    """
     if method is None and texts:
         name, equals, _ = texts[0].partition("=")
         is_named = bool(equals) and name in registry.names()
-        if not is_named and len(texts) == 1:
+        if not is_named and len(texts) == 1 and Path(texts[0]).exists():
             return None, {None: Path(texts[0])}
         method = name if is_named else None
     method = method or DEFAULT_METHOD
