@@ -4,7 +4,8 @@ import difflib
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, Self
 
 
@@ -184,6 +185,20 @@ def log_note(text: str) -> None:
     logging.getLogger("esrjax").warning("%s", text)
 
 
+@contextmanager
+def print_notes() -> Generator[None]:
+    """Print the notes of `log_note` to standard error within the block, as `note: TEXT`."""
+    logger, handler = logging.getLogger("esrjax"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False  # libraries add handlers to the root logger
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
 def run_and_report_errors(run: Callable[[], None]) -> int:
     """Call `run` and return the exit code: 2 after a `UserError`, 130 after Ctrl-C, else 0.
 
@@ -191,7 +206,8 @@ def run_and_report_errors(run: Callable[[], None]) -> int:
     path, such as a name that is too long; other exceptions pass.
     """
     try:
-        run()
+        with print_notes():
+            run()
         return 0
     except UserError as error:
         text, exit_code = str(error), 2

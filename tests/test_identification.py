@@ -101,12 +101,13 @@ def test_hparams_of_published_weights_are_known(tmp_path, monkeypatch):
 
 def test_upscale_needs_no_method(esrjax, crumb_file, strip, tmp_path):
     write_image(tmp_path / "lr.png", NOISE)
-    images = []
-    for file in (crumb_file, strip(), f"crumb={crumb_file}"):
+    images, strip_file = [], strip()
+    for file in (crumb_file, strip_file, f"crumb={crumb_file}"):
         result = esrjax(
             "upscale", tmp_path / "lr.png", "-o", tmp_path / "sr.png", "--checkpoint", file
         )
         assert result.code == 0, result.err
+        assert ("note: " in result.err) == (file == strip_file)
         images.append(read_image(tmp_path / "sr.png").pixels)
     for image in images:
         np.testing.assert_array_equal(image, load("crumb")(NOISE))
