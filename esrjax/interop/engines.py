@@ -224,8 +224,8 @@ def _parse_metadata(properties: Mapping[str, str], location: str) -> OnnxMetadat
     """Return the validated metadata; its fields are JSON, but for the name of the method."""
     fields: dict[str, Any] = {}
     for name in OnnxMetadata.__dataclass_fields__.keys() & properties.keys():
+        text = properties[name]
         try:
-            text = properties[name]
             fields[name] = text if name == "method" else json.loads(text)
         except (ValueError, RecursionError) as error:
             raise _unreadable(location, f"its metadata {name!r} is {text[:40]!r}") from error

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import ml_dtypes  # noqa: F401 # makes bfloat16 known to NumPy, for safetensors
+import ml_dtypes  # noqa: F401 # pyright: ignore[reportUnusedImport] # bfloat16 for NumPy
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
