@@ -8,7 +8,8 @@ import pytest
 PUBLIC = {
     "esrjax": "evaluate load methods",
     "esrjax.errors": "UserError NotFound DatasetNotFound InvalidArgument UnreadableFile "
-    "UnwritableFile DownloadError MissingExtra PluginError WeightsMismatch InvalidWeights ImageTooSmall "
+    "UnwritableFile DownloadError MissingExtra PluginError WeightsMismatch ImageTooSmall "
+    "InvalidWeights "
     "DatasetError IncomparableImages InvalidOutput UncountedOp RecipeError CheckpointError "
     "Diverged DistributedError RulesError RankingError SubmissionError TorchModelError "
     "TorchCompileError ExportError",

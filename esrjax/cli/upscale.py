@@ -22,7 +22,7 @@ from esrjax.errors import (
     error_summary,
     list_some,
 )
-from esrjax.io import check_outputs
+from esrjax.io import check_outputs, is_onnx
 
 DEFAULT_METHOD = "spanv2"
 
@@ -116,8 +116,6 @@ def _open_model(
 
     `auto` is JAX, but for an .onnx file, which only ONNX Runtime runs.
     """
-    from esrjax.nn.file_format import is_onnx
-
     has_onnx_file = any(is_onnx(file) for file in files.values())
     if engine == "jax" and has_onnx_file:
         raise InvalidArgument(

@@ -25,8 +25,8 @@ from esrjax.inference import check_min_side, check_windows, open_method
 from esrjax.interop import export
 from esrjax.interop.onnx.converter import INPUT
 from esrjax.interop.onnx.runtime import make_session
+from esrjax.io import is_onnx
 from esrjax.method import Method
-from esrjax.nn.file_format import is_onnx
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, format_errors
 
 

@@ -22,9 +22,16 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from esrjax.errors import MissingExtra, UnreadableFile, list_some, log_note
-from esrjax.io import sha256_file, write_bytes
+from esrjax.io import (
+    ONNX,
+    SAFETENSORS,
+    TORCH,
+    file_format,
+    format_note,
+    sha256_file,
+    write_bytes,
+)
 from esrjax.method import Form, Method
-from esrjax.nn.file_format import ONNX, SAFETENSORS, TORCH, file_format, format_note
 from esrjax.schema import STRICT, PositiveFloat, format_errors
 
 StateDict = dict[str, NDArray[Any]]  # tensors by PyTorch's names, in PyTorch's layout
