@@ -1,4 +1,4 @@
-"""File helpers: atomic writes, checks of outputs, hashes, patterns, formats; folders of the user."""
+"""File helpers: atomic writes, checks of outputs, hashes, globs, formats; folders of the user."""
 
 import hashlib
 import os
