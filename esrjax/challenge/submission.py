@@ -137,8 +137,8 @@ def score_splits(
 
 def measure_submission(
     model: Model, pairs: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
-) -> Result:
-    """Measure everything that a submission reports.
+) -> tuple[Result, dict[Split, Scores]]:
+    """Measure everything that a submission reports, and return it with the scores.
 
     The runtime over images is measured first, before any other work of the process, as the
     organisers' program does; then come PSNR, and runtime at one image size interleaved with the
@@ -161,7 +161,8 @@ def measure_submission(
         for split, split_scores in scores.items()
     ]
     quality = {split: metrics for result in results for split, metrics in result.quality.items()}
-    return replace(results[0], quality=quality, protocol_timing=protocol, baseline=baseline)
+    result = replace(results[0], quality=quality, protocol_timing=protocol, baseline=baseline)
+    return result, scores
 
 
 def results_entry(result: Result) -> ResultsEntry:

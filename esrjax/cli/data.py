@@ -12,7 +12,14 @@ import typer
 from typer import Argument, Option
 
 from esrjax.cli import options
-from esrjax.cli.output import number_text, print_json, print_unwrapped, progress_bar, show_table
+from esrjax.cli.output import (
+    number_text,
+    print_json,
+    print_notes,
+    print_unwrapped,
+    progress_bar,
+    show_table,
+)
 from esrjax.errors import IncomparableImages, InvalidArgument
 
 if TYPE_CHECKING:
@@ -60,6 +67,7 @@ def pack(
     tfds_writer.check_destination(root, name)
     pairs = datasets.list_pairs(source, scale)
     packed = tfds_writer.pack(pairs, name, root, grid, progress_bar("packing"))
+    print_notes(packed.notes)
     if as_json:
         print_json({**vars(packed), "dataset": f"tfds:{name}"})
         return
@@ -138,6 +146,7 @@ def select(
     )
     similar.check_linkable(pairs, output)
     targets = datasets.list_pairs(like, scale)
+    print_notes(datasets.sample_notes(pairs) | datasets.sample_notes(targets))
     bar = progress_bar("comparing")
     matches = similar.select_similar(pairs, targets, num_images, extractor, bar)
     similar.link_images(matches, output)

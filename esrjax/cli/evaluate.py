@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from esrjax.cli import options
-from esrjax.cli.output import print_json, progress_bar, runtimes_text, scores_text
+from esrjax.cli.output import print_json, print_notes, progress_bar, runtimes_text, scores_text
 
 
 def evaluate(
@@ -79,6 +79,7 @@ def evaluate(
             paths = challenge.write_results(
                 rankable, scores, title, output, baseline=baseline, protocol_timings=timings
             )
+    print_notes({name: notes for s in scores for name, notes in s.notes.items()})
     for path in paths:
         typer.echo(path, err=True)
     if as_json:

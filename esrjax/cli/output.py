@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -38,6 +39,20 @@ def print_unwrapped(*texts: Any, markup: bool = False) -> None:
         console.width = max(console.width, _PIPE_WIDTH)
     for text in texts:
         console.print(text, markup=markup, highlight=False, soft_wrap=isinstance(text, str))
+
+
+def print_notes(notes: Mapping[str, Sequence[str]], prefix: str = "", max_lines: int = 5) -> None:
+    """Print notes on images to standard error, `NAME: NOTE`, and how many more there are.
+
+    Args:
+        notes: Name of an image -> its notes.
+        prefix: What precedes the name, such as that of the dataset.
+        max_lines: How many notes are printed.
+    """
+    lines = [f"{prefix}{name}: {note}" for name, texts in notes.items() for note in texts]
+    more = len(lines) - max_lines
+    for line in [*lines[:max_lines], *([f"and {more:,} more notes on images"] if more > 0 else [])]:
+        typer.echo(line, err=True)
 
 
 def show_table(

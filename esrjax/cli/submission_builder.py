@@ -13,7 +13,7 @@ from esrjax.challenge import submission
 from esrjax.challenge.rules import Rules
 from esrjax.challenge.submission import Split, ThresholdCheck, threshold_text
 from esrjax.cli.dry_run import policy_violations, stage_summary, training_datasets
-from esrjax.cli.output import progress_bar
+from esrjax.cli.output import print_notes, progress_bar
 from esrjax.data.datasets import Pair
 from esrjax.errors import SubmissionError, UnwritableFile
 from esrjax.inference import Model
@@ -127,6 +127,8 @@ class SubmissionBuilder:
             exported = export_official(self.model, Path(temporary) / self._weights_name)
         bar = progress_bar(self.key)
         scores = submission.score_splits(self.model, self.pairs, self.rules, bar)
+        for split, split_scores in scores.items():
+            print_notes(split_scores.notes, f"{split}, ")
         means: Means = {split: (s.mean.psnr, len(s.images)) for split, s in scores.items()}
         return self._report(means, exported)
 
@@ -152,7 +154,9 @@ class SubmissionBuilder:
                 remedy="submit weights of the published hyperparameters and form",
             )
         bar = progress_bar(self.key)
-        result = submission.measure_submission(self.model, self.pairs, self.rules, bar)
+        result, scores = submission.measure_submission(self.model, self.pairs, self.rules, bar)
+        for split, split_scores in scores.items():
+            print_notes(split_scores.notes, f"{split}, ")
         means: Means = {s: (result.quality[s].psnr, len(pairs)) for s, pairs in self.pairs.items()}
         report, entry = self._report(means, exported), submission.results_entry(result)
         (folder / "results.json").write_text(submission.results_json(self.key, entry))

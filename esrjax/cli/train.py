@@ -6,14 +6,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from esrjax.cli import options, supervisor
-from esrjax.cli.output import TrainingBar, print_json, show_table
+from esrjax.cli.output import TrainingBar, print_json, print_notes, show_table
 from esrjax.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from esrjax.training.recipe import Recipe
 
 RECIPE_HELP = "A shipped recipe (see `esrjax recipes list`) or a .toml file."
 
@@ -175,6 +178,7 @@ def _train(
         loggers.append(TrainingBar(recipe.total_steps))
         for note in ema_notes(recipe):
             typer.echo(note, err=True)
+        _print_reading_notes(recipe)
 
     def log(report: TrainReport) -> None:
         for logger in loggers:
@@ -192,6 +196,18 @@ def _train(
             text = f"{output}: {', '.join(file.name for file in files)}"
     if is_main:
         typer.echo(text)
+
+
+def _print_reading_notes(recipe: Recipe) -> None:
+    """Print what reading changes in some images of every dataset; all of them take too long."""
+    from esrjax import registry
+    from esrjax.data import datasets
+
+    scale = registry.get_method(recipe.method).scale
+    names = [name for stage in recipe.stage for name in stage.data.dataset_weights]
+    names += [stage.validation.dataset for stage in recipe.stage if stage.validation]
+    for name in dict.fromkeys(names):
+        print_notes(datasets.sample_notes(datasets.list_pairs(name, scale)), f"{name}, ")
 
 
 # --- recipes -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ A dataset is a folder, a TFDS dataset or a subset of either; it is listed as pai
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from esrjax.data import layouts
 from esrjax.data.image_io import DecodedImage, Pixels, read_image, read_image_size
 from esrjax.data.resize import bicubic_downscale, bicubic_resize, mod_crop, resized_side
 from esrjax.data.tfds_records import TFDS_PREFIX, TfdsImage, list_tfds_pairs
-from esrjax.errors import DatasetError, DatasetNotFound, list_some, suggest
+from esrjax.errors import DatasetError, DatasetNotFound, UserError, list_some, suggest
 from esrjax.io import data_dirs
 
 # --- known datasets ---
@@ -129,13 +130,26 @@ class Pair:
             UnreadableFile: If a file is missing or damaged.
             DatasetError: If the sizes do not match, or HR is smaller than the scale.
         """
-        return self.load_from_hr(decode_source(self.hr).pixels)
+        images = self.read()
+        return images.lr, images.hr
+
+    def read(self) -> "PairImages":
+        """Read both images, as `load` does, with notes on what reading has changed."""
+        sources = {"": self.hr} | ({} if self.lr is None else {"LR: ": self.lr})
+        images = {label: decode_source(source) for label, source in sources.items()}
+        lr, hr = self._match(images[""].pixels, images["LR: "].pixels if self.lr else None)
+        notes = tuple(label + note for label, image in images.items() for note in image.notes)
+        return PairImages(lr=lr, hr=hr, notes=notes)
 
     def load_from_hr(self, hr: Pixels) -> tuple[Pixels, Pixels]:
         """Return LR and HR as `load` does, for an HR image (H, W, 3) that is already in memory."""
+        return self._match(hr, None if self.lr is None else decode_source(self.lr).pixels)
+
+    def _match(self, hr: Pixels, lr: Pixels | None) -> tuple[Pixels, Pixels]:
+        """Return LR, computed if it is None, and HR resized and cropped to its size."""
         hr = hr if self.hr_scale == 1 else bicubic_resize(hr, self.hr_scale)
         hr = mod_crop(hr, self.scale)
-        lr = bicubic_downscale(hr, self.scale) if self.lr is None else decode_source(self.lr).pixels
+        lr = bicubic_downscale(hr, self.scale) if lr is None else lr
         self._check_sizes(lr.shape[:2], hr.shape[:2])
         return lr, hr
 
@@ -199,9 +213,41 @@ def _header_size(source: Path | TfdsImage) -> tuple[int, int]:
     return read_image_size(source) if isinstance(source, Path) else source.image_size()
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairImages:
+    """The images of a pair.
+
+    Attributes:
+        lr: (h, w, 3) uint8.
+        hr: (scale·h, scale·w, 3) uint8, cropped to a multiple of the scale.
+        notes: What reading has changed, as of `DecodedImage`; those on LR begin with "LR: ".
+    """
+
+    lr: Pixels
+    hr: Pixels
+    notes: tuple[str, ...] = ()
+
+
 def decode_source(source: Path | TfdsImage) -> DecodedImage:
     """Read an image from a file or from a TFDS dataset."""
     return read_image(source) if isinstance(source, Path) else source.decode()
+
+
+def sample_notes(pairs: Sequence[Pair], max_images: int = 16) -> dict[str, tuple[str, ...]]:
+    """Return name -> notes on reading, of evenly spaced images of a dataset that have any.
+
+    Args:
+        pairs: The dataset; those that cannot be read are passed over.
+        max_images: How many are read; a dataset that training reads later is not read in full.
+    """
+    step = max(1, math.ceil(len(pairs) / max_images))
+    notes: dict[str, tuple[str, ...]] = {}
+    for pair in pairs[::step]:
+        try:
+            notes[pair.name] = pair.read().notes
+        except UserError:
+            continue
+    return {name: texts for name, texts in notes.items() if texts}
 
 
 # --- lookup of datasets, and their pairs ---

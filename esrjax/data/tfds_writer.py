@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from esrjax.data.datasets import Pair, Progress
+from esrjax.data.datasets import Pair, PairImages, Progress
 from esrjax.data.image_io import Pixels, prefetch_map
 from esrjax.data.tfds_records import NAME_PATTERN
 from esrjax.errors import UnwritableFile
@@ -35,13 +35,13 @@ class SubImageGrid:
     crop_size: int = 480
     step: int = 240
 
-    def sub_images(self, pair: Pair) -> list[tuple[Pixels, Pixels]]:
-        """Return LR and HR of the sub-images of a pair in row-major order.
+    def sub_images(self, pair: Pair, images: PairImages) -> list[tuple[Pixels, Pixels]]:
+        """Return LR and HR of the sub-images of a pair that has been read, in row-major order.
 
         Together they cover the image; the last of a row or column is aligned with the edge. An
         image smaller than `crop_size` is one sub-image.
         """
-        lr, hr = pair.load()
+        lr, hr = images.lr, images.hr
         s, side, step = pair.scale, self.crop_size // pair.scale, self.step // pair.scale
         last_offsets = [max(0, lr_side - side) for lr_side in lr.shape[:2]]
         rows, columns = ([*range(0, last, step), last] for last in last_offsets)
@@ -70,12 +70,14 @@ class PackedDataset:
         num_images: How many HR images were cropped.
         num_sub_images: How many sub-images it has.
         num_bytes: Size of all its files.
+        notes: Name of an image -> what reading it has changed; none where nothing was.
     """
 
     folder: Path
     num_images: int
     num_sub_images: int
     num_bytes: int
+    notes: dict[str, tuple[str, ...]]
 
 
 def pack(
@@ -108,6 +110,7 @@ def pack(
         num_images=len(pairs),
         num_sub_images=sum(count for *_, count in builder.table),
         num_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        notes=builder.notes,
     )
 
 
@@ -133,6 +136,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Attributes:
         table: Name of an image, height and width of its sub-images (HR pixels), and their number.
+        notes: Name of an image -> what reading it has changed.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -143,6 +147,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ):
         self.name = name  # pyright: ignore[reportAttributeAccessIssue] # TFDS declares a ClassVar
         self.table: list[tuple[str, int, int, int]] = []
+        self.notes: dict[str, tuple[str, ...]] = {}
         self._pairs, self._grid, self._progress = pairs, grid, progress
         super().__init__(data_dir=root, file_format="array_record")
 
@@ -173,8 +178,10 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the examples in the order of the pairs, and append a row per pair to the table."""
         index = itertools.count()
-        sub_images = prefetch_map(self._grid.sub_images, self._pairs)
-        for pair, crops in zip(self._progress(self._pairs), sub_images, strict=True):
+        all_images = prefetch_map(Pair.read, self._pairs)
+        for pair, images in zip(self._progress(self._pairs), all_images, strict=True):
+            crops = self._grid.sub_images(pair, images)
+            self.notes |= {pair.name: images.notes} if images.notes else {}
             for lr, hr in crops:
                 yield next(index), {"lr": _encode_png(lr), "hr": _encode_png(hr)}
             height, width, _ = crops[0][1].shape

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from esrjax.data.datasets import Pair, Progress
+from esrjax.data.datasets import Pair, PairImages, Progress
 from esrjax.data.image_arrays import as_array
 from esrjax.data.image_io import Pixels
 from esrjax.errors import IncomparableImages, InvalidArgument, InvalidOutput
@@ -39,10 +39,12 @@ class Scores:
     Attributes:
         spec: Name of the metric spec.
         images: Name of a pair -> its metrics.
+        notes: Name of a pair -> what reading its images has changed; none where nothing was.
     """
 
     spec: str
     images: Mapping[str, ImageMetrics]
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @property
     def mean(self) -> ImageMetrics:
@@ -53,9 +55,13 @@ class Scores:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return `{"spec", "mean": {"psnr", "ssim"}, "images": {NAME: {"psnr", "ssim"}}}`."""
+        """Return `{"spec", "mean": {"psnr", "ssim"}, "images": {NAME: {"psnr", "ssim"}}, "notes"}`.
+
+        "notes" is `{NAME: [NOTE]}`, of the images that have any.
+        """
         images = {name: asdict(metrics) for name, metrics in self.images.items()}
-        return {"spec": self.spec, "mean": asdict(self.mean), "images": images}
+        notes = {name: list(texts) for name, texts in self.notes.items()}
+        return {"spec": self.spec, "mean": asdict(self.mean), "images": images, "notes": notes}
 
 
 def as_scorable(net: Any, spec: MetricSpec, **strategy: Any) -> ScorableUpscaler:
@@ -108,18 +114,27 @@ def score_with_specs(
             remedy="score one dataset at a time",
         )
     as_floats = any(spec.needs_float_output for spec in specs)
-    metrics = {pair.name: _measure(upscaler, pair, specs, as_floats) for pair in progress(pairs)}
+    metrics: dict[str, list[ImageMetrics]] = {}
+    notes: dict[str, tuple[str, ...]] = {}
+    for pair in progress(pairs):
+        images = pair.read()
+        metrics[pair.name] = _measure(upscaler, pair, images, specs, as_floats)
+        notes |= {pair.name: images.notes} if images.notes else {}
     return tuple(
-        Scores(spec=spec.name, images={name: values[i] for name, values in metrics.items()})
-        for i, spec in enumerate(specs)
+        Scores(spec=s.name, images={name: row[i] for name, row in metrics.items()}, notes=notes)
+        for i, s in enumerate(specs)
     )
 
 
 def _measure(
-    upscaler: ScorableUpscaler, pair: Pair, specs: Sequence[MetricSpec], as_floats: bool
+    upscaler: ScorableUpscaler,
+    pair: Pair,
+    images: PairImages,
+    specs: Sequence[MetricSpec],
+    as_floats: bool,
 ) -> list[ImageMetrics]:
     """Return the metrics of one image under each spec."""
-    lr, hr = pair.load()
+    lr, hr = images.lr, images.hr
     output = upscaler(lr)
     try:
         sr = as_array(output)

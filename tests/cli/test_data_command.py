@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from esrjax.data.image_io import write_image
 from esrjax.data.resize import bicubic_downscale
@@ -46,3 +47,28 @@ def test_problems_of_a_dataset_are_reported_with_exit_code_1(esrjax, photos):
     wrong_lr = esrjax("data", "verify", "Photos")
     assert wrong_lr.code == 1 and "problem: a: LR" in wrong_lr.out
     assert not esrjax("data", "verify", "Photos", "--json").json["passed"]
+
+
+def test_what_reading_changes_is_noted_by_every_command(esrjax, crumbs, photos, monkeypatch):
+    alpha = np.full((64, 48, 1), 128, np.uint8)
+    for path in ("a", "c", "d", "e", "f", "g", "h"):
+        hr = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+        Image.fromarray(np.dstack([hr, alpha])).save(photos / f"HR/{path}.png")
+        write_image(photos / f"LR_bicubic_X4/{path}x4.png", bicubic_downscale(hr))
+    note = "transparency composited over white"
+    evaluated = esrjax("eval", "crumb", "--data", "Photos", "--json")
+    lines = [f"{name}: {note}" for name in "acdef"]
+    assert [line for line in evaluated.err.splitlines() if "note" in line or note in line] == [
+        *lines,
+        "and 2 more notes on images",
+    ]
+    assert evaluated.json["notes"] == {name: [note] for name in "acdefgh"}
+    packed = esrjax("data", "pack", "Photos", "--name", "mine", "--crop-size", 32, "--step", 16)
+    assert f"a: {note}" in packed.err and "and 2 more" in packed.err
+    options = ("--like", "Photos", "--num-images", 1, "-o", photos.parent / "selected")
+    assert f"a: {note}" in esrjax("data", "select", "Photos", *options).err
+    monkeypatch.setattr("esrjax.training.train.run_stages", lambda *args, **options: ())
+    overrides = ["stage.0.data.datasets=['Photos']", "stage.0.data.hr_patch_sizes=[[32, 32]]"]
+    options = (arg for override in overrides for arg in ("--set", override))
+    trained = esrjax("train", "quick", "-o", photos.parent / "run", *options)
+    assert f"Photos, a: {note}" in trained.err

@@ -80,7 +80,7 @@ def test_scores_convert_to_json_types(image_pairs: tuple[Pair, ...]) -> None:
     scores = score(bicubic, image_pairs, NTIRE)
     plain = scores.as_dict()
     assert json.loads(json.dumps(plain)) == plain
-    assert list(plain) == ["spec", "mean", "images"]
+    assert list(plain) == ["spec", "mean", "images", "notes"]
     assert plain["spec"] == "ntire"
     assert plain["mean"] == {"psnr": scores.mean.psnr, "ssim": scores.mean.ssim}
     assert plain["images"]["b"]["psnr"] == scores.images["b"].psnr
@@ -178,3 +178,16 @@ def test_outputs_in_other_containers_are_scored_or_refused(
 def test_floats_of_0_to_255_are_refused(image_pairs: tuple[Pair, ...]) -> None:
     with pytest.raises(InvalidOutput, match="255"):
         score(lambda lr: bicubic(lr).astype(np.float32), image_pairs, SPECS["rgb_unrounded"])
+
+
+def test_scores_carry_what_reading_changed(tmp_path: Path) -> None:
+    gray, rgb = np.full((32, 32), 99, np.uint8), np.full((32, 32, 3), 99, np.uint8)
+    for name, pixels in (("a", gray), ("b", rgb)):
+        write_image(tmp_path / f"LR_bicubic_X4/{name}x4.png", rgb[:8, :8])
+        (tmp_path / "HR").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"HR/{name}.png")
+    Image.fromarray(gray[:8, :8]).save(tmp_path / "LR_bicubic_X4/bx4.png")
+    scores = score(bicubic, list_folder_pairs(tmp_path), NTIRE)
+    note = "grey repeated in three channels"
+    assert scores.notes == {"a": (note,), "b": (f"LR: {note}",)}
+    assert scores.as_dict()["notes"] == {"a": [note], "b": [f"LR: {note}"]}
