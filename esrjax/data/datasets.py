@@ -229,8 +229,12 @@ class PairImages:
 
 
 def decode_source(source: Path | TfdsImage) -> DecodedImage:
-    """Read an image from a file or from a TFDS dataset."""
-    return read_image(source) if isinstance(source, Path) else source.decode()
+    """Read an image from a file or from a TFDS dataset, its levels as stored: no ICC profile.
+
+    The programs with which results are compared ignore profiles, and LR files often have none.
+    """
+    is_file = isinstance(source, Path)
+    return read_image(source, apply_profile=False) if is_file else source.decode()
 
 
 def sample_notes(pairs: Sequence[Pair], max_images: int = 16) -> dict[str, tuple[str, ...]]:

@@ -3,19 +3,22 @@
 `esrjax.data.image_io` converts them to RGB.
 """
 
+import contextlib
 import re
 import sys
 import threading
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
+from esrjax.data.image_color import cmyk_to_rgb, png_color_note, readable_variants
 from esrjax.data.image_metadata import ImageMetadata, read_metadata
 
 RawPixels = NDArray[np.uint8 | np.uint16]  # (h, w, C): gray, gray + alpha, RGB or RGB + alpha
@@ -24,16 +27,22 @@ ImageSource = Path | bytes  # an image file, or the content of one
 # Recognized by content, not by suffix. EPS is left out: Pillow would run Ghostscript on it.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 
-NOTE_16_BIT = "16 bits per channel rounded to 8"
+_ROUNDED = " bits per channel rounded to 8"
+NOTE_16_BIT = f"16{_ROUNDED}"
+_HEADER_BYTES = 2**16  # of a file, in which a colour space is looked for
+_CONVERTED_MODES = ("CMYK", "LAB", "YCbCr")  # to which no profile of RGB or gray applies
+Output = TypeVar("Output")
 _CONVERSION_NOTES = {  # PIL mode -> note
     "P": "palette converted to RGB",
     "PA": "palette converted to RGB",
-    "CMYK": "CMYK converted to RGB without its color profile",
     "YCbCr": "YCbCr converted to RGB",
     "LAB": "Lab converted to RGB",
 }
 # Pillow's raw modes of 16 bits per channel: big-endian, little-endian, native.
 _RGB16_RAWMODE = re.compile(r"(RGB|RGBX|RGBA);16([BLN])")
+# Raw mode of a gray PNG of 2 or 4 bits -> factor to 8 bits. Pillow applies it to the samples, but
+# not to the transparent level.
+_KEY_FACTORS = {"L;2": 85, "L;4": 17}
 _OPPOSITE_ENDIAN = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # EXIF orientation -> number of rotations by 90 degrees counterclockwise; some are then flipped.
 _EXIF_ROTATIONS = {1: 0, 2: 0, 3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
@@ -43,38 +52,81 @@ _open_lock = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class RawImage:
-    """The first image of a file, upright, before its conversion to RGB.
+    """The first image of a file, upright, before its conversion to 8-bit RGB.
 
     Attributes:
         samples: (h, w, C) of 8 or 16 bits.
         notes: What was lost or changed.
         metadata: What the file has beside the pixels.
+        icc_profile: The ICC profile of the samples, None if there is none.
     """
 
     samples: RawPixels
     notes: tuple[str, ...]
     metadata: ImageMetadata
+    icc_profile: bytes | None = None
 
 
 def decode_raw(source: ImageSource) -> RawImage:
     """Decode the first image of a file, after EXIF orientation.
 
     Raises:
-        ValueError: For floating-point pixels, planar 16-bit TIFFs, and values beyond 16 bits; on
-            damaged files whatever Pillow raises.
+        ValueError: For what is not decoded rightly: floating point, signed integers, planar 16-bit
+            TIFFs, values beyond 16 bits; on damaged files whatever Pillow raises.
     """
+    raw, note = _try_variants(_decode_file, source)
+    if note is None:
+        return raw
+    lost = replace(raw.metadata, notes=(*raw.metadata.notes, "not kept: text too large to read"))
+    return replace(raw, notes=(*raw.notes, *filter(None, [note])), metadata=lost)
+
+
+def read_upright_size(source: ImageSource) -> tuple[int, int]:
+    """Return (h, w) of the first image of a file after EXIF orientation, from its header alone."""
+    return _try_variants(_upright_size, source)[0]
+
+
+def _try_variants(
+    decode: Callable[[ImageSource], Output], source: ImageSource
+) -> tuple[Output, str | None]:
+    """Return `decode(source)`, for a PNG that fails without its texts; None for no such note."""
+    try:
+        return decode(source), None
+    except Exception:  # on damaged files Pillow raises almost any exception
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        for variant, note in readable_variants(content):
+            with contextlib.suppress(Exception):
+                return decode(variant), note
+        raise
+
+
+def _decode_file(source: ImageSource) -> RawImage:
     with _open(source) as image:
-        num_frames = getattr(image, "n_frames", 1)
+        num_frames, is_png = getattr(image, "n_frames", 1), image.format == "PNG"
         if image.format == "TIFF":  # Pillow applies its orientation and closes it when it decodes
             orientation, metadata = _orientation(image), read_metadata(image)
-            samples, note = _decode(image, source)
+            samples, notes = _decode(image, source)
         else:  # PNG may have text and EXIF after the pixels
-            samples, note = _decode(image, source)
+            samples, notes = _decode(image, source)
             orientation, metadata = _orientation(image), read_metadata(image)
             samples = _turn_upright(samples, orientation)
-    notes = [note, f"first of {num_frames} images in the file" if num_frames > 1 else ""]
-    notes += ["rotated or flipped by its EXIF orientation" if orientation > 1 else ""]
-    return RawImage(samples=samples, notes=tuple(filter(None, notes)), metadata=metadata)
+        profile = None if image.mode in _CONVERTED_MODES else image.info.get("icc_profile")
+        color_note = png_color_note(image.info, _read_header(source)) if is_png else ""
+    notes += [f"first of {num_frames} images in the file"] * (num_frames > 1)
+    notes += ["rotated or flipped by its EXIF orientation"] * (orientation > 1)
+    return RawImage(
+        samples=samples,
+        notes=tuple(filter(None, [*notes, color_note])),
+        metadata=metadata,
+        icc_profile=profile,
+    )
+
+
+def _read_header(source: ImageSource) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_HEADER_BYTES]
+    with source.open("rb") as file:
+        return file.read(_HEADER_BYTES)
 
 
 def _turn_upright(samples: RawPixels, orientation: int) -> RawPixels:
@@ -82,8 +134,7 @@ def _turn_upright(samples: RawPixels, orientation: int) -> RawPixels:
     return samples[:, ::-1] if orientation in _EXIF_FLIPPED else samples
 
 
-def read_upright_size(source: ImageSource) -> tuple[int, int]:
-    """Return (h, w) of the first image of a file after EXIF orientation, from its header alone."""
+def _upright_size(source: ImageSource) -> tuple[int, int]:
     with _open(source) as image:
         width, height = image.size
         if image.format == "TIFF":  # some versions of Pillow exchange the sides here, others later
@@ -102,35 +153,76 @@ def _open(source: ImageSource) -> ImageFile.ImageFile:
         return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
 
-def _decode(image: ImageFile.ImageFile, source: ImageSource) -> tuple[RawPixels, str]:
-    rawmode, tags = _rawmode(image), getattr(image, "tag_v2", {})
-    # Pillow decodes TIFFs with separate 16-bit planes wrongly: PlanarConfiguration, BitsPerSample.
-    is_planar16 = tags.get(284) == 2 and 16 in tags.get(258, ())
-    if image.mode == "F" or is_planar16:
-        raise ValueError("floating-point pixels and planar 16-bit TIFFs are not supported")
+def _decode(image: ImageFile.ImageFile, source: ImageSource) -> tuple[RawPixels, list[str]]:
+    """Return the samples, and notes, of which some may be empty."""
+    rawmode = _rawmode(image)
+    _check_supported(image)
+    dropped = "channels beyond RGB and alpha dropped" if "X" in rawmode.partition(";")[0] else ""
     if image.mode.startswith("I"):
-        return _add_key_alpha(_decode_gray16(image), image), NOTE_16_BIT
+        samples, notes = _decode_gray16(image)
+        return _add_key_alpha(samples, image), [*notes, dropped]
     if rawmode == "LA;16B":
-        return _decode_gray_alpha16(image), NOTE_16_BIT
+        return _decode_gray_alpha16(image), [NOTE_16_BIT]
     if _RGB16_RAWMODE.fullmatch(rawmode):
-        return _add_key_alpha(_decode_rgb16(image, source), image), NOTE_16_BIT
-    note = "16 bits per channel truncated to 8" if ";16" in rawmode else ""
-    return _decode_8bit(image), note or _CONVERSION_NOTES.get(image.mode, "")
+        return _add_key_alpha(_decode_rgb16(image, source), image), [NOTE_16_BIT, dropped]
+    depth_note = _lost_depth_note(image, rawmode)
+    samples, note = _decode_8bit(image, rawmode)
+    return samples, [depth_note, note, dropped]
 
 
-def _decode_8bit(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
+def _check_supported(image: ImageFile.ImageFile) -> None:
+    """Raise `ValueError` for samples that Pillow would return with wrong values."""
+    tags: Any = getattr(image, "tag_v2", {})
+    # Tags of TIFF: 258 BitsPerSample, 284 PlanarConfiguration, 339 SampleFormat.
+    bits, is_signed = max(tags.get(258, (8,))), 2 in tags.get(339, ())
+    if image.mode == "F" or (tags.get(284) == 2 and bits == 16):
+        raise ValueError("floating-point pixels and planar 16-bit TIFFs are not supported")
+    if is_signed and bits <= 16:
+        raise ValueError(f"signed {bits}-bit samples are not supported, since white is not defined")
+
+
+def _lost_depth_note(image: ImageFile.ImageFile, rawmode: str) -> str:
+    """Return a note if Pillow itself reduces the samples to 8 bits."""
+    if ";16" in rawmode:
+        return "16 bits per channel truncated to 8"
+    tile: Any = image.tile[0] if image.tile else None
+    if tile and tile.codec_name.startswith("ppm") and tile.args[-1] > 255:
+        return NOTE_16_BIT
+    return ""
+
+
+def _decode_8bit(image: ImageFile.ImageFile, rawmode: str) -> tuple[NDArray[np.uint8], str]:
     image.load()
-    has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
-    mode = ("L" if image.mode in ("1", "L", "LA") else "RGB") + ("A" if has_alpha else "")
-    return np.array(image.convert(mode)).reshape(image.height, image.width, len(mode))
+    note = _CONVERSION_NOTES.get(image.mode, "")
+    if image.mode == "CMYK":
+        rgb, note = cmyk_to_rgb(image, image.info.get("icc_profile"))
+        return np.array(rgb), note
+    if (factor := _KEY_FACTORS.get(rawmode)) and "transparency" in image.info:
+        image.info["transparency"] *= factor
+    has_alpha = "transparency" in image.info or image.mode in ("La", "LA", "PA", "RGBA")
+    mode = ("L" if image.mode in ("1", "L", "La", "LA") else "RGB") + ("A" if has_alpha else "")
+    return np.array(image.convert(mode)).reshape(image.height, image.width, len(mode)), note
 
 
-def _decode_gray16(image: ImageFile.ImageFile) -> NDArray[np.uint16]:
-    """Return (h, w, 1); Pillow keeps all 16 bits of gray images, sometimes as 32-bit integers."""
+def _decode_gray16(image: ImageFile.ImageFile) -> tuple[NDArray[np.uint16], list[str]]:
+    """Return (h, w, 1); Pillow keeps all bits of gray images, sometimes as 32-bit integers."""
+    tags: Any = getattr(image, "tag_v2", {})
+    bits, is_white_zero = max(tags.get(258, (16,))), tags.get(262) == 0
     levels = np.array(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise ValueError("its gray levels do not fit into 16 bits")
-    return levels.astype(np.uint16)[..., None]
+    notes = [NOTE_16_BIT]
+    if bits < 16:  # Pillow leaves 12 bits as they are
+        white = 2**bits - 1
+        levels, notes = (
+            (levels.astype(np.uint32) * 65535 + white // 2) // white,
+            [f"{bits}" + _ROUNDED],
+        )
+    elif bits > 16:
+        notes.append(f"{bits}-bit integers taken as levels of 0 to 65535")
+    if is_white_zero:  # Pillow applies it to 8 bits and less
+        levels = 65535 - levels
+    return levels.astype(np.uint16)[..., None], notes
 
 
 def _decode_gray_alpha16(image: ImageFile.ImageFile) -> NDArray[np.uint16]:

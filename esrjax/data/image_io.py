@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from esrjax.data.image_color import profile_to_srgb
 from esrjax.data.image_decode import FORMATS, ImageSource, RawPixels, decode_raw, read_upright_size
 from esrjax.data.image_metadata import ImageMetadata
 from esrjax.errors import UnreadableFile, UnwritableFile
@@ -62,15 +63,20 @@ class DecodedImage:
     metadata: ImageMetadata = field(default_factory=ImageMetadata)
 
 
-def read_image(source: str | ImageSource, location: object = None) -> DecodedImage:
+def read_image(
+    source: str | ImageSource, location: object = None, *, apply_profile: bool = True
+) -> DecodedImage:
     """Read an image file as 8-bit RGB.
 
-    EXIF orientation is applied, transparency is composited over white, gray is repeated in three
-    channels, and 16 bits per channel are rounded to 8. Every such change is a note of the result.
+    EXIF orientation is applied, colours are converted from an ICC profile to sRGB, transparency is
+    composited over white, gray is repeated in three channels, and 16 bits per channel are rounded
+    to 8. Every such change is a note of the result.
 
     Args:
         source: A file in one of the `FORMATS`, or the bytes of one; its suffix is not looked at.
         location: What error messages call the source; by default its path.
+        apply_profile: Whether an ICC profile is applied, so that colours look as they should. With
+            False the levels are those of the file, as other programs score and train on them.
 
     Returns:
         The image, (h, w, 3) uint8.
@@ -84,6 +90,11 @@ def read_image(source: str | ImageSource, location: object = None) -> DecodedIma
         notes = (NOTE_GRAY, *notes)
     if colors.shape[2] in (2, 4):
         colors, alpha = colors[..., :-1], colors[..., -1:]
+    if raw.icc_profile:
+        converted, note = profile_to_srgb(_to_8bit(colors), raw.icc_profile, convert=apply_profile)
+        notes = (*notes, *filter(None, [note]))
+        if converted is not None:
+            colors, alpha = converted, None if alpha is None else _to_8bit(alpha)
     white = np.iinfo(colors.dtype).max
     if alpha is None or (alpha == white).all():  # an opaque alpha channel is dropped without note
         return DecodedImage(pixels=_to_rgb8(colors), notes=notes, metadata=raw.metadata)

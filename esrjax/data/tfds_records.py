@@ -58,8 +58,8 @@ class TfdsImage:
             raise _unusable(str(self), " ".join(str(error).split())) from error
 
     def decode(self) -> DecodedImage:
-        """Read and decode the image, (h, w, 3) uint8."""
-        return read_image(self.read_bytes(), self)
+        """Read and decode the image, (h, w, 3) uint8, its levels as stored."""
+        return read_image(self.read_bytes(), self, apply_profile=False)
 
     def image_size(self) -> tuple[int, int]:
         """Return (h, w): `size_hint`, or else what the header of the image says."""

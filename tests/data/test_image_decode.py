@@ -4,13 +4,16 @@ import struct
 import zlib
 from pathlib import Path
 
+import image_encoders
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
+from esrjax.data.image_color import NOTE_DAMAGED_PROFILE
 from esrjax.data.image_decode import decode_raw
-from esrjax.data.image_io import read_image_size
+from esrjax.data.image_io import read_image, read_image_size
+from esrjax.errors import UnreadableFile
 
 RANDOM = np.random.default_rng(0)
 ROUNDED = "16 bits per channel rounded to 8"
@@ -106,7 +109,7 @@ def test_32_bit_integers_are_decoded_as_16_bits(tmp_path: Path) -> None:
     raw = decode_raw(tmp_path / "gray.tif")
     decoded, notes = raw.samples, raw.notes
     assert np.array_equal(decoded[..., 0], levels)
-    assert notes == (ROUNDED,)
+    assert notes == (ROUNDED, "32-bit integers taken as levels of 0 to 65535")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "avif"])
@@ -136,3 +139,118 @@ def test_first_frame_of_several_is_decoded(tmp_path: Path) -> None:
     decoded, notes = raw.samples, raw.notes
     assert (decoded == (255, 0, 0)).all()
     assert notes == ("first of 3 images in the file",)
+
+
+# --- polarity, depth, text, colour spaces ---
+
+
+@pytest.mark.parametrize(("bits", "endian"), [(12, "<"), (16, "<"), (8, ">"), (4, "<"), (1, ">")])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_polarity_and_depth_of_tiffs_are_applied(bits: int, endian: str, photometric: int) -> None:
+    levels = np.array([[0, 1, 2**bits // 2, 2**bits - 1]])
+    if (bits, photometric) == (12, 0):
+        with pytest.raises(UnreadableFile):  # Pillow does not identify it
+            read_image(image_encoders.tiff(levels[..., None], bits, photometric, endian), "x")
+        return
+    image = read_image(image_encoders.tiff(levels[..., None], bits, photometric, endian), "x")
+    expected = np.rint(levels * 255 / (2**bits - 1))
+    assert np.array_equal(image.pixels[..., 1], 255 - expected if photometric == 0 else expected)
+    assert (f"{bits} bits per channel rounded to 8" in image.notes) == (bits > 8)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_signed_tiffs_are_refused(bits: int) -> None:
+    content = image_encoders.tiff(np.zeros((2, 2, 1), int), bits, 1, tags={339: 2})
+    with pytest.raises(UnreadableFile, match=f"signed {bits}-bit"):
+        read_image(content, "x")
+
+
+def test_channels_of_unknown_use_are_dropped_with_a_note() -> None:
+    samples = RANDOM.integers(0, 256, (3, 4, 4))
+    image = read_image(image_encoders.tiff(samples, 8, 2, tags={338: 0}), "x")
+    assert np.array_equal(image.pixels, samples[..., :3])
+    assert image.notes == ("channels beyond RGB and alpha dropped",)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_transparent_level_of_gray_png(bits: int) -> None:
+    levels = np.array([[[0], [1], [2**bits - 1]]])
+    content = image_encoders.png(levels, bits, 0, {b"tRNS": b"\0\1"})
+    alpha = read_image(content, "x").alpha
+    assert alpha is not None and np.array_equal(alpha == 0, levels[..., 0] == 1)
+
+
+PIXELS = RANDOM.integers(0, 256, (6, 5, 3))
+
+
+def test_png_with_large_texts_is_read() -> None:
+    text = {b"zTXt": b"workflow\0\0" + zlib.compress(bytes(3_000_000))}
+    content = image_encoders.png(PIXELS, 8, 2, text)
+    image = read_image(content, "x")
+    assert np.array_equal(image.pixels, PIXELS) and image.notes == ()
+    assert image.metadata.notes == ("not kept: text too large to read",)
+    assert read_image_size(content, "x") == (6, 5)
+    profile = {b"iCCP": b"p\0\0" + zlib.compress(bytes(3_000_000))}
+    image = read_image(image_encoders.png(PIXELS, 8, 2, profile), "x")
+    assert np.array_equal(image.pixels, PIXELS) and image.notes == (NOTE_DAMAGED_PROFILE,)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "note"),
+    [
+        ({b"gAMA": struct.pack(">I", 100000)}, "gamma 1 of its gAMA chunk not applied"),
+        ({b"gAMA": struct.pack(">I", 45455)}, None),
+        ({b"gAMA": struct.pack(">I", 100000), b"sRGB": b"\0"}, None),
+        ({b"cHRM": struct.pack(">8I", *range(1, 80000, 10000))}, "primaries of its cHRM chunk"),
+        ({b"cICP": bytes((9, 16, 0, 1))}, "(primaries 9, transfer 16)"),
+        ({b"cICP": bytes((1, 13, 0, 1)), b"gAMA": struct.pack(">I", 100000)}, None),
+    ],
+)
+def test_colour_spaces_of_png_that_are_not_applied_are_noted(
+    chunks: dict[bytes, bytes], note: str | None
+) -> None:
+    image = read_image(image_encoders.png(PIXELS, 8, 2, chunks), "x")
+    assert np.array_equal(image.pixels, PIXELS)
+    assert (note in image.notes[0]) if note else image.notes == ()
+
+
+def with_profile(profile: bytes) -> bytes:
+    return image_encoders.png(PIXELS, 8, 2, {b"iCCP": b"p\0\0" + zlib.compress(profile)})
+
+
+def test_icc_profile_is_converted_to_srgb_or_not_applied_with_a_note() -> None:
+    content = with_profile(image_encoders.icc_profile(image_encoders.ADOBE, 2.2, b"Wide\x1b[31m"))
+    image = read_image(content, "x")
+    expected = image_encoders.to_srgb(PIXELS, image_encoders.ADOBE, 2.2)
+    assert np.abs(image.pixels - expected).max() <= 3 and np.abs(image.pixels - PIXELS).max() > 9
+    assert image.notes == ("colours converted from the ICC profile 'Wide[31m' to sRGB",)
+    stored = read_image(content, "x", apply_profile=False)
+    assert np.array_equal(stored.pixels, PIXELS)
+    assert stored.notes == ("ICC profile 'Wide[31m' not applied: levels as stored",)
+
+
+def test_profile_of_srgb_changes_nothing() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = read_image(with_profile(srgb), "x")
+    assert np.array_equal(image.pixels, PIXELS) and image.notes == ()
+
+
+@pytest.mark.parametrize("profile", [b"", b"no profile", image_encoders.icc_profile(None, 2.2)])
+def test_damaged_or_unsuited_profile_is_ignored_with_a_note(profile: bytes) -> None:
+    image = read_image(with_profile(profile), "x")
+    assert np.array_equal(image.pixels, PIXELS)
+    assert image.notes == ((NOTE_DAMAGED_PROFILE,) if profile else ())
+
+
+def test_cmyk_is_converted_by_its_profile(tmp_path: Path) -> None:
+    inks = np.zeros((4, 4, 4), np.uint8)
+    inks[2:, :, 0] = 255
+    path = tmp_path / "print.tif"
+    Image.fromarray(inks, "CMYK").save(path, icc_profile=image_encoders.cmyk_profile())
+    image = read_image(path)
+    assert (image.pixels[0, 0] >= 250).all()
+    red, green, blue = image.pixels[3, 0]
+    assert red > 200 and green < 60 and blue < 60
+    assert image.notes == ("CMYK converted to sRGB by its ICC profile",)
+    Image.fromarray(inks, "CMYK").save(path, icc_profile=b"damaged")
+    assert "damaged" in read_image(path).notes[0]
