@@ -203,7 +203,7 @@ class LrImage:
         Raises:
             UnreadableFile: If the file is missing or damaged.
         """
-        return read_image(self.lr).pixels
+        return decode_source(self.lr).pixels
 
 
 Image = TypeVar("Image", Pair, LrImage)
