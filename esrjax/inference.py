@@ -53,7 +53,7 @@ class Model:
     @property
     def scale(self) -> int:
         """HR size / LR size."""
-        return self.method.scale
+        return self.method.scale_of(self.hparams)
 
     @functools.cached_property
     def origin(self) -> Origin:
@@ -139,7 +139,7 @@ class Model:
     @functools.cached_property
     def receptive_field_radius(self) -> int | None:
         """The radius of the receptive field, LR pixels; None if it is the whole image."""
-        return masking.receptive_field_radius(self.forward, self.method.scale)
+        return masking.receptive_field_radius(self.forward, self.scale)
 
     @functools.cached_property
     def forward(self) -> Callable[..., Array]:
@@ -260,6 +260,7 @@ def open_model(
         member: open_method(member, checkpoints.get(member), member_hparams(member, hparams))
         for member in entry.members
     }
+    _check_scales(name, entry, {member: model.scale for member, model in members.items()})
     return EnsembleModel(name=name, ensemble=entry, members=members)
 
 
@@ -332,21 +333,30 @@ def check_ensemble(
         checkpoints: By member; a checkpoint for the ensemble itself is an error.
         hparams: With the member's name in front.
     """
-    members = ", ".join(ensemble.members) or "none"
-    scales = {registry.get_method(member).scale for member in ensemble.members} | {ensemble.scale}
-    if len(scales) > 1 or not ensemble.members:
-        raise InvalidArgument(
-            f"the members of {name!r} cannot be combined: {members}",
-            rule=f"an ensemble has at least one member, and all have its scale, {ensemble.scale}",
-            remedy="correct the members or the scale of the ensemble",
-        )
+    scales: dict[str, int] = {}
+    for member in ensemble.members:
+        method, arguments = registry.get_method(member), member_hparams(member, hparams)
+        method.check_hparams(arguments)
+        scales[member] = method.scale_of(arguments)
+    _check_scales(name, ensemble, scales)
     num_hparams = sum(len(member_hparams(member, hparams)) for member in ensemble.members)
     if checkpoints.get(name) is not None or num_hparams < len(hparams or {}):
         first = next(iter(ensemble.members))
         raise InvalidArgument(
             f"{name!r} is an ensemble and has no weights or hparams of its own",
-            rule=f"checkpoints and hparams belong to its members: {members}",
+            rule=f"checkpoints and hparams belong to its members: {', '.join(ensemble.members)}",
             remedy=f"give a checkpoint as {first}=FILE, an hparam as {first}.NAME=VALUE",
+        )
+
+
+def _check_scales(name: str, ensemble: Ensemble, scales: Mapping[str, int]) -> None:
+    """Raise `InvalidArgument` unless there are members, all with the scale of the ensemble."""
+    if not scales or {*scales.values()} != {ensemble.scale}:
+        members = ", ".join(f"{member} (x{scale})" for member, scale in scales.items()) or "none"
+        raise InvalidArgument(
+            f"the members of {name!r} cannot be combined: {members}",
+            rule=f"an ensemble has at least one member, and all have its scale, {ensemble.scale}",
+            remedy="correct the members, or the scale of the ensemble or of a member",
         )
 
 

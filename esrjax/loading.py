@@ -9,8 +9,8 @@ from typing import Any
 from flax import nnx
 
 from esrjax.errors import InvalidArgument, WeightsMismatch, log_note
-from esrjax.method import Form, Method
-from esrjax.nn.checkpoint_io import Checkpoint
+from esrjax.method import Form, Method, Weights
+from esrjax.nn.checkpoint_io import Checkpoint, CheckpointMetadata
 from esrjax.nn.layers import shapes_only
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import KeyMap, load_state_dict, named_parameters, shared_prefix
@@ -51,12 +51,14 @@ def load_network(
         hparams: Arguments of `Method.network`, which override those of the checkpoint.
 
     Raises:
-        WeightsMismatch: The metadata name another method or data range, or the tensors fit no form
-            (the error of the form that fits best).
+        WeightsMismatch: The metadata name another method, scale or data range, or the tensors fit
+            no form (the error of the form that fits best).
         InvalidWeights: A tensor is of a type like int8, or has a NaN or an infinity.
         InvalidArgument: The network has no such hyperparameter.
     """
+    method.check_hparams(hparams or {})
     _check_data_range(method, checkpoint)
+    _check_scale(method, checkpoint, hparams or {})
     failures: list[WeightsMismatch] = []
     for form, candidate in _candidates(method_name, method, checkpoint, hparams or {}):
         try:
@@ -150,11 +152,39 @@ def _candidates(
             location=str(checkpoint.path),
             remedy=f"use method {metadata.method!r}, or another file",
         )
-    published = (w for w in method.weights.values() if w.sha256 == checkpoint.sha256)
-    if source := metadata or next(published, None):
+    if source := _stored(method, checkpoint):
         return [(source.form, {**source.hparams, **hparams})]
     known = [hparams] if hparams else method.known_hparams()
     return [(form, candidate) for candidate in known for form in ("deploy", "train")]
+
+
+def stored_hparams(method: Method, checkpoint: Checkpoint) -> HParams:
+    """Return the hyperparameters that are known of a checkpoint.
+
+    They are those of its metadata, or of the published weights that it is.
+    """
+    source = _stored(method, checkpoint)
+    return {} if source is None else source.hparams
+
+
+def _stored(method: Method, checkpoint: Checkpoint) -> CheckpointMetadata | Weights | None:
+    published = (w for w in method.weights.values() if w.sha256 == checkpoint.sha256)
+    return checkpoint.metadata or next(published, None)
+
+
+def _check_scale(method: Method, checkpoint: Checkpoint, hparams: HParams) -> None:
+    """Raise `WeightsMismatch` if the checkpoint is known to be of another scale."""
+    if (source := _stored(method, checkpoint)) is None:
+        return
+    metadata, scale = checkpoint.metadata, method.scale_of({**source.hparams, **hparams})
+    stored = method.scale_of(source.hparams) if metadata is None else metadata.scale
+    if stored != scale:
+        raise WeightsMismatch(
+            f"The checkpoint is of a network for x{stored}, not for x{scale}",
+            rule="the scale is a hyperparameter of the network that weights were trained with",
+            location=str(checkpoint.path),
+            remedy=f"leave out the hyperparameter scale, or use weights for x{scale}",
+        )
 
 
 def _format(hparams: HParams) -> str:

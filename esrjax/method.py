@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from esrjax.errors import InvalidArgument, suggest
+from esrjax.errors import InvalidArgument, UserError, error_summary, suggest
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -61,12 +61,14 @@ class Method:
     Attributes:
         network: `network(rngs=..., **hparams)` builds the train form. Called on LR images
             `(N, h, w, 3)` it returns SR images `(N, s·h, s·w, 3)`, both with values in
-            [0, data_range]; it pads its input itself where its paper does. SR images of further
-            scales are the outputs of submodules called `head_NAME` (`esrjax.nn.hooks.heads`).
+            [0, data_range]; it pads its input itself where its paper does. Its argument `scale`, if
+            it has one, is the upscaling factor `s` (`scale_of`). SR images of further scales are
+            the outputs of submodules called `head_NAME` (`esrjax.nn.hooks.heads`).
         team: Name of the team or of the authors.
         paper: Title and address of the paper or report.
         license: License of the official code, by which the port is bound.
-        scale: Upscaling factor `s`.
+        scales: Upscaling factors `s` that the network supports, as values of its argument `scale`;
+            the only one of a network without that argument.
         data_range: Largest value of an image at the network's input and output.
         min_side: Smallest LR side that the network accepts, in pixels.
         needs_full_image: Whether the output depends on statistics or windows of the whole image, so
@@ -92,7 +94,7 @@ class Method:
     team: str
     paper: str
     license: str
-    scale: int = 4
+    scales: tuple[int, ...] = (4,)
     data_range: float = 1.0
     min_side: int = 1
     needs_full_image: bool = False
@@ -115,7 +117,7 @@ class Method:
             **hparams: Arguments of `network`.
 
         Raises:
-            InvalidArgument: `network` has no such argument.
+            InvalidArgument: As `check_hparams`, or `network` raises an error for these arguments.
         """
         import jax
         from flax import nnx
@@ -123,7 +125,17 @@ class Method:
         self.check_hparams(hparams)
         with jax.ensure_compile_time_eval():  # concrete keys, also under nnx.eval_shape
             rngs = nnx.Rngs(seed)
-        return self.network(rngs=rngs, **hparams)
+        try:
+            return self.network(rngs=rngs, **hparams)
+        except Exception as error:  # a constructor raises almost anything
+            if not hparams or isinstance(error, UserError):
+                raise
+            values = " ".join(f"{key}={value!r}" for key, value in hparams.items())
+            raise InvalidArgument(
+                f"Cannot build the network with {values[:200]}: {error_summary(error)}",
+                rule=f"the arguments of the method's network are {self._arguments}",
+                remedy="correct the hyperparameters",
+            ) from error
 
     def default_hparams(self) -> dict[str, Any]:
         """Return the arguments of `network` with their defaults."""
@@ -136,6 +148,15 @@ class Method:
             for name, parameter in parameters.items()
             if name not in ("self", "rngs")
         }
+
+    @property
+    def _arguments(self) -> str:
+        """`channels=32, scale=4`."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.default_hparams().items())
+
+    def scale_of(self, hparams: Mapping[str, Any]) -> int:
+        """Return the upscaling factor of the network with these hyperparameters."""
+        return {"scale": self.scales[0], **self.default_hparams(), **hparams}["scale"]
 
     def get_test_hparams(self) -> Mapping[str, Any]:
         """Return `test_hparams`; if empty, the hyperparameters of the published weights "tiny"."""
@@ -152,14 +173,21 @@ class Method:
         return known
 
     def check_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Raise `InvalidArgument` unless every key is an argument of `network`."""
+        """Raise `InvalidArgument` unless `network` has these arguments and supports the scale."""
         defaults = self.default_hparams()
         if unknown := sorted(set(hparams) - set(defaults)):
-            arguments = ", ".join(f"{name}={value!r}" for name, value in defaults.items())
             raise InvalidArgument(
                 f"Unknown hyperparameter: {', '.join(unknown)}",
-                rule=f"the arguments of the method's network are {arguments}",
+                rule=f"the arguments of the method's network are {self._arguments}",
                 remedy=suggest(unknown[0], defaults, "use one of these names, or leave it out"),
+            )
+        scale = self.scale_of(hparams)
+        if type(scale) is not int or scale not in self.scales:  # True and 2.0 equal integers
+            scales = " or ".join(map(str, self.scales))
+            raise InvalidArgument(
+                f"Unsupported scale: {scale!r}",
+                rule=f"the method upscales by a factor of {scales} (Method.scales)",
+                remedy=f"set the hyperparameter scale to {scales}, or choose another method",
             )
 
 

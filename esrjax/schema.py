@@ -72,7 +72,7 @@ def _is_tag(step: int | str) -> bool:
 
 
 def _error_text(detail: ErrorDetails, schema: Mapping[str, Any]) -> str:
-    message, actual = detail["msg"], f"found {detail['input']!r}"
+    message, actual = detail["msg"], f"found {detail['input']!r:.200}"
     context: Mapping[str, Any] = detail.get("ctx", {})
     match detail["type"]:
         case "missing":

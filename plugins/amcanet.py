@@ -149,6 +149,7 @@ METHOD = Method(
     team="XSR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.12",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     test_hparams={"num_blocks": 1},
     min_side=7,

@@ -158,6 +158,7 @@ METHOD = Method(
     team="BVI",
     paper="NTIRE 2026 Efficient Super-Resolution challenge, team 19 (not in the report)",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     min_side=2,  # one pixel cannot be reflected
     needs_full_image=True,

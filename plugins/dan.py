@@ -87,6 +87,7 @@ METHOD = Method(
     team="DAN",
     paper="NTIRE 2025 Efficient Super-Resolution challenge, team 20",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     test_hparams={"num_blocks": 2},
     min_side=8,

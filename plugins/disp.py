@@ -26,6 +26,7 @@ METHOD = Method(
     team="DISP",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.13",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2026": Weights(

@@ -207,6 +207,7 @@ METHOD = Method(
     team="VARH-AI",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.11",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2026": Weights(

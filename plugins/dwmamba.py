@@ -193,6 +193,7 @@ METHOD = Method(
     team="WMESR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.10",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     test_hparams={"num_groups": 1},
     min_side=16,

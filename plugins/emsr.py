@@ -33,6 +33,7 @@ METHOD = Method(
     team="EMSR",
     paper="https://arxiv.org/abs/2504.11271",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2025": Weights(

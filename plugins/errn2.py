@@ -133,6 +133,7 @@ METHOD = Method(
     team="Just Try",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.14",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2026": Weights(

@@ -190,6 +190,7 @@ METHOD = Method(
     team="HAESR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section of team HAESR",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     test_hparams={"num_shared_blocks": 1, "kernel_size": 7},
     min_side=9,  # padded to 8 pixels, ESA's pooling would have no output

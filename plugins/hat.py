@@ -190,6 +190,7 @@ METHOD = Method(
     team="BBox",
     paper="NTIRE 2025 image super-resolution challenge, team 15 (SMT); HAT: arXiv:2205.04437",
     license="Apache-2.0",
+    scales=(2, 3, 4),
     description=__doc__,
     min_side=8,  # below that, more than half of a window's side is padding
     needs_full_image=True,

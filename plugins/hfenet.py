@@ -197,6 +197,7 @@ METHOD = Method(
     team="Sunflower",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     test_hparams={"num_blocks": 2},
     min_side=11,

@@ -141,6 +141,7 @@ METHOD = Method(
     team="CUIT HTT",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, MambaGate-SR",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     needs_full_image=True,
     weights={

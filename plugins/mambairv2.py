@@ -131,6 +131,7 @@ METHOD = Method(
     team="BBox",
     paper="NTIRE 2025 image super-resolution challenge, team 15 (SMT); MambaIRv2: arXiv:2411.15269",
     license="Apache-2.0",
+    scales=(2, 3, 4),
     description=__doc__,
     min_side=8,  # below, more than half of a window is padding
     needs_full_image=True,

@@ -38,6 +38,7 @@ METHOD = Method(
     team="BOE AIoT",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, team BOE AIoT",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2026": Weights(

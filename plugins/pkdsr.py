@@ -36,6 +36,7 @@ METHOD = Method(
     team="PKDSR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.3",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2026": Weights(

@@ -94,6 +94,7 @@ METHOD = Method(
     team="IN2GM",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, team IN2GM",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2026": Weights(

@@ -112,6 +112,7 @@ METHOD = Method(
     team="MDAP",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.15",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     test_hparams={"num_blocks": 2},
     needs_full_image=True,

@@ -62,6 +62,7 @@ METHOD = Method(
     team="EfficientSR Organizers",
     paper="https://arxiv.org/abs/2311.12770",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2026": Weights(

@@ -81,6 +81,7 @@ METHOD = Method(
     team="XiaomiMM",
     paper="NTIRE 2025 Efficient Super-Resolution challenge, team 24",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2025": Weights(

@@ -112,6 +112,7 @@ METHOD = Method(
     team="XiaomiMM",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report, section 4.1",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2026": Weights(

@@ -159,6 +159,7 @@ METHOD = Method(
     team="ETH Zurich",
     paper="SwinIR: Image Restoration Using Swin Transformer, https://arxiv.org/abs/2108.10257",
     license="Apache-2.0",
+    scales=(2, 3, 4),
     description=__doc__,
     min_side=5,  # below, more than half of a window is padding
     needs_full_image=True,

@@ -77,6 +77,7 @@ METHOD = Method(
     team="TSSR",
     paper="NTIRE 2025 Efficient Super-Resolution challenge, team 58",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     weights={
         "ntire2025": Weights(

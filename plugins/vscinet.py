@@ -149,6 +149,7 @@ METHOD = Method(
     team="XuptSR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     min_side=8,
     needs_full_image=True,

@@ -53,6 +53,7 @@ METHOD = Method(
     team="ZenoSR",
     paper="NTIRE 2026 Efficient Super-Resolution challenge report",
     license="MIT",
+    scales=(2, 3, 4),
     description=__doc__,
     test_hparams={"num_blocks": 1},
     min_side=8,

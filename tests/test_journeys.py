@@ -95,4 +95,4 @@ def test_new_package_can_be_installed_and_passes_its_test(
     tests = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert tests.returncode == 0, tests.stdout
     shown = run("method", "show", "my_net", cwd=tmp_path)
-    assert " (x4, my team; from esrjax-my" in shown.stdout
+    assert " (x2, x3, x4, my team; from esrjax-my" in shown.stdout

@@ -10,8 +10,10 @@ from PIL import Image
 
 from esrjax import registry
 from esrjax.data.image_io import read_image, write_image
+from esrjax.data.resize import bicubic_downscale, mod_crop
 from esrjax.evaluation.metrics import to_uint8
 from esrjax.inference import open_method
+from esrjax.nn.checkpoint_io import read_checkpoint
 
 SOURCE = Path(__file__).parent / "thirdparty"
 pytestmark = pytest.mark.usefixtures("crumbs")
@@ -50,7 +52,7 @@ def test_new_process_finds_it(tmp_path):
         text=True,
         check=True,
     )
-    assert run.stdout.startswith("crumb  (x4, Bakery; from crumbs 0.3)\n")
+    assert run.stdout.startswith("crumb  (x2, x4, Bakery; from crumbs 0.3)\n")
 
 
 def test_it_is_listed_and_shown(esrjax, monkeypatch):
@@ -60,7 +62,7 @@ def test_it_is_listed_and_shown(esrjax, monkeypatch):
     assert rows["crumbs"] == {
         "name": "crumbs",
         "team": "Bakery",
-        "scale": 4,
+        "scales": [4],
         "params": 33,
         "macs": 8 * 27 * 256**2,
         "weights": [],
@@ -140,12 +142,13 @@ init_from = "scratch"
 steps = 3
 loss = {{ blurred_l1 = 1.0 }}
 optimizer = {{ name = "sign_sgd", learning_rate = 1e-3 }}
-data = {{ datasets = ["{images}"], hr_patch_sizes = [[16, 16]], batch_size = 2 }}
+data = {{ datasets = ["{images}"], hr_patch_sizes = [[24, 24]], batch_size = 2 }}
 validation = {{ dataset = "{images}", every = 3, spec = "border1" }}
 """)
     assert esrjax("train", recipe, "-o", tmp_path / "run").code == 0
     scores = esrjax("eval", "crumb", "--data", images, "--spec", "border1").out
     assert "border1" in scores and "border1" in esrjax("metrics", "list").out
+    check_x2(esrjax, recipe, images, tmp_path)
     text = recipe.read_text()
     for old, new, group in (
         ("blurred_l1", "blured_l1", "esrjax.losses"),
@@ -155,3 +158,37 @@ validation = {{ dataset = "{images}", every = 3, spec = "border1" }}
         result = esrjax("train", recipe, "-o", tmp_path / "other")
         assert result.code == 2 and repr(new) in result.err and group in result.err
         assert f"did you mean {old!r}?" in result.err
+
+
+def check_x2(esrjax, recipe, images, tmp_path):
+    """Every command takes the scale of a network for x2 from its weights."""
+    run, sr = tmp_path / "x2", tmp_path / "sr.png"
+    assert esrjax("train", recipe, "-o", run, "--set", "hparams.scale=2").code == 0
+    assert open_method("crumb", run).scale == 2
+    assert esrjax("upscale", images / "b.png", "--checkpoint", run, "-o", sr).code == 0
+    lr = read_image(images / "b.png").pixels
+    height, width, _ = lr.shape
+    assert read_image(sr).pixels.shape == (2 * height, 2 * width, 3)
+    hr = mod_crop(read_image(images / "b.png").pixels, 2)
+    error = hr[2:-2, 2:-2] - open_method("crumb", run)(bicubic_downscale(hr, 2))[2:-2, 2:-2] * 1.0
+    scored = esrjax("eval", "crumb", "--checkpoint", run, "--data", images, "--json").json
+    psnr = 20 * np.log10(255) - 10 * np.log10(np.mean(error**2))
+    assert scored["images"]["b"]["psnr"] == pytest.approx(psnr, abs=1e-9)
+    file = tmp_path / "x2.safetensors"
+    assert esrjax("weights", "convert", "crumb", run, "-o", file).code == 0
+    assert read_checkpoint(file).metadata.scale == 2
+    for args, problem in (
+        (
+            ["upscale", images, "-o", tmp_path / "n", "--checkpoint", file, "--hparam", "scale=4"],
+            "x2",
+        ),
+        (["eval", "crumb", "--data", images, "-o", tmp_path / "n", "--checkpoint", file], "for x4"),
+        (["method", "cost", "crumb", "--hparam", "scale=5"], "Unsupported scale: 5"),
+        (["bench", "crumb", "--hparam", "scale=3"], "Unsupported scale: 3"),
+        (["bench", "loaf", "--hparam", "scale=4"], "Unknown hyperparameter: scale"),
+        (["train", recipe, "--dry-run", "--set", "hparams.scale=3"], "Unsupported scale: 3"),
+        (["train", recipe, "--dry-run", "--set", "sizes.scale=2"], "sizes"),
+    ):
+        result = esrjax(*args)
+        assert result.code == 2 and problem in result.err and "remedy" in result.err, result
+    assert not (tmp_path / "n").exists()

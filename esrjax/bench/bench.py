@@ -170,8 +170,10 @@ def bench(
 
     Raises:
         ImageTooSmall: A method does not accept one of the image sizes; nothing has run by then.
+        InvalidArgument: A method does not have one of `hparams`; likewise.
     """
     for name, method in methods.items():
+        method.check_hparams(hparams)
         for image_size in image_sizes:
             check_min_side(name, method.min_side, image_size)
     backends, variants = backends or jax_backend(), variants or Variants()
@@ -188,7 +190,8 @@ def bench(
     rows: list[BenchRow] = []
     for image_size, timed in zip(image_sizes, timed_rows, strict=True):
         works = {
-            name: _workload(name, methods[name], nets[name], image_size, notes) for name in nets
+            name: _workload(name, method, nets[name], image_size, method.scale_of(hparams), notes)
+            for name, method in methods.items()
         }
         rows += [
             row | _roofline_columns(row, works[row["method"]], peaks[row["precision"]])
@@ -301,10 +304,15 @@ def _median_columns(keys: tuple[str, str, str], samples: Sequence[float]) -> Ben
 
 
 def _workload(
-    name: str, method: Method, net: nnx.Module, image_size: ImageSize, notes: list[str]
+    name: str,
+    method: Method,
+    net: nnx.Module,
+    image_size: ImageSize,
+    scale: int,
+    notes: list[str],
 ) -> Workload | None:
     try:
-        return workload(method, net, image_size)
+        return workload(method, net, image_size, scale)
     except UncountedOp as error:
         notes.append(f"{name}: no roofline, {error.problem}")
         return None

@@ -61,19 +61,20 @@ class MachinePeak:
         return (compute_ms, "compute") if compute_ms > memory_ms else (memory_ms, "memory")
 
 
-def workload(method: Method, net: nnx.Module, image_size: tuple[int, int]) -> Workload:
+def workload(method: Method, net: nnx.Module, image_size: tuple[int, int], scale: int) -> Workload:
     """Return the workload of one forward pass.
 
     Args:
         method: Method of the network.
         net: Network in deploy form.
         image_size: (height, width) of the LR image.
+        scale: Upscaling factor of the network.
 
     Raises:
         UncountedOp: The network has an op whose cost is unknown.
     """
     cost = cost_of(method, net, image_size=image_size)
-    image_elements = 3 * math.prod(image_size) * (1 + method.scale**2)
+    image_elements = 3 * math.prod(image_size) * (1 + scale**2)
     activations = sum(op.activations for op in cost.ops if op.is_needed)
     elements = image_elements + cost.params_full + 2 * activations
     return Workload(macs=cost.macs_full, elements=elements)

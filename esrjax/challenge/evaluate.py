@@ -26,7 +26,7 @@ from esrjax.bench.record import Timing
 from esrjax.bench.timing import forward_fn
 from esrjax.challenge import record
 from esrjax.challenge.record import BaselineTiming, DatasetMetrics, ProtocolTiming, Result
-from esrjax.challenge.rules import Rules
+from esrjax.challenge.rules import Rules, check_scale
 from esrjax.data.datasets import Pair, Progress
 from esrjax.errors import RankingError
 from esrjax.evaluation.score import Scores
@@ -284,7 +284,7 @@ def check_rankable(models: Sequence[Model | EnsembleModel], folder: Path) -> lis
     """Return the models if all are single networks and results can be written into `folder`.
 
     Raises:
-        RankingError: One of them is an ensemble.
+        RankingError: One of them is an ensemble, or of another scale than the challenge.
         UnwritableFile: The folder cannot be written into.
     """
     record.check_writable_folder(folder)
@@ -295,4 +295,5 @@ def check_rankable(models: Sequence[Model | EnsembleModel], folder: Path) -> lis
                 rule="the challenge ranks single networks",
                 remedy=f"evaluate its members: {', '.join(model.members)}",
             )
+        check_scale(model.name, model.scale, "leave out -o; --json prints the scores")
     return [model for model in models if isinstance(model, Model)]

@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from esrjax.errors import NotFound, RulesError
+from esrjax.errors import NotFound, RankingError, RulesError
 from esrjax.io import matches_any
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
 
+SCALE = 4  # of the challenges, and of result files
 # Consecutive image names, first and last: `0801-0900`.
 NameRange = Annotated[str, Field(pattern=r"^\d+-\d+$")]
 
@@ -221,6 +222,25 @@ class Rules:
             note.text
             for note in self.notes
             if note.team == team and round(note.flops_g, decimals) == round(flops_g, decimals)
+        )
+
+
+def check_scale(name: str, scale: int, remedy: str) -> None:
+    """Check that a model upscales as the challenge requires.
+
+    Args:
+        name: Name of the model.
+        scale: Its upscaling factor.
+        remedy: What the user can do where it is another one.
+
+    Raises:
+        RankingError: It is another one.
+    """
+    if scale != SCALE:
+        raise RankingError(
+            f"{name!r} is a network for x{scale}",
+            rule=f"the rules of challenges, results and submissions are for x{SCALE}",
+            remedy=remedy,
         )
 
 

@@ -149,7 +149,8 @@ def _torch_factories(
     factories: dict[str, dict[str, Factory]] = {}
     for name, source in sources.items():
         model = torch_model.build(torch_model.parse_source(source, kwargs))
-        prepare = functools.partial(torch_optim.prepare, model, scale=methods[name].scale)
+        scale = methods[name].scale_of(kwargs)
+        prepare = functools.partial(torch_optim.prepare, model, scale=scale)
         factories[name] = {
             engine: _factory(functools.partial(prepare, mode=mode), is_compiled=mode == "compiled")
             for engine, mode in TORCH_MODES.items()

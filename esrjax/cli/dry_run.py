@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from esrjax import registry
 from esrjax.challenge.rules import Rules, data_policy_violations, load_rules
 from esrjax.cli.output import print_json, print_unwrapped, show_table
 from esrjax.data.datasets import list_pairs
@@ -135,9 +134,9 @@ def _params(plan: StagePlan) -> list[dict[str, str]]:
 
 
 def _datasets(recipe: Recipe) -> list[str]:
-    scale = registry.get_method(recipe.method).scale
-    lines: list[str] = []
-    for name in training_datasets(recipe):
+    runs, lines = recipe.runs, list[str]()
+    scales = {(n, recipe.scale_at(run)) for run in runs for n in run.stage.data.dataset_weights}
+    for name, scale in sorted(scales):
         try:
             lines.append(f"dataset {name}: {len(list_pairs(name, scale))} images")
         except UserError:

@@ -44,7 +44,7 @@ def list_methods(as_json: options.JsonOption = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        show_table(rows, ("name", "team", "scale", "params", "macs", "weights", "pretrained"))
+        show_table(rows, ("name", "team", "scales", "params", "macs", "weights", "pretrained"))
 
 
 def _summary(name: str) -> dict[str, Any]:
@@ -63,12 +63,16 @@ def _summary(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "team": entry.team,
-        "scale": entry.scale,
+        "scales": _scales(entry),
         "params": int(figures["params"]),
         "macs": int(figures["macs"]),
         "weights": weights,
         "pretrained": pretrained,
     }
+
+
+def _scales(entry: Method | Ensemble) -> list[int]:
+    return [entry.scale] if isinstance(entry, Ensemble) else [*entry.scales]
 
 
 @app.command()
@@ -79,7 +83,8 @@ def show(name: options.MethodArgument, as_json: options.JsonOption = False) -> N
         details = {"package": package, "paper": entry.paper, "description": entry.description}
         print_json({**_summary(name), **details})
         return
-    head = f"[bold]{name}[/bold]  (x{entry.scale}, {escape(entry.team)}; from {package})\n"
+    scales = ", ".join(f"x{scale}" for scale in _scales(entry))
+    head = f"[bold]{name}[/bold]  ({scales}, {escape(entry.team)}; from {package})\n"
     print_unwrapped(head, markup=True)
     if entry.description:
         print_unwrapped(f"{entry.description.strip()}\n")
@@ -368,6 +373,7 @@ METHOD = Method(
     team="my team",
     paper="title and URL",
     license="Apache-2.0",
+    scales=(2, 3, 4),
     description=__doc__,
     api=1,
 )

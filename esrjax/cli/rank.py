@@ -164,6 +164,7 @@ def _sr_sources(
 ) -> dict[str, SRSource]:
     """The methods to show: how each upscales, read from a folder or run now."""
     from esrjax.challenge.report import content
+    from esrjax.challenge.rules import check_scale
     from esrjax.inference import open_method
 
     folders = [_folder(text) for text in images]
@@ -178,7 +179,9 @@ def _sr_sources(
     files = options.parse_checkpoints(checkpoints, names)
     sources = content.folder_sources(dict(folders), pairs)
     for name in names:
-        sources[name] = content.upscaling_source(open_method(name, files[name]))
+        model = open_method(name, files[name])
+        check_scale(name, model.scale, "leave out its --checkpoint")
+        sources[name] = content.upscaling_source(model)
     return sources
 
 

@@ -100,7 +100,7 @@ def _builder(
     rules: str,
     hparams: list[str] | None,
 ) -> SubmissionBuilder:
-    from esrjax.challenge.rules import load_rules
+    from esrjax.challenge.rules import check_scale, load_rules
     from esrjax.challenge.submission import model_number
     from esrjax.cli.submission_builder import SubmissionBuilder
     from esrjax.data import datasets
@@ -108,6 +108,7 @@ def _builder(
 
     loaded_rules = load_rules(rules)
     model = open_method(name, checkpoint, options.parse_hparams(hparams))
+    check_scale(model.name, model.scale, "submit a network for x4")
     return SubmissionBuilder(
         model=model,
         number=model_number(loaded_rules, model.method.team, number),

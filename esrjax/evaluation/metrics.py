@@ -59,7 +59,7 @@ class MetricSpec:
         round_luma_for: The metrics for which luma is rounded to whole levels first.
         output_rounding: How the float output of a network becomes levels in [0, 255] ("none" leaves
             it unrounded). A uint8 image is compared as it is.
-        crop_border: Pixels that are ignored at each side; 4 is the usual scale x4.
+        crop_border: Pixels that are ignored at each side at x4 (see `at_scale`).
         window_size: Side of SSIM's Gaussian window, pixels.
         sigma: Standard deviation of that Gaussian, pixels.
         peak: The level of white (MAX in the definition of PSNR, L in that of SSIM).
@@ -80,6 +80,16 @@ class MetricSpec:
     peak: int = 255
     mse_epsilon: float = 0.0
     clip_negative_ssim: bool = False
+
+    def at_scale(self, scale: int) -> "MetricSpec":
+        """Return the spec for HR images of another scale.
+
+        Programs that crop a border crop as many pixels as the scale, EDSR's 6 + scale. A border of
+        less than 4 pixels does not contain the scale, and stays.
+        """
+        if self.crop_border < 4:
+            return self
+        return replace(self, crop_border=self.crop_border - 4 + scale)
 
     @property
     def needs_float_output(self) -> bool:

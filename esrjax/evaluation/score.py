@@ -145,6 +145,7 @@ def _measure(
             rule="the output is an array of NumPy or JAX, a PIL image, or a PyTorch tensor",
             remedy=error.remedy,
         ) from error
+    specs = [spec.at_scale(pair.scale) for spec in specs]
     is_valid_dtype = np.issubdtype(sr.dtype, np.floating) if as_floats else sr.dtype == np.uint8
     if not is_valid_dtype or sr.shape != hr.shape:
         expected = "floats in [0, 1] of shape" if as_floats else "uint8"

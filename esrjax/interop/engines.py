@@ -18,7 +18,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from esrjax import registry
 from esrjax.data.image_arrays import LRArray, convert_like
-from esrjax.errors import InvalidOutput, UnreadableFile, UserError, WeightsMismatch
+from esrjax.errors import (
+    InvalidArgument,
+    InvalidOutput,
+    UnreadableFile,
+    UserError,
+    WeightsMismatch,
+)
 from esrjax.evaluation import upscale
 from esrjax.evaluation.upscale import FloatImage, ImageSize, Tiling, Upscaler, Windows
 from esrjax.inference import check_min_side, check_windows, open_method
@@ -185,11 +191,19 @@ def load(
 
     Raises:
         WeightsMismatch: If the .onnx file is an export of another method.
+        InvalidArgument: If there are hyperparameters for an .onnx file.
         UnreadableFile: If it cannot be read.
     """
     if checkpoint is None or not is_onnx(checkpoint):
         model = open_method(name, checkpoint, hparams)
         return _open_bytes(export.to_onnx_bytes(model), model.name)
+    if hparams:
+        raise InvalidArgument(
+            f"An .onnx file has its hyperparameters already, here is {', '.join(hparams)}",
+            rule="hyperparameters belong to the weights that are exported",
+            location=str(checkpoint),
+            remedy="leave --hparam out",
+        )
     model = open_onnx(checkpoint)
     if name not in (None, model.name):
         raise WeightsMismatch(

@@ -333,7 +333,7 @@ def _make_metadata(
         method=model.name,
         format=format,
         dtype=dtype,
-        scale=method.scale,
+        scale=model.scale,
         data_range=method.data_range,
         min_side=method.min_side,
         receptive_field_radius=None if method.needs_full_image else model.receptive_field_radius,

@@ -25,6 +25,7 @@ from esrjax.errors import InvalidArgument, UnreadableFile, list_some
 from esrjax.inference import open_method
 from esrjax.interop import array_diff
 from esrjax.interop.array_diff import Array, ArrayDiff, Comparison, Implementation, OptimizerPair
+from esrjax.loading import stored_hparams
 from esrjax.method import Form, Method
 from esrjax.nn import checkpoint_io
 from esrjax.nn.compilation import jit
@@ -329,7 +330,12 @@ def _image_pairs(request: ParityRequest) -> Sequence[Pair]:
     """Return the images of the dataset; none, if the request names no dataset."""
     if request.data is None:
         return ()
-    return datasets.list_pairs(request.data, registry.get_method(request.method).scale)
+    method, hparams = registry.get_method(request.method), request.hparams
+    if request.checkpoint is not None:
+        checkpoint = checkpoint_io.read_checkpoint(request.checkpoint)
+        hparams = {**stored_hparams(method, checkpoint), **hparams}
+    method.check_hparams(hparams)
+    return datasets.list_pairs(request.data, method.scale_of(hparams))
 
 
 # --- hashes of what is compared ---

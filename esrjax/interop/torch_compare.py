@@ -289,9 +289,9 @@ def compare_float64(pair: ModelPair, x: Array) -> tuple[list[ArrayDiff], LayerRe
         raise TorchModelError(
             f"{pair.torch_model.source.class_name} returns {torch_out.shape}, "
             f"{pair.name} returns {jax_out.shape}",
-            rule=f"both networks upscale an image by {pair.method.scale}, (N, 3, h, w)",
+            rule="both networks upscale an image (N, 3, h, w) by the same factor",
             location=str(pair.torch_model.source.file),
-            remedy="check the constructor arguments (--torch-args) and the scale",
+            remedy="check the constructor arguments (--torch-args) and --hparam scale",
         )
     diffs: list[ArrayDiff] = []
     for name, jax_sr, torch_sr in zip(INPUT_NAMES, jax_out, torch_out, strict=True):

@@ -118,7 +118,7 @@ def make_metadata(
 
     Args:
         method_name: Registered name of the method.
-        method: The method; data range, scale and license are taken from it.
+        method: The method; data range and license are taken from it, and the scale with `hparams`.
         form: Form of the network that the weights belong to.
         hparams: Arguments of `Method.network` that the weights need.
         source_sha256: SHA-256 of the file that the weights were converted from.
@@ -130,7 +130,7 @@ def make_metadata(
         form=form,
         hparams=dict(hparams),
         data_range=method.data_range,
-        scale=method.scale,
+        scale=method.scale_of(hparams),
         license=method.license,
         source_sha256=source_sha256,
         tensors_sha256=tensors_sha256,

@@ -20,6 +20,7 @@ from esrjax.nn.checkpoint_io import StateDict
 from esrjax.nn.compilation import FAST_COMPILE
 from esrjax.nn.cost import cost_of, mismatches
 from esrjax.nn.hooks import heads, taps
+from esrjax.nn.layers import shapes_only
 from esrjax.nn.reparam import Reparam, deploy
 from esrjax.nn.state_dict import (
     KeyMap,
@@ -86,6 +87,11 @@ class _MethodFixture:
     deployed_net: nnx.Module
     side: int  # of test images, LR pixels
 
+    @property
+    def scale(self) -> int:
+        """Upscaling factor of the networks."""
+        return self.method.scale_of(self.hparams)
+
     def random_lr(self, batch: int = 1, dtype: Any = jnp.float32) -> Any:
         """Return random LR images (batch, h, w, 3), 3 pixels wider than high."""
         noise = np.random.default_rng(0).random((batch, self.side, self.side + 3, 3))
@@ -144,10 +150,29 @@ def _output_is_valid(fixture: _MethodFixture) -> None:
     n, h, w, _ = lr.shape
     for net in (fixture.train_net, fixture.deployed_net):
         sr = fixture.call(net, lr)
-        chex.assert_shape(sr, (n, fixture.method.scale * h, fixture.method.scale * w, 3))
+        chex.assert_shape(sr, (n, fixture.scale * h, fixture.scale * w, 3))
         assert sr.dtype == jnp.float32, f"SR is {sr.dtype}"
         num_invalid = int(jnp.sum(~jnp.isfinite(sr)))
         assert not num_invalid, f"{num_invalid} of {sr.size} values are NaN or infinite"
+    _check_other_scales(fixture)
+
+
+def _check_other_scales(fixture: _MethodFixture) -> None:
+    """Check the size of SR for the scales that the fixture's networks do not have, abstractly."""
+    method, lr = fixture.method, fixture.random_lr()
+    _, h, w, _ = lr.shape
+    method.check_hparams({})  # the default scale is one of Method.scales
+    for scale in sorted({*method.scales} - {fixture.scale}):
+        build = functools.partial(_build_for_eval, method, **{**fixture.hparams, "scale": scale})
+        with functional.native_lowering(True):  # traced fastest
+            sr = jax.eval_shape(functools.partial(_build_and_call, build), lr)
+        chex.assert_shape(sr, (1, scale * h, scale * w, 3))
+
+
+def _build_and_call(build: Callable[[], Any], lr: Any) -> Any:
+    with shapes_only():
+        net = build()
+    return net(lr)
 
 
 def _images_of_a_batch_are_independent(fixture: _MethodFixture) -> None:
@@ -286,7 +311,8 @@ def _cost_equals_reported(fixture: _MethodFixture) -> None:
 
 CHECKS: Mapping[Callable[[_MethodFixture], None], str] = {  # each with its remedy
     _output_is_valid: "return float32 SR images (N, scale·h, scale·w, 3) for LR images "
-    "(N, h, w, 3); correct Method.scale, or Method.min_side if the image is too small",
+    "(N, h, w, 3), for every one of Method.scales, by the network's argument scale where there are "
+    "several; correct Method.scales, or Method.min_side if the image is too small",
     _images_of_a_batch_are_independent: "compute statistics of each image by itself, over axes 1 "
     "and 2 of (N, h, w, C) and not over axis 0",
     _deploy_form_equals_train_form: "correct `fuse` of the Reparam blocks; a chain of convolutions "

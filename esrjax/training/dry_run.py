@@ -18,7 +18,8 @@ from esrjax.errors import UserError
 from esrjax.nn.cost import cost
 from esrjax.training import optim
 from esrjax.training.init_from import LoadedModel, find_checkpoint
-from esrjax.training.recipe import Prune, Recipe, Stage, StageRun
+from esrjax.training.recipe import Prune, Recipe, StageRun
+from esrjax.training.recipe_checks import check_numbers
 from esrjax.training.stage_trainer import StageSetup
 
 
@@ -81,7 +82,8 @@ class StepEstimate:
 
     @property
     def _scale(self) -> int:
-        return registry.get_method(self.setup.model.method).scale
+        model = self.setup.model
+        return registry.get_method(model.method).scale_of(model.hparams)
 
 
 def _mib(tree: Any) -> float:
@@ -144,8 +146,10 @@ def dry_run(recipe: Recipe) -> tuple[StagePlan, ...]:
         A plan for each run, in order.
 
     Raises:
-        UserError: A stage would fail: shapes, globs, taps or schedules do not match.
+        UserError: A stage would fail: its numbers are not as `check_numbers` requires, or shapes,
+            globs, taps or schedules do not match.
     """
+    check_numbers(recipe)
     # An epoch counts as one step: shapes do not depend on the length.
     stages = [s if s.steps else replace(s, steps=s.epochs, epochs=None) for s in recipe.stage]
     recipe = replace(recipe, stage=tuple(stages))
@@ -178,7 +182,7 @@ def _make_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) -> Sta
     setup = _init_abstract(recipe, feasible_run, [plan.setup.model for plan in plans])
     step_estimate = StepEstimate(setup=setup)
     step_estimate.check_loss()
-    missing += _missing_datasets(recipe, run.stage)
+    missing += _missing_datasets(recipe, run)
     return StagePlan(run=run, step_estimate=step_estimate, missing=tuple(missing))
 
 
@@ -199,8 +203,8 @@ def _without_missing_files(run: StageRun) -> tuple[StageRun, list[str]]:
     return replace(run, stage=stage), messages
 
 
-def _missing_datasets(recipe: Recipe, stage: Stage) -> list[str]:
-    scale = registry.get_method(recipe.method).scale
+def _missing_datasets(recipe: Recipe, run: StageRun) -> list[str]:
+    stage, scale = run.stage, recipe.scale_at(run)
     names = [*stage.data.dataset_weights, *([stage.validation.dataset] if stage.validation else [])]
     problems = {name: _problem_of(list_pairs, name, scale) for name in names}
     return [f"dataset {name}: {problem}" for name, problem in problems.items() if problem]

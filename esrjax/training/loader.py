@@ -305,23 +305,12 @@ def open_batches(data: Data, scale: int, seed: int, shard: tuple[int, int] = (0,
         shard: `(i, n)`: the i-th of n equal parts of every batch.
 
     Raises:
-        RecipeError: A patch size is not divisible by the scale, or images are smaller than it.
+        RecipeError: As `check_patch_sizes` and `usable_pairs`.
     """
-    _check_divisible(data, scale)
-    min_side = max(chain(*data.all_patch_sizes)) // scale
-    datasets = [list_pairs(name, scale) for name in data.dataset_weights]
-    datasets = [_with_downscales(pairs, data.hr_downscales) for pairs in datasets]
-    sizes = {pair: pair.lr_size() for pair in chain(*datasets)}
-    undersized = [pair.name for pair, size in sizes.items() if min(size) < min_side]
-    usable = [[pair for pair in pairs if min(sizes[pair]) >= min_side] for pairs in datasets]
-    if undersized and (data.undersized == "error" or not all(usable)):
-        raise RecipeError(
-            f"{len(undersized)} of {len(sizes)} images are too small: {list_some(undersized)}",
-            rule=f"a side of an HR image has at least the {min_side * scale} pixels of a patch",
-            remedy='reduce data.hr_patch_sizes, or skip these images with data.undersized = "skip"',
-        )
-    pairs = list(chain(*usable))
-    lr_sizes = np.array([sizes[pair] for pair in pairs], np.int32)
+    check_patch_sizes(data, scale)
+    usable = usable_pairs(data, scale)
+    pairs = [pair for pair, _ in chain(*usable)]
+    lr_sizes = np.array([size for _, size in chain(*usable)], np.int32)
     images = ImageCache(pairs, data.cache_gib, num_readers=max(1, data.num_workers))
     num_bytes = 3 * int(lr_sizes.astype(np.int64).prod(axis=1).sum()) * (1 + scale**2)
     if num_bytes <= data.cache_gib * GIB and not data.num_workers:
@@ -338,16 +327,57 @@ def open_batches(data: Data, scale: int, seed: int, shard: tuple[int, int] = (0,
     return Batches(sampler=sampler, images=images)
 
 
+def usable_pairs(data: Data, scale: int) -> list[list[tuple[Pair, tuple[int, int]]]]:
+    """Return the pairs of each dataset that are larger than every patch, with their LR sizes.
+
+    Sizes are read from the headers of the files.
+
+    Args:
+        data: The stage's data.
+        scale: Upscaling factor.
+
+    Raises:
+        RecipeError: Images are smaller than a patch.
+        UserError: There is no such dataset, or an image cannot be read.
+    """
+    min_side = max(chain(*data.all_patch_sizes)) // scale
+    sizes = [
+        [(pair, pair.lr_size()) for pair in _with_downscales(pairs, data.hr_downscales)]
+        for pairs in (list_pairs(name, scale) for name in data.dataset_weights)
+    ]
+    usable = [[(pair, size) for pair, size in pairs if min(size) >= min_side] for pairs in sizes]
+    undersized = [pair.name for pair, size in chain(*sizes) if min(size) < min_side]
+    if undersized and (data.undersized == "error" or not all(usable)):
+        raise RecipeError(
+            f"{len(undersized)} of {sum(map(len, sizes))} images are too small: "
+            + list_some(undersized),
+            rule=f"a side of an HR image has at least the {min_side * scale} pixels of a patch",
+            remedy='reduce data.hr_patch_sizes, or skip these images with data.undersized = "skip"',
+        )
+    return usable
+
+
 def _with_downscales(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[Pair, ...]:
     """Return the pairs, followed by a downscaled copy of each for every factor."""
     return (*pairs, *(pair.downscaled(factor) for factor in factors for pair in pairs))
 
 
-def _check_divisible(data: Data, scale: int) -> None:
+def check_patch_sizes(data: Data, scale: int, min_side: int = 1) -> None:
+    """Check the sizes of the HR patches.
+
+    Args:
+        data: The stage's data.
+        scale: Upscaling factor.
+        min_side: Smallest LR side that the network accepts, pixels.
+
+    Raises:
+        RecipeError: A side is not a multiple of the scale, or smaller than the network accepts.
+    """
     for height, width in data.all_patch_sizes:
-        if height % scale or width % scale:
+        if height % scale or width % scale or min(height, width) < scale * min_side:
             raise RecipeError(
-                f"HR patches of {height}x{width} have no LR counterpart",
-                rule=f"height and width of an HR patch are multiples of {scale}, the scale",
+                f"HR patches of {height}x{width} do not fit the network, which is for x{scale}",
+                rule=f"height and width of an HR patch are multiples of {scale}, the scale, and at "
+                f"least {scale * min_side}",
                 remedy="change data.hr_patch_sizes",
             )

@@ -24,12 +24,14 @@ from esrjax.schema import (
     STRING,
     TABLE,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     subschema,
 )
 
-PositiveInt = Annotated[int, Field(gt=0)]
+# Steps are counted in int32, and JAX keeps 32 bits of a seed: others would be cut without a word.
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+MAX_RUNS = 1000  # of stages, repetitions included
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Globs = tuple[str, ...]
 
@@ -237,7 +239,7 @@ class Schedule:
     name: Literal["constant", "cosine", "multistep", "step"] = "constant"
     end_learning_rate: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 0
-    restarts: tuple[NonNegativeInt, ...] = ()
+    restarts: tuple[PositiveInt, ...] = ()
     restart_weights: tuple[PositiveFloat, ...] = ()
     milestones: tuple[NonNegativeInt, ...] = ()
     gamma: PositiveFloat = 0.5
@@ -524,6 +526,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if problems := [*self._invalid_names(), *self._invalid_references()]:
             raise ValueError("; ".join(problems))
+        times = {name: group.times for group in self.repeat for name in group.stages}
+        num_runs = sum(stage.repeat * times.get(stage.name, 1) for stage in self.stage)
+        if num_runs > MAX_RUNS:
+            raise ValueError(f"repeat: {num_runs} runs of stages, at most {MAX_RUNS} are possible")
 
     def _invalid_names(self) -> Iterator[str]:
         """Yield errors of names: duplicates, and groups that overlap or are not consecutive."""
@@ -579,6 +585,10 @@ class Recipe:
         for earlier in self.runs[: run.index + 1]:
             hparams |= earlier.stage.hparams
         return hparams
+
+    def scale_at(self, run: StageRun) -> int:
+        """Return the upscaling factor of the network that `run` trains."""
+        return registry.get_method(self.method).scale_of(self.hparams_at(run))
 
     def _unroll(self) -> list[Stage]:
         """Return the stages in order of execution, repetitions included."""

@@ -69,8 +69,12 @@ def parse(
     if problems:
         raise _invalid_recipe(problems, location)
     try:
+        text = json.dumps(resolved, default=str)
+    except ValueError as error:  # a hexadecimal number of more digits than Python converts
+        raise _invalid_recipe([f"a value cannot be read: {error}"], location) from None
+    try:
         # By way of JSON: strict pydantic accepts a list for a tuple only there.
-        return RECIPE.validate_json(json.dumps(resolved, default=str))
+        return RECIPE.validate_json(text)
     except ValidationError as error:
         lines = [_locate(line, data, resolved) for line in format_errors(error, file_schema())]
         raise _invalid_recipe([*dict.fromkeys(lines)], location) from None
@@ -174,7 +178,7 @@ def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str
         path, equals, text = override.partition("=")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:  # no TOML, or a number of more digits than Python converts
             value = text
         problem = _set_at(data, path.split("."), value) if equals else "is not path=value"
         problems += [f"--set {override} {problem}"] if problem else []

@@ -42,14 +42,15 @@ class Validator:
     Args:
         cfg: The validation of the recipe.
         method: The method.
+        scale: Upscaling factor of the networks.
 
     Raises:
         UserError: There is no such dataset or metric spec.
     """
 
-    def __init__(self, cfg: Validation, method: Method):
+    def __init__(self, cfg: Validation, method: Method, scale: int):
         self.method = method
-        self.pairs, self.spec = list_pairs(cfg.dataset, method.scale), get_spec(cfg.spec)
+        self.pairs, self.spec = list_pairs(cfg.dataset, scale), get_spec(cfg.spec)
 
     def __call__(self, net: nnx.Module) -> ImageMetrics:
         """Return the mean metrics of `net`; it may be in train form and mode, and is unchanged."""
@@ -173,6 +174,7 @@ class StageTrainer:
     Attributes:
         stage: The stage of the recipe.
         method: The method.
+        scale: Upscaling factor of the network.
         model: The initial network.
         objective: The loss, with the teacher.
         lr_schedule: Step -> learning rate.
@@ -202,7 +204,8 @@ class StageTrainer:
         self.start_step = sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index])
         self.teacher_state = self.data_parallel.replicate(teacher and teacher.state)
         self.step_fn = self.data_parallel.compile_step(setup.objective, setup.optimizer)
-        self.validator = stage.validation and Validator(stage.validation, method)
+        self.scale = recipe.scale_at(run)
+        self.validator = stage.validation and Validator(stage.validation, method, self.scale)
 
     def batches(self, start_step: int) -> Iterator[ImageBatch]:
         """Return LR and HR batches from `start_step` on, sharded over the devices."""
@@ -210,7 +213,7 @@ class StageTrainer:
         # it. Grain takes no seeds from 2**32 on.
         seed = (self.recipe.seed + 7919 * self.run.index) % 2**31
         shard = jax.process_index(), jax.process_count()
-        batches = open_batches(self.stage.data, self.method.scale, seed, shard)
+        batches = open_batches(self.stage.data, self.scale, seed, shard)
         return image_batches(batches, self.data_parallel, start_step, self.num_steps)
 
     def train_step(self, state: TrainState, lr: Array, hr: Array) -> tuple[TrainState, Array]:

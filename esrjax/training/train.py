@@ -11,13 +11,15 @@ import jax
 
 from esrjax import registry
 from esrjax.data.datasets import list_pairs
-from esrjax.errors import Diverged
+from esrjax.errors import Diverged, RecipeError
 from esrjax.io import check_outputs
 from esrjax.training.checkpoint import Checkpointer, RunDir
 from esrjax.training.dry_run import dry_run
 from esrjax.training.init_from import LoadedModel, find_checkpoint
+from esrjax.training.loader import usable_pairs
 from esrjax.training.logging import Meter, TrainReport
 from esrjax.training.recipe import Recipe, Stage, StageRun
+from esrjax.training.recipe_checks import check_hparams
 from esrjax.training.stage_trainer import StageTrainer, Validator
 from esrjax.training.train_state import TrainState
 
@@ -116,14 +118,13 @@ def check_recipe(recipe: Recipe) -> None:
         UserError: A hyperparameter, dataset, metric spec or checkpoint is unknown or missing, or a
             stage fails in the dry run.
     """
+    check_hparams(recipe)
     method = registry.get_method(recipe.method)
-    method.check_hparams(recipe.hparams)
-    for stage in recipe.stage:
-        method.check_hparams(stage.hparams)
+    for stage, scale in _scales(recipe):
         for name in stage.data.dataset_weights:
-            list_pairs(name, method.scale)
+            list_pairs(name, scale)
         if stage.validation is not None:
-            Validator(stage.validation, method)
+            Validator(stage.validation, method, scale)
         for file in stage.checkpoints.values():
             find_checkpoint(file)
     dry_run(recipe)
@@ -131,16 +132,27 @@ def check_recipe(recipe: Recipe) -> None:
 
 def resolve_epochs(recipe: Recipe) -> Recipe:
     """Return the recipe with epochs converted to steps; in an epoch every image is cropped once."""
-    scale = registry.get_method(recipe.method).scale
-    return replace(recipe, stage=tuple(_with_steps(stage, scale) for stage in recipe.stage))
+    return replace(recipe, stage=tuple(_with_steps(*item) for item in _scales(recipe)))
+
+
+def _scales(recipe: Recipe) -> list[tuple[Stage, int]]:
+    """Return every stage with the upscaling factor of its first run."""
+    scales = {run.stage.name: recipe.scale_at(run) for run in reversed(recipe.runs)}
+    return [(stage, scales[stage.name]) for stage in recipe.stage]
 
 
 def _with_steps(stage: Stage, scale: int) -> Stage:
     if stage.epochs is None:
         return stage
-    num_images = sum(len(list_pairs(name, scale)) for name in stage.data.dataset_weights)
-    num_images *= 1 + len(stage.data.hr_downscales)
+    num_images = sum(map(len, usable_pairs(stage.data, scale)))
     steps = -(-stage.epochs * num_images // stage.data.batch_size)  # rounded up
+    if steps >= 2**31:
+        raise RecipeError(
+            f"{stage.epochs} epochs of {num_images} images are {steps} steps",
+            rule="a stage has less than 2^31 steps",
+            location=f"stage {stage.name!r}",
+            remedy="reduce epochs",
+        )
     return replace(stage, steps=steps, epochs=None)
 
 

@@ -17,7 +17,7 @@ def test_minimum_time_is_that_of_the_slower_resource():
 
 def test_workload_of_one_3x3_filter(crumbs):
     method = registry.get_method("crumb")
-    work = workload(method, deploy(method.build()), (8, 10))
+    work = workload(method, deploy(method.build()), (8, 10), scale=4)
     pixels = 8 * 10 * 3
     assert work.macs == 9 * pixels
     weights = 3 * 9 + 3

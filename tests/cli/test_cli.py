@@ -119,7 +119,7 @@ def test_list_has_every_method(esrjax, crumbs, monkeypatch):
     rows = {row.pop("name"): row for row in esrjax("method", "list", "--json").json}
     assert rows["span"] == {
         "team": "EfficientSR Organizers",
-        "scale": 4,
+        "scales": [2, 3, 4],
         "params": 150_688,
         "macs": 9_833_807_872,
         "weights": ["ntire2026"],
@@ -129,7 +129,7 @@ def test_list_has_every_method(esrjax, crumbs, monkeypatch):
     assert (rows["spanv2"]["team"], rows["spanv2"]["params"]) == ("XiaomiMM", 139_104)
     assert rows["crumb"] == {
         "team": "Bakery",
-        "scale": 4,
+        "scales": [2, 4],
         "params": 30,
         "macs": 27 * 256 * 256,
         "weights": [],
@@ -140,11 +140,10 @@ def test_list_has_every_method(esrjax, crumbs, monkeypatch):
 def test_output_is_not_wrapped_without_a_terminal(esrjax, monkeypatch):
     monkeypatch.setenv(registry.PLUGINS_ENV, "span, spanv2")
     lines = esrjax("method", "list").out.splitlines()
-    assert lines[0].split() == "name team scale params macs weights pretrained".split()
+    assert lines[0].split() == "name team scales params macs weights pretrained".split()
     span = next(line for line in lines if line.startswith("span "))
-    assert (
-        span.split() == "span EfficientSR Organizers 4 150,688 9,833,807,872 ntire2026 yes".split()
-    )
+    figures = "2, 3, 4 150,688 9,833,807,872 ntire2026 yes"
+    assert span.split() == f"span EfficientSR Organizers {figures}".split()
     lines = esrjax("method", "show", "span").out.splitlines()
     assert "conv_cat ─ upsampler ─ shuffle" in next(line for line in lines if "conv_cat ─" in line)
     assert any(

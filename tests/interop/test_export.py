@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from esrjax import registry
+from esrjax.data.image_io import read_image, write_image
 from esrjax.errors import ExportError
 from esrjax.inference import open_method
 from esrjax.interop import export
 from esrjax.interop.export import MAX_FLOAT32_DIFF, MIN_PSNR_DB, ExportCheck, compare
+from esrjax.nn.checkpoint_io import make_metadata, write_safetensors
 from esrjax.nn.reparam import deploy
+from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 OFFICIAL = {
     "span": "team00_SPAN",
@@ -87,6 +90,25 @@ def test_metadata_of_an_exported_file(onnx, esrjax, crumbs, tmp_path):
     assert metadata["checks"]["float32"]["image_sizes"] == [[16, 24], [33, 21], [75, 131]]
     assert metadata["hparams"] == {} and metadata["receptive_field_radius"] >= 1
     assert metadata["versions"]["onnxruntime"]
+
+
+@pytest.mark.export
+def test_exported_file_has_the_scale_of_its_network(onnx, esrjax, crumbs, tmp_path):
+    method, hparams = registry.get_method("crumb"), {"scale": 2}
+    weights, file, sr = (tmp_path / name for name in ("x2.safetensors", "x2.onnx", "sr.png"))
+    state_dict = to_state_dict(method.build(**hparams), KeyMap({}))
+    metadata = make_metadata("crumb", method, "deploy", hparams)
+    write_safetensors(weights, state_dict, metadata)
+    assert (
+        esrjax("export", "crumb", "--checkpoint", weights, "-o", file, "--json").json["scale"] == 2
+    )
+    lr = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    write_image(tmp_path / "lr.png", lr)
+    assert esrjax("upscale", tmp_path / "lr.png", "-o", sr, "--checkpoint", file).code == 0
+    np.testing.assert_array_equal(read_image(sr).pixels, open_method("crumb", weights)(lr))
+    args = ["upscale", tmp_path / "lr.png", "-o", tmp_path / "n.png", "--checkpoint", file]
+    result = esrjax(*args, "--hparam", "scale=4")
+    assert result.code == 2 and "scale" in result.err and not (tmp_path / "n.png").exists()
 
 
 @pytest.mark.export

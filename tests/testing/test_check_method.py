@@ -25,6 +25,13 @@ class Net(nnx.Module):
         return pixel_shuffle(self.conv_2(self.conv_1(x)), 2)
 
 
+class OneScale(Net):
+    """A network that ignores its argument `scale`."""
+
+    def __init__(self, *, rngs: nnx.Rngs, scale: int = 2):
+        super().__init__(rngs=rngs)
+
+
 class FlaxConvs(Net):
     """The same with flax's own convolutions, which mask nothing."""
 
@@ -97,7 +104,7 @@ class HalfPrecision(Net):
 
 def failures(network, **fields):
     """Return the errors of the checks that fail, by check."""
-    fields = {"scale": 2, "team": "ours", "paper": "none", "license": "MIT", **fields}
+    fields = {"scales": (2,), "team": "ours", "paper": "none", "license": "MIT", **fields}
     results = run_checks(Method(network=network, **fields))
     return {result.check: result.error for result in results if result.error}
 
@@ -127,7 +134,8 @@ def test_flax_convolutions_pass_in_a_method_that_is_never_padded():
 @pytest.mark.parametrize(
     "network, fields, check, problem, remedy",
     [
-        (Net, {"scale": 3}, "SR is `scale`", "(2, 36, 45, 3)", "Method.scale"),
+        (Net, {"scales": (3,)}, "SR is `scale`", "(2, 36, 45, 3)", "Method.scales"),
+        (OneScale, {"scales": (2, 3)}, "SR is `scale`", "(1, 36, 45, 3)", "argument scale"),
         (HalfPrecision, {}, "SR is `scale`", "SR is bfloat16", "float32"),
         (NotFinite, {}, "SR is `scale`", "1 of 4320 values", "Method.min_side"),
         (BatchMean, {"needs_full_image": True}, "other images", "largest absolute", "axis 0"),
@@ -157,7 +165,7 @@ def test_failed_check_is_explained(network, fields, check, problem, remedy):
 
 
 def test_check_method_raises_all_failures():
-    method = Method(network=FlaxConvs, scale=3, team="ours", paper="none", license="MIT")
+    method = Method(network=FlaxConvs, scales=(3,), team="ours", paper="none", license="MIT")
     with pytest.raises(AssertionError) as caught:
         check_method(method)
     assert "SR is `scale`" in str(caught.value) and "first in 'conv_2'" in str(caught.value)

@@ -17,11 +17,12 @@ AUTHORS = {"team": "Bakery", "paper": "unpublished", "license": "MIT"}
 class Crumb(nnx.Module):
     """A depthwise 3x3 filter, then nearest-neighbour upsampling."""
 
-    def __init__(self, *, rngs: nnx.Rngs, kernel_size: int = 3):
+    def __init__(self, *, rngs: nnx.Rngs, kernel_size: int = 3, scale: int = 4):
+        self.scale = scale
         self.filter = Conv2d(3, 3, kernel_size, groups=3, rngs=rngs)
 
     def __call__(self, x):
-        return pixel_shuffle(jnp.repeat(self.filter(x), 16, -1), 4)
+        return pixel_shuffle(jnp.repeat(self.filter(x), self.scale**2, -1), self.scale)
 
 
 class Loaf(nnx.Module):
@@ -36,7 +37,9 @@ class Loaf(nnx.Module):
         return pixel_shuffle(jnp.repeat(contrast, 16, -1), 4)
 
 
-CRUMB = Method(network=Crumb, min_side=6, pretrained="crumbs:crumb.safetensors", **AUTHORS)
+CRUMB = Method(
+    network=Crumb, scales=(2, 4), min_side=6, pretrained="crumbs:crumb.safetensors", **AUTHORS
+)
 LOAF = Method(network=Loaf, needs_full_image=True, pretrained="crumbs:loaf.safetensors", **AUTHORS)
 CRUMBS = Ensemble(
     members={"crumb": Member(self_ensemble=True, weight=3.0), "loaf": Member()},
