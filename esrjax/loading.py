@@ -57,10 +57,11 @@ def load_network(
         InvalidArgument: The network has no such hyperparameter.
     """
     method.check_hparams(hparams or {})
+    candidates = _candidates(method_name, method, checkpoint, hparams or {})
     _check_data_range(method, checkpoint)
     _check_scale(method, checkpoint, hparams or {})
     failures: list[WeightsMismatch] = []
-    for form, candidate in _candidates(method_name, method, checkpoint, hparams or {}):
+    for form, candidate in candidates:
         try:
             net = abstract_network(method, form, candidate)
         except InvalidArgument as error:
