@@ -14,7 +14,7 @@ from flax import nnx
 
 from esrjax import registry
 from esrjax.data.datasets import list_pairs
-from esrjax.errors import UserError
+from esrjax.errors import RecipeError, UserError, error_summary
 from esrjax.nn.cost import cost
 from esrjax.training import optim
 from esrjax.training.init_from import LoadedModel, find_checkpoint
@@ -179,9 +179,19 @@ def _find_equal_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) 
 def _make_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) -> StagePlan:
     """Trace a run, whose predecessors have these plans."""
     feasible_run, missing = _without_missing_files(run)
-    setup = _init_abstract(recipe, feasible_run, [plan.setup.model for plan in plans])
-    step_estimate = StepEstimate(setup=setup)
-    step_estimate.check_loss()
+    try:
+        setup = _init_abstract(recipe, feasible_run, [plan.setup.model for plan in plans])
+        step_estimate = StepEstimate(setup=setup)
+        step_estimate.check_loss()
+    except UserError:
+        raise
+    except Exception as error:  # tracing a network raises almost anything
+        raise RecipeError(
+            f"stage {run.name!r} cannot be traced: {error_summary(error)}",
+            rule="the network, with these hyperparameters, takes the stage's patches",
+            location=f"hparams {recipe.hparams_at(run)}",
+            remedy="correct hparams or data.hr_patch_sizes",
+        ) from error
     missing += _missing_datasets(recipe, run)
     return StagePlan(run=run, step_estimate=step_estimate, missing=tuple(missing))
 

@@ -258,6 +258,15 @@ def test_network_that_cannot_be_built_is_reported(recipe_dict, hparams):
         dry_run(recipe_loader.parse(recipe_dict | {"hparams": hparams}))
 
 
+def test_network_that_cannot_run_is_reported(recipe_dict):
+    """Six channels do not split in four, which only the call of the network finds."""
+    recipe_dict |= {"method": "safmn_deep15", "hparams": {"channels": 6, "num_blocks": 1}}
+    recipe_dict["stage"] = recipe_dict["stage"][:1]
+    with pytest.raises(RecipeError, match=r"'first' cannot be traced: .*Error") as error:
+        dry_run(recipe_loader.parse(recipe_dict))
+    assert "'channels': 6" in error.value.location
+
+
 @pytest.mark.parametrize(
     "override",
     ["seed=" + "9" * 5000, "seed=0x" + "f" * 5000, "stage.0.repeat=1001", "stage.0.steps=9e9"],
