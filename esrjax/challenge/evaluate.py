@@ -7,9 +7,10 @@ warm-up but what a team's constructor or loader ran. JAX adds one thing, a compi
 image size. These are compiled before the loop, outside the timing, and not called there.
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,7 @@ from esrjax.challenge import record
 from esrjax.challenge.record import BaselineTiming, DatasetMetrics, ProtocolTiming, Result
 from esrjax.challenge.rules import Rules, check_scale
 from esrjax.data.datasets import Pair, Progress
-from esrjax.errors import RankingError
+from esrjax.errors import RankingError, list_some
 from esrjax.evaluation.score import Scores
 from esrjax.evaluation.upscale import ImageSize, count_windows, padded_size, to_network_input
 from esrjax.inference import EnsembleModel, Model, check_min_side
@@ -166,49 +167,83 @@ def _load_lr(model: Model, pair: Pair) -> Array:
 # --- results ---
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A model and what was measured of it, for one result file.
+
+    Attributes:
+        label: Name of the model in tables, and of its result file.
+        model: The model.
+        scores: Name of a dataset -> scores.
+        protocol_timing: Name of a dataset -> runtime over its images.
+    """
+
+    label: str
+    model: Model
+    scores: Mapping[str, Scores]
+    protocol_timing: Mapping[str, ProtocolTiming] = field(default_factory=dict[str, ProtocolTiming])
+
+
 def write_results(
-    models: Sequence[Model | EnsembleModel],
-    scored: Sequence[Scores],
-    data: str,
+    evaluations: Sequence[Evaluation],
     folder: Path,
     *,
     baseline: str | None = None,
-    protocol_timings: Mapping[str, ProtocolTiming] | None = None,
+    on_note: Callable[[str], object] = lambda _: None,
 ) -> tuple[Path, ...]:
     """Time models, interleaved, and write one result file for each.
 
     A file that has the same weights and metric keeps the results of its other datasets.
 
     Args:
-        models: Models to time; not ensembles.
-        scored: Scores of each model on the dataset.
-        data: Name of the dataset.
-        folder: Folder of the result files, `METHOD.json`; created if needed.
+        evaluations: Models and their scores.
+        folder: Folder of the result files, `LABEL.json`; created if needed.
         baseline: A method to time interleaved with the models, untrained; None for no baseline.
-        protocol_timings: Model name -> runtime over the images of the dataset.
+        on_note: Receives which results of other weights are replaced.
 
     Returns:
         The paths of the result files.
 
     Raises:
-        RankingError: One of the models is an ensemble.
+        RankingError: A PSNR is infinite, so that it has no mean.
         UnwritableFile: The folder cannot be written into.
         UnreadableFile: A result file of a model exists, but is malformed.
     """
-    single = check_rankable(models, folder)
-    paths = tuple(folder / f"{model.name}.json" for model in single)
+    record.check_writable_folder(folder)
+    _check_finite(evaluations)
+    paths = tuple(folder / f"{evaluation.label}.json" for evaluation in evaluations)
     previous = [record.load_result(path) if path.exists() else None for path in paths]
-    timings, baseline_timing = time_models(single, baseline)
-    protocol_timings = protocol_timings or {}
-    for model, scores, old, path in zip(single, scored, previous, paths, strict=True):
-        name = model.name
-        new = replace(
-            make_result(model, scores, data, timings[name]),
+    models = {evaluation.label: evaluation.model for evaluation in evaluations}
+    timings, baseline_timing = time_models(models, baseline)
+    for evaluation, old, path in zip(evaluations, previous, paths, strict=True):
+        result = replace(
+            make_result(
+                evaluation.model, evaluation.scores, timings[evaluation.label], evaluation.label
+            ),
             baseline=baseline_timing,
-            protocol_timing={data: protocol_timings[name]} if name in protocol_timings else {},
+            protocol_timing=evaluation.protocol_timing,
         )
-        record.save_result(_with_other_datasets(new, old), path)
+        if old is not None and not _is_same(result, old):
+            on_note(f"{path} is replaced: it had other weights or another metric")
+        record.save_result(_with_other_datasets(result, old), path)
     return paths
+
+
+def _check_finite(evaluations: Sequence[Evaluation]) -> None:
+    """Raise `RankingError` if an image is reproduced exactly: its PSNR is infinite."""
+    exact = [
+        f"{image} of {dataset} by {evaluation.label}"
+        for evaluation in evaluations
+        for dataset, scores in evaluation.scores.items()
+        for image, metrics in scores.images.items()
+        if not math.isfinite(metrics.psnr)
+    ]
+    if exact:
+        raise RankingError(
+            f"The PSNR is infinite: {list_some(exact)}",
+            rule="results hold a mean PSNR, which an image without any error makes infinite",
+            remedy="leave such images out of the dataset, or leave -o out",
+        )
 
 
 def baseline_name(rules: Rules) -> str | None:
@@ -218,33 +253,47 @@ def baseline_name(rules: Rules) -> str | None:
 
 
 def time_models(
-    models: Sequence[Model], baseline: str | None
+    models: Mapping[str, Model], baseline: str | None
 ) -> tuple[dict[str, Timing], BaselineTiming | None]:
     """Time models at 1x256x256x3, interleaved with each other and with the baseline.
 
     Args:
-        models: Models to time.
-        baseline: Name of the baseline's method, which may also be one of the models.
+        models: Label -> model to time.
+        baseline: Name of the baseline's method; a model that is the same network is timed once.
 
     Returns:
-        The runtimes by name, and the runtime and cost of the baseline if there is one.
+        The runtimes by label, and the runtime and cost of the baseline if there is one.
     """
-    forwards = {model.name: forward_fn(model.net) for model in models}
+    forwards = {label: forward_fn(model.net) for label, model in models.items()}
     if baseline is None:
         return timing.time_networks(forwards, TIMING_SHAPE), None
     method = registry.get_method(baseline)
     net = deploy(method.build())
     cost = cost_of(method, net)
-    timings = timing.time_networks({baseline: forward_fn(net), **forwards}, TIMING_SHAPE)
-    runtime, team = timings[baseline], method.team
-    return timings, BaselineTiming(
-        method=baseline, team=team, params=cost.params, macs=cost.macs, runtime=runtime
+    defaults = method.default_hparams()
+    same = (
+        label
+        for label, model in models.items()
+        if model.name == baseline and {**defaults, **model.hparams} == defaults
     )
+    label = next(same, f"{baseline} (baseline)")
+    timings = timing.time_networks({label: forward_fn(net), **forwards}, TIMING_SHAPE)
+    return timings, BaselineTiming(
+        method=baseline,
+        team=method.team,
+        params=cost.params,
+        macs=cost.macs,
+        runtime=timings[label],
+    )
+
+
+def _is_same(new: Result, old: Result) -> bool:
+    return (old.weights_sha256, old.spec) == (new.weights_sha256, new.spec)
 
 
 def _with_other_datasets(new: Result, old: Result | None) -> Result:
     """`new`, plus the other datasets of `old` if that has the same weights and metric."""
-    if old is None or (old.weights_sha256, old.spec) != (new.weights_sha256, new.spec):
+    if old is None or not _is_same(new, old):
         return new
     return replace(
         new,
@@ -253,23 +302,27 @@ def _with_other_datasets(new: Result, old: Result | None) -> Result:
     )
 
 
-def make_result(model: Model, scores: Scores, data: str, runtime: Timing) -> Result:
-    """Return the result of one model on one dataset.
+def make_result(
+    model: Model, scores: Mapping[str, Scores], runtime: Timing, label: str | None = None
+) -> Result:
+    """Return the result of one model.
 
     Args:
         model: The model, whose cost is counted.
-        scores: Its scores on the dataset.
-        data: Name of the dataset.
+        scores: Name of a dataset -> its scores, all under one metric spec.
         runtime: Its runtime at 1x256x256x3.
+        label: Name of the model; that of the method by default.
     """
-    cost, means = cost_of(model.method, model.net), vars(scores.mean)
-    psnr = {name: metrics.psnr for name, metrics in scores.images.items()}
+    cost = cost_of(model.method, model.net)
+    (spec,) = {s.spec for s in scores.values()}
     return Result(
         method=model.name,
+        label=None if label == model.name else label,
         team=model.method.team,
         weights_sha256=model.checkpoint.sha256,
-        spec=scores.spec,
-        quality={data: DatasetMetrics(**means, num_images=len(psnr), psnr_per_image=psnr)},
+        weights_origin=model.origin,
+        spec=spec,
+        quality={name: _dataset_metrics(s) for name, s in scores.items()},
         params=cost.params,
         macs=cost.macs,
         activations=cost.activations,
@@ -280,7 +333,12 @@ def make_result(model: Model, scores: Scores, data: str, runtime: Timing) -> Res
     )
 
 
-def check_rankable(models: Sequence[Model | EnsembleModel], folder: Path) -> list[Model]:
+def _dataset_metrics(scores: Scores) -> DatasetMetrics:
+    psnr = {name: metrics.psnr for name, metrics in scores.images.items()}
+    return DatasetMetrics(**vars(scores.mean), num_images=len(psnr), psnr_per_image=psnr)
+
+
+def check_rankable(models: Mapping[str, Model | EnsembleModel], folder: Path) -> dict[str, Model]:
     """Return the models if all are single networks and results can be written into `folder`.
 
     Raises:
@@ -288,7 +346,7 @@ def check_rankable(models: Sequence[Model | EnsembleModel], folder: Path) -> lis
         UnwritableFile: The folder cannot be written into.
     """
     record.check_writable_folder(folder)
-    for model in models:
+    for model in models.values():
         if not isinstance(model, Model):
             raise RankingError(
                 f"{model.name!r} is an ensemble",
@@ -296,4 +354,4 @@ def check_rankable(models: Sequence[Model | EnsembleModel], folder: Path) -> lis
                 remedy=f"evaluate its members: {', '.join(model.members)}",
             )
         check_scale(model.name, model.scale, "leave out -o; --json prints the scores")
-    return [model for model in models if isinstance(model, Model)]
+    return {label: model for label, model in models.items() if isinstance(model, Model)}

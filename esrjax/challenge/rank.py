@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from esrjax.challenge.results import Row
+from esrjax.challenge.results import Row, credited_team
 from esrjax.challenge.rules import Baseline, Rules
 from esrjax.errors import RankingError
 from esrjax.schema import bullet_list
@@ -263,8 +263,10 @@ def _sort_key(entry: RankedEntry) -> tuple[int, float, str, str]:
 
 
 def is_baseline(row: Row, rules: Rules) -> bool:
-    """Return whether the row is the organisers' own entry."""
-    return row.team == rules.baseline.team or row.method == rules.baseline.method
+    """Return whether the row is the organisers' own entry: their method, not with own weights."""
+    teams = (rules.baseline.team, credited_team(rules.baseline.team, "shipped"))
+    is_their_method = row.team in teams or row.method == rules.baseline.method
+    return is_their_method and row.weights_origin != "own"
 
 
 def find_baseline(rows: Sequence[Row], rules: Rules) -> Row:

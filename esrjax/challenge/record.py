@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -13,6 +14,8 @@ from esrjax.bench.record import Timing
 from esrjax.errors import UnreadableFile, UnwritableFile
 from esrjax.io import write_bytes
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
+
+WeightsOrigin = Literal["official", "shipped", "own"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -95,8 +98,11 @@ class Result:
 
     Attributes:
         method: Name of the method.
-        team: Name of its team.
+        label: Name of this checkpoint among several of the method, if it has one.
+        team: Name of the method's team.
         weights_sha256: Hash of the checkpoint, if it was loaded from a file.
+        weights_origin: Whose weights they are: published by the team, shipped with the plugin, or
+            the user's own.
         spec: Metric specification of PSNR and SSIM.
         quality: Dataset name -> metrics; `valid` and `test` are the splits of the challenge.
         params: Number of parameters.
@@ -112,8 +118,10 @@ class Result:
     """
 
     method: str
+    label: str | None = None
     team: str
     weights_sha256: str | None = None
+    weights_origin: WeightsOrigin | None = None
     spec: str
     quality: Mapping[str, DatasetMetrics]
     params: NonNegativeInt
@@ -126,6 +134,11 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     commit: str | None = None
     created: str
+
+    @property
+    def name(self) -> str:
+        """The label, or else the method."""
+        return self.label or self.method
 
 
 RESULT_ADAPTER = TypeAdapter(Result)  # validates and serializes result files

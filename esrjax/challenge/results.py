@@ -20,6 +20,7 @@ from esrjax.challenge.record import (
     BaselineTiming,
     Result,
     ResultsEntry,
+    WeightsOrigin,
 )
 from esrjax.challenge.rules import Rules
 from esrjax.challenge.source_files import (
@@ -98,8 +99,8 @@ class Row:
     """The figures of one method.
 
     Attributes:
-        team: Name of the team.
-        method: Name of the method.
+        team: Name of the team, or `credited_team` where the weights are not the team's.
+        method: Name of the method, or the label of one of its checkpoints.
         psnr_valid: PSNR on the challenge's validation split with its metric, dB.
         psnr_test: PSNR on the challenge's test split with its metric, dB.
         psnr_other: Any other dataset, with its number of images -> PSNR, dB.
@@ -113,6 +114,8 @@ class Row:
         device: Device of the runtime; None if the source does not tell.
         conditions: Shape, dtype and precision of the timed pass; None if the source does not tell.
         spec: Metric specification of the PSNR; None if the source does not tell.
+        weights_origin: Whose weights it has; None if the source does not tell.
+        weights_sha256: Hash of the checkpoint; None if the source does not tell.
         series: Dataset -> per-image figures.
         provenance: Field -> where its figure comes from.
     """
@@ -132,6 +135,8 @@ class Row:
     device: str | None = None
     conditions: str | None = None
     spec: str | None = None
+    weights_origin: WeightsOrigin | None = None
+    weights_sha256: str | None = None
     series: Mapping[str, ImageSeries] = field(default_factory=dict[str, ImageSeries])
     provenance: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
@@ -183,6 +188,10 @@ def row_of_result(
     }
     row = replace(
         _row_of_timing(result),
+        team=credited_team(result.team, result.weights_origin),
+        method=result.name,
+        weights_origin=result.weights_origin,
+        weights_sha256=result.weights_sha256,
         psnr_valid=official.get("valid"),
         psnr_test=official.get("test"),
         psnr_other={
@@ -205,6 +214,11 @@ def row_of_result(
         baseline_ms=None,
         conditions=f"the organisers' protocol, each image of {datasets} once",
     )
+
+
+def credited_team(team: str, origin: WeightsOrigin | None) -> str:
+    """Return whose entry a row is: the team's, or `own weights (TEAM)` of the team's method."""
+    return team if origin in (None, "official") else f"{origin} weights ({team})"
 
 
 def _row_of_timing(timed: Result | BaselineTiming) -> Row:
@@ -242,7 +256,8 @@ def _series(result: Result) -> dict[str, ImageSeries]:
 def _provenance(result: Result, origin: str, protocol_timing: bool) -> dict[str, str]:
     """Field -> file, way of measuring, device, date, versions and hash of the weights."""
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    weights = f"weights sha256 {(result.weights_sha256 or 'unknown')[:16]}"
+    origin_text = f"{result.weights_origin} " if result.weights_origin else ""
+    weights = f"{origin_text}weights sha256 {(result.weights_sha256 or 'unknown')[:16]}"
     source = f"{result.created}, {versions}, {weights}"
     timing, mean = result.runtime, f"{origin}: mean over the images of a dataset"
     known = {"driver": timing.driver, "implementation": timing.implementation}
@@ -351,11 +366,13 @@ def _parse_result(text: str) -> Result:
 def _baseline_rows(results: Iterable[Result], rules: Rules) -> list[Row]:
     """Row of the baseline as last timed with another method; none if it has a result itself.
 
+    With the user's own weights the baseline's method is an entry like others.
+
     Its PSNR is unknown.
     """
     name, by_date = rules.baseline.method, sorted(results, key=lambda result: result.created)
     timed = [(r, r.baseline) for r in by_date if r.baseline and r.baseline.method == name]
-    if not timed or any(result.method == name for result in by_date):
+    if not timed or any(r.method == name and r.weights_origin != "own" for r in by_date):
         return []
     result, baseline = timed[-1]
     origins = dict.fromkeys(_OFFICIAL_KEYS, f"measured interleaved with {result.method}, untrained")

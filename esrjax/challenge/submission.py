@@ -155,14 +155,10 @@ def measure_submission(
         for split, split_pairs in pairs.items()
     }
     scores = score_splits(model, pairs, rules, progress)
-    timings, baseline = evaluate.time_models([model], evaluate.baseline_name(rules))
-    results = [
-        evaluate.make_result(model, split_scores, split, timings[model.name])
-        for split, split_scores in scores.items()
-    ]
-    quality = {split: metrics for result in results for split, metrics in result.quality.items()}
-    result = replace(results[0], quality=quality, protocol_timing=protocol, baseline=baseline)
-    return result, scores
+    name = model.name
+    timings, baseline = evaluate.time_models({name: model}, evaluate.baseline_name(rules))
+    result = evaluate.make_result(model, {**scores}, timings[name])
+    return replace(result, protocol_timing=protocol, baseline=baseline), scores
 
 
 def results_entry(result: Result) -> ResultsEntry:

@@ -11,7 +11,7 @@ from esrjax.challenge.rank import RankedEntry, Ranking, Status, Track
 from esrjax.challenge.results import Row
 
 _EMPTY = "-"
-_TEXT_COLUMNS = ("Team", "Method")  # left-aligned and escaped; all others are numbers
+_TEXT_COLUMNS = ("Team", "Method", "Weights")  # left-aligned and escaped; all others are numbers
 SCORE_LABELS: Mapping[Track, str] = {
     "runtime": "Runtime score",
     "params": "Params score",
@@ -129,6 +129,7 @@ def _cells(entry: RankedEntry, columns: Sequence[Column], *, latex: bool) -> dic
         "Rank": str(entry.ranks["main"]) if entry.ranks else _EMPTY,
         "Team": _escape(entry.row.team, latex=latex),
         "Method": _escape(entry.row.method, latex=latex),
+        "Weights": entry.row.weights_origin or _EMPTY,
     }
     for column in columns:
         # `PSNR valid`; `valid, ms`; `protocol Set5, ms`; `Runtime, ms`

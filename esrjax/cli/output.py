@@ -125,11 +125,12 @@ def show_facts(groups: Mapping[str, Mapping[str, Any]], width: int = 26) -> None
 def print_json(value: Any) -> None:
     """Print one JSON document.
 
-    Dataclasses become objects, sets sorted arrays, and paths strings; infinities and NaN become
-    null.
+    Dataclasses become objects, sets sorted arrays, and paths strings. JSON has no infinities and no
+    NaN: infinities become the strings "inf" and "-inf", and NaN becomes null.
     """
     text = json.dumps(value, default=_plain)
-    finite = json.loads(text, parse_constant=lambda _: None)
+    infinities = {"Infinity": "inf", "-Infinity": "-inf"}
+    finite = json.loads(text, parse_constant=infinities.get)
     print(json.dumps(finite, indent=2))
 
 
@@ -148,19 +149,55 @@ def _plain(value: Any) -> Any:
 # --- Markdown and LaTeX ------------------------------------------------------------------------
 
 
-def scores_text(names: Sequence[str], scores: Sequence[Scores], format: str) -> str:
-    """Return a table of PSNR and SSIM of every image and their mean, a column for each method.
+Scored = Mapping[str, Mapping[str, "Scores"]]  # label of a model -> name of a dataset -> scores
+
+
+def scores_text(
+    scores: Scored, methods: Mapping[str, str], weights: Mapping[str, str], format: str
+) -> str:
+    """Return a table of the mean PSNR and SSIM, a row for each model, a column for each dataset.
 
     Args:
-        names: The methods.
-        scores: The scores of each method.
+        scores: The scores of each model on each dataset, all under one metric spec.
+        methods: Label of a model -> its method.
+        weights: Label of a model -> whose weights it has.
         format: "md" or "latex".
     """
-    cells = [["image", *names]]
-    for image in scores[0].images:
-        cells.append([image, *(_psnr_and_ssim(score.images[image]) for score in scores)])
-    cells.append(["mean", *(_psnr_and_ssim(score.mean) for score in scores)])
-    title = f"PSNR [dB] / SSIM under the metric spec {scores[0].spec!r}"
+    first = next(iter(scores.values()))
+    sizes = [f"{title} ({len(of_dataset.images)})" for title, of_dataset in first.items()]
+    cells = [["method", "weights", *sizes]]
+    for label, datasets in scores.items():
+        means = [_psnr_and_ssim(of_dataset.mean) for of_dataset in datasets.values()]
+        method = methods[label]
+        name = label if label == method else f"{label} ({method})"
+        cells.append([name, weights[label], *means])
+    return _scores_table(cells, f"{_spec_title(scores)}; means over (n) images", format)
+
+
+def images_text(scores: Scored, format: str) -> str:
+    """Return a table for each dataset: PSNR and SSIM of every image, a column for each model.
+
+    Args:
+        scores: The scores of each model on each dataset.
+        format: "md" or "latex".
+    """
+    tables: list[str] = []
+    for title in next(iter(scores.values())):
+        of_models = [datasets[title] for datasets in scores.values()]
+        cells = [["image", *scores]]
+        for image in of_models[0].images:
+            cells.append([image, *(_psnr_and_ssim(s.images[image]) for s in of_models)])
+        cells.append(["mean", *(_psnr_and_ssim(s.mean) for s in of_models)])
+        tables.append(_scores_table(cells, f"{title}: {_spec_title(scores)}", format))
+    return "\n\n".join(tables)
+
+
+def _spec_title(scores: Scored) -> str:
+    spec = next(s.spec for datasets in scores.values() for s in datasets.values())
+    return f"PSNR [dB] / SSIM under the metric spec {spec!r}"
+
+
+def _scores_table(cells: list[list[str]], title: str, format: str) -> str:
     return _latex_table(cells, title) if format == "latex" else markdown_table(cells, title)
 
 
@@ -184,7 +221,7 @@ def runtimes_text(results: Sequence[Result]) -> str:
 def _runtime(result: Result) -> list[str]:
     time, baseline = result.runtime, result.baseline
     return [
-        result.method,
+        result.name,
         f"{time.median_ms:.3f}",
         f"[{time.low_ms:.3f}, {time.high_ms:.3f}]",
         f"{baseline.runtime.median_ms:.3f} ({baseline.method})" if baseline else "-",
@@ -216,12 +253,15 @@ def markdown_table(cells: Sequence[Sequence[str]], title: str) -> str:
 
 
 def _latex_table(cells: list[list[str]], title: str) -> str:
-    from esrjax.challenge.table import escape_latex
+    from esrjax.challenge.table import escape_latex, printable
 
     head, *body = [" & ".join(map(escape_latex, row)) + r" \\" for row in cells]
     columns = "l" + "c" * (len(cells[0]) - 1)
-    lines = [f"% {title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
-    return "\n".join([*lines, *body[:-1], r"\midrule", body[-1], r"\bottomrule", r"\end{tabular}"])
+    is_mean_last = cells[-1][0] == "mean" and cells[0][0] == "image"
+    rule = [r"\midrule"] * is_mean_last
+    lines = [f"% {printable(title)}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head]
+    lines += [r"\midrule", *body[:-1], *rule, body[-1], r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines)
 
 
 # --- progress bars -----------------------------------------------------------------------------

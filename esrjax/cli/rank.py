@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
+from esrjax import registry
 from esrjax.cli import options
 from esrjax.cli.output import print_json, progress_bar
 from esrjax.errors import InvalidArgument
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from esrjax.challenge.report.content import SRSource
     from esrjax.challenge.results import Row
     from esrjax.data.datasets import Pair
+    from esrjax.inference import Model
 
 
 def rank(
@@ -131,8 +133,8 @@ def report(
         data (DATASET): A dataset whose images are shown: its name, its folder, or tfds:NAME.
         images (NAME=FOLDER): A folder of upscaled images of the dataset, and the name to show them
             under. Repeatable.
-        checkpoint (METHOD=FILE): A method and its checkpoint, to upscale the dataset with.
-            Repeatable.
+        checkpoint ([LABEL=]FILE): A checkpoint to upscale the dataset with, under the name of its
+            row, as in `esrjax eval`. Repeatable.
         num_images: Number of images to show.
         crop_size: Side of the crop shown of each image, HR pixels.
     """
@@ -147,7 +149,7 @@ def report(
         raise options.needs(repr(texts[0]), "--data", rule)
     rows, ranking = _rank(source, rules, baseline, figures, ignore_thresholds, protocol_timing)
     pairs = () if data is None else content.evenly_spaced(datasets.list_pairs(data), num_images)
-    sources = _sr_sources(images or [], checkpoint or [], pairs)
+    sources = sr_sources(images or [], checkpoint or [], pairs, rows)
     spec = get_spec(rows[0].spec or ranking.rules.psnr_thresholds.spec)
     comparisons = [
         content.compare_image(pair, sources, spec, crop_size)
@@ -159,16 +161,21 @@ def report(
     typer.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
-def _sr_sources(
-    images: list[str], checkpoints: list[str], pairs: Sequence[Pair]
+def sr_sources(
+    images: list[str], checkpoints: list[str], pairs: Sequence[Pair], rows: Sequence[Row]
 ) -> dict[str, SRSource]:
     """The methods to show: how each upscales, read from a folder or run now."""
     from esrjax.challenge.report import content
     from esrjax.challenge.rules import check_scale
-    from esrjax.inference import open_method
+    from esrjax.cli import evaluate
+    from esrjax.inference import Model
 
     folders = [_folder(text) for text in images]
-    names = [text.partition("=")[0] for text in checkpoints]
+    specs = evaluate.parse_models([], checkpoints) if checkpoints else []
+    names = [spec.label or str(spec.checkpoint) for spec in specs]
+    for spec in specs:
+        if spec.label and spec.method is None and spec.label not in [row.method for row in rows]:
+            registry.get_method(spec.label)  # raises, with a suggestion
     columns = [content.BICUBIC, content.ORIGINAL, *(name for name, _ in folders), *names]
     if duplicates := sorted({name for name in columns if columns.count(name) > 1}):
         raise InvalidArgument(
@@ -176,13 +183,32 @@ def _sr_sources(
             rule=f"images are shown by name; {columns[0]!r} and {columns[1]!r} are always shown",
             remedy="give each --images and --checkpoint a name of its own",
         )
-    files = options.parse_checkpoints(checkpoints, names)
     sources = content.folder_sources(dict(folders), pairs)
-    for name in names:
-        model = open_method(name, files[name])
-        check_scale(name, model.scale, "leave out its --checkpoint")
-        sources[name] = content.upscaling_source(model)
+    for label, model in evaluate.open_models(specs, [], {}).items():
+        if isinstance(model, Model):
+            check_scale(label, model.scale, "leave out its --checkpoint")
+            _check_weights(label, model, rows)
+            title = label if model.origin == "official" else f"{label}, {model.origin} weights"
+            sources[title] = content.upscaling_source(model)
     return sources
+
+
+def _check_weights(label: str, model: Model, rows: Sequence[Row]) -> None:
+    """Raise `InvalidArgument` if the row of that name was measured with other weights."""
+    from esrjax.nn import checkpoint_io
+
+    checkpoint = model.checkpoint
+    hashes = {checkpoint.sha256, checkpoint_io.source_sha256(checkpoint)}
+    for row in rows:
+        if row.method == label and row.weights_sha256 not in (None, *hashes):
+            raise InvalidArgument(
+                f"{checkpoint.path} are other weights of {label!r} than those of the results",
+                rule=f"one name is one network; the results have sha256 {row.weights_sha256}, the "
+                f"file {checkpoint.sha256}",
+                location=str(checkpoint.path),
+                remedy="give the checkpoint of the results, or another label: "
+                f"--checkpoint LABEL:{model.name}=FILE",
+            )
 
 
 def _folder(text: str) -> tuple[str, Path]:

@@ -52,7 +52,14 @@ def test_scores_of_every_image_are_those_of_the_official_code(reference, name, d
 
 def test_eval_reports_scores_per_image(esrjax, crumbs, noise_dataset):
     scores = esrjax("eval", "crumb", "--data", noise_dataset, "--spec", "y", "--json").json
-    assert list(scores) == ["method", "spec", "mean", "images"]
+    names = ["method", "label", "dataset", "lr_source", "weights_origin", "weights_sha256"]
+    assert list(scores)[:9] == [*names, "spec", "mean", "images"]
+    assert scores["lr_source"] == "bicubic from HR"
+    assert (scores["label"], scores["dataset"], scores["weights_origin"]) == (
+        "crumb",
+        "Noise",
+        "shipped",
+    )
     assert (scores["method"], scores["spec"], list(scores["images"])) == ("crumb", "y", ["a", "b"])
     psnrs = [scores["images"][name]["psnr"] for name in "ab"]
     assert scores["mean"]["psnr"] == pytest.approx(sum(psnrs) / 2)
@@ -64,17 +71,22 @@ def test_several_methods_share_one_table(esrjax, crumbs, noise_dataset):
     assert [method["method"] for method in scores] == ["crumb", "loaf", "crumbs"]
     table = esrjax("eval", *args).out.splitlines()
     assert "PSNR" in table[0] and "SSIM" in table[0] and "'ntire'" in table[0]
-    assert table[2].split() == "| image | crumb | loaf | crumbs |".split()
+    assert table[2].split() == "| method | weights | Noise (2) |".split()
     mean = scores[0]["mean"]
-    assert f"{mean['psnr']:.4f} / {mean['ssim']:.4f}" in table[-1]
+    text = f"{mean['psnr']:.4f} / {mean['ssim']:.4f}"
+    assert table[4].split()[1:4] == ["crumb", "|", "shipped"] and text in table[4]
+    assert [line.split()[1] for line in table[4:]] == ["crumb", "loaf", "crumbs"]
     latex = esrjax("eval", *args, "--format", "latex").out
-    assert latex.startswith("% PSNR") and rf"{mean['psnr']:.4f} / " in latex
+    assert latex.startswith("% PSNR") and rf"crumb & shipped & {text} \\" in latex
+    images = esrjax("eval", *args, "--per-image").out.split("\n\n")[-1].splitlines()
+    assert images[0].split() == "| image | crumb | loaf | crumbs |".split()
+    assert images[-1].startswith("| mean ") and text in images[-1]
 
 
 def test_result_has_quality_cost_runtime_and_weights_hash(esrjax, crumbs, noise_dataset, tmp_path):
     output = esrjax("eval", "crumb", "--data", noise_dataset, "-o", tmp_path / "results", "--json")
     path = tmp_path / "results/crumb.json"
-    assert output.err == f"{path}\n"
+    assert output.err.splitlines() == ["Noise: LR: bicubic from HR", str(path)]
     result = record.load_result(path)
     model = load("crumb")
     assert (result.method, result.team, result.spec) == ("crumb", "Bakery", "ntire")
@@ -142,14 +154,14 @@ def test_result_accumulates_datasets_while_weights_and_metric_are_the_same(
 
 
 def test_ensembles_and_unwritable_folders_are_rejected_before_measuring(crumbs, tmp_path):
-    single, ensemble = load("crumb"), load("crumbs")
-    assert check_rankable([single], tmp_path / "new/folder") == [single]
+    models = {"crumb": load("crumb")}
+    assert check_rankable(models, tmp_path / "new/folder") == models
     assert not (tmp_path / "new").exists()
     with pytest.raises(RankingError, match="evaluate its members: crumb, loaf"):
-        check_rankable([single, ensemble], tmp_path)
+        check_rankable({**models, "crumbs": load("crumbs")}, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UnwritableFile, match="file/results"):
-        write_results([single], [], "Noise", tmp_path / "file/results")
+        write_results([], tmp_path / "file/results")
 
 
 def test_cost_of_an_ensemble_is_that_of_all_its_passes(esrjax, crumbs):

@@ -18,9 +18,10 @@ from esrjax.challenge import results
 from esrjax.challenge.rank import rank
 from esrjax.challenge.report import content, page
 from esrjax.challenge.results import ImageSeries
+from esrjax.cli import rank as rank_command
 from esrjax.data import datasets
 from esrjax.data.image_io import write_image
-from esrjax.errors import UnwritableFile, UserError
+from esrjax.errors import InvalidArgument, UnwritableFile, UserError
 from esrjax.evaluation import metrics
 
 
@@ -310,3 +311,32 @@ def test_all_missing_images_are_reported(tmp_path):
     with pytest.raises(UserError) as error:
         content.folder_sources(folders, pairs)
     assert error.value.problem.count("has no") == 3
+
+
+def test_report_refuses_other_weights_than_the_results(esrjax, crumbs, tmp_path):
+    write_image(tmp_path / "Photos/a.png", np.zeros((32, 32, 3), np.uint8))
+    rows = [replace(SPAN, team="Bakery", method="crumb", weights_sha256="0" * 64), SPAN]
+    file = crumbs / "crumbs/crumb.safetensors"
+    pairs = datasets.list_pairs(tmp_path / "Photos")
+    with pytest.raises(InvalidArgument, match="other weights of 'crumb'") as error:
+        rank_command.sr_sources([], [f"crumb={file}"], pairs, rows)
+    assert "0" * 64 in error.value.rule and "LABEL:crumb=FILE" in error.value.remedy
+    sources = rank_command.sr_sources([], [f"mine:crumb={file}"], pairs, rows)
+    assert list(sources) == ["mine, shipped weights"]
+    rows[0] = replace(rows[0], weights_sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    assert list(rank_command.sr_sources([], [f"crumb={file}"], pairs, rows)) == [
+        "crumb, shipped weights"
+    ]
+
+
+def test_headline_and_table_say_whose_weights(browser, tmp_path):
+    team = results.credited_team("XiaomiMM", "own")
+    rows = [SPAN, replace(FAST, team=team, method="mine", weights_origin="own")]
+    path, page_content = tmp_path / "report.html", report_content(rows)
+    assert "Own weights (XiaomiMM) leads with the lowest main score" in page_content["summary"]
+    page.write_page(path, page_content)
+    browser.open(path)
+    check_page(browser, path)
+    assert browser.js("[...document.querySelectorAll('.weights')].map(e => e.textContent)") == [
+        "own weights"
+    ]

@@ -280,3 +280,58 @@ def test_reported_figures_of_methods_give_the_published_table():
     assert methods_with("ranked") == PUBLISHED_ORDER
     assert methods_with("below_threshold") == ["safmn_deep15"]
     assert methods_with("baseline") == ["span"]
+
+
+# --- whose weights -----------------------------------------------------------------------------
+
+
+def test_rows_say_whose_weights_they_have(tmp_path: Path, result: Result):
+    origins = {"a": "official", "b": "shipped", "c": "own", "d": None}
+    for label, origin in origins.items():
+        labelled = replace(result, method="pds", label=label, team="T", weights_origin=origin)
+        record.save_result(labelled, tmp_path / f"{label}.json")
+    rows = results.read_rows(tmp_path, RULES)
+    assert [(row.method, row.team) for row in rows] == [
+        ("a", "T"),
+        ("b", "shipped weights (T)"),
+        ("c", "own weights (T)"),
+        ("d", "T"),
+    ]
+    assert [row.weights_origin for row in rows] == list(origins.values())
+
+
+def test_own_weights_are_neither_the_baseline_nor_waived(tmp_path: Path, result: Result, timing):
+    baseline = BaselineTiming(
+        method="span", team=result.team, params=result.params, macs=result.macs, runtime=timing
+    )
+    full = DatasetMetrics(psnr=26.98, num_images=200)  # below the threshold on test
+    own = replace(result, weights_origin="own", baseline=baseline)
+    for name, team in (("span", result.team), ("rfdn_span", "IN2GM")):
+        entry = replace(own, method=name, team=team, quality={"valid": full, "test": full})
+        record.save_result(entry, tmp_path / f"{name}.json")
+    ranking = rank.rank(results.read_rows(tmp_path, RULES), RULES)
+    assert {entry.row.team: (entry.status, entry.waiver) for entry in ranking.entries} == {
+        f"own weights ({result.team})": ("below_threshold", None),
+        "own weights (IN2GM)": ("below_threshold", None),
+        result.team: ("baseline", None),
+    }
+
+
+def test_duplicate_result_files_are_reported(tmp_path: Path, result: Result):
+    for name in ("a.json", "b.JSON"):
+        record.save_result(result, tmp_path / name)
+    notes: list[str] = []
+    (tmp_path / "table.csv").write_text("team\n")
+    with pytest.raises(UnreadableFile, match=r"a\.json and b\.JSON"):
+        results.read_rows(tmp_path, RULES, on_note=notes.append)
+    assert len(notes) == 1 and "table.csv" in notes[0]
+
+
+def test_result_file_that_contradicts_itself_is_reported(tmp_path: Path, result: Result):
+    wrong_mean = DatasetMetrics(psnr=28.5, num_images=2, psnr_per_image={"b": 27.0, "a": 29.0})
+    wrong_count = DatasetMetrics(psnr=28.0, num_images=3, psnr_per_image={"b": 27.0, "a": 29.0})
+    quality = {"Set5": wrong_mean, "Set14": wrong_count}
+    record.save_result(replace(result, quality=quality), tmp_path / "span.json")
+    with pytest.raises(UnreadableFile, match=r"28\.5") as error:
+        results.read_rows(tmp_path, RULES)
+    assert "Set14 has 3 images, and PSNR of 2" in error.value.problem

@@ -3,7 +3,7 @@
 import pytest
 
 REPEATED = {
-    "--data": "eval span --data Set5 --data=Set14",
+    "--spec": "eval span --data Set5 --spec y --spec=ntire",
     "--output": "upscale a.png -o x.png --output y.png",
     "--json": "method list --json --json",
     "--tile": "upscale a.png -o x.png --tile 64 --tile 64",

@@ -130,6 +130,7 @@ def _entry_data(
     return {
         "team": row.team,
         "method": row.method,
+        "weights": row.weights_origin,
         "status": entry.status,
         "waiver": entry.waiver,
         "rank": entry.rank("main"),
@@ -170,10 +171,13 @@ def _summary(ranking: Ranking) -> str:
     decimals = ranking.rules.score.decimals.runtime
     runtimes = compared_figures(first.row, ranking.reference)["runtime"]
     own, baseline = (f"{value:.{decimals}f}\u00a0ms" for value in runtimes)
+    name = first.row.team
+    if first.row.weights_origin in ("shipped", "own"):  # it begins a sentence
+        name = name[:1].upper() + name[1:]
     methods = f"{count} method{'s' * (count != 1)}"
     return (
         f"{ranked or 'None'} of {methods} {'is' if ranked < 2 else 'are'} ranked. "
-        f"{first.row.team} {'leads with' if ranked else 'has'} the lowest main score, "
+        f"{name} {'leads with' if ranked else 'has'} the lowest main score, "
         f"{format_score(first.score('main'))}, at {own}; the baseline takes {baseline}."
     )
 

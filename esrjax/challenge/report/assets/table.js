@@ -55,7 +55,8 @@ function tableBody(group, columns) {
 
 function tableRow(entry, columns) {
   const team = h("th", { scope: "row" }, h("span", { class: "team" }, entry.team),
-    h("span", { class: "method" }, entry.method));
+    h("span", { class: "method" }, entry.method),
+    entry.weights && h("span", { class: "weights" }, `${entry.weights} weights`));
   const figures = columns.slice(2).map((column) => h("td", {}, figureButton(entry, column)));
   return h("tr", {}, h("td", { class: "rank" }, entry.rank ?? "\u2013"), team, figures);
 }
