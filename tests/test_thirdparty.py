@@ -105,7 +105,7 @@ def test_conversion_of_an_input_image_is_reported(esrjax, tmp_path):
     options = ["--method", "crumb", "-o", tmp_path / "b.png"]
     result = esrjax("upscale", tmp_path / "grey.png", *options)
     (line,) = result.err.splitlines()
-    assert line.startswith("grey.png: ")
+    assert line.startswith(f"{tmp_path}/grey.png: ")
     assert result.out.startswith(f"1 image written to {tmp_path}/b.png (")
 
 

@@ -1,6 +1,7 @@
 """The command line `esrjax`: the tree of commands, the entry point, the reporting of errors."""
 
 import difflib
+import io
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -91,6 +92,9 @@ for panel, commands in PANELS.items():
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):  # file names need not be valid text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     enable_compilation_cache()
     # The name under which shells complete it; also right for `python -m esrjax`.
     sys.exit(run_and_report_errors(partial(app, prog_name="esrjax")))

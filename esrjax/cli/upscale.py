@@ -212,6 +212,9 @@ class _Batch:
         except Exception as error:
             self._failures[source] = error
             return
+        except KeyboardInterrupt:
+            _print_notes([f"{self._num_written} of {self._num_images} images written"])
+            raise
         self._source_of[status.st_dev, status.st_ino] = source
         self._num_written += 1
         _print_notes(notes)
@@ -247,7 +250,8 @@ def _incomplete_batch(failures: Mapping[Path, Exception], num_images: int) -> In
     lines, remedies = [f"{len(failures)} of {num_images} failed:"], dict[str, None]()
     for path, error in failures.items():
         problem = error.problem if isinstance(error, UserError) else error_summary(error)
-        lines.append(f"    {path}: {problem.removeprefix(f'Cannot read {str(path)!r}: ')}")
+        reason = problem.removeprefix(f"Cannot read '{path}': ")
+        lines.append(f"    {path}: {reason}")
         remedies |= {error.remedy: None} if isinstance(error, UserError) else {}
     return IncompleteBatch(
         "\n".join(lines),

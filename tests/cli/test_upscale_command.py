@@ -1,5 +1,6 @@
 """The command `upscale` over files and folders, with a stub for the network."""
 
+import os
 import random
 import re
 import shutil
@@ -106,6 +107,30 @@ def test_outputs_that_are_one_file_are_not_overwritten(esrjax, stub, monkeypatch
         assert image.size == (8, 12)
 
 
+def test_interruption_says_how_many_images_are_written(esrjax, stub, monkeypatch, tmp_path):
+    def upscaler(self, tile_size=None, **strategy):
+        def run(lr):
+            if lr.shape[:2] == (7, 7):
+                raise KeyboardInterrupt
+            return np.zeros((4 * lr.shape[0], 4 * lr.shape[1], 3), np.float32)
+
+        return run
+
+    monkeypatch.setattr(StubModel, "upscaler", upscaler)
+    write(tmp_path / "in/a.png"), write(tmp_path / "in/b.png", (7, 7)), write(tmp_path / "in/c.png")
+    result = esrjax("upscale", tmp_path / "in", "-o", tmp_path / "out")
+    assert result.code != 0 and "1 of 3 images written" in result.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ax4.png"]
+
+
+def test_names_that_are_no_text_are_printed(esrjax, stub, tmp_path):
+    folder = tmp_path / os.fsdecode(b"in\xff")
+    write(folder / os.fsdecode(b"a\xfe.png"))
+    (folder / os.fsdecode(b"b\xfe.png")).write_bytes(b"no image")
+    result = esrjax("upscale", folder, "-o", tmp_path / os.fsdecode(b"out\xff"))
+    assert result.code == 2 and "1 of 2 failed" in result.err and "1 image written" in result.out
+
+
 def test_checkpoint_is_not_overwritten(esrjax, stub, tmp_path):
     weights = tmp_path / "weights.png"
     shutil.copy(write(tmp_path / "a.png"), weights)
@@ -198,7 +223,7 @@ def run_campaign(num_trees: int, folder: Path, capsys, first_seed: int = 0) -> d
 
 
 def test_drawn_trees(stub, monkeypatch, tmp_path, capsys):
-    outcomes = run_campaign(150, tmp_path, capsys)
+    outcomes = run_campaign(100, tmp_path, capsys)
     assert all(count > 10 for count in outcomes.values()), outcomes
 
 
