@@ -200,13 +200,15 @@ def _train(
 
 def _print_reading_notes(recipe: Recipe) -> None:
     """Print what reading changes in some images of every dataset; all of them take too long."""
-    from esrjax import registry
     from esrjax.data import datasets
 
-    scale = registry.get_method(recipe.method).scale
-    names = [name for stage in recipe.stage for name in stage.data.dataset_weights]
-    names += [stage.validation.dataset for stage in recipe.stage if stage.validation]
-    for name in dict.fromkeys(names):
+    sources: dict[tuple[str, int], None] = {}
+    for run in recipe.runs:
+        stage, scale = run.stage, recipe.scale_at(run)
+        names = [*stage.data.dataset_weights]
+        names += [stage.validation.dataset] if stage.validation else []
+        sources |= dict.fromkeys((name, scale) for name in names)
+    for name, scale in sources:
         print_notes(datasets.sample_notes(datasets.list_pairs(name, scale)), f"{name}, ")
 
 
