@@ -265,10 +265,10 @@ def evaluate(
     metric_spec, loaded_rules = metrics.get_spec(spec), load_rules(rules)
     models = open_models(specs, names or [], options.parse_hparams(hparams))
     job = _Job(models=models, titles=titles, spec=metric_spec, strategy=strategy)
-    for note in job.notes:
-        typer.echo(note, err=True)
     with ops.implementation(implementation):
         scores, paths = job.run(output, loaded_rules, protocol_timing, no_baseline)
+    for note in job.notes:
+        typer.echo(note, err=True)
     for title in titles:
         notes = [of_model[title].notes for of_model in scores.values()]
         print_notes({name: x for of_images in notes for name, x in of_images.items()}, f"{title}: ")
