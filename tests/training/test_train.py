@@ -112,7 +112,7 @@ def test_select_best_returns_the_best_weights(tmp_path, recipe_dict, image_dir):
     best = max(reports, key=lambda report: report.psnr)
     assert best.step <= 6 and reports[-1].psnr < best.psnr - 3
     validation = recipe_loader.parse(recipe_dict).stage[0].validation
-    validator = Validator(validation, registry.get_method("spanv2"))
+    validator = Validator(validation, registry.get_method("spanv2"), 4)
     metrics = validator(open_method("spanv2", tmp_path / "run").net)
     assert metrics.psnr == pytest.approx(best.psnr, abs=1e-4)
 
