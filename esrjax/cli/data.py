@@ -208,9 +208,26 @@ def explain(sr: Path, hr: Path, as_json: options.JsonOption = False) -> None:
     except IncomparableImages as error:
         raise error.with_location(f"{sr} and {hr}") from error
     if as_json:
-        print_json([{**_spec_row(v.spec), "psnr": v.psnr, "ssim": v.ssim} for v in values])
+        keys = ("psnr", "ssim")
+        print_json(
+            [
+                {
+                    **_spec_row(v.spec),
+                    **{key: getattr(v, key) for key in keys},
+                    "note": _value_note(v),
+                }
+                for v in values
+            ]
+        )
     else:
         _show_comparison(sr.name, values)
+
+
+def _value_note(values: MetricValues) -> str | None:
+    """Return why a value is infinite or null in JSON; None if both are numbers."""
+    if values.psnr is not None and math.isinf(values.psnr):
+        return "the images are equal: PSNR is infinite"
+    return "the images are too small" if None in (values.psnr, values.ssim) else None
 
 
 def _spec_row(spec: MetricSpec) -> dict[str, Any]:

@@ -139,11 +139,13 @@ def _try_decoding(
 
 
 def _check_is_file(path: Path) -> None:
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, without error for names that are too long
         raise _unreadable(path, "no such file", "check the path")
     if path.is_dir():
         raise _unreadable(path, "it is a folder", "give the path of an image in it")
-    if not path.is_file() or not path.stat().st_size:
+    if not path.is_file():
+        raise _unreadable(path, "it is a device or a pipe, not a file", "give the path of a file")
+    if not path.stat().st_size:
         raise _unreadable(path, "the file is empty")
 
 

@@ -57,7 +57,7 @@ def test_what_reading_changes_is_noted_by_every_command(esrjax, crumbs, photos, 
         write_image(photos / f"LR_bicubic_X4/{path}x4.png", bicubic_downscale(hr))
     note = "transparency composited over white"
     evaluated = esrjax("eval", "crumb", "--data", "Photos", "--json")
-    lines = [f"{name}: {note}" for name in "acdef"]
+    lines = [f"Photos: {name}: {note}" for name in "acdef"]
     assert [line for line in evaluated.err.splitlines() if "note" in line or note in line] == [
         *lines,
         "and 2 more notes on images",
@@ -72,3 +72,15 @@ def test_what_reading_changes_is_noted_by_every_command(esrjax, crumbs, photos, 
     options = (arg for override in overrides for arg in ("--set", override))
     trained = esrjax("train", "quick", "-o", photos.parent / "run", *options)
     assert f"Photos, a: {note}" in trained.err
+
+
+def test_missing_and_infinite_metrics_are_explained(esrjax, tmp_path):
+    for name, side in (("a", 40), ("tiny", 12)):
+        write_image(tmp_path / f"{name}.png", np.full((side, side, 3), 9, np.uint8))
+    notes = {}
+    for name in ("a", "tiny"):
+        path = tmp_path / f"{name}.png"
+        rows = esrjax("metrics", "explain", path, path, "--json").json
+        notes[name] = {row["spec"]: (row["psnr"], row["note"]) for row in rows}
+    assert notes["a"]["ntire"] == ("inf", "the images are equal: PSNR is infinite")
+    assert notes["tiny"]["rgb_border10"] == (None, "the images are too small")

@@ -184,6 +184,12 @@ def test_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
         assert caught.value.remedy
 
 
+@pytest.mark.parametrize("path", ["a" * 300 + ".png", "a\0.png", "/dev/zero"])
+def test_path_that_cannot_be_a_file_is_reported(path: str) -> None:
+    with pytest.raises(UnreadableFile, match=r"no such file|not a file"):
+        read_image(path)
+
+
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_damaged_file_is_read_or_reported(
