@@ -121,7 +121,7 @@ def test_plugins_page_leads_to_a_ranked_row(reader, tmp_path):
     title = "**NTIRE 2026 Efficient Super-Resolution.**"
     with_thresholds, without_thresholds = ranked.split(title)[1:]
     assert "Not ranked" in with_thresholds and "Rank |" not in with_thresholds
-    assert re.search(r"\| +1 \| my team +\| my_net ", without_thresholds)
+    assert re.search(r"\| +1 \| own weights \(my team\) +\| my_net ", without_thresholds)
     assert "score alone" in without_thresholds
     assert "linen_net: 8 of 8 " in linen and "3,728" not in linen
 
