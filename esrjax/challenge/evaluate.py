@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from esrjax.bench.timing import forward_fn
 from esrjax.challenge import record
 from esrjax.challenge.record import BaselineTiming, DatasetMetrics, ProtocolTiming, Result
 from esrjax.challenge.rules import Rules, check_scale
-from esrjax.data.datasets import Pair, Progress
+from esrjax.data.datasets import LrImage, Pair, Progress
 from esrjax.errors import RankingError, list_some
 from esrjax.evaluation.score import Scores
 from esrjax.evaluation.upscale import ImageSize, count_windows, padded_size, to_network_input
@@ -116,7 +116,10 @@ def _passes(member: Member, size: ImageSize) -> Counter[ImageSize]:
 
 
 def time_by_protocol(
-    model: Model, pairs: Sequence[Pair], rules: Rules, progress: Progress = iter
+    model: Model,
+    images: Sequence[Pair] | Sequence[LrImage],
+    rules: Rules,
+    progress: Progress = iter,
 ) -> ProtocolTiming:
     """Time each image once, as the organisers' program does.
 
@@ -124,14 +127,14 @@ def time_by_protocol(
 
     Args:
         model: Model to time.
-        pairs: LR/HR pairs of the dataset, in order; only the LR images are used.
+        images: The images of the dataset, in order; only LR is used, and HR need not exist.
         rules: Rules with the warm-up passes of the model's team.
         progress: Wraps the pairs, for example in a progress bar.
 
     Raises:
         ImageTooSmall: An LR image is smaller than the method accepts; nothing has run by then.
     """
-    shapes = dict.fromkeys(_load_lr(model, pair).shape for pair in pairs)
+    shapes = dict.fromkeys(_load_lr(model, image).shape for image in images)
     forward = forward_fn(model.net)
     compiled = {shape: timing.compile_forward(forward, jnp.zeros(shape)) for shape in shapes}
     passes = rules.num_warmup_passes(model.method.team)
@@ -141,9 +144,9 @@ def time_by_protocol(
         for _ in range(passes):
             timing.time_forward_ms(warmup, lr)
     times: dict[str, float] = {}
-    for pair in progress(pairs):
-        lr = _load_lr(model, pair)
-        times[pair.name] = timing.time_forward_ms(compiled[lr.shape], lr)
+    for image in progress(cast(Any, images)):  # any sequence; it is typed for pairs
+        lr = _load_lr(model, image)
+        times[image.name] = timing.time_forward_ms(compiled[lr.shape], lr)
     return ProtocolTiming(
         ms_per_image=times,
         warmup_passes=passes,
@@ -156,9 +159,9 @@ def time_by_protocol(
     )
 
 
-def _load_lr(model: Model, pair: Pair) -> Array:
+def _load_lr(model: Model, image: Pair | LrImage) -> Array:
     """LR image (1, h, w, 3), float32, with values in [0, data_range], already on the device."""
-    pixels = pair.load()[0]
+    pixels = image.load_lr()
     check_min_side(model.name, model.method.min_side, pixels.shape[:2])
     lr = to_network_input(pixels, model.method.data_range)[None]
     return jax.block_until_ready(jax.device_put(lr))

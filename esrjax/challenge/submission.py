@@ -10,7 +10,7 @@ from esrjax.bench.record import Timing
 from esrjax.challenge import evaluate
 from esrjax.challenge.record import ProtocolTiming, Result, ResultsEntry
 from esrjax.challenge.rules import Rules
-from esrjax.data.datasets import Pair, Progress
+from esrjax.data.datasets import LrImage, Pair, Progress, has_hr
 from esrjax.errors import InvalidArgument, SubmissionError
 from esrjax.evaluation.metrics import get_spec
 from esrjax.evaluation.score import Scores, as_scorable, score
@@ -91,6 +91,9 @@ def threshold_checks(
 # --- measurements ---
 
 
+Images = Sequence[Pair] | Sequence[LrImage]  # of a split; without HR they cannot be scored
+
+
 def model_number(rules: Rules, team: str, requested: int | None) -> int:
     """Return the model number of a submission.
 
@@ -118,20 +121,21 @@ def model_number(rules: Rules, team: str, requested: int | None) -> int:
 
 
 def score_splits(
-    model: Model, pairs: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
+    model: Model, images: Mapping[Split, Images], rules: Rules, progress: Progress
 ) -> dict[Split, Scores]:
-    """Return the scores on each split, with the metric of the thresholds.
+    """Return the scores on each split that has HR images, with the metric of the thresholds.
 
     Args:
         model: Model to score.
-        pairs: Split -> LR/HR pairs.
+        images: Split -> LR/HR pairs, or LR images.
         rules: Rules with the metric specification.
         progress: Wraps the pairs, for example in a progress bar.
     """
     spec = get_spec(rules.psnr_thresholds.spec)
     return {
         split: score(as_scorable(model, spec), split_pairs, spec, progress)
-        for split, split_pairs in pairs.items()
+        for split, split_pairs in images.items()
+        if has_hr(split_pairs)
     }
 
 

@@ -15,6 +15,7 @@ from esrjax.cli import options
 from esrjax.cli.output import (
     number_text,
     print_json,
+    print_lr_source,
     print_notes,
     print_unwrapped,
     progress_bar,
@@ -66,10 +67,12 @@ def pack(
     root, grid = Path(folder), tfds_writer.SubImageGrid(crop_size=crop_size, step=step)
     tfds_writer.check_destination(root, name)
     pairs = datasets.list_pairs(source, scale)
+    print_lr_source(source, pairs)
     packed = tfds_writer.pack(pairs, name, root, grid, progress_bar("packing"))
     print_notes(packed.notes)
     if as_json:
-        print_json({**vars(packed), "dataset": f"tfds:{name}"})
+        lr_source = datasets.lr_source(pairs)
+        print_json({**vars(packed), "dataset": f"tfds:{name}", "lr_source": lr_source})
         return
     sub_images = f"{packed.num_sub_images:,} sub-images of {packed.num_images:,} images"
     typer.echo(f"{packed.folder}: {sub_images}, {packed.num_bytes / 2**20:,.1f} MiB")
@@ -94,15 +97,18 @@ def verify(
     from esrjax.data import datasets
     from esrjax.data import verify as verification
 
+    pairs = datasets.list_pairs(name, scale)
+    print_lr_source(name, pairs)
     report = verification.verify_dataset(
-        datasets.list_pairs(name, scale),
+        pairs,
         against=[pair for other in against or () for pair in datasets.list_pairs(other, scale)],
         expected=datasets.dataset_info(name),
         tolerance=tolerance,
         progress=progress_bar("verifying"),
     )
     if as_json:
-        print_json({"dataset": name, "passed": not report.problems, **vars(report)})
+        head = {"dataset": name, "lr_source": datasets.lr_source(pairs)}
+        print_json({**head, "passed": not report.problems, **vars(report)})
     else:
         row = {
             "dataset": name,
@@ -146,6 +152,7 @@ def select(
     )
     similar.check_linkable(pairs, output)
     targets = datasets.list_pairs(like, scale)
+    print_lr_source(", ".join(names), pairs)
     print_notes(datasets.sample_notes(pairs) | datasets.sample_notes(targets))
     bar = progress_bar("comparing")
     matches = similar.select_similar(pairs, targets, num_images, extractor, bar)

@@ -6,11 +6,12 @@ from typing import Any
 
 from esrjax.challenge.rules import Rules, data_policy_violations, load_rules
 from esrjax.cli.output import print_json, print_unwrapped, show_table
-from esrjax.data.datasets import list_pairs
-from esrjax.errors import UserError, list_some
+from esrjax.data.datasets import parse_name
+from esrjax.errors import list_some
 from esrjax.training import recipe_loader
 from esrjax.training.dry_run import StagePlan, dry_run
 from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun, ema_notes
+from esrjax.training.run_data import summarize_data
 
 
 def show_dry_run(
@@ -27,6 +28,7 @@ def show_dry_run(
     """
     recipe = recipe_loader.load(name, overrides)
     plans, violations = dry_run(recipe), policy_violations(recipe, load_rules(rules))
+    data = summarize_data(recipe, missing_ok=True)
     if as_json:
         print_json(
             {
@@ -34,6 +36,7 @@ def show_dry_run(
                 "sha256": recipe.sha256,
                 "total_steps": recipe.total_steps,
                 "stages": [_plan_json(plan) for plan in plans],
+                "datasets": {name: vars(summary) for name, summary in data.items()},
                 "policy_violations": violations,
             }
         )
@@ -48,7 +51,7 @@ def show_dry_run(
     missing = dict.fromkeys(line for plan in plans for line in plan.missing)
     print_unwrapped(
         *ema_notes(recipe),
-        *_datasets(recipe),
+        *(f"dataset {name}: {summary}" for name, summary in data.items()),
         *(f"missing: {line}" for line in missing),
         *(f"not allowed: {line}" for line in violations),
         f"recipe sha256 {recipe.sha256[:16]}; dry run: nothing was trained or written",
@@ -133,20 +136,9 @@ def _params(plan: StagePlan) -> list[dict[str, str]]:
     ]
 
 
-def _datasets(recipe: Recipe) -> list[str]:
-    runs, lines = recipe.runs, list[str]()
-    scales = {(n, recipe.scale_at(run)) for run in runs for n in run.stage.data.dataset_weights}
-    for name, scale in sorted(scales):
-        try:
-            lines.append(f"dataset {name}: {len(list_pairs(name, scale))} images")
-        except UserError:
-            continue  # reported as missing
-    return lines
-
-
 def policy_violations(recipe: Recipe, rules: Rules) -> list[str]:
     """Return a line for each training dataset that the rules forbid, with the reason."""
-    names = [name.partition("[")[0] for name in training_datasets(recipe)]  # without "[:800]"
+    names = [parse_name(name).dataset for name in training_datasets(recipe)]  # without "[:800]"
     return data_policy_violations(rules, names)
 
 

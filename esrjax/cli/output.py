@@ -25,6 +25,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from esrjax.challenge.record import Result
+    from esrjax.data.datasets import LrImage, Pair
     from esrjax.evaluation.score import ImageMetrics, Scores
     from esrjax.training.logging import TrainReport
 
@@ -53,6 +54,14 @@ def print_notes(notes: Mapping[str, Sequence[str]], prefix: str = "", max_lines:
     more = len(lines) - max_lines
     for line in [*lines[:max_lines], *([f"and {more:,} more notes on images"] if more > 0 else [])]:
         typer.echo(line, err=True)
+
+
+def print_lr_source(name: str, images: Sequence[Pair] | Sequence[LrImage]) -> None:
+    """Print to standard error how many images a dataset has, and where its LR images come from."""
+    from esrjax.data.datasets import lr_source
+
+    count = f"{len(images):,} image{'s' * (len(images) != 1)}"
+    typer.echo(f"{name}: {count}, LR: {lr_source(images)}", err=True)
 
 
 def show_table(

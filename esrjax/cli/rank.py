@@ -14,7 +14,7 @@ from typer import Option
 
 from esrjax import registry
 from esrjax.cli import options
-from esrjax.cli.output import print_json, progress_bar
+from esrjax.cli.output import print_json, print_lr_source, progress_bar
 from esrjax.errors import InvalidArgument
 from esrjax.io import check_outputs
 
@@ -149,6 +149,8 @@ def report(
         raise options.needs(repr(texts[0]), "--data", rule)
     rows, ranking = _rank(source, rules, baseline, figures, ignore_thresholds, protocol_timing)
     pairs = () if data is None else content.evenly_spaced(datasets.list_pairs(data), num_images)
+    if data is not None:
+        print_lr_source(data, pairs)
     sources = sr_sources(images or [], checkpoint or [], pairs, rows)
     spec = get_spec(rows[0].spec or ranking.rules.psnr_thresholds.spec)
     comparisons = [

@@ -11,10 +11,10 @@ from typing import Any
 
 from esrjax.challenge import submission
 from esrjax.challenge.rules import Rules
-from esrjax.challenge.submission import Split, ThresholdCheck, threshold_text
+from esrjax.challenge.submission import Images, Split, ThresholdCheck, threshold_text
 from esrjax.cli.dry_run import policy_violations, stage_summary, training_datasets
 from esrjax.cli.output import print_notes, progress_bar
-from esrjax.data.datasets import Pair
+from esrjax.data.datasets import Pair, has_hr, lr_source
 from esrjax.errors import SubmissionError, UnwritableFile
 from esrjax.inference import Model
 from esrjax.interop.convert import ExportedCheckpoint, export_official
@@ -31,6 +31,7 @@ class SubmissionReport:
     Attributes:
         key: The submission's key in results.json, such as `22_spanv2`.
         threshold_checks: The PSNR on each split against the threshold of the challenge.
+        lr_sources: Where the LR images of each split come from.
         trained_on: The training datasets; None where no recipe is known.
         policy_violations: A line for each training dataset that the rules forbid.
         files: Weights that the recipe takes from outside: initial weights and teachers.
@@ -40,6 +41,7 @@ class SubmissionReport:
 
     key: str
     threshold_checks: Sequence[ThresholdCheck]
+    lr_sources: Mapping[Split, str]
     trained_on: Sequence[str] | None
     policy_violations: Sequence[str]
     files: Sequence[str]
@@ -55,7 +57,10 @@ class SubmissionReport:
     @property
     def undetermined(self) -> list[str]:
         """The checks that could not be made with the given datasets and recipe."""
-        return self._splits("not checked") + ["data policy"] * (self.trained_on is None)
+        checked = {check.split for check in self.threshold_checks}
+        without_hr = [f"PSNR on {split}" for split in self.lr_sources if split not in checked]
+        unknown_data = ["data policy"] * (self.trained_on is None)
+        return self._splits("not checked") + without_hr + unknown_data
 
     def _splits(self, outcome: str) -> list[str]:
         return [f"PSNR on {c.split}" for c in self.threshold_checks if c.outcome == outcome]
@@ -105,14 +110,15 @@ class SubmissionBuilder:
     Attributes:
         model: The network with its weights.
         number: The model's number in the challenge.
-        pairs: The image pairs of the validation and the test dataset.
+        images: The image pairs of the validation and the test dataset; LR images can be checked
+            without HR, but for the PSNR.
         rules: The rules of the challenge.
         recipe: How the model was trained; None where it is unknown.
     """
 
     model: Model
     number: int
-    pairs: Mapping[Split, Sequence[Pair]]
+    images: Mapping[Split, Images]
     rules: Rules
     recipe: Recipe | None
 
@@ -126,7 +132,7 @@ class SubmissionBuilder:
         with tempfile.TemporaryDirectory() as temporary:
             exported = export_official(self.model, Path(temporary) / self._weights_name)
         bar = progress_bar(self.key)
-        scores = submission.score_splits(self.model, self.pairs, self.rules, bar)
+        scores = submission.score_splits(self.model, self.images, self.rules, bar)
         for split, split_scores in scores.items():
             print_notes(split_scores.notes, f"{split}, ")
         means: Means = {split: (s.mean.psnr, len(s.images)) for split, s in scores.items()}
@@ -137,15 +143,26 @@ class SubmissionBuilder:
 
         Raises:
             UnwritableFile: The folder is not empty, or cannot be created.
-            SubmissionError: The state dict differs from the official one.
+            SubmissionError: The state dict differs from the official one, or a split has no HR.
         """
+        pairs: dict[Split, Sequence[Pair]] = {
+            split: images for split, images in self.images.items() if has_hr(images)
+        }
+        if without_hr := [split for split in self.images if split not in pairs]:
+            raise SubmissionError(
+                f"There are no HR images of {' and '.join(without_hr)}, only LR images",
+                rule="results.json contains the PSNR on both splits",
+                remedy="give datasets with HR images; `submit check` checks the rest without them",
+            )
         _check_folder(folder)
         with atomic_write(folder, "name another folder with -o") as temporary:
             temporary.mkdir()
-            report = self._write_files(temporary)
+            report = self._write_files(temporary, pairs)
         return replace(report, output=folder)
 
-    def _write_files(self, folder: Path) -> SubmissionReport:
+    def _write_files(
+        self, folder: Path, all_pairs: Mapping[Split, Sequence[Pair]]
+    ) -> SubmissionReport:
         exported = export_official(self.model, folder / self._weights_name)
         if exported.mismatches:
             raise SubmissionError(
@@ -154,10 +171,10 @@ class SubmissionBuilder:
                 remedy="submit weights of the published hyperparameters and form",
             )
         bar = progress_bar(self.key)
-        result, scores = submission.measure_submission(self.model, self.pairs, self.rules, bar)
+        result, scores = submission.measure_submission(self.model, all_pairs, self.rules, bar)
         for split, split_scores in scores.items():
             print_notes(split_scores.notes, f"{split}, ")
-        means: Means = {s: (result.quality[s].psnr, len(pairs)) for s, pairs in self.pairs.items()}
+        means: Means = {s: (result.quality[s].psnr, len(pairs)) for s, pairs in all_pairs.items()}
         report, entry = self._report(means, exported), submission.results_entry(result)
         (folder / "results.json").write_text(submission.results_json(self.key, entry))
         training = [report.data_policy]
@@ -183,6 +200,7 @@ class SubmissionBuilder:
         files = [file for stage in stages for file in stage.checkpoints.values()]
         return SubmissionReport(
             key=self.key,
+            lr_sources={split: lr_source(images) for split, images in self.images.items()},
             threshold_checks=submission.threshold_checks(means, self.rules, team),
             trained_on=training_datasets(recipe) if recipe else None,
             policy_violations=policy_violations(recipe, self.rules) if recipe else (),

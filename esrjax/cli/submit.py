@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from esrjax.cli import options
-from esrjax.cli.output import print_json
+from esrjax.cli.output import print_json, print_lr_source
 from esrjax.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _builder(
     hparams: list[str] | None,
 ) -> SubmissionBuilder:
     from esrjax.challenge.rules import check_scale, load_rules
-    from esrjax.challenge.submission import model_number
+    from esrjax.challenge.submission import Images, Split, model_number
     from esrjax.cli.submission_builder import SubmissionBuilder
     from esrjax.data import datasets
     from esrjax.inference import open_method
@@ -109,13 +109,16 @@ def _builder(
     loaded_rules = load_rules(rules)
     model = open_method(name, checkpoint, options.parse_hparams(hparams))
     check_scale(model.name, model.scale, "submit a network for x4")
+    images: dict[Split, Images] = {
+        "valid": datasets.list_lr_images(valid, model.scale),
+        "test": datasets.list_lr_images(test, model.scale),
+    }
+    for split, split_images in images.items():
+        print_lr_source(split, split_images)
     return SubmissionBuilder(
         model=model,
         number=model_number(loaded_rules, model.method.team, number),
-        pairs={
-            "valid": datasets.list_pairs(valid, model.scale),
-            "test": datasets.list_pairs(test, model.scale),
-        },
+        images=images,
         rules=loaded_rules,
         recipe=_recipe(name, recipe, model.checkpoint.path.parent),
     )

@@ -168,14 +168,18 @@ def _train(
     from esrjax.training import distributed, recipe_loader, train
     from esrjax.training.logging import TensorBoardLogger, TrainReport
     from esrjax.training.recipe import ema_notes
+    from esrjax.training.run_data import summarize_data
 
     recipe = recipe_loader.load(recipe_name, overrides or ())
     train.check_recipe(recipe)
+    data = summarize_data(recipe)
     recipe = train.resolve_epochs(recipe)
     loggers: list[Any] = []
     if is_main := distributed.is_main_process():
         loggers = [TensorBoardLogger(output)] if tensorboard else []
         loggers.append(TrainingBar(recipe.total_steps))
+        for name, summary in data.items():
+            typer.echo(f"dataset {name}: {summary}", err=True)
         for note in ema_notes(recipe):
             typer.echo(note, err=True)
         _print_reading_notes(recipe)
@@ -189,7 +193,9 @@ def _train(
         for logger in loggers:
             stack.enter_context(logger)
         try:
-            files = train.run_stages(recipe, output, resume=resume, on_report=log, should_stop=stop)
+            files = train.run_stages(
+                recipe, output, resume=resume, on_report=log, should_stop=stop, data=data
+            )
         except train.TrainingStopped as stopped:
             text = f"{stopped}; resume with: esrjax train --resume -o {output}"
         else:
@@ -201,14 +207,9 @@ def _train(
 def _print_reading_notes(recipe: Recipe) -> None:
     """Print what reading changes in some images of every dataset; all of them take too long."""
     from esrjax.data import datasets
+    from esrjax.training.run_data import dataset_scales
 
-    sources: dict[tuple[str, int], None] = {}
-    for run in recipe.runs:
-        stage, scale = run.stage, recipe.scale_at(run)
-        names = [*stage.data.dataset_weights]
-        names += [stage.validation.dataset] if stage.validation else []
-        sources |= dict.fromkeys((name, scale) for name in names)
-    for name, scale in sources:
+    for name, scale in dataset_scales(recipe).items():
         print_notes(datasets.sample_notes(datasets.list_pairs(name, scale)), f"{name}, ")
 
 

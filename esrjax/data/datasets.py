@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from esrjax.data import layouts
 from esrjax.data.image_io import DecodedImage, Pixels, read_image, read_image_size
@@ -226,6 +226,11 @@ class PairImages:
     lr: Pixels
     hr: Pixels
     notes: tuple[str, ...] = ()
+
+
+def has_hr(images: Sequence[Pair] | Sequence[LrImage]) -> TypeGuard[Sequence[Pair]]:
+    """Return whether the images are pairs, so that they can be scored and trained on."""
+    return all(isinstance(image, Pair) for image in images)
 
 
 def decode_source(source: Path | TfdsImage) -> DecodedImage:

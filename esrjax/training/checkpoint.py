@@ -24,7 +24,7 @@ from esrjax.io import atomic_write
 from esrjax.loading import abstract_network
 from esrjax.nn import checkpoint_io
 from esrjax.nn.state_dict import KeyMap, load_state_dict, to_state_dict
-from esrjax.training import recipe_loader
+from esrjax.training import recipe_loader, run_data
 from esrjax.training.distributed import barrier, is_main_process
 from esrjax.training.init_from import LoadedModel
 from esrjax.training.recipe import Recipe, StageRun, to_json
@@ -52,7 +52,9 @@ class RunDir:
     recipe: Recipe
 
     @classmethod
-    def open(cls, path: Path, recipe: Recipe, *, resume: bool) -> RunDir:
+    def open(
+        cls, path: Path, recipe: Recipe, *, resume: bool, data: run_data.DataSummaries
+    ) -> RunDir:
         """Create the folder with the resolved recipe, or open an existing one to resume.
 
         Args:
@@ -60,11 +62,12 @@ class RunDir:
             recipe: The recipe. To resume, its `resume_key` must equal the stored one's, so that the
                 resumed run trains the same weights as an uninterrupted one.
             resume: Whether to continue an existing run.
+            data: The images that the run is trained on; to resume, they must be the stored ones.
 
         Raises:
             UnwritableFile: There is a run and `resume` is false, or the folder cannot be written.
             NotFound: There is none, and `resume` is true.
-            CheckpointError: The run has another recipe.
+            CheckpointError: The run has another recipe, or its images have changed.
         """
         folder, stored = cls(path, recipe), read_recipe(path)
         if stored is not None and not resume:
@@ -79,11 +82,14 @@ class RunDir:
                 rule="a run to resume has a recipe.json in its folder",
                 remedy="check the folder, or start a new run without --resume",
             )
+        if stored is not None:
+            run_data.check_unchanged(path, data)
         if stored is not None and stored.resume_key != recipe.resume_key:
             raise _recipe_mismatch(path, stored.resume_key, recipe.resume_key)
         barrier("the folder")  # no process writes before all of them have read
         if stored != recipe:
             folder._write_text("recipe.json", to_json(recipe))
+        folder._write_text(run_data.FILE_NAME, run_data.to_json(data))
         return folder
 
     def log_metrics(self, **metrics: Any) -> None:

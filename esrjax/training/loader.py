@@ -23,6 +23,7 @@ from esrjax.data.datasets import Pair, list_pairs
 from esrjax.data.image_io import Pixels, prefetch_map
 from esrjax.errors import RecipeError, list_some
 from esrjax.training.recipe import Data
+from esrjax.training.run_data import with_downscales
 
 GIB = 2**30
 Int32Array = NDArray[np.int32]
@@ -342,7 +343,7 @@ def usable_pairs(data: Data, scale: int) -> list[list[tuple[Pair, tuple[int, int
     """
     min_side = max(chain(*data.all_patch_sizes)) // scale
     sizes = [
-        [(pair, pair.lr_size()) for pair in _with_downscales(pairs, data.hr_downscales)]
+        [(pair, pair.lr_size()) for pair in with_downscales(pairs, data.hr_downscales)]
         for pairs in (list_pairs(name, scale) for name in data.dataset_weights)
     ]
     usable = [[(pair, size) for pair, size in pairs if min(size) >= min_side] for pairs in sizes]
@@ -355,11 +356,6 @@ def usable_pairs(data: Data, scale: int) -> list[list[tuple[Pair, tuple[int, int
             remedy='reduce data.hr_patch_sizes, or skip these images with data.undersized = "skip"',
         )
     return usable
-
-
-def _with_downscales(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[Pair, ...]:
-    """Return the pairs, followed by a downscaled copy of each for every factor."""
-    return (*pairs, *(pair.downscaled(factor) for factor in factors for pair in pairs))
 
 
 def check_patch_sizes(data: Data, scale: int, min_side: int = 1) -> None:

@@ -20,6 +20,7 @@ from esrjax.training.loader import usable_pairs
 from esrjax.training.logging import Meter, TrainReport
 from esrjax.training.recipe import Recipe, Stage, StageRun
 from esrjax.training.recipe_checks import check_hparams
+from esrjax.training.run_data import DataSummaries, summarize_data
 from esrjax.training.stage_trainer import StageTrainer, Validator
 from esrjax.training.train_state import TrainState
 
@@ -77,6 +78,7 @@ def run_stages(
     resume: bool,
     on_report: ReportCallback,
     should_stop: StopCallback = lambda: False,
+    data: DataSummaries | None = None,
 ) -> tuple[Path, ...]:
     """Run a recipe that `check_recipe` accepts and whose length is in steps.
 
@@ -88,6 +90,7 @@ def run_stages(
         resume: Whether to continue the run in `folder`.
         on_report: Called with every report, on all processes.
         should_stop: Called after every step.
+        data: What `summarize_data` returns of the recipe; computed where it is not given.
 
     Returns:
         The files of the final weights, one for each form (train, deploy) of the network.
@@ -100,7 +103,9 @@ def run_stages(
         files = [file for stage in recipe.stage for file in stage.checkpoints.values()]
         outputs = [folder / f"{form}.safetensors" for form in ("train", "deploy")]
         check_outputs(outputs, map(find_checkpoint, files))
-    run_dir, checkpoints = RunDir.open(folder, recipe, resume=resume), Checkpointer(folder)
+    data = summarize_data(recipe) if data is None else data
+    run_dir = RunDir.open(folder, recipe, resume=resume, data=data)
+    checkpoints = Checkpointer(folder)
     # Steps after the last checkpoint run again, with the same values, and are logged again.
     run_dir.truncate_metrics(checkpoints.latest() or 0)
     for stage_run in recipe.runs:

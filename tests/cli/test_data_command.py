@@ -84,3 +84,20 @@ def test_missing_and_infinite_metrics_are_explained(esrjax, tmp_path):
         notes[name] = {row["spec"]: (row["psnr"], row["note"]) for row in rows}
     assert notes["a"]["ntire"] == ("inf", "the images are equal: PSNR is infinite")
     assert notes["tiny"]["rgb_border10"] == (None, "the images are too small")
+
+
+def test_origin_of_lr_is_printed(esrjax, crumbs, photos, tmp_path):
+    lr_source = f"read from {photos / 'LR_bicubic_X4'}"
+    for command in (["eval", "crumb", "--data", "Photos"], ["data", "verify", "Photos"]):
+        result = esrjax(*command)
+        assert f"Photos: 2 images, LR: {lr_source}\n" in result.err
+        assert esrjax(*command, "--json").json["lr_source"] == lr_source
+    overrides = ["stage.0.data.datasets=['Photos']", "stage.0.data.hr_downscales=[0.5]"]
+    options = [arg for override in overrides for arg in ("--set", override)]
+    plan = esrjax("train", "quick", "--dry-run", "--json", *options).json["datasets"]["Photos"]
+    assert plan["num_images"] == 4 and len(plan["sha256"]) == 64
+    assert plan["lr_source"] == f"{lr_source}, bicubic from HR resized by 0.5"
+    (photos / "LR_bicubic_X4").rename(photos / "LR_old")
+    unclear = esrjax("eval", "crumb", "--data", "Photos")
+    assert unclear.code == 2 and "LR_old" in unclear.err
+    assert "LR: bicubic from HR\n" in esrjax("eval", "crumb", "--data", "Photos:bicubic").err

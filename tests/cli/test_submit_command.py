@@ -98,6 +98,21 @@ def test_submission_has_weights_factsheet_and_results(submit, tmp_path, monkeypa
     assert f"| PSNR, valid | {row.psnr_valid:.4f} dB |" in sheet
 
 
+def test_test_images_without_hr_are_checked_but_not_built(submit, tmp_path):
+    (tmp_path / "test").rename(tmp_path / "test_LR")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test_LR").rename(tmp_path / "test/test_LR")
+    report = submit("check", "--json").json
+    assert report["undetermined"] == ["PSNR on valid", "PSNR on test"] and not report["failures"]
+    assert report["lr_sources"] == {
+        "valid": "bicubic from HR",
+        "test": f"read from {tmp_path / 'test/test_LR'}",
+    }
+    result = submit("build", "-o", tmp_path / "out")
+    assert result.code == 2 and "no HR images of test" in result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_check_shows_margins_and_writes_nothing(submit, make_rules, tmp_path):
     report = submit("check", "--json").json
     first, second = (check["psnr"] for check in report["threshold_checks"])

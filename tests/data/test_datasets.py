@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from esrjax.data.datasets import Pair, list_folder_pairs, locate_dataset
+from esrjax.data.datasets import Pair, dataset_title, list_folder_pairs, locate_dataset, summarize
 from esrjax.data.image_io import read_image, write_image
 from esrjax.data.resize import bicubic_downscale, mod_crop
 from esrjax.errors import DatasetError, DatasetNotFound
@@ -98,6 +98,39 @@ def test_lr_size_is_read_from_the_header_alone(tmp_path: Path, hr: str) -> None:
     assert pair.lr_size() == (4, 3) == pair.load()[0].shape[:2]
     path.write_bytes(path.read_bytes()[:60])
     assert pair.lr_size() == (4, 3)
+
+
+def test_lr_size_is_that_of_the_lr_file(tmp_path: Path) -> None:
+    write_noise(tmp_path / "HR/a.png", 18, 15)
+    lr = write_noise(tmp_path / "LR_bicubic_X4/ax4.png", 4, 3)
+    (pair,) = list_folder_pairs(tmp_path)
+    assert pair.lr_size() == (4, 3)
+    write_noise(lr, 5, 3)
+    with pytest.raises(DatasetError, match="5x3") as caught:
+        pair.lr_size()
+    assert caught.value.location == f"'{pair.hr}' and '{lr}'"
+
+
+def test_fingerprint_is_of_names_and_sizes_wherever_they_are(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "one", "HR", "LR_bicubic_X4")
+    pairs = list_folder_pairs(tmp_path / "one")
+    summary = summarize(pairs)
+    assert (summary.num_images, len(summary.sha256)) == (2, 64)
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert summarize(list_folder_pairs(tmp_path / "two")).sha256 == summary.sha256
+    hashes = {summary.sha256, summarize(list_folder_pairs(tmp_path / "two")[:1]).sha256}
+    write_noise(tmp_path / "two/HR/a.png", 17, 12)
+    hashes.add(summarize(list_folder_pairs(tmp_path / "two")).sha256)
+    (tmp_path / "two/LR_bicubic_X4").rename(tmp_path / "two/LR_unknown")
+    for lr_choice in ("unknown", "bicubic"):
+        hashes.add(summarize(list_folder_pairs(tmp_path / "two", lr_choice=lr_choice)).sha256)
+    assert len(hashes) == 5
+
+
+def test_title_names_the_chosen_lr_folder(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "D", "HR", "LR_unknown/X4")
+    assert dataset_title(f"{tmp_path / 'D'}:unknown") == "D:unknown"
+    assert dataset_title(tmp_path / "D") == "D"
 
 
 def test_hr_smaller_than_the_scale_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""The images that a run is trained and validated on: their fingerprints, kept in its folder."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from esrjax.data.datasets import DatasetSummary, Pair, list_pairs, summarize
+from esrjax.errors import CheckpointError, UserError, list_some
+from esrjax.training.recipe import Recipe
+
+FILE_NAME = "data.json"
+DataSummaries = Mapping[str, DatasetSummary]  # by the name of a dataset in the recipe
+
+
+def dataset_scales(recipe: Recipe) -> dict[str, int]:
+    """Return the datasets that a recipe trains and validates on, with their scale, by name."""
+    scales: dict[str, int] = {}
+    for run in recipe.runs:
+        stage, scale = run.stage, recipe.scale_at(run)
+        scales |= dict.fromkeys(stage.data.dataset_weights, scale)
+        scales |= {stage.validation.dataset: scale} if stage.validation else {}
+    return dict(sorted(scales.items()))
+
+
+def summarize_data(recipe: Recipe, *, missing_ok: bool = False) -> dict[str, DatasetSummary]:
+    """Return the summaries of all datasets of a recipe, read from the headers of their images.
+
+    Copies of downscaled images (`hr_downscales`), whose LR images are computed, are included.
+
+    Args:
+        recipe: The recipe.
+        missing_ok: Whether datasets that do not exist, or form no pairs, are left out.
+
+    Raises:
+        UserError: A dataset does not exist, or a header cannot be read.
+    """
+    scales, factors = dataset_scales(recipe), defaultdict[str, set[float]](set)
+    for stage in recipe.stage:
+        for name in stage.data.dataset_weights:
+            factors[name].update(stage.data.hr_downscales)
+    summaries: dict[str, DatasetSummary] = {}
+    for name, scale in scales.items():
+        try:
+            pairs = list_pairs(name, scale)
+        except UserError:
+            if missing_ok:
+                continue
+            raise
+        summaries[name] = summarize(with_downscales(pairs, sorted(factors[name])))
+    return summaries
+
+
+def with_downscales(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[Pair, ...]:
+    """Return the pairs, followed by a downscaled copy of each for every factor."""
+    return (*pairs, *(pair.downscaled(factor) for factor in factors for pair in pairs))
+
+
+def to_json(summaries: DataSummaries) -> str:
+    """Return the content of `data.json`."""
+    return json.dumps({name: asdict(s) for name, s in summaries.items()}, indent=2) + "\n"
+
+
+def check_unchanged(run_dir: Path, summaries: DataSummaries) -> None:
+    """Compare the data of a run that is resumed with that in its folder.
+
+    The folders may have moved; number, names and sizes of images and the origin of LR must be
+    equal. A run without `data.json`, or with a damaged one, is not compared.
+
+    Raises:
+        CheckpointError: A dataset has changed.
+    """
+    try:
+        stored = json.loads((run_dir / FILE_NAME).read_text("utf-8"))
+        old = {name: DatasetSummary(**values) for name, values in stored.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return
+    changes = [
+        f"{name}: {_difference(old[name], new)}"
+        for name, new in summaries.items()
+        if name in old and old[name].sha256 != new.sha256
+    ]
+    if changes:
+        raise CheckpointError(
+            f"the images of the run have changed: {list_some(changes, 5, '; ')}",
+            rule="a run is resumed with the images that it began with: their number, names, sizes "
+            "and LR images; they may be in another folder",
+            location=str(run_dir / FILE_NAME),
+            remedy=f"restore the images; or delete {FILE_NAME} to continue with those of now",
+        )
+
+
+def _difference(old: DatasetSummary, new: DatasetSummary) -> str:
+    if old.num_images != new.num_images:
+        return f"{old.num_images:,} images in the run, {new.num_images:,} now"
+    if old.lr_source != new.lr_source:
+        return f"LR was {old.lr_source}, now {new.lr_source}"
+    return f"other names or sizes among its {new.num_images:,} images"

@@ -1,0 +1,61 @@
+"""The images of a run: a resumed run has the same ones, or is refused."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from runs import write_images
+
+from esrjax.errors import CheckpointError
+from esrjax.training import recipe_loader, run_data
+from esrjax.training.checkpoint import RunDir
+
+
+def open_run(path: Path, recipe, *, resume: bool) -> dict:
+    data = run_data.summarize_data(recipe)
+    RunDir.open(path, recipe, resume=resume, data=data)
+    return {name: asdict(summary) for name, summary in data.items()}
+
+
+@pytest.fixture
+def recipe(recipe_dict):
+    return recipe_loader.parse(recipe_dict)
+
+
+def test_data_is_kept_in_the_run_and_may_move(tmp_path, recipe, image_dir):
+    data = open_run(tmp_path / "run", recipe, resume=False)
+    assert json.loads((tmp_path / "run/data.json").read_text()) == data
+    assert data[str(image_dir)]["num_images"] == 4
+    assert data[str(image_dir)]["lr_source"] == "bicubic from HR"
+    image_dir.rename(tmp_path / "elsewhere")
+    image_dir.symlink_to(tmp_path / "elsewhere")
+    assert open_run(tmp_path / "run", recipe, resume=True) == data
+
+
+@pytest.mark.parametrize("change", ["missing", "size", "name", "lr"])
+def test_resume_with_other_images_is_refused(tmp_path, recipe, image_dir, change):
+    open_run(tmp_path / "run", recipe, resume=False)
+    first = image_dir / "0.png"
+    if change == "missing":
+        first.unlink()
+    if change == "size":
+        first.write_bytes((image_dir / "1.png").read_bytes())
+    if change == "name":
+        first.rename(image_dir / "new.png")
+    if change == "lr":
+        write_images(image_dir.parent / "images_LR_X4")
+    with pytest.raises(CheckpointError, match=r"data\.json") as caught:
+        open_run(tmp_path / "run", recipe, resume=True)
+    assert str(image_dir) in caught.value.problem
+    expected = {"missing": "4 images in the run, 3 now", "lr": "bicubic from HR"}
+    assert expected.get(change, "names or sizes") in caught.value.problem
+    (tmp_path / "run/data.json").unlink()
+    open_run(tmp_path / "run", recipe, resume=True)
+
+
+def test_damaged_file_does_not_stop_a_run(tmp_path, recipe):
+    open_run(tmp_path / "run", recipe, resume=False)
+    for content in ("{", "[]", '{"a": 1}', '{"a": {"b": 2}}'):
+        (tmp_path / "run/data.json").write_text(content)
+        open_run(tmp_path / "run", recipe, resume=True)
