@@ -92,9 +92,15 @@ def test_origin_of_lr_is_printed(esrjax, crumbs, photos, tmp_path):
         result = esrjax(*command)
         assert f"Photos: 2 images, LR: {lr_source}\n" in result.err
         assert esrjax(*command, "--json").json["lr_source"] == lr_source
-    overrides = ["stage.0.data.datasets=['Photos']", "stage.0.data.hr_downscales=[0.5]"]
+    overrides = [
+        "stage.0.data.datasets=['Photos']",
+        "stage.0.data.hr_downscales=[0.5]",
+        "stage.0.data.hr_patch_sizes=[[16, 16]]",
+    ]
     options = [arg for override in overrides for arg in ("--set", override)]
-    plan = esrjax("train", "quick", "--dry-run", "--json", *options).json["datasets"]["Photos"]
+    dry_run = esrjax("train", "quick", "--dry-run", "--json", *options)
+    assert dry_run.code == 0, dry_run.err
+    plan = dry_run.json["datasets"]["Photos"]
     assert plan["num_images"] == 4 and len(plan["sha256"]) == 64
     assert plan["lr_source"] == f"{lr_source}, bicubic from HR resized by 0.5"
     (photos / "LR_bicubic_X4").rename(photos / "LR_old")
