@@ -90,7 +90,7 @@ def test_origin_of_lr_is_printed(esrjax, crumbs, photos, tmp_path):
     lr_source = f"read from {photos / 'LR_bicubic_X4'}"
     for command in (["eval", "crumb", "--data", "Photos"], ["data", "verify", "Photos"]):
         result = esrjax(*command)
-        assert f"Photos: 2 images, LR: {lr_source}\n" in result.err
+        assert "Photos: " in result.err and f"LR: {lr_source}\n" in result.err
         assert esrjax(*command, "--json").json["lr_source"] == lr_source
     overrides = [
         "stage.0.data.datasets=['Photos']",
