@@ -310,7 +310,8 @@ def _lr_prefix(name: str) -> str | None:
 
 def _has_partners(folder: Path, hr: Files, scale: int) -> bool:
     """Return whether a folder has LR of one of the HR files, by its name and its size."""
-    subfolders = list_subfolders(folder) if parse_lr_name(folder.name) else []
+    is_known, children = parse_lr_name(folder.name), list_subfolders(folder)
+    subfolders = [child for child in children if is_known or _SCALE_FOLDER.fullmatch(child.name)]
     lr = {p.stem: p for p in chain.from_iterable(map(list_images, (folder, *subfolders)))}
     pairs = (pair for e in ENDINGS for pair in match_files(hr, lr, e, scale).pairs)
     for _, hr_file, lr_file in pairs:
