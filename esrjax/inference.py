@@ -18,8 +18,7 @@ from esrjax.data.image_arrays import LRArray, convert_like
 from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
 from esrjax.evaluation import upscale
 from esrjax.evaluation.upscale import ImageSize, Upscaler, Windows
-from esrjax.identification import Origin, identify_method, weights_origin
-from esrjax.loading import HParams, load_network
+from esrjax.loading import HParams, Origin, identify_method, load_network, weights_origin
 from esrjax.method import Ensemble, Method
 from esrjax.nn import checkpoint_io, masking
 from esrjax.nn.checkpoint_io import Checkpoint

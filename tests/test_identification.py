@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 from esrjax import load, registry
 from esrjax.data.image_io import read_image, write_image
 from esrjax.errors import InvalidArgument, NotFound, WeightsMismatch
-from esrjax.identification import identify_method, weights_origin
 from esrjax.interop import convert
+from esrjax.loading import identify_method, weights_origin
 from esrjax.method import Weights
 from esrjax.nn.checkpoint_io import read_checkpoint, write_safetensors
 from esrjax.nn.state_dict import KeyMap, to_state_dict

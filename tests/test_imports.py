@@ -23,7 +23,6 @@ MODELS = {
     "hub",
     "runtime",
     "inference",
-    "identification",
 }
 ALLOWED_IMPORTS = {  # of a package of esrjax, besides itself; packages not listed import anything
     "errors": set(),
@@ -36,8 +35,7 @@ ALLOWED_IMPORTS = {  # of a package of esrjax, besides itself; packages not list
     "nn": BASE,
     "data": {"errors", "io", "schema"},
     "evaluation": {*BASE, "data"},
-    "loading": {"errors", "method", "nn"},
-    "identification": {*BASE, "nn", "loading", "hub"},
+    "loading": {*BASE, "nn", "hub"},
     "inference": MODELS,
     "training": MODELS,
     "bench": MODELS,

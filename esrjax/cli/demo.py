@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from esrjax import registry
 from esrjax.bench import timing
 from esrjax.challenge import rank, results, table
+from esrjax.challenge.report.content import crop_square, most_detailed_crop
 from esrjax.challenge.rules import Rules, load_rules
 from esrjax.cli.output import TrainingBar, print_unwrapped, show_table
-from esrjax.data import datasets, image_io, resize, visualize
+from esrjax.data import datasets, image_io, resize
 from esrjax.errors import MissingExtra
 from esrjax.evaluation.metrics import NTIRE
 from esrjax.evaluation.score import Scores, score
@@ -27,6 +29,8 @@ TRAIN = "astronaut brick camera chelsea grass gravel moon retina rocket".split()
 HELD_OUT = "coffee hubble_deep_field immunohistochemistry".split()
 
 CROP_SIZE = 160  # side of the crop shown of each image, HR pixels
+HEADER_HEIGHT = 24  # of the line with the label, pixels
+GAP = 6  # between panels, pixels
 
 
 def run(folder: Path, minutes: float) -> None:
@@ -177,7 +181,27 @@ def _write_comparison(path: Path, model: Model, lr: image_io.Pixels, hr: image_i
     """Write bicubic, trained and original side by side: the most detailed crop of an image."""
     bicubic = resize.bicubic_upscale(lr)
     images = {"bicubic x4": bicubic, "trained here": model(lr), "original": hr}
-    top, left = visualize.most_detailed_crop(hr, CROP_SIZE)
-    crops = {name: visualize.crop_square(p, top, left, CROP_SIZE) for name, p in images.items()}
-    image_io.write_image(path, visualize.side_by_side(crops, zoom=2))
+    top, left = most_detailed_crop(hr, CROP_SIZE)
+    crops = {name: crop_square(p, top, left, CROP_SIZE) for name, p in images.items()}
+    image_io.write_image(path, side_by_side(crops, zoom=2))
     print_unwrapped(f"  {path}")
+
+
+def side_by_side(images: Mapping[str, image_io.Pixels], zoom: int = 1) -> image_io.Pixels:
+    """Return images in one row, each under its label.
+
+    Args:
+        images: Label -> (h, w, 3) uint8, all of the same height.
+        zoom: Every pixel becomes a square of `zoom` pixels.
+
+    Returns:
+        (24 + zoom·h, W, 3) uint8, on white.
+    """
+    row: list[image_io.Pixels] = []
+    for label, pixels in images.items():
+        zoomed = pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        header = Image.new("RGB", (zoomed.shape[1], HEADER_HEIGHT), "white")
+        ImageDraw.Draw(header).text((4, 4), label, fill="black", font=ImageFont.load_default(14))
+        gap = np.full((HEADER_HEIGHT + zoomed.shape[0], GAP, 3), 255, np.uint8)
+        row += [np.concatenate([np.asarray(header), zoomed]), gap]
+    return np.concatenate(row[:-1], axis=1)

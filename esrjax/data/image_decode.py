@@ -18,8 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
-from esrjax.data.image_color import cmyk_to_rgb, png_color_note, readable_variants
-from esrjax.data.image_metadata import ImageMetadata, read_metadata
+from esrjax.data.image_metadata import (
+    ImageMetadata,
+    cmyk_to_rgb,
+    png_color_note,
+    read_metadata,
+    readable_variants,
+)
 
 RawPixels = NDArray[np.uint8 | np.uint16]  # (h, w, C): gray, gray + alpha, RGB or RGB + alpha
 ImageSource = Path | bytes  # an image file, or the content of one

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from esrjax.data.image_color import profile_to_srgb
 from esrjax.data.image_decode import FORMATS, ImageSource, RawPixels, decode_raw, read_upright_size
-from esrjax.data.image_metadata import ImageMetadata
+from esrjax.data.image_metadata import ImageMetadata, profile_to_srgb
 from esrjax.errors import UnreadableFile, UnwritableFile
 from esrjax.io import write_bytes
 

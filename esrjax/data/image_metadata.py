@@ -1,9 +1,14 @@
-"""What an image file has beside its pixels and can keep when it is written again: EXIF, dpi."""
+"""What an image file has beside its pixels: EXIF and dpi, ICC profiles, chunks of PNG."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from typing import Any
 
-from PIL import ExifTags, Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms
 
 from esrjax.errors import list_some
 
@@ -26,6 +31,15 @@ _LOST_INFO = {  # key in Pillow's `info` -> its name in notes
 _LOST_TIFF_TAGS = {700: "XMP", 33723: "IPTC", 34377: "Photoshop data", 34735: "GeoTIFF keys"}
 MAX_DPI = 65535  # of JPEG
 MAX_EXIF_BYTES = 65527  # what a JPEG segment can store, without its header of 8 bytes
+
+NOTE_DAMAGED_PROFILE = "damaged ICC profile ignored"
+_SRGB_GAMMA = 0.45455  # of PNG's gAMA chunk
+_SRGB_CHROMATICITY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # of its cHRM chunk
+_SRGB_CICP = (1, 13)  # BT.709 primaries, transfer function of sRGB; of its cICP chunk
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+
+# --- EXIF and dpi, which a file keeps when it is written again ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +96,119 @@ def _dpi(value: Any) -> tuple[float, float] | None:
     except (TypeError, ValueError, ArithmeticError):
         return None
     return (x, y) if min(x, y) >= 1 and max(x, y) <= MAX_DPI else None
+
+
+# --- ICC profiles ---
+
+
+def profile_to_srgb(
+    samples: NDArray[np.uint8], profile_bytes: bytes, *, convert: bool = True
+) -> tuple[NDArray[np.uint8] | None, str]:
+    """Convert colours from an ICC profile to sRGB (perceptual intent).
+
+    Args:
+        samples: (h, w, 1 or 3), gray or RGB.
+        profile_bytes: The profile. One that differs from sRGB by at most a level changes nothing.
+        convert: Whether to convert, or to keep the levels and say so.
+
+    Returns:
+        (h, w, 3), None if the levels are kept; and a note, empty if there is nothing to say.
+    """
+    try:
+        profile: Any = ImageCms.ImageCmsProfile(BytesIO(profile_bytes))
+        if profile.profile.xcolor_space.strip() == "RGB":  # gray files with RGB profiles exist
+            samples = np.repeat(samples, 3, axis=-1) if samples.shape[-1] == 1 else samples
+        image = Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
+        transform: Any = ImageCms.buildTransform(profile, _srgb(), image.mode, "RGB")
+        if _is_identity(transform, image.mode):
+            return None, ""
+        name = _profile_name(profile)
+        if not convert:
+            return None, f"ICC profile {name} not applied: levels as stored"
+        converted: Any = transform.apply(image)
+        return np.asarray(converted), f"colours converted from the ICC profile {name} to sRGB"
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None, NOTE_DAMAGED_PROFILE
+
+
+def cmyk_to_rgb(image: Image.Image, profile_bytes: bytes | None) -> tuple[Image.Image, str]:
+    """Convert a CMYK image to RGB by its ICC profile, without one as Pillow does."""
+    plain = "CMYK converted to RGB without its color profile"
+    if not profile_bytes:
+        return image.convert("RGB"), plain
+    try:
+        profile: Any = ImageCms.ImageCmsProfile(BytesIO(profile_bytes))
+        transform: Any = ImageCms.buildTransform(profile, _srgb(), "CMYK", "RGB")
+        return transform.apply(image), "CMYK converted to sRGB by its ICC profile"
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image.convert("RGB"), f"{plain}, which is damaged"
+
+
+@cache
+def _srgb() -> Any:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def _is_identity(transform: Any, mode: str) -> bool:
+    """Return whether a transform to sRGB changes no color by more than a level."""
+    levels = np.arange(0, 256, 1 if mode == "L" else 15, dtype=np.uint8)
+    grid = levels[None] if mode == "L" else np.stack(np.meshgrid(levels, levels, levels), axis=-1)
+    probe = grid if mode == "L" else grid.reshape(1, -1, 3)
+    expected = np.broadcast_to(probe[..., None], (*probe.shape, 3)) if mode == "L" else probe
+    result = np.asarray(transform.apply(Image.fromarray(probe)))
+    return bool(np.abs(result.astype(int) - expected).max() <= 1)
+
+
+def _profile_name(profile: Any) -> str:
+    """Return the name of a profile in quotes; it is text from the file, which may be anything."""
+    name = " ".join((profile.profile.profile_description or "").split())
+    printable = "".join(character for character in name if character.isprintable())
+    return f"'{printable[:40] or 'without name'}'"
+
+
+# --- chunks of PNG ---
+
+
+def png_color_note(info: dict[Any, Any], header: bytes) -> str:
+    """Return a note on a colour space that a PNG declares without profile and that is ignored.
+
+    Args:
+        info: Pillow's `info` of the image.
+        header: The beginning of the file.
+    """
+    cicp = next((body for kind, body in png_chunks(header) if kind == b"cICP"), None)
+    if cicp is not None and len(cicp) >= 12:
+        primaries, transfer = cicp[8], cicp[9]
+        is_srgb = (primaries, transfer) == _SRGB_CICP
+        text = f"colour space of its cICP chunk (primaries {primaries}, transfer {transfer})"
+        return "" if is_srgb else f"{text} not applied"
+    if "icc_profile" in info or "srgb" in info:
+        return ""
+    gamma, chromaticity = info.get("gamma"), info.get("chromaticity")
+    if gamma and abs(gamma / _SRGB_GAMMA - 1) > 0.02:
+        return f"gamma {gamma:g} of its gAMA chunk not applied"
+    if chromaticity and np.abs(np.subtract(chromaticity, _SRGB_CHROMATICITY)).max() > 0.005:
+        return "primaries of its cHRM chunk not applied"
+    return ""
+
+
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kind of every chunk of a PNG, and the chunk with length, kind, data and CRC."""
+    start = len(_PNG_SIGNATURE)
+    while content[: len(_PNG_SIGNATURE)] == _PNG_SIGNATURE and start + 8 <= len(content):
+        stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        yield content[start + 4 : start + 8], content[start:stop]
+        start = stop
+
+
+def readable_variants(content: bytes) -> Iterator[tuple[bytes, str]]:
+    """Yield a PNG without what Pillow may refuse to read, and the note on what was left out.
+
+    Pillow refuses texts of more than 1 MiB, such as those of programs that store their whole
+    project, and profiles of that size, though the pixels are sound.
+    """
+    for kinds, note in ((_TEXT_CHUNKS, ""), ((*_TEXT_CHUNKS, b"iCCP"), NOTE_DAMAGED_PROFILE)):
+        chunks = [chunk for kind, chunk in png_chunks(content) if kind not in kinds]
+        variant = b"".join([_PNG_SIGNATURE, *chunks])
+        if chunks and len(variant) < len(content):
+            yield variant, note

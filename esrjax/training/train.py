@@ -14,12 +14,11 @@ from esrjax.data.datasets import list_pairs
 from esrjax.errors import Diverged, RecipeError
 from esrjax.io import check_outputs
 from esrjax.training.checkpoint import Checkpointer, RunDir
-from esrjax.training.dry_run import dry_run
+from esrjax.training.dry_run import check_hparams, dry_run
 from esrjax.training.init_from import LoadedModel, find_checkpoint
 from esrjax.training.loader import usable_pairs
 from esrjax.training.logging import Meter, TrainReport
 from esrjax.training.recipe import Recipe, Stage, StageRun
-from esrjax.training.recipe_checks import check_hparams
 from esrjax.training.run_data import DataSummaries, summarize_data
 from esrjax.training.stage_trainer import StageTrainer, Validator
 from esrjax.training.train_state import TrainState

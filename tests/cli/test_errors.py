@@ -14,6 +14,7 @@ from esrjax.data.image_io import write_image
 from esrjax.nn.ops import find_kernel
 
 ERROR = re.compile(
+    r"([^\n]+: \d+ images?, LR: [^\n]+\n)*"  # of datasets that were listed before
     r"esrjax: (?P<problem>.+?)(\n  location: (?P<location>.+?))?"
     r"\n  rule: +(?P<rule>.+?)\n  remedy: +(?P<remedy>.+)\n",
     re.DOTALL,

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from esrjax.data.image_color import NOTE_DAMAGED_PROFILE
 from esrjax.data.image_decode import decode_raw
 from esrjax.data.image_io import read_image, read_image_size
+from esrjax.data.image_metadata import NOTE_DAMAGED_PROFILE
 from esrjax.errors import UnreadableFile
 
 RANDOM = np.random.default_rng(0)

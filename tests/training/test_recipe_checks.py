@@ -11,9 +11,8 @@ from esrjax.errors import DistributedError, InvalidArgument, RecipeError, UserEr
 from esrjax.method import Method
 from esrjax.nn import checkpoint_io
 from esrjax.training import recipe_loader, train
-from esrjax.training.dry_run import dry_run
+from esrjax.training.dry_run import check_numbers, dry_run
 from esrjax.training.loader import PatchSampler, usable_pairs
-from esrjax.training.recipe_checks import check_numbers
 
 NUM_DRAWS = 10_000  # of the full campaign
 HR_SIZES = ((48, 64), (56, 48), (64, 64), (48, 48))  # of the images of `image_dir`

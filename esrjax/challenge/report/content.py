@@ -5,6 +5,7 @@ of bicubic, of each method, and of the original.
 """
 
 import base64
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from esrjax.challenge import table
 from esrjax.challenge.rank import STATUSES, TRACKS, RankedEntry, Ranking, Track, compared_figures
 from esrjax.challenge.results import ImageSeries
 from esrjax.challenge.table import SCORE_LABELS, Column, format_score
-from esrjax.data import resize, visualize
+from esrjax.data import resize
 from esrjax.data.datasets import Pair
 from esrjax.data.image_io import Pixels, list_images, read_image
 from esrjax.errors import IncomparableImages, NotFound
@@ -319,13 +321,13 @@ def _crop_box(hr: Pixels, crop_size: int) -> tuple[int, int, int, int]:
     if height * width <= crop_size * crop_size:
         return 0, 0, height, width
     side = min(crop_size, height, width)
-    return *visualize.most_detailed_crop(hr, side), side, side
+    return *most_detailed_crop(hr, side), side, side
 
 
 def _detail_center(pixels: Pixels) -> list[int]:
     """[x, y] of the center of the region with the most detail."""
     side = min(_REGION_SIZE, *pixels.shape[:2])
-    top, left = visualize.most_detailed_crop(pixels, side)
+    top, left = most_detailed_crop(pixels, side)
     return [left + side // 2, top + side // 2]
 
 
@@ -341,3 +343,26 @@ def _data_uri(pixels: Pixels) -> str:
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, "WEBP", lossless=True, method=6)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def crop_square(pixels: Pixels, top: int, left: int, side: int) -> Pixels:
+    """Return the square of `side` pixels whose upper left corner is (top, left)."""
+    return pixels[top : top + side, left : left + side]
+
+
+def most_detailed_crop(pixels: Pixels, side: int, step: int = 16) -> tuple[int, int]:
+    """Return the corner (top, left) of the square with the most detail.
+
+    Detail is the sum of absolute differences of neighboring pixels (total variation) of the gray
+    image.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+        side: Of the square, pixels.
+        step: Squares are compared whose corners are multiples of it, pixels.
+    """
+    gray = pixels.astype(np.float64).mean(-1)
+    variation = np.abs(np.diff(gray, axis=0))[:, :-1] + np.abs(np.diff(gray, axis=1))[:-1]
+    tops, lefts = (range(0, length - side + 1, step) for length in pixels.shape[:2])
+    corners = itertools.product(tops, lefts)
+    return max(corners, key=lambda corner: crop_square(variation, *corner, side).sum())  # pyright: ignore[reportArgumentType] # slicing takes any dtype
