@@ -294,7 +294,8 @@ def _find_lr_siblings(root: Path, hr: Files, scale: int) -> list[Path]:
             is_own = prefix.startswith(hr_name.prefix) or hr_name.prefix.startswith(prefix)
         else:  # of any name, such as T91, next to which other datasets may be
             is_foreign = prefix in others
-            is_own = prefix == own or (is_known and not prefix)
+            # Next to images of any name, a folder X2 without images is no LR folder of them.
+            is_own = prefix == own or (is_known and not prefix and _has_images(child))
         if not is_foreign and (is_own or _has_partners(child, hr, scale)):
             lr_siblings.append(child)
     return lr_siblings
@@ -306,6 +307,11 @@ def _lr_prefix(name: str) -> str | None:
     if lr_name is not None:
         return lr_name.prefix
     return _normalize(name[: match.start()]) if match else None
+
+
+def _has_images(folder: Path) -> bool:
+    """Return whether a folder contains images, itself or its subfolders."""
+    return any(map(list_images, (folder, *list_subfolders(folder))))
 
 
 def _has_partners(folder: Path, hr: Files, scale: int) -> bool:

@@ -104,6 +104,16 @@ def test_wild_track_has_several_lr_images_of_an_hr_image(folder: Path) -> None:
         list_pairs(folder)
 
 
+def test_folder_without_images_next_to_images_is_no_lr_folder(folder: Path) -> None:
+    """Such as the directory of a training run for x2."""
+    write_marked(folder / "images/a.png", HR_ROLE)
+    (folder / "x2").mkdir()
+    assert [pair.lr for pair in list_pairs(folder / "images", 2)] == [None]
+    write_marked(folder / "x2/other.png", LR_ROLE)
+    with pytest.raises(DatasetError, match="HR without LR"):
+        list_pairs(folder / "images", 2)
+
+
 def test_gtmod12_is_the_hr_of_basicsr(folder: Path) -> None:
     write_dataset(folder, "GTmod12/NAME.png", "LRbicx4/NAME.png")
     write_dataset(folder, "original/NAME.png", "LRbicx2/NAME.png")
