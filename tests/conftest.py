@@ -44,6 +44,7 @@ import pytest
 from hypothesis import settings
 
 from esrjax.errors import MissingExtra
+from esrjax.nn.functional import native_lowering
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -55,6 +56,16 @@ collect_ignore = ["thirdparty"]  # a package of its own, which test_thirdparty.p
 
 _skipped: list[str] = []
 NO_TORCH = importlib.util.find_spec("torch") is None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """Lower every op to one op of XLA, which compiles several times faster than the users' forms.
+
+    Tests that are marked `platform_lowering` run those forms.
+    """
+    with native_lowering(item.get_closest_marker("platform_lowering") is None):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,6 +18,8 @@ from esrjax.training import recipe_loader, train
 from esrjax.training.dry_run import dry_run
 from esrjax.training.recipe import Data, InitFrom, Recipe, Schedule, Stage, TeacherConfig
 
+pytestmark = pytest.mark.platform_lowering
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NAMES = [file.stem for file in CONFIGS if file.stem != "ntire2026"]  # challenge rules

@@ -11,6 +11,8 @@ from PIL import Image
 from esrjax import load
 from esrjax.data.image_io import read_image
 
+pytestmark = pytest.mark.platform_lowering
+
 COMMAND = Path(sys.executable).parent / "esrjax"
 
 

@@ -16,7 +16,20 @@ REFERENCE = os.environ.get("ESRJAX_REFERENCE")
 OFFICIALS = list(official_cases(Path(REFERENCE))) if REFERENCE else []
 
 
-@pytest.mark.parametrize("official", OFFICIALS, ids=lambda official: official.golden.stem)
+pytestmark = pytest.mark.platform_lowering
+# `make test` compares these with the golden files of their PyTorch twins (test_goldens.py), which
+# are compared with the official code (test_twins.py); a network with local statistics, zenosr's.
+SLOW = {"hfenet", "mambagate_sr", "mambagate_sr_acts", "safmn_deep15", "dan_tlc", "vscinet_tlc"}
+
+
+@pytest.mark.parametrize(
+    "official",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case.golden.stem in SLOW else ())
+        for case in OFFICIALS
+    ],
+    ids=lambda official: official.golden.stem,
+)
 def test_outputs_and_activations_agree_with_pytorch(official):
     comparison = official.compare()
     assert comparison.passed, [diff for diff in comparison.diffs if not diff.passed]

@@ -61,7 +61,12 @@ def test_official_weights_reproduce_pytorch_outputs(esrjax, reference, name):
 
 
 @pytest.mark.parametrize(
-    "key", ["conv_near.weight", "block_3.guidance_map_conv.bias", "pointwise_conv.weight"]
+    "key",
+    [
+        "block_3.guidance_map_conv.bias",
+        pytest.param("conv_near.weight", marks=pytest.mark.slow),
+        pytest.param("pointwise_conv.weight", marks=pytest.mark.slow),
+    ],
 )
 def test_tensor_with_the_wrong_sign_fails(esrjax, reference, tmp_path, key):
     state_dict = checkpoint_io.read_checkpoint(

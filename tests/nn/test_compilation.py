@@ -8,6 +8,8 @@ from jax.extend.core import get_opaque_trace_state
 
 from esrjax.nn import compilation, functional
 
+pytestmark = pytest.mark.platform_lowering
+
 
 def conv(x, w):
     return functional.conv2d(x, w, padding=(1, 1))

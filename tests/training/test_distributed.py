@@ -17,6 +17,8 @@ from arrays import load_npz
 from esrjax.errors import DistributedError
 from esrjax.training.distributed import DataParallel
 
+pytestmark = pytest.mark.platform_lowering
+
 HERE = Path(__file__).parent
 RUNNING: list[subprocess.Popen[str]] = []
 

@@ -22,6 +22,9 @@ from esrjax.training import recipe_loader, train
 from esrjax.training.checkpoint import Checkpointer
 from esrjax.training.distributed import PreemptionHandler
 
+# Runs in this process are compared bit by bit with those of commands.
+pytestmark = pytest.mark.platform_lowering
+
 
 @pytest.fixture(scope="module")
 def image_dir(tmp_path_factory):

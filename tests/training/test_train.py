@@ -164,6 +164,7 @@ def test_batch_is_sharded_over_all_devices(recipe):
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(trainer.state))
 
 
+@pytest.mark.slow  # tests/training/test_distributed.py compares processes and devices
 def test_weights_do_not_depend_on_devices(tmp_path, recipe_dict):
     """In float32, two devices and one differ only by the order of sums."""
     recipe_dict["stage"] = recipe_dict["stage"][:1]
