@@ -215,8 +215,9 @@ def _wait_for_checkpoint(run: Path, process: subprocess.Popen[str], complete: bo
     return False
 
 
-def test_killed_and_stopped_run_is_bit_exact(tmp_path, recipe_dict):
-    _kill_and_resume(tmp_path, recipe_dict, random.Random(0), [signal.SIGKILL, signal.SIGTERM])
+def test_killed_run_is_bit_exact(tmp_path, recipe_dict):
+    """SIGTERM is sent above, in this process."""
+    _kill_and_resume(tmp_path, recipe_dict, random.Random(0), [signal.SIGKILL])
 
 
 @pytest.mark.slow
