@@ -368,7 +368,9 @@ def _training_time(name: str, batch: int, precision: str) -> Record:
 
     side = choose(64, 8)
     method = registry.get_method(name)
-    stage = replace(recipe_loader.load("quick").stage[0], ema=None, precision=precision)
+    stage = replace(
+        recipe_loader.load("quick").stage[0], ema=None, ema_warmup=False, precision=precision
+    )
     _, optimizer = make_stage_optimizer(stage)
     graphdef, state = train_state.init_state(method.build(), stage, optimizer)
     objective = Objective(graphdef=graphdef, stage=stage, data_range=method.data_range)

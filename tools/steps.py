@@ -35,7 +35,7 @@ LEARNING_RATE, ROUNDS = 1e-3, 15
 def jax_step(lr: np.ndarray, hr: np.ndarray) -> Callable[[], None]:
     """Return a call of the step that `esrjax train quick` compiles, on this batch."""
     method = registry.get_method("spanv2")
-    stage = replace(recipe_loader.load("quick").stage[0], ema=None)
+    stage = replace(recipe_loader.load("quick").stage[0], ema=None, ema_warmup=False)
     _, optimizer = make_stage_optimizer(stage)
     graph, state = train_state.init_state(method.build(), stage, optimizer)
     objective = Objective(graphdef=graph, stage=stage, data_range=method.data_range)
