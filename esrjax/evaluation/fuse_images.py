@@ -115,13 +115,14 @@ def check_weights(weights: Sequence[float], inputs: Sequence[Path]) -> None:
 
 def fuse_files(job: FusionJob, fuse: FuseFn) -> tuple[str, ...]:
     """Fuse the images of a job, write the result, and return what reading has changed."""
-    images = {source: image_io.read_image(source) for source in job.sources}
-    image_io.write_image(job.target, fuse([image.pixels for image in images.values()]))
-    return tuple(
+    images = [image_io.read_image(source) for source in job.sources]
+    image_io.write_image(job.target, fuse([image.pixels for image in images]))
+    notes = [
         f"{source}: {note}"
-        for source, image in images.items()
+        for source, image in zip(job.sources, images, strict=True)
         for note in (*image.notes, *image.metadata.notes)
-    )
+    ]
+    return tuple(dict.fromkeys(notes))
 
 
 def _bad_fusion(problem: str, remedy: str, location: str | None = None) -> InvalidArgument:

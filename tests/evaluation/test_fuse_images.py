@@ -80,3 +80,11 @@ def test_inputs_are_not_overwritten(esrjax, tmp_path, output):
     result = esrjax("fuse", *inputs, "-o", tmp_path / output)
     assert result.code == 2 and "x.png' would be overwritten" in result.err
     np.testing.assert_array_equal(read_image(tmp_path / "a/x.png").pixels, noise(ord("a")))
+
+
+def test_one_image_may_be_given_twice(esrjax, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    write_image(tmp_path / "a.png", image)
+    twice = [tmp_path / "a.png"] * 2
+    assert esrjax("fuse", *twice, "-o", tmp_path / "mean.png", "--weights", "1,3").code == 0
+    np.testing.assert_array_equal(read_image(tmp_path / "mean.png").pixels, image)
