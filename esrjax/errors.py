@@ -186,7 +186,7 @@ def log_note(text: str) -> None:
 
 
 @contextmanager
-def print_notes() -> Generator[None]:
+def log_to_stderr() -> Generator[None]:
     """Print the notes of `log_note` to standard error within the block, as `note: TEXT`."""
     logger, handler = logging.getLogger("esrjax"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
@@ -206,7 +206,7 @@ def run_and_report_errors(run: Callable[[], None]) -> int:
     path, such as a name that is too long; other exceptions pass.
     """
     try:
-        with print_notes():
+        with log_to_stderr():
             run()
         return 0
     except UserError as error:

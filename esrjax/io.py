@@ -257,13 +257,8 @@ def _text_format(head: bytes) -> str:
     if not head:
         return "an empty file"
     text = head.decode("utf-8", "replace")
-    if (
-        not text.replace("\n", "")
-        .replace("\r", "")
-        .replace("\t", "")
-        .rstrip("\ufffd")
-        .isprintable()
-    ):
+    without_breaks = text.translate(dict.fromkeys(map(ord, "\n\r\t")))
+    if not without_breaks.rstrip("\ufffd").isprintable():  # a character may be cut at the end
         return "of no known format"
     start = text.split("\n", 1)[0][:40]
     is_html = text.lstrip().lower().startswith(("<!doctype", "<html"))

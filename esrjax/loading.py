@@ -180,8 +180,13 @@ def stored_hparams(method: Method, checkpoint: Checkpoint) -> HParams:
 
 
 def _stored(method: Method, checkpoint: Checkpoint) -> CheckpointMetadata | Weights | None:
-    published = (w for w in method.weights.values() if w.sha256 == checkpoint.sha256)
-    return checkpoint.metadata or next(published, None)
+    return checkpoint.metadata or _published(method, checkpoint)
+
+
+def _published(method: Method, checkpoint: Checkpoint) -> Weights | None:
+    """Return the published weights that a checkpoint is, by its SHA-256."""
+    weights = method.weights.values()
+    return next((w for w in weights if w.sha256 == checkpoint.sha256), None)
 
 
 def _check_scale(method: Method, checkpoint: Checkpoint, hparams: HParams) -> None:
@@ -258,7 +263,7 @@ def identify_method(checkpoint: Checkpoint | str | Path, hparams: HParams | None
         registry.get_method(checkpoint.metadata.method)
         return checkpoint.metadata.method
     methods = dict(_registered_methods())
-    if not (names := [name for name, m in methods.items() if _publishes(m, checkpoint)]):
+    if not (names := [name for name, m in methods.items() if _published(m, checkpoint)]):
         names = [name for name, m in methods.items() if _fits(m, checkpoint, hparams)]
         if len(names) == 1:
             log_note(f"{checkpoint.path}: no metadata; its tensors are of the method {names[0]!r}")
@@ -279,10 +284,6 @@ def _registered_methods() -> Iterator[tuple[str, Method]]:
             continue
         if isinstance(entry, Method):
             yield name, entry
-
-
-def _publishes(method: Method, checkpoint: Checkpoint) -> bool:
-    return any(weights.sha256 == checkpoint.sha256 for weights in method.weights.values())
 
 
 def _fits(method: Method, checkpoint: Checkpoint, hparams: HParams | None) -> bool:

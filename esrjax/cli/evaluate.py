@@ -18,6 +18,7 @@ from esrjax.cli.output import (
     images_text,
     print_json,
     print_notes,
+    print_stderr,
     progress_bar,
     runtimes_text,
     scores_text,
@@ -267,13 +268,11 @@ def evaluate(
     job = _Job(models=models, titles=titles, spec=metric_spec, strategy=strategy)
     with ops.implementation(implementation):
         scores, paths = job.run(output, loaded_rules, protocol_timing, no_baseline)
-    for note in job.notes:
-        typer.echo(note, err=True)
+    print_stderr(job.notes)
     for title in titles:
         notes = [of_model[title].notes for of_model in scores.values()]
         print_notes({name: x for of_images in notes for name, x in of_images.items()}, f"{title}: ")
-    for path in paths:
-        typer.echo(path, err=True)
+    print_stderr(paths)
     if as_json:
         rows = [job.row(label, title, s) for label, x in scores.items() for title, s in x.items()]
         print_json(rows[0] if len(rows) == 1 else rows)

@@ -42,6 +42,12 @@ def print_unwrapped(*texts: Any, markup: bool = False) -> None:
         console.print(text, markup=markup, highlight=False, soft_wrap=isinstance(text, str))
 
 
+def print_stderr(lines: Iterable[object]) -> None:
+    """Print lines to standard error."""
+    for line in lines:
+        typer.echo(line, err=True)
+
+
 def print_notes(notes: Mapping[str, Sequence[str]], prefix: str = "", max_lines: int = 5) -> None:
     """Print notes on images to standard error, `NAME: NOTE`, and how many more there are.
 
@@ -52,8 +58,7 @@ def print_notes(notes: Mapping[str, Sequence[str]], prefix: str = "", max_lines:
     """
     lines = [f"{prefix}{name}: {note}" for name, texts in notes.items() for note in texts]
     more = len(lines) - max_lines
-    for line in [*lines[:max_lines], *([f"and {more:,} more notes on images"] if more > 0 else [])]:
-        typer.echo(line, err=True)
+    print_stderr(lines[:max_lines] + [f"and {more:,} more notes on images"] * (more > 0))
 
 
 def print_lr_source(name: str, images: Sequence[Pair] | Sequence[LrImage]) -> None:

@@ -13,7 +13,7 @@ from typer import Option
 
 from esrjax import registry
 from esrjax.cli import options
-from esrjax.cli.output import progress_bar
+from esrjax.cli.output import print_stderr, progress_bar
 from esrjax.errors import (
     IncompleteBatch,
     InvalidArgument,
@@ -201,7 +201,7 @@ class _Batch:
         self._num_images, self._num_written = num_images, 0
         self._failures = dict(failures or {})
         self._source_of: dict[tuple[int, int], Path] = {}  # identity of an output -> its input
-        _print_notes(notes)
+        print_stderr(notes)
 
     def run(self, source: Path, target: Path, job: Callable[[], Iterable[str]]) -> None:
         """Run the job that writes `target`, and print the notes that it returns."""
@@ -213,11 +213,11 @@ class _Batch:
             self._failures[source] = error
             return
         except KeyboardInterrupt:
-            _print_notes([f"{self._num_written} of {self._num_images} images written"])
+            print_stderr([f"{self._num_written} of {self._num_images} images written"])
             raise
         self._source_of[status.st_dev, status.st_ino] = source
         self._num_written += 1
-        _print_notes(notes)
+        print_stderr(notes)
 
     def _check_unwritten(self, target: Path) -> None:
         """Raise if `target` was written: two names are one file where case is ignored."""
@@ -239,11 +239,6 @@ class _Batch:
         typer.echo(f"{count} image{'s' * (count != 1)} {outcome}")
         if failures:
             raise _incomplete_batch(failures, self._num_images)
-
-
-def _print_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        typer.echo(note, err=True)
 
 
 def _incomplete_batch(failures: Mapping[Path, Exception], num_images: int) -> IncompleteBatch:

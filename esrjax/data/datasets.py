@@ -3,8 +3,7 @@
 A dataset is a folder, a TFDS dataset or a subset of either; it is listed as pairs, unread.
 """
 
-import hashlib
-import json
+import functools
 import math
 import os
 import re
@@ -12,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import Any, TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar
 
 from esrjax.data import layouts
+from esrjax.data.file_pairs import list_subfolders
 from esrjax.data.image_io import DecodedImage, Pixels, read_image, read_image_size
 from esrjax.data.resize import bicubic_downscale, bicubic_resize, mod_crop, resized_side
 from esrjax.data.tfds_records import TFDS_PREFIX, TfdsImage, list_tfds_pairs
@@ -158,19 +158,19 @@ class Pair:
         return self.load()[0]
 
     def lr_size(self) -> tuple[int, int]:
-        """Return (h, w) of the LR image, computed from the header of HR.
+        """Return (h, w) of the LR image, computed from the header of HR (`header_size`).
 
         Raises:
             UnreadableFile: If a header cannot be read.
             DatasetError: If HR is smaller than the scale, or the header of an LR file has another
                 size: what `load` would raise.
         """
-        sides = (resized_side(side, self.hr_scale) for side in _header_size(self.hr))
+        sides = (resized_side(side, self.hr_scale) for side in header_size(self.hr))
         height, width = (side // self.scale for side in sides)
-        is_file = isinstance(self.lr, Path)
-        lr_size = read_image_size(self.lr) if isinstance(self.lr, Path) else (height, width)
-        if is_file:
-            self._check_sizes(lr_size, (self.scale * height, self.scale * width))
+        if not isinstance(self.lr, Path):
+            return height, width
+        lr_size = header_size(self.lr)
+        self._check_sizes(lr_size, (self.scale * height, self.scale * width))
         return lr_size
 
     def _check_sizes(self, lr_size: tuple[int, ...], hr_size: tuple[int, ...]) -> None:
@@ -209,8 +209,27 @@ class LrImage:
 Image = TypeVar("Image", Pair, LrImage)
 
 
-def _header_size(source: Path | TfdsImage) -> tuple[int, int]:
-    return read_image_size(source) if isinstance(source, Path) else source.image_size()
+def header_size(source: Path | TfdsImage) -> tuple[int, int]:
+    """Return (h, w) of an image from its header, which is read once per process.
+
+    A training needs the sizes several times: in its checks, its fingerprint and every stage.
+
+    Raises:
+        UnreadableFile: If the header cannot be read.
+    """
+    if not isinstance(source, Path):
+        return source.image_size()
+    try:
+        status = source.stat()
+    except OSError:
+        return read_image_size(source)  # raises the error
+    return _file_size(source, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=2**18)  # 85,000 pairs of LSDIR
+def _file_size(path: Path, mtime_ns: int, num_bytes: int) -> tuple[int, int]:
+    """Return (h, w) of an image file; a file that changes has other arguments."""
+    return read_image_size(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,7 +418,7 @@ def locate_dataset(name: str | Path) -> Path:
     for path in (Path(name), *(root / name for root in data_dirs())):
         if path.exists():
             return path
-    names = {root: _folder_names(root) for root in data_dirs()}
+    names = {root: [child.name for child in list_subfolders(root)] for root in data_dirs()}
     contents = [f"'{root}' contains {list_some(names[root]) or 'nothing'}" for root in names]
     raise DatasetNotFound(
         f"No such dataset or folder: '{name}'",
@@ -407,10 +426,6 @@ def locate_dataset(name: str | Path) -> Path:
         rule="a dataset is a path, or a folder in $ESRJAX_DATA or $ESRJAX_REFERENCE/data",
         remedy=suggest(str(name), chain(*names.values()), "give a path, or set ESRJAX_DATA"),
     )
-
-
-def _folder_names(root: Path) -> list[str]:
-    return sorted(child.name for child in root.iterdir() if child.is_dir()) if root.is_dir() else []
 
 
 def list_folder_pairs(
@@ -432,25 +447,7 @@ def list_folder_pairs(
     return tuple(Pair(name=name, hr=hr, lr=lr, scale=scale) for name, hr, lr in files)
 
 
-# --- what a dataset consists of ---
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetSummary:
-    """What a dataset consists of, in a few words.
-
-    Attributes:
-        num_images: Number of pairs.
-        lr_source: Where the LR images come from, see `lr_source`.
-        sha256: SHA-256 of the sorted names and sizes of all images, see `summarize`.
-    """
-
-    num_images: int
-    lr_source: str
-    sha256: str
-
-    def __str__(self) -> str:
-        return f"{self.num_images:,} images, LR: {self.lr_source}, sha256 {self.sha256[:16]}"
+# --- the origin of LR ---
 
 
 def lr_source(pairs: Sequence[Pair] | Sequence[LrImage]) -> str:
@@ -471,31 +468,3 @@ def lr_source(pairs: Sequence[Pair] | Sequence[LrImage]) -> str:
 def _common_folder(sources: Iterable[Path | TfdsImage]) -> str:
     folders = {str(s.parent) if isinstance(s, Path) else s.folder for s in sources}
     return os.path.commonpath([os.path.abspath(folder) for folder in folders])
-
-
-def summarize(pairs: Sequence[Pair]) -> DatasetSummary:
-    """Return number, LR source and fingerprint of the pairs of a dataset.
-
-    The fingerprint is the SHA-256 of a sorted list with a line for every pair: its name, the sizes
-    of HR and LR in their headers, the path of LR relative to HR, and the factor of HR. Pixels are
-    not read. It does not depend on where the dataset is stored.
-
-    Raises:
-        UnreadableFile: If the header of an image cannot be read.
-    """
-    lines = sorted(json.dumps(_identity(pair)) for pair in pairs)
-    return DatasetSummary(
-        num_images=len(pairs),
-        lr_source=lr_source(pairs),
-        sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
-    )
-
-
-def _identity(pair: Pair) -> list[Any]:
-    lr_path = lr_size = None
-    if isinstance(pair.lr, Path) and isinstance(pair.hr, Path):
-        lr_path = PurePath(os.path.relpath(pair.lr, pair.hr.parent)).as_posix()
-        lr_size = read_image_size(pair.lr)
-    elif pair.lr is not None:
-        lr_path = "lr"  # of the same example; its size is the HR size / scale
-    return [pair.name, _header_size(pair.hr), lr_path, lr_size, pair.scale, pair.hr_scale]

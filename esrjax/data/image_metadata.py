@@ -176,7 +176,7 @@ def png_color_note(info: dict[Any, Any], header: bytes) -> str:
         info: Pillow's `info` of the image.
         header: The beginning of the file.
     """
-    cicp = next((body for kind, body in png_chunks(header) if kind == b"cICP"), None)
+    cicp = next((body for chunk_type, body in png_chunks(header) if chunk_type == b"cICP"), None)
     if cicp is not None and len(cicp) >= 12:
         primaries, transfer = cicp[8], cicp[9]
         is_srgb = (primaries, transfer) == _SRGB_CICP
@@ -193,7 +193,7 @@ def png_color_note(info: dict[Any, Any], header: bytes) -> str:
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the kind of every chunk of a PNG, and the chunk with length, kind, data and CRC."""
+    """Yield the type of every chunk of a PNG, and the chunk with length, type, data and CRC."""
     start = len(_PNG_SIGNATURE)
     while content[: len(_PNG_SIGNATURE)] == _PNG_SIGNATURE and start + 8 <= len(content):
         stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
@@ -207,8 +207,13 @@ def readable_variants(content: bytes) -> Iterator[tuple[bytes, str]]:
     Pillow refuses texts of more than 1 MiB, such as those of programs that store their whole
     project, and profiles of that size, though the pixels are sound.
     """
-    for kinds, note in ((_TEXT_CHUNKS, ""), ((*_TEXT_CHUNKS, b"iCCP"), NOTE_DAMAGED_PROFILE)):
-        chunks = [chunk for kind, chunk in png_chunks(content) if kind not in kinds]
+    for dropped_types, note in (
+        (_TEXT_CHUNKS, ""),
+        ((*_TEXT_CHUNKS, b"iCCP"), NOTE_DAMAGED_PROFILE),
+    ):
+        chunks = [
+            chunk for chunk_type, chunk in png_chunks(content) if chunk_type not in dropped_types
+        ]
         variant = b"".join([_PNG_SIGNATURE, *chunks])
         if chunks and len(variant) < len(content):
             yield variant, note

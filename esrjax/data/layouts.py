@@ -46,7 +46,6 @@ _LR_FOLDER = re.compile(
 )
 _SCALE_FOLDER = re.compile(r"X(?P<x>\d+)", re.IGNORECASE)  # within: DIV2K_train_LR_unknown/X4
 _PAIR_FOLDER = "image_SRF_{s}"  # SelfExSR: HR and LR in one folder
-_THOUSANDS = re.compile(r"\d{4,}")  # LSDIR: a thousand images a folder, 0001000/0000001.png
 # A folder looks like LR if its name contains one of these.
 _LR_LIKE = re.compile(
     r"(?<![A-Z])(L[RQ]|X\d(?!\d))|(?i:(?<![a-z])(l[rq]|x\d(?!\d))|(?<![a-z\d])\dx(?![a-z\d])|"

@@ -150,10 +150,10 @@ def dry_run(recipe: Recipe) -> tuple[StagePlan, ...]:
         A plan for each run, in order.
 
     Raises:
-        UserError: A stage would fail: its numbers are not as `check_numbers` requires, or shapes,
-            globs, taps or schedules do not match.
+        UserError: A stage would fail: `check_stages` refuses it, or shapes, globs, taps or
+            schedules do not match.
     """
-    check_numbers(recipe)
+    check_stages(recipe)
     # An epoch counts as one step: shapes do not depend on the length.
     stages = [s if s.steps else replace(s, steps=s.epochs, epochs=None) for s in recipe.stage]
     recipe = replace(recipe, stage=tuple(stages))
@@ -251,10 +251,10 @@ def _init_abstract(recipe: Recipe, run: StageRun, models: Sequence[LoadedModel])
     return replace(setup, model=replace(setup.model, net=net), objective=objective, state=state)
 
 
-# --- the numbers of a recipe: scales, patches and batches, before anything is traced ---
+# --- scales, patches and batches of a recipe, before anything is traced ---
 
 
-def check_numbers(recipe: Recipe) -> None:
+def check_stages(recipe: Recipe) -> None:
     """Check every stage of a recipe; datasets and checkpoints that do not exist are passed over.
 
     Raises:

@@ -1,16 +1,39 @@
 """The images that a run is trained and validated on: their fingerprints, kept in its folder."""
 
+import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Any
 
-from esrjax.data.datasets import DatasetSummary, Pair, list_pairs, summarize
+from esrjax.data.datasets import Pair, header_size, list_pairs, lr_source
 from esrjax.errors import CheckpointError, UserError, list_some
 from esrjax.training.recipe import Recipe
 
 FILE_NAME = "data.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """What a dataset consists of, in a few words.
+
+    Attributes:
+        num_images: Number of pairs.
+        lr_source: Where the LR images come from, see `datasets.lr_source`.
+        sha256: SHA-256 of the sorted names and sizes of all images, see `summarize`.
+    """
+
+    num_images: int
+    lr_source: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.num_images:,} images, LR: {self.lr_source}, sha256 {self.sha256[:16]}"
+
+
 DataSummaries = Mapping[str, DatasetSummary]  # by the name of a dataset in the recipe
 
 
@@ -50,6 +73,34 @@ def summarize_data(recipe: Recipe, *, missing_ok: bool = False) -> dict[str, Dat
             raise
         summaries[name] = summarize(with_downscales(pairs, sorted(factors[name])))
     return summaries
+
+
+def summarize(pairs: Sequence[Pair]) -> DatasetSummary:
+    """Return number, LR source and fingerprint of the pairs of a dataset.
+
+    The fingerprint is the SHA-256 of a sorted list with a line for every pair: its name, the sizes
+    of HR and LR in their headers, the path of LR relative to HR, and the factor of HR. Pixels are
+    not read. It does not depend on where the dataset is stored.
+
+    Raises:
+        UnreadableFile: If the header of an image cannot be read.
+    """
+    lines = sorted(json.dumps(_identity(pair)) for pair in pairs)
+    return DatasetSummary(
+        num_images=len(pairs),
+        lr_source=lr_source(pairs),
+        sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+    )
+
+
+def _identity(pair: Pair) -> list[Any]:
+    lr_path = lr_size = None
+    if isinstance(pair.lr, Path) and isinstance(pair.hr, Path):
+        lr_path = PurePath(os.path.relpath(pair.lr, pair.hr.parent)).as_posix()
+        lr_size = header_size(pair.lr)
+    elif pair.lr is not None:
+        lr_path = "lr"  # of the same example; its size is the HR size / scale
+    return [pair.name, header_size(pair.hr), lr_path, lr_size, pair.scale, pair.hr_scale]
 
 
 def with_downscales(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[Pair, ...]:

@@ -18,8 +18,8 @@ IMAGE_SUFFIXES = (".png", ".PNG", ".jpg", ".jfif", ".webp", ".tif", ".bmp", ".gi
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 OTHER_SUFFIXES = (".txt", ".cr2", ".mp4", "")
 STEMS = ("a", "A", "b", "ax4", "é", "two words", ".hidden", "a.b")
-KINDS = (*["image"] * 12, "rgba", "rgba", "gray16", "cut", "cut", "empty", "text")
-KINDS = (*KINDS, "folder", "file link", "folder link", "dangling", "fifo", "hard link")
+ENTRIES = (*["image"] * 12, "rgba", "rgba", "gray16", "cut", "cut", "empty", "text")
+ENTRIES = (*ENTRIES, "folder", "file link", "folder link", "dangling", "fifo", "hard link")
 Image.init()  # all formats, whatever was imported before
 FORMATS = {".jpg": "JPEG", ".jfif": "JPEG", ".jp2": "JPEG2000", ".tif": "TIFF"}
 
@@ -73,11 +73,11 @@ def draw_case(root: Path, rng: random.Random) -> Case:
 
 def _draw_entry(folder: Path, rng: random.Random) -> None:
     suffix = rng.choice(IMAGE_SUFFIXES if rng.random() < 0.8 else OTHER_SUFFIXES)
-    path, kind = folder / f"{rng.choice(STEMS)}{suffix}", rng.choice(KINDS)
+    path, entry = folder / f"{rng.choice(STEMS)}{suffix}", rng.choice(ENTRIES)
     files = [p for p in sorted(folder.iterdir()) if p.is_file()]
     if os.path.lexists(path):
         return
-    match kind:
+    match entry:
         case "folder":
             path.mkdir()
         case "file link" if files:
@@ -95,19 +95,19 @@ def _draw_entry(folder: Path, rng: random.Random) -> None:
         case "text":
             path.write_text("not an image")
         case _:
-            _write_image(path, kind, rng)
+            _write_image(path, entry, rng)
 
 
-def _write_image(path: Path, kind: str, rng: random.Random) -> None:
+def _write_image(path: Path, entry: str, rng: random.Random) -> None:
     height, width = rng.randint(1, 4), rng.randint(1, 4)
     levels = np.random.default_rng(rng.randrange(2**32))
-    channels = {"rgba": 4, "gray16": 1}.get(kind, 3)
+    channels = {"rgba": 4, "gray16": 1}.get(entry, 3)
     pixels = levels.integers(0, 256, (height, width, channels), np.uint8)
     suffix = path.suffix.lower()
     format_name = FORMATS.get(suffix, (suffix[1:] or "png").upper())
-    if kind == "gray16" and suffix in (".png", ".tif"):
+    if entry == "gray16" and suffix in (".png", ".tif"):
         image = Image.fromarray(levels.integers(0, 65536, (height, width), np.uint16))
-    elif kind == "rgba" and suffix in (".png", ".tif", ".webp"):
+    elif entry == "rgba" and suffix in (".png", ".tif", ".webp"):
         image = Image.fromarray(pixels)
     else:
         image = Image.fromarray(pixels[..., :3] if channels > 1 else pixels[..., 0])
@@ -116,7 +116,7 @@ def _write_image(path: Path, kind: str, rng: random.Random) -> None:
         exif[0x0112] = rng.randint(1, 8)
     options = {"exif": exif} if len(exif) else {}
     image.save(path, format_name if format_name in Image.SAVE else "PNG", **options)
-    if kind == "cut":
+    if entry == "cut":
         path.write_bytes(path.read_bytes()[: rng.randint(1, 40)])
 
 

@@ -31,8 +31,11 @@ def png(
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     parts = {b"IHDR": header, **(chunks or {}), b"IDAT": zlib.compress(data), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in parts.items()
+        struct.pack(">I", len(body))
+        + chunk_type
+        + body
+        + struct.pack(">I", zlib.crc32(chunk_type + body))
+        for chunk_type, body in parts.items()
     )
 
 
@@ -71,16 +74,16 @@ def tiff(
     for tag in sorted(entries):
         value = entries[tag]
         if isinstance(value, bytes):
-            kind, count, body = 7, len(value), value
+            field_type, count, body = 7, len(value), value
         else:
             values = value if isinstance(value, list) else [value]
-            kind, count = (4, 1) if tag in (273, 279) else (3, len(values))
-            body = struct.pack(f"{endian}{count}{'I' if kind == 4 else 'H'}", *values)
+            field_type, count = (4, 1) if tag in (273, 279) else (3, len(values))
+            body = struct.pack(f"{endian}{count}{'I' if field_type == 4 else 'H'}", *values)
         if len(body) > 4:
-            table.append(struct.pack(f"{endian}HHII", tag, kind, count, start + len(extra)))
+            table.append(struct.pack(f"{endian}HHII", tag, field_type, count, start + len(extra)))
             extra += body + b"\0" * (len(body) % 2)
         else:
-            table.append(struct.pack(f"{endian}HHI", tag, kind, count) + body.ljust(4, b"\0"))
+            table.append(struct.pack(f"{endian}HHI", tag, field_type, count) + body.ljust(4, b"\0"))
     strip = struct.pack(f"{endian}HHII", 273, 4, 1, start + len(extra))
     table = [strip if struct.unpack(f"{endian}H", row[:2])[0] == 273 else row for row in table]
     header = (b"II" if endian == "<" else b"MM") + struct.pack(f"{endian}HI", 42, 8)

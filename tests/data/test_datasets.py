@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from esrjax.data.datasets import Pair, dataset_title, list_folder_pairs, locate_dataset, summarize
+from esrjax.data import datasets
+from esrjax.data.datasets import Pair, dataset_title, list_folder_pairs, locate_dataset
 from esrjax.data.image_io import read_image, write_image
 from esrjax.data.resize import bicubic_downscale, mod_crop
-from esrjax.errors import DatasetError, DatasetNotFound
+from esrjax.errors import DatasetError, DatasetNotFound, UnreadableFile
 
 LAYOUTS = [("HR", "LR_bicubic_X4"), ("X_valid_HR", "X_valid_LR"), ("D_HR", "D_LR_bicubic/X4")]
 
@@ -111,20 +112,17 @@ def test_lr_size_is_that_of_the_lr_file(tmp_path: Path) -> None:
     assert caught.value.location == f"'{pair.hr}' and '{lr}'"
 
 
-def test_fingerprint_is_of_names_and_sizes_wherever_they_are(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "one", "HR", "LR_bicubic_X4")
-    pairs = list_folder_pairs(tmp_path / "one")
-    summary = summarize(pairs)
-    assert (summary.num_images, len(summary.sha256)) == (2, 64)
-    (tmp_path / "one").rename(tmp_path / "two")
-    assert summarize(list_folder_pairs(tmp_path / "two")).sha256 == summary.sha256
-    hashes = {summary.sha256, summarize(list_folder_pairs(tmp_path / "two")[:1]).sha256}
-    write_noise(tmp_path / "two/HR/a.png", 17, 12)
-    hashes.add(summarize(list_folder_pairs(tmp_path / "two")).sha256)
-    (tmp_path / "two/LR_bicubic_X4").rename(tmp_path / "two/LR_unknown")
-    for lr_choice in ("unknown", "bicubic"):
-        hashes.add(summarize(list_folder_pairs(tmp_path / "two", lr_choice=lr_choice)).sha256)
-    assert len(hashes) == 5
+def test_header_is_read_once_until_the_file_changes(tmp_path: Path, monkeypatch) -> None:
+    paths: list[Path] = []
+    read = datasets.read_image_size
+    monkeypatch.setattr(datasets, "read_image_size", lambda path: paths.append(path) or read(path))
+    path = write_noise(tmp_path / "a.png", 16, 12)
+    assert [datasets.header_size(path) for _ in range(3)] == 3 * [(16, 12)] and paths == [path]
+    write_noise(path, 20, 24)
+    assert datasets.header_size(path) == (20, 24)
+    path.unlink()
+    with pytest.raises(UnreadableFile):
+        datasets.header_size(path)
 
 
 def test_title_names_the_chosen_lr_folder(tmp_path: Path) -> None:

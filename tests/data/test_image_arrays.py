@@ -74,7 +74,7 @@ def expected_sr(image: NDArray[Any]) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_type_and_axes_of_the_result_are_those_of_the_image(model: Any) -> None:
     expected = expected_sr(PIXELS)
-    for image, kind in (
+    for image, output_type in (
         (PIXELS, np.ndarray),
         (jnp.asarray(PIXELS), jax.Array),
         (Image.fromarray(PIXELS), Image.Image),
@@ -82,7 +82,7 @@ def test_type_and_axes_of_the_result_are_those_of_the_image(model: Any) -> None:
         (jnp.asarray(FLOATS, jnp.float32), jax.Array),
     ):
         sr = model(image)
-        assert isinstance(sr, kind) and np.array_equal(np.asarray(sr), expected)
+        assert isinstance(sr, output_type) and np.array_equal(np.asarray(sr), expected)
         assert np.asarray(sr).dtype == np.uint8
     batch = np.stack([PIXELS, 255 - PIXELS])
     assert np.array_equal(model(batch), np.stack([expected, 255 - expected]))
@@ -240,8 +240,8 @@ def contain(array: NDArray[Any], rng: np.random.Generator) -> tuple[Any, type]:
         containers.append((lambda x: torch.tensor(np.ascontiguousarray(native)), np.ndarray))
     if array.dtype == np.uint8 and array.ndim == 3:
         containers.append((Image.fromarray, Image.Image))
-    container, kind = containers[rng.integers(len(containers))]
-    return container(array), kind
+    container, output_type = containers[rng.integers(len(containers))]
+    return container(array), output_type
 
 
 def spoil(array: NDArray[Any], rng: np.random.Generator) -> tuple[Any, str]:
@@ -287,10 +287,10 @@ def check_drawn_image(seed: int) -> None:
         error = caught.value
         assert value in error.problem and "(h, w, 3)" in error.rule and error.remedy, seed
         return
-    image, kind = contain(array, rng)
+    image, output_type = contain(array, rng)
     before = array.copy()
     sr = model(image)
-    assert isinstance(sr, kind) and np.asarray(sr).dtype == np.uint8, seed
+    assert isinstance(sr, output_type) and np.asarray(sr).dtype == np.uint8, seed
     levels = array.astype(np.float64) * (1 if array.dtype == np.uint8 else 255)
     error = np.kron(levels, np.ones((SCALE, SCALE, 1))) - np.asarray(sr)
     assert np.abs(error).max() <= 0.5 + 1e-4, seed  # rounded, up to float32

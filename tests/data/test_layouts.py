@@ -283,12 +283,12 @@ def draw_tree(rng: random.Random, base: Path) -> Tree:
     prefix = rng.choice(["", "", "DIV2K_train_", "Set5-", "x_"])
     hr_name = prefix + rng.choice(HR_FOLDERS)
     root = base / "data" / rng.choice(["DIV2K", "photos", "Set5", "my_hr", "x4"])
-    kind = rng.choice(["folders"] * 6 + ["images", "pair folder"])
+    layout = rng.choice(["folders"] * 6 + ["images", "pair folder"])
     tree = Tree(path=root)
     hr_folder = root / hr_name
-    if kind == "images":
+    if layout == "images":
         hr_folder, prefix, tree.path = root / "images", "images_", root / "images"
-    elif kind == "pair folder":
+    elif layout == "pair folder":
         hr_folder = rng.choice([root, root / "image_SRF_4", root / hr_name])
         tree.path = hr_folder
     elif rng.random() < 0.4:
@@ -296,11 +296,11 @@ def draw_tree(rng: random.Random, base: Path) -> Tree:
     if tree.path.name == "x4":
         tree.is_clear = False
     names = rng.sample(["0001", "baby", "img_007", "a-b", "tree2", "matrix4"], rng.randint(2, 4))
-    hr_ending = "_HR" if kind == "pair folder" else rng.choice(["", "", "", "_HR"])
+    hr_ending = "_HR" if layout == "pair folder" else rng.choice(["", "", "", "_HR"])
     for index, name in enumerate(names):
         write_marked(hr_folder / f"{name}{hr_ending}.png", HR_ROLE, name=index)
     tree.num_hr = len(names)
-    if kind == "pair folder":
+    if layout == "pair folder":
         draw_lr(rng, tree, hr_folder, "{n}_LR", names, marker=1)
     for marker in range(2, 2 + rng.choice([0, 1, 1, 1, 1, 2, 3])):
         draw_lr_folder(rng, tree, hr_folder, prefix, names, hr_ending, marker)
@@ -325,8 +325,8 @@ def draw_lr_folder(
     marker: int,
 ) -> None:
     """Write a folder next to the HR folder."""
-    kinds = [KNOWN_LR, KNOWN_LR, KNOWN_LR, LIKE_LR, OTHER_SCALE, OTHER_TRACK, NEUTRAL]
-    vocabulary = rng.choice(kinds)
+    vocabularies = [KNOWN_LR, KNOWN_LR, KNOWN_LR, LIKE_LR, OTHER_SCALE, OTHER_TRACK, NEUTRAL]
+    vocabulary = rng.choice(vocabularies)
     name = rng.choice(vocabulary).format(p=prefix)
     folder = hr_folder.parent / name
     if (hr_folder.parent / name.split("/")[0]).exists():

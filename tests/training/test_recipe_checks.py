@@ -11,7 +11,7 @@ from esrjax.errors import DistributedError, InvalidArgument, RecipeError, UserEr
 from esrjax.method import Method
 from esrjax.nn import checkpoint_io
 from esrjax.training import recipe_loader, train
-from esrjax.training.dry_run import check_numbers, dry_run
+from esrjax.training.dry_run import check_stages, dry_run
 from esrjax.training.loader import PatchSampler, usable_pairs
 
 NUM_DRAWS = 10_000  # of the full campaign
@@ -130,8 +130,8 @@ def invalid_values(recipe):
 def schema_violations(stage):
     batch, parts = stage["data"]["batch_size"], stage["grad_accum_steps"]
     length = stage.get("steps", stage.get("epochs"))
-    numbers = (batch, parts, length)
-    bad = [str(value) for value in numbers if not 0 < value < 2**31]
+    counts = (batch, parts, length)
+    bad = [str(value) for value in counts if not 0 < value < 2**31]
     warmup = stage["schedule"]["warmup_steps"]
     if not 0 <= warmup < 2**31:
         bad.append(str(warmup))
@@ -203,7 +203,7 @@ def check_drawn_recipes(image_dir, num_draws, seed):
         bad = invalid_values(data)
         try:
             recipe = recipe_loader.parse(document)
-            check_numbers(recipe)
+            check_stages(recipe)
             resolved = train.resolve_epochs(recipe)
         except UserError as error:
             assert bad and any(value in str(error) for value in bad), (data, bad, error)
@@ -233,7 +233,7 @@ def test_pmap_in_several_processes_is_refused_before_tracing(recipe_dict, monkey
     recipe_dict["parallel"] = "pmap"
     monkeypatch.setattr("jax.process_count", lambda: 2)
     with pytest.raises(DistributedError, match="2 processes"):
-        check_numbers(recipe_loader.parse(recipe_dict))
+        check_stages(recipe_loader.parse(recipe_dict))
 
 
 @pytest.mark.parametrize("key", ["init_from", "teacher"])

@@ -4,9 +4,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import write_images
 
+from esrjax.data.datasets import list_folder_pairs
+from esrjax.data.image_io import write_image
 from esrjax.errors import CheckpointError
 from esrjax.training import recipe_loader, run_data
 from esrjax.training.checkpoint import RunDir
@@ -59,3 +62,27 @@ def test_damaged_file_does_not_stop_a_run(tmp_path, recipe):
     for content in ("{", "[]", '{"a": 1}', '{"a": {"b": 2}}'):
         (tmp_path / "run/data.json").write_text(content)
         open_run(tmp_path / "run", recipe, resume=True)
+
+
+def write_zeros(path: Path, height: int, width: int) -> None:
+    write_image(path, np.zeros((height, width, 3), np.uint8))
+
+
+def test_fingerprint_is_of_names_and_sizes_wherever_they_are(tmp_path: Path) -> None:
+    for name in ("a-b", "a"):
+        write_zeros(tmp_path / f"one/HR/{name}.png", 16, 12)
+        write_zeros(tmp_path / f"one/LR_bicubic_X4/{name}x4.png", 4, 3)
+    pairs = list_folder_pairs(tmp_path / "one")
+    summary = run_data.summarize(pairs)
+    assert (summary.num_images, len(summary.sha256)) == (2, 64)
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert run_data.summarize(list_folder_pairs(tmp_path / "two")).sha256 == summary.sha256
+    hashes = {summary.sha256, run_data.summarize(list_folder_pairs(tmp_path / "two")[:1]).sha256}
+    write_zeros(tmp_path / "two/HR/a.png", 17, 12)
+    hashes.add(run_data.summarize(list_folder_pairs(tmp_path / "two")).sha256)
+    (tmp_path / "two/LR_bicubic_X4").rename(tmp_path / "two/LR_unknown")
+    for lr_choice in ("unknown", "bicubic"):
+        hashes.add(
+            run_data.summarize(list_folder_pairs(tmp_path / "two", lr_choice=lr_choice)).sha256
+        )
+    assert len(hashes) == 5
