@@ -6,7 +6,7 @@ PYTHON312 ?= python3.12
 PYTHON313 ?= python3.13
 
 .PHONY: demo test test-slow test-gpu test-export test-jax-0.11 test-newest test-python-3.13 test-lowest \
-	parity bench readme docs lint format clean
+	attack parity bench readme docs lint format clean
 
 demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -49,6 +49,9 @@ test-python-3.13:  ## all tests on Python 3.13 and the newest versions of everyt
 test-lowest:  ## a selection of tests with the lowest versions that pyproject.toml allows
 	$(PYTHON) tools/lowest.py > .venv-lowest.txt
 	$(call test_in,$(PYTHON),lowest,-c .venv-lowest.txt $(PACKAGES),-W ignore::DeprecationWarning $(TESTS) $(SMOKE))
+
+attack: $(VENV)/installed  ## crashes, damage, hostile files and neighbours; prints a table
+	PYTHONPATH=tools $(RUN)/python -m attack
 
 parity: $(VENV)/installed  ## write docs/parity.md; needs the reference folder
 	$(RUN)/python tools/parity.py

@@ -1,0 +1,92 @@
+"""Cases of the attack campaign, and the commands that they run."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+LONGEST_MESSAGE = 4000  # characters of an error message that a terminal can still show
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One attack.
+
+    `attack` gets an empty folder, and returns None if the program survives, else what went wrong
+    in one line. An exception of `attack` counts as not survived.
+    """
+
+    name: str
+    attack: Callable[[Path], str | None]
+    is_fast: bool = False  # in this process, in a fraction of a second: CI samples these
+
+    def run(self, folder: Path) -> str | None:
+        try:
+            return self.attack(folder)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Exit code (negative: the signal), standard output and standard error of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    def find_fault(self, *, refuses: bool) -> str | None:
+        """Return what is wrong with how the command ended, or None.
+
+        A command ends with code 0 or, if `refuses`, with another code and a message: the program's
+        own words, of bounded length, without a traceback and without control characters.
+        """
+        text = self.out + self.err
+        if "Traceback (most recent call last)" in text:
+            return f"traceback: {text.strip().splitlines()[-1][:200]}"
+        if self.code < 0:
+            return f"ended by signal {-self.code}"
+        if (self.code != 0) != refuses:
+            return f"exit code {self.code}: {text.strip()[-300:]}"
+        if refuses and not self.err.strip():
+            return "no message"
+        if len(self.err) > LONGEST_MESSAGE:
+            return f"a message of {len(self.err):,} characters"
+        if control := _CONTROL.search(text):
+            return f"control character {control[0]!r} in the output"
+        return None
+
+
+def run_command(
+    *args: object,
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    time_limit: float = 300,
+) -> Outcome:
+    """Run `esrjax ARGS` in `folder` with `env` added to the environment.
+
+    A command that runs longer than `time_limit` seconds is killed and counts as hung.
+    """
+    command = [sys.executable, "-m", "esrjax", *map(str, args)]
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=time_limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"hung: longer than {time_limit:g} s") from error
+    decode = bytes.decode
+    return Outcome(
+        code=ended.returncode,
+        out=decode(ended.stdout, errors="replace"),
+        err=decode(ended.stderr, errors="replace"),
+    )
