@@ -56,6 +56,8 @@ def evaluate(
 ) -> Scores:
     """Return PSNR and SSIM of a network over a dataset.
 
+    Where its LR images come from is logged (the logger "esrjax"), and `lr_source` of the result.
+
     Args:
         net: As `load` returns, or any function from LR images to SR images in uint8.
         data: Name of a dataset, such as "Set5", or a folder of HR and LR images.
@@ -65,8 +67,10 @@ def evaluate(
         UserError: The dataset or the spec is unknown, or an output has the wrong size.
     """
     from esrjax.data import datasets
+    from esrjax.errors import log_note
     from esrjax.evaluation import metrics, score
 
     pairs = datasets.list_pairs(data, getattr(net, "scale", 4))
     metric_spec = metrics.get_spec(spec)
+    log_note(f"{data}: LR: {datasets.lr_source(pairs)}")
     return score.score(score.as_scorable(net, metric_spec), pairs, metric_spec)

@@ -22,7 +22,7 @@ from esrjax.loading import HParams, Origin, identify_method, load_network, weigh
 from esrjax.method import Ensemble, Method
 from esrjax.nn import checkpoint_io, masking
 from esrjax.nn.checkpoint_io import Checkpoint
-from esrjax.nn.compilation import jit
+from esrjax.nn.compilation import call_network, jit
 from esrjax.nn.reparam import deploy
 
 MIN_WINDOW_SIDE = 8  # LR pixels
@@ -152,7 +152,7 @@ class Model:
         @jit
         def run(state: Any, lr: Array, mask: Array | None) -> Array:
             with nullcontext() if mask is None else masking.valid_region(mask):
-                return nnx.merge(graphdef, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+                return call_network(nnx.merge(graphdef, state), lr)
 
         return lambda lr, mask=None: run(state, lr, mask)
 

@@ -10,7 +10,7 @@ import esrjax
 from esrjax import inference, loading, registry
 from esrjax.data.image_io import write_image
 from esrjax.data.resize import bicubic_downscale
-from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound, UserError
+from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound, UserError, log_note
 from esrjax.evaluation.metrics import to_uint8
 from esrjax.method import Ensemble, Member, Method
 from esrjax.nn import checkpoint_io
@@ -59,13 +59,16 @@ def test_loaded_method_upscales_images(weights):
     assert (spanv2.name, spanv2.scale, dict(spanv2.hparams)) == ("spanv2", 4, {"channels": 4})
 
 
-def test_loaded_method_is_evaluated_on_a_dataset(weights, tmp_path):
+def test_loaded_method_is_evaluated_on_a_dataset(weights, tmp_path, caplog):
     folder = tmp_path / "images"
     for name, side in (("a", 32), ("b", 40)):
         noise = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
         write_image(folder / f"{name}.png", noise)
     spanv2 = esrjax.load("spanv2", weights())
+    log_note.cache_clear()
     scores = esrjax.evaluate(spanv2, folder)
+    assert scores.lr_source == "bicubic from HR"
+    assert f"{folder}: LR: bicubic from HR" in caplog.messages
     assert (scores.spec, sorted(scores.images)) == ("ntire", ["a", "b"])
     assert esrjax.evaluate(spanv2, folder, "y").mean != scores.mean
     assert esrjax.evaluate(lambda lr: spanv2(lr), folder) == scores

@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 
 from esrjax.bench.record import Timing
 from esrjax.nn import ops
-from esrjax.nn.compilation import compiler_options
+from esrjax.nn.compilation import call_network, compiler_options
 
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], Any]
@@ -237,7 +237,7 @@ def machine_info() -> dict[str, str]:
 def forward_fn(net: nnx.Module) -> ForwardFn:
     """Return `net` as a pure function of LR images; its weights are constants of the executable."""
     graph, state = nnx.split(net)
-    return lambda lr: nnx.merge(graph, state)(lr)  # pyright: ignore[reportCallIssue] # networks are callable
+    return lambda lr: call_network(nnx.merge(graph, state), lr)
 
 
 def compile_forward(forward: ForwardFn, lr: Array) -> CompiledForward:

@@ -98,10 +98,12 @@ def verify(
     from esrjax.data import verify as verification
 
     pairs = datasets.list_pairs(name, scale)
-    print_lr_source(name, pairs)
+    others = {other: datasets.list_pairs(other, scale) for other in against or ()}
+    for dataset, of_dataset in {name: pairs, **others}.items():
+        print_lr_source(dataset, of_dataset)
     report = verification.verify_dataset(
         pairs,
-        against=[pair for other in against or () for pair in datasets.list_pairs(other, scale)],
+        against=[pair for of_dataset in others.values() for pair in of_dataset],
         expected=datasets.dataset_info(name),
         tolerance=tolerance,
         progress=progress_bar("verifying"),
@@ -147,18 +149,23 @@ def select(
     from esrjax.data import datasets, similar
 
     extractor = _feature_extractor(features)
+    pairs_of = {name: datasets.list_pairs(name, scale) for name in names}
     pairs = similar.with_unique_names(
-        [(datasets.dataset_title(name), datasets.list_pairs(name, scale)) for name in names]
+        [(datasets.dataset_title(name), pairs_of[name]) for name in names]
     )
     similar.check_linkable(pairs, output)
     targets = datasets.list_pairs(like, scale)
-    print_lr_source(", ".join(names), pairs)
+    for name, of_dataset in pairs_of.items():
+        print_lr_source(name, of_dataset)
     print_notes(datasets.sample_notes(pairs) | datasets.sample_notes(targets))
     bar = progress_bar("comparing")
     matches = similar.select_similar(pairs, targets, num_images, extractor, bar)
     similar.link_images(matches, output)
+    selected = datasets.list_pairs(output, scale)
+    print_lr_source(str(output), selected)
     if as_json:
-        print_json([{"name": m.pair.name, "similarity": m.similarity} for m in matches])
+        images = [{"name": m.pair.name, "similarity": m.similarity} for m in matches]
+        print_json({"lr_source": datasets.lr_source(selected), "images": images})
         return
     similarity = f"{matches[0].similarity:.3f} to {matches[-1].similarity:.3f}"
     typer.echo(f"{output}: {len(matches):,} of {len(pairs):,} images, similarity {similarity}")

@@ -327,16 +327,11 @@ class _Job:
         }
 
     @cached_property
-    def lr_sources(self) -> dict[tuple[str, int], str]:
-        """(Name of a dataset, scale) -> where its LR images come from."""
-        from esrjax.data import datasets
-
-        return {key: datasets.lr_source(pairs) for key, pairs in self.pairs.items()}
-
-    @property
     def notes(self) -> list[str]:
         """What the tables do not say: where LR comes from, and equal weights."""
-        sources = {(title, text): None for (title, _), text in self.lr_sources.items()}
+        from esrjax.data.datasets import lr_source
+
+        sources = {(title, lr_source(pairs)): None for (title, _), pairs in self.pairs.items()}
         return [*(f"{title}: LR: {text}" for title, text in sources), *_same_weights(self.models)]
 
     @property
@@ -349,7 +344,6 @@ class _Job:
         model = self.models[label]
         sha256 = getattr(getattr(model, "checkpoint", None), "sha256", None)
         names = {"method": model.name, "label": label, "dataset": title}
-        names["lr_source"] = self.lr_sources[title, model.scale]
         weights = {"weights_origin": self.weights[label], "weights_sha256": sha256}
         return {**names, **weights, **scores.as_dict()}
 

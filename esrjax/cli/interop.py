@@ -14,7 +14,13 @@ from typer.main import get_command
 
 from esrjax import io, registry
 from esrjax.cli import options
-from esrjax.cli.output import print_json, print_unwrapped, show_table
+from esrjax.cli.output import (
+    print_json,
+    print_lr_source,
+    print_notes,
+    print_unwrapped,
+    show_table,
+)
 from esrjax.errors import InvalidArgument, list_some
 
 if TYPE_CHECKING:
@@ -73,7 +79,7 @@ def parity(
             .safetensors checkpoint.
     """
     from esrjax.interop import parity_report
-    from esrjax.interop.parity import ParityRequest, run
+    from esrjax.interop.parity import ParityRequest, image_pairs, run
 
     files, values = options.parse_checkpoints(checkpoint, [name]), options.parse_hparams(hparams)
     if registry.is_ensemble(name):
@@ -96,6 +102,8 @@ def parity(
     if report is not None:
         io.check_outputs([report], [golden, None if report.suffix == ".safetensors" else file])
         parity_report.check_writable(report, file)
+    if data is not None:
+        print_lr_source(data, image_pairs(request))
     result = run(request, _optimizer_pairs() if torch else ())
     _show(result.comparison, as_json)
     if report is not None:
@@ -172,9 +180,12 @@ def verify(file: Path, as_json: options.JsonOption = False) -> None:
     Args:
         file (FILE): A parity report: a .json file, or a .safetensors file with one.
     """
-    from esrjax.interop import parity_report
+    from esrjax.interop import parity, parity_report
 
-    pairs = _optimizer_pairs() if parity_report.read(file).request.torch else ()
+    request = parity_report.read(file).request
+    pairs = _optimizer_pairs() if request.torch else ()
+    if request.data is not None:
+        print_lr_source(request.data, parity.image_pairs(request))
     verification = parity_report.verify(file, pairs)
     if as_json:
         print_json(verification.as_dict())
@@ -193,6 +204,8 @@ def verify(file: Path, as_json: options.JsonOption = False) -> None:
 
 def _show(comparison: Any, as_json: bool) -> None:
     """Print a `GoldenComparison` or `LiveComparison`."""
+    if (quality := getattr(comparison, "quality", None)) is not None:
+        print_notes(quality.notes)
     if as_json:
         print_json(comparison.as_dict())
         return

@@ -23,6 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from esrjax.errors import list_some
+
 if TYPE_CHECKING:
     from esrjax.challenge.record import Result
     from esrjax.data.datasets import LrImage, Pair
@@ -49,14 +51,18 @@ def print_stderr(lines: Iterable[object]) -> None:
 
 
 def print_notes(notes: Mapping[str, Sequence[str]], prefix: str = "", max_lines: int = 5) -> None:
-    """Print notes on images to standard error, `NAME: NOTE`, and how many more there are.
+    """Print notes on images to standard error, a line for each with the images that have it.
 
     Args:
         notes: Name of an image -> its notes.
         prefix: What precedes the name, such as that of the dataset.
         max_lines: How many notes are printed.
     """
-    lines = [f"{prefix}{name}: {note}" for name, texts in notes.items() for note in texts]
+    names_of: dict[str, list[str]] = {}
+    for name, texts in notes.items():
+        for note in texts:
+            names_of.setdefault(note, []).append(name)
+    lines = [f"{prefix}{list_some(names, 3)}: {note}" for note, names in names_of.items()]
     more = len(lines) - max_lines
     print_stderr(lines[:max_lines] + [f"and {more:,} more notes on images"] * (more > 0))
 

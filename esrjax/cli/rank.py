@@ -14,7 +14,7 @@ from typer import Option
 
 from esrjax import registry
 from esrjax.cli import options
-from esrjax.cli.output import print_json, print_lr_source, progress_bar
+from esrjax.cli.output import print_json, print_lr_source, print_notes, progress_bar
 from esrjax.errors import InvalidArgument
 from esrjax.io import check_outputs
 
@@ -157,6 +157,7 @@ def report(
         content.compare_image(pair, sources, spec, crop_size)
         for pair in progress_bar("images")(pairs)
     ]
+    print_notes({comparison.name: comparison.notes for comparison in comparisons})
     version, today = metadata.version("esrjax"), datetime.now(UTC)
     footer = f"Written by esrjax {version} on {today:%Y-%m-%d}."
     page.write_page(output, content.build_content(ranking, source.name, comparisons, footer))

@@ -138,7 +138,7 @@ def link_images(images: Sequence[SimilarImage], folder: Path) -> None:
         for pair in pairs:
             _link(pair.hr, partial / "HR", pair.name)
             if has_lr:
-                _link(pair.lr, partial / f"LR_bicubic_X{pair.scale}", f"{pair.name}x{pair.scale}")
+                _link(pair.lr, partial / f"LR_X{pair.scale}", f"{pair.name}x{pair.scale}")
 
 
 def _link(file: Path | TfdsImage | None, folder: Path, name: str) -> None:

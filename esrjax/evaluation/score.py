@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from esrjax.data.datasets import Pair, PairImages, Progress
+from esrjax.data.datasets import Pair, PairImages, Progress, lr_source
 from esrjax.data.image_arrays import as_array
 from esrjax.data.image_io import Pixels
 from esrjax.errors import IncomparableImages, InvalidArgument, InvalidOutput
@@ -39,11 +39,13 @@ class Scores:
     Attributes:
         spec: Name of the metric spec.
         images: Name of a pair -> its metrics.
+        lr_source: Where the LR images come from, see `datasets.lr_source`.
         notes: Name of a pair -> what reading its images has changed; none where nothing was.
     """
 
     spec: str
     images: Mapping[str, ImageMetrics]
+    lr_source: str
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @property
@@ -55,13 +57,14 @@ class Scores:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return `{"spec", "mean": {"psnr", "ssim"}, "images": {NAME: {"psnr", "ssim"}}, "notes"}`.
+        """Return the fields and `mean` in plain types: images as `{NAME: {"psnr", "ssim"}}`.
 
         "notes" is `{NAME: [NOTE]}`, of the images that have any.
         """
+        head = {"lr_source": self.lr_source, "spec": self.spec, "mean": asdict(self.mean)}
         images = {name: asdict(metrics) for name, metrics in self.images.items()}
         notes = {name: list(texts) for name, texts in self.notes.items()}
-        return {"spec": self.spec, "mean": asdict(self.mean), "images": images, "notes": notes}
+        return {**head, "images": images, "notes": notes}
 
 
 def as_scorable(net: Any, spec: MetricSpec, **strategy: Any) -> ScorableUpscaler:
@@ -120,9 +123,11 @@ def score_with_specs(
         images = pair.read()
         metrics[pair.name] = _measure(upscaler, pair, images, specs, as_floats)
         notes |= {pair.name: images.notes} if images.notes else {}
+    source = lr_source(pairs)
+    of_specs = [{name: row[i] for name, row in metrics.items()} for i in range(len(specs))]
     return tuple(
-        Scores(spec=s.name, images={name: row[i] for name, row in metrics.items()}, notes=notes)
-        for i, s in enumerate(specs)
+        Scores(spec=spec.name, images=images, lr_source=source, notes=notes)
+        for spec, images in zip(specs, of_specs, strict=True)
     )
 
 

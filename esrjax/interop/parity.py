@@ -307,7 +307,7 @@ def _compare_live(
     checkpoint_io.import_torch("Comparison with a PyTorch network")
     from esrjax.interop import torch_compare, torch_model
 
-    image_pairs = _image_pairs(request)
+    pairs = image_pairs(request)
     model = torch_model.build(torch_model.parse_source(source, request.torch_args), request.seed)
     if request.checkpoint is None:
         pair = torch_compare.random_pair(request.method, model, request.hparams, request.seed)
@@ -322,11 +322,11 @@ def _compare_live(
         relative_path = os.path.relpath(file, model.source.file.resolve().parent)
         hashes[IMPORT_PREFIX + relative_path] = hash_file(file)
     hashes |= hash_inputs(request)
-    comparison = torch_compare.compare(pair, x, optimizers, image_pairs, request.implementation)
+    comparison = torch_compare.compare(pair, x, optimizers, pairs, request.implementation)
     return ParityResult(comparison=comparison, form=pair.form, hashes=hashes)
 
 
-def _image_pairs(request: ParityRequest) -> Sequence[Pair]:
+def image_pairs(request: ParityRequest) -> Sequence[Pair]:
     """Return the images of the dataset; none, if the request names no dataset."""
     if request.data is None:
         return ()
@@ -356,7 +356,7 @@ def hash_inputs(request: ParityRequest) -> dict[str, str]:
     """
     golden = None if request.golden is None else Path(request.golden)
     files: dict[str, Path | TfdsImage | None] = {"golden": golden, "torch": request.torch_file}
-    for pair in _image_pairs(request):
+    for pair in image_pairs(request):
         files |= {f"{pair.name} HR": pair.hr, f"{pair.name} LR": pair.lr}
     hashes = {name: hash_file(file) for name, file in files.items() if file is not None}
     if request.checkpoint is not None:

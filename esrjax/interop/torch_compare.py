@@ -8,7 +8,7 @@ kernels that users get.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from esrjax import registry
-from esrjax.data.datasets import Pair
+from esrjax.data.datasets import Pair, lr_source
 from esrjax.errors import TorchModelError, list_some
 from esrjax.evaluation import upscale
 from esrjax.evaluation.metrics import NTIRE, psnr
@@ -163,6 +163,8 @@ class QualityComparison:
         torch_psnr: Mean PSNR of the PyTorch network, dB.
         num_changed_u8: uint8 values of the SR images that differ.
         num_values: All uint8 values of the SR images.
+        lr_source: Where the LR images come from, see `datasets.lr_source`.
+        notes: Name of a pair -> what reading its images has changed.
     """
 
     spec: str
@@ -171,6 +173,8 @@ class QualityComparison:
     torch_psnr: float
     num_changed_u8: int
     num_values: int
+    lr_source: str
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @property
     def diff_mdb(self) -> float:
@@ -335,10 +339,12 @@ def compare_quality(
     ]
     psnrs: list[list[float]] = []
     num_changed = num_values = 0
+    notes: dict[str, tuple[str, ...]] = {}
     for pair in pairs:
-        lr, hr = pair.load()
-        jax_sr, torch_sr = (upscaler(lr) for upscaler in upscalers)
-        psnrs.append([psnr(sr, hr, NTIRE) for sr in (jax_sr, torch_sr)])
+        images = pair.read()
+        notes |= {pair.name: images.notes} if images.notes else {}
+        jax_sr, torch_sr = (upscaler(images.lr) for upscaler in upscalers)
+        psnrs.append([psnr(sr, images.hr, NTIRE) for sr in (jax_sr, torch_sr)])
         num_changed += int(np.sum(jax_sr != torch_sr))
         num_values += jax_sr.size
     jax_mean, torch_mean = np.mean(psnrs, axis=0)
@@ -349,6 +355,8 @@ def compare_quality(
         torch_psnr=float(torch_mean),
         num_changed_u8=num_changed,
         num_values=num_values,
+        lr_source=lr_source(pairs),
+        notes=notes,
     )
 
 

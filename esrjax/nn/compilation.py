@@ -1,4 +1,4 @@
-"""Compiler options of networks, and `jax.jit` with them."""
+"""Calls of networks: compiler options, `jax.jit` with them, errors of a plugin's code."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -7,6 +7,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 from jax.extend.core import get_opaque_trace_state
+
+from esrjax.errors import PluginError, UserError, error_summary
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,6 +57,35 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
         return compiled(*args, **kwargs)
 
     return call
+
+
+def call_network(net: Any, lr: jax.Array) -> jax.Array:
+    """Return `net(lr)`, for a call that is traced.
+
+    Args:
+        net: A network of a plugin.
+        lr: LR images, (n, h, w, 3).
+
+    Raises:
+        PluginError: The network raises an error, or returns no array.
+    """
+    try:
+        sr = net(lr)
+    except UserError:
+        raise
+    except Exception as error:  # code of a plugin raises anything
+        problem, cause = error_summary(error), error
+    else:
+        if isinstance(sr, jax.Array):
+            return sr
+        problem, cause = f"it returns {type(sr).__name__}", None
+    raise PluginError(
+        f"The network fails on LR images of shape {lr.shape}: {problem}",
+        rule="a network returns SR images (n, s·h, s·w, 3) for LR images (n, h, w, 3), of any size "
+        "from Method.min_side on",
+        location=f"{type(net).__module__}.{type(net).__qualname__}",
+        remedy="correct the network, or Method.min_side; `esrjax method check NAME` checks both",
+    ) from cause
 
 
 def is_tracing() -> bool:

@@ -23,6 +23,7 @@ from esrjax.errors import PluginError, UncountedOp, list_some
 from esrjax.io import matches_any, unmatched_patterns
 from esrjax.method import Method
 from esrjax.nn import ops
+from esrjax.nn.compilation import call_network
 from esrjax.nn.functional import OP_PREFIX, SUM_OP
 from esrjax.nn.hooks import with_hooks
 
@@ -163,7 +164,8 @@ def _trace(net: nnx.Module, image_size: ImageSize) -> tuple[Any, list[int]]:
     def forward(params: Any, rest: Any, lr: jax.Array) -> jax.Array:
         # Hooks that do nothing, for their named scopes: by these an op is assigned to its module.
         with ops.implementation("reference"):
-            return with_hooks(nnx.merge(graphdef, params, rest), lambda path, output: None)(lr)
+            net = nnx.merge(graphdef, params, rest)
+            return call_network(with_hooks(net, lambda path, output: None), lr)
 
     dtype = next((leaf.dtype for leaf in jax.tree.leaves(params)), jnp.float32)
     height_width = (image_size, image_size) if isinstance(image_size, int) else image_size

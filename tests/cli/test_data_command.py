@@ -20,6 +20,16 @@ def photos(tmp_path, monkeypatch):
     return tmp_path / "Photos"
 
 
+def report(esrjax, photos):
+    """The report on a table of one method, with images of the dataset and of a folder."""
+    (photos.parent / "table.csv").write_text(
+        "team,method,psnr_valid,psnr_test,runtime_ms,params_m,flops_g\n"
+        "EfficientSR Organizers,SPAN,26.94,27.01,8,0.15,10\n"
+    )
+    options = ("--data", "Photos", "--images", f"mine={photos / 'HR'}", "--num-images", 9)
+    return esrjax("report", photos.parent / "table.csv", "-o", photos.parent / "r.html", *options)
+
+
 def test_packed_dataset_is_accepted_by_every_command(esrjax, crumbs, photos, tmp_path):
     args = ["data", "pack", "Photos", "--name", "mine", "--crop-size", 32, "--step", 16, "--json"]
     packed = esrjax(*args).json
@@ -57,21 +67,19 @@ def test_what_reading_changes_is_noted_by_every_command(esrjax, crumbs, photos, 
         write_image(photos / f"LR_bicubic_X4/{path}x4.png", bicubic_downscale(hr))
     note = "transparency composited over white"
     evaluated = esrjax("eval", "crumb", "--data", "Photos", "--json")
-    lines = [f"Photos: {name}: {note}" for name in "acdef"]
-    assert [line for line in evaluated.err.splitlines() if "note" in line or note in line] == [
-        *lines,
-        "and 2 more notes on images",
-    ]
+    line = f"a, c, d and 4 more: {note}"
+    assert [text for text in evaluated.err.splitlines() if note in text] == [f"Photos: {line}"]
     assert evaluated.json["notes"] == {name: [note] for name in "acdefgh"}
     packed = esrjax("data", "pack", "Photos", "--name", "mine", "--crop-size", 32, "--step", 16)
-    assert f"a: {note}" in packed.err and "and 2 more" in packed.err
+    assert packed.err.count(note) == 1 and line in packed.err
     options = ("--like", "Photos", "--num-images", 1, "-o", photos.parent / "selected")
-    assert f"a: {note}" in esrjax("data", "select", "Photos", *options).err
+    assert line in esrjax("data", "select", "Photos", *options).err
+    assert line in report(esrjax, photos).err
     monkeypatch.setattr("esrjax.training.train.run_stages", lambda *args, **options: ())
     overrides = ["stage.0.data.datasets=['Photos']", "stage.0.data.hr_patch_sizes=[[32, 32]]"]
     options = (arg for override in overrides for arg in ("--set", override))
     trained = esrjax("train", "quick", "-o", photos.parent / "run", *options)
-    assert f"Photos, a: {note}" in trained.err
+    assert f"Photos, {line}" in trained.err
 
 
 def test_missing_and_infinite_metrics_are_explained(esrjax, tmp_path):
@@ -88,10 +96,15 @@ def test_missing_and_infinite_metrics_are_explained(esrjax, tmp_path):
 
 def test_origin_of_lr_is_printed(esrjax, crumbs, photos, tmp_path):
     lr_source = f"read from {photos / 'LR_bicubic_X4'}"
-    for command in (["eval", "crumb", "--data", "Photos"], ["data", "verify", "Photos"]):
+    assert f"Photos: 2 images, LR: {lr_source}\n" in report(esrjax, photos).err
+    for command in (
+        ["eval", "crumb", "--data", "Photos"],
+        ["data", "verify", "Photos", "--against", "Photos:bicubic"],
+    ):
         result = esrjax(*command)
         assert "Photos: " in result.err and f"LR: {lr_source}\n" in result.err
         assert esrjax(*command, "--json").json["lr_source"] == lr_source
+    assert f"Photos:bicubic: 2 images, LR: {lr_source}\n" in result.err
     overrides = [
         "stage.0.data.datasets=['Photos']",
         "stage.0.data.hr_downscales=[0.5]",
@@ -107,3 +120,15 @@ def test_origin_of_lr_is_printed(esrjax, crumbs, photos, tmp_path):
     unclear = esrjax("eval", "crumb", "--data", "Photos")
     assert unclear.code == 2 and "LR_old" in unclear.err
     assert "LR: bicubic from HR\n" in esrjax("eval", "crumb", "--data", "Photos:bicubic").err
+
+
+def test_origin_of_lr_of_a_selection_is_that_of_the_new_dataset(esrjax, photos, tmp_path):
+    write_image(tmp_path / "Others/c.png", np.full((64, 48, 3), 9, np.uint8))
+    options = ("--like", "Photos", "--num-images", 2, "--json")
+    result = esrjax("data", "select", "Photos", *options, "-o", tmp_path / "with_lr")
+    assert result.json["lr_source"] == f"read from {tmp_path / 'with_lr/LR_X4'}"
+    assert [image["name"] for image in result.json["images"]] == ["a", "b"]
+    mixed = esrjax("data", "select", "Photos", "Others", *options, "-o", tmp_path / "mixed")
+    assert mixed.json["lr_source"] == f"read from {tmp_path / 'mixed/LR_X4'}"
+    assert "Others: 1 image, LR: bicubic from HR\n" in mixed.err
+    assert f"Photos: 2 images, LR: read from {photos / 'LR_bicubic_X4'}\n" in mixed.err

@@ -791,3 +791,31 @@ def test_workers_without_cropping_on_the_host_are_reported(user_error, tmp_path)
     args = ["train", "quick", "-o", tmp_path / "run"]
     error = user_error(*args, *(arg for change in changes for arg in ("--set", change)))
     assert "num_workers" in error["problem"] and 'crop_on = "host"' in error["problem"]
+
+
+# --- networks that fail when they are called ---------------------------------------------------
+
+
+@pytest.mark.parametrize("output", [None, ValueError("no such window")])
+def test_network_that_fails_when_called_is_reported(
+    user_error, crumbs, monkeypatch, tmp_path, output
+):
+    import crumbs as plugin
+
+    def call(self, x):
+        if isinstance(output, Exception):
+            raise output
+        return output
+
+    monkeypatch.setattr(plugin.Crumb, "__call__", call)
+    write_image(tmp_path / "Photos/a.png", np.zeros((64, 64, 3), np.uint8))
+    for command in (
+        ("method", "cost", "crumb"),
+        ("bench", "crumb", "--image-size", "8", "--seconds", 0.01),
+        ("eval", "crumb", "--data", tmp_path / "Photos"),
+        ("upscale", tmp_path / "Photos/a.png", "-o", tmp_path / "b.png", "--method", "crumb"),
+    ):
+        error = user_error(*command)
+        assert (str(output) if output else "NoneType") in error["problem"]
+        assert error["location"] == "crumbs.Crumb"
+    assert not (tmp_path / "b.png").exists()

@@ -56,7 +56,7 @@ def test_similarity_is_the_maximum_over_references_and_ignores_the_norm(datasets
 def test_selected_images_are_a_dataset_of_links(esrjax, datasets):
     args = ["--like", datasets / "Warm", "--num-images", 2, "-o", datasets / "Selected"]
     result = esrjax("data", "select", datasets / "Colors", *args, "--json")
-    assert result.code == 0 and [row["name"] for row in result.json] == ["red", "rose"]
+    assert result.code == 0 and [row["name"] for row in result.json["images"]] == ["red", "rose"]
     pairs = list_folder_pairs(datasets / "Selected")
     assert [pair.name for pair in pairs] == ["red", "rose"] and pairs[0].lr is not None
     np.testing.assert_array_equal(
@@ -119,4 +119,4 @@ def test_onnx_encoder_extracts_the_features(esrjax, datasets):
     result = esrjax(
         "data", "select", datasets / "Colors", *args, "--features", f"clip:{datasets}/mean.onnx"
     )
-    assert result.code == 0 and result.json[0]["name"] == "red"
+    assert result.code == 0 and result.json["images"][0]["name"] == "red"

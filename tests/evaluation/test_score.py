@@ -80,7 +80,7 @@ def test_scores_convert_to_json_types(image_pairs: tuple[Pair, ...]) -> None:
     scores = score(bicubic, image_pairs, NTIRE)
     plain = scores.as_dict()
     assert json.loads(json.dumps(plain)) == plain
-    assert list(plain) == ["spec", "mean", "images", "notes"]
+    assert list(plain) == ["lr_source", "spec", "mean", "images", "notes"]
     assert plain["spec"] == "ntire"
     assert plain["mean"] == {"psnr": scores.mean.psnr, "ssim": scores.mean.ssim}
     assert plain["images"]["b"]["psnr"] == scores.images["b"].psnr

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from optax import contrib
+from PIL import Image
 
 from esrjax.data.image_io import write_image
 from esrjax.interop import torch_optim
@@ -232,7 +233,12 @@ def test_psnr_on_a_dataset_is_compared(run_parity, write_torch_file, tmp_path):
         write_image(tmp_path / f"dataset/{name}.png", rng.integers(0, 256, (48, 40, 3), np.uint8))
     args = ["--data", tmp_path / "dataset", "--json"]
     same, other = write_torch_file(), write_torch_file("other.py", forward="y = y + 1 / 255")
-    quality = run_parity(same, *args).json["quality"]
+    Image.fromarray(np.zeros((48, 40), np.uint8)).save(tmp_path / "dataset/a.png")
+    result = run_parity(same, *args)
+    quality = result.json["quality"]
+    assert quality["lr_source"] == "bicubic from HR" and "LR: bicubic from HR\n" in result.err
+    assert quality["notes"] == {"a": ["grey repeated in three channels"]}
+    assert "a: grey repeated in three channels\n" in result.err
     assert (quality["num_images"], quality["num_values"]) == (2, 2 * 48 * 40 * 3)
     assert (quality["diff_mdb"], quality["num_changed_u8"], quality["passed"]) == (0.0, 0, True)
     other_quality = run_parity(other, *args).json["quality"]

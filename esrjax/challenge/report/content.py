@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from esrjax.evaluation.metrics import MetricSpec
 from esrjax.schema import bullet_list
 
 Data = dict[str, Any]
-SRSource = Callable[[Pair], Pixels]  # returns the SR image of an LR/HR pair
+# Returns the SR image for a pair and its LR image, and notes on what reading it has changed.
+SRSource = Callable[[Pair, Pixels], tuple[Pixels, tuple[str, ...]]]
 
 BICUBIC = "bicubic"
 ORIGINAL = "original"
@@ -49,6 +51,7 @@ class ImageComparison:
         hr_size: (height, width) of the HR image.
         psnr: Label -> PSNR of the full SR image, dB.
         crops: Label -> crop, uint8 (h, w, 3).
+        notes: What reading the images has changed; those on an SR image begin with its label.
     """
 
     name: str
@@ -57,6 +60,7 @@ class ImageComparison:
     hr_size: tuple[int, int]
     psnr: Mapping[str, float]
     crops: Mapping[str, Pixels]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> Data:
         """Return the data of the page: crops as data URIs, an infinite PSNR as None."""
@@ -261,9 +265,12 @@ def compare_image(
     Raises:
         IncomparableImages: An SR image has another size than the HR image.
     """
-    lr, hr = pair.load()
+    pair_images = pair.read()
+    lr, hr, notes = pair_images.lr, pair_images.hr, list(pair_images.notes)
     images = {BICUBIC: resize.bicubic_upscale(lr, pair.scale)}
-    images |= {label: source(pair) for label, source in sources.items()}
+    for label, source in sources.items():
+        images[label], sr_notes = source(pair, lr)
+        notes += [f"{label}: {note}" for note in sr_notes]
     psnr = {label: _psnr(sr, hr, spec, f"{pair.name} of {label}") for label, sr in images.items()}
     images[ORIGINAL] = hr
     top, left, height, width = _crop_box(hr, crop_size)
@@ -274,12 +281,13 @@ def compare_image(
         hr_size=(hr.shape[0], hr.shape[1]),
         psnr=psnr,
         crops={k: image[top : top + height, left : left + width] for k, image in images.items()},
+        notes=tuple(notes),
     )
 
 
 def upscaling_source(upscale: Callable[[Pixels], Pixels]) -> SRSource:
     """Return a source that upscales the LR image of a pair."""
-    return lambda pair: upscale(pair.load()[0])
+    return lambda pair, lr: (upscale(lr), ())
 
 
 def folder_sources(folders: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[str, SRSource]:
@@ -303,7 +311,7 @@ def folder_sources(folders: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[s
             for stem in (pair.name + f"x{pair.scale}" * n for n in (2, 1, 0))  # the last one counts
             if stem in by_stem
         }
-        sources[label] = lambda pair, files=files: read_image(files[pair.name]).pixels
+        sources[label] = partial(_read_sr_image, files)
         names = [pair.name for pair in pairs if pair.name not in files]
         missing += [f"{label}: '{folder}' has no {name}" for name in names]
     if missing:
@@ -313,6 +321,13 @@ def folder_sources(folders: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[s
             remedy="upscale the LR images of the dataset into it with `esrjax upscale`",
         )
     return sources
+
+
+def _read_sr_image(
+    files: Mapping[str, Path], pair: Pair, lr: Pixels
+) -> tuple[Pixels, tuple[str, ...]]:
+    image = read_image(files[pair.name])
+    return image.pixels, image.notes
 
 
 def _crop_box(hr: Pixels, crop_size: int) -> tuple[int, int, int, int]:
