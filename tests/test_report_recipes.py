@@ -75,7 +75,7 @@ def test_unspecified_lists_what_the_report_leaves_open_and_no_more(method):
         ("dwmamba", "stage.0.hparams.depth=2", "hparams"),
         ("errn2", "stage.0.schedule.restarts=[500_000]", "learning_rate"),
         ("haesr", "stage.0.schedule.milestones=[250_000, 400_000]", "learning_rate"),
-        ("pds", "stage.0.init_from=scratch", "init_from"),
+        ("pds", "stage.0.init_from=other.pth", "init_from"),
         ("rfdn_span", "stage.0.schedule.step_size=100_000", "learning_rate"),
         ("safmn_deep15", "stage.0.data.hr_patch_sizes=[[64, 64]]", "lr_patch_size"),
         ("zenosr", "stage.0.steps=400_000", "steps"),

@@ -10,8 +10,8 @@ from esrjax.data.datasets import parse_name
 from esrjax.errors import list_some
 from esrjax.training import recipe_loader
 from esrjax.training.dry_run import StagePlan, dry_run
-from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun, ema_notes
-from esrjax.training.run_data import summarize_data
+from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun, recipe_notes
+from esrjax.training.run_data import overlap_notes, summarize_data
 
 
 def show_dry_run(
@@ -38,6 +38,7 @@ def show_dry_run(
                 "stages": [_plan_json(plan) for plan in plans],
                 "datasets": {name: vars(summary) for name, summary in data.items()},
                 "policy_violations": violations,
+                "notes": [*recipe_notes(recipe), *overlap_notes(recipe)],
             }
         )
         return
@@ -50,7 +51,8 @@ def show_dry_run(
         show_table([row for plan in plans for row in _params(plan)])
     missing = dict.fromkeys(line for plan in plans for line in plan.missing)
     print_unwrapped(
-        *ema_notes(recipe),
+        *recipe_notes(recipe),
+        *overlap_notes(recipe),
         *(f"dataset {name}: {summary}" for name, summary in data.items()),
         *(f"missing: {line}" for line in missing),
         *(f"not allowed: {line}" for line in violations),
@@ -81,7 +83,7 @@ def stage_summary(run: StageRun) -> dict[str, Any]:
     sizes = [f"{h}x{w}" for h, w in stage.data.all_patch_sizes]
     return {
         "stage": run.name,
-        "init from": _init(stage),
+        "init from": _init(run),
         "length": f"{stage.steps:,} steps" if stage.steps else f"{stage.epochs} epochs",
         "batch size": f"{stage.data.batch_size}{accumulation}",
         "HR patches": list_some(sizes, 3),
@@ -97,8 +99,10 @@ def _ema(stage: Stage) -> str:
     return f"{stage.ema:g}{warmup}{share}"
 
 
-def _init(stage: Stage) -> str:
-    source = stage.init_source
+def _init(run: StageRun) -> str:
+    stage, source = run.stage, run.stage.init_source
+    if source == "previous" and run.index == 0:
+        source = "scratch"
     if isinstance(source, InitFrom):
         source = source.checkpoint or f"stage {source.stage}"
     teacher = stage.teacher and (stage.teacher.stage or stage.teacher.checkpoint)

@@ -167,8 +167,8 @@ def _train(
     """Train; in a distributed run only the main process prints."""
     from esrjax.training import distributed, recipe_loader, train
     from esrjax.training.logging import TensorBoardLogger, TrainReport
-    from esrjax.training.recipe import ema_notes
-    from esrjax.training.run_data import summarize_data
+    from esrjax.training.recipe import recipe_notes
+    from esrjax.training.run_data import overlap_notes, summarize_data
 
     recipe = recipe_loader.load(recipe_name, overrides or ())
     train.check_recipe(recipe)
@@ -180,7 +180,7 @@ def _train(
         loggers.append(TrainingBar(recipe.total_steps))
         for name, summary in data.items():
             typer.echo(f"dataset {name}: {summary}", err=True)
-        for note in ema_notes(recipe):
+        for note in (*recipe_notes(recipe), *overlap_notes(recipe)):
             typer.echo(note, err=True)
         _print_reading_notes(recipe)
 

@@ -43,6 +43,11 @@ def deploy(net: Net, block_type: type[Reparam] = Reparam) -> Net:
     return deployed
 
 
+def has_branches(net: nnx.Module) -> bool:
+    """Return whether `net` contains a `Reparam`, so that `deploy` changes it."""
+    return any(isinstance(module, Reparam) for _, module in nnx.iter_modules(net))
+
+
 def _fuse_children(node: nnx.Module, block_type: type[Reparam]) -> None:
     for name, child in nnx.iter_children(node):
         if isinstance(child, block_type):

@@ -15,6 +15,7 @@ from flax import nnx
 from esrjax import registry
 from esrjax.data.datasets import list_pairs
 from esrjax.errors import NotFound, RecipeError, UserError, error_summary
+from esrjax.evaluation.metrics import get_spec
 from esrjax.loading import stored_hparams
 from esrjax.nn import checkpoint_io
 from esrjax.nn.cost import cost
@@ -183,6 +184,8 @@ def _find_equal_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) 
 def _make_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) -> StagePlan:
     """Trace a run, whose predecessors have these plans."""
     feasible_run, missing = _without_missing_files(run)
+    if run.stage.validation:
+        get_spec(run.stage.validation.spec)
     try:
         setup = _init_abstract(recipe, feasible_run, [plan.setup.model for plan in plans])
         step_estimate = StepEstimate(setup=setup)

@@ -108,6 +108,12 @@ def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader
     has_other_hparams = {**defaults, **hparams} != {**defaults, **loaded.hparams}
     if stage.reinit or loaded.method != recipe.method or has_other_hparams:
         loaded = _rebuild(recipe, run, loaded.without_lora())
+    elif stage.prune is not None:
+        raise RecipeError(
+            f"prune of stage {run.name!r} has no effect: the initial weights are of its network",
+            rule="prune reduces wider initial weights to the network of the stage",
+            remedy="set narrower hparams for the stage, or remove prune",
+        )
     if loaded.lora == stage.lora:
         return loaded
     loaded = loaded.without_lora()

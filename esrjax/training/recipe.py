@@ -88,6 +88,9 @@ class PatchPhase:
     hr_patch_sizes: PatchSizes
 
 
+_DATA_DEFAULTS = {"num_workers": 0, "cache_gib": 4.0}
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Data:
     """Datasets, patches and augmentation of a stage.
@@ -121,13 +124,18 @@ class Data:
     undersized: Literal["error", "skip"] = "error"
     crop_on: Literal["host", "device"] = "host"
     num_workers: NonNegativeInt = 0
-    cache_gib: PositiveFloat = 4.0
+    cache_gib: PositiveFloat = _DATA_DEFAULTS["cache_gib"]
 
     def __post_init__(self) -> None:
         if not _is_increasing([phase.step for phase in self.patch_schedule]):
             raise ValueError("patch_schedule: the steps must be strictly increasing")
-        if self.crop_on == "device" and self.num_workers:
-            raise ValueError('num_workers requires crop_on = "host"')
+        for name in ("num_workers", "cache_gib"):
+            if self.crop_on == "device" and getattr(self, name) != _DATA_DEFAULTS[name]:
+                raise ValueError(f'{name} requires crop_on = "host"')
+        for name in ("datasets", "augment", "hr_downscales"):
+            values: list[Any] = [*getattr(self, name)]
+            if duplicates := sorted({value for value in values if values.count(value) > 1}):
+                raise ValueError(f"{name} has {', '.join(map(repr, duplicates))} more than once")
 
     @property
     def dataset_weights(self) -> dict[str, float | None]:
@@ -179,7 +187,17 @@ class TeacherConfig:
             raise ValueError("teacher needs `stage`, or `method` and `checkpoint`")
 
 
-_SCHEDULE_OF_FIELD = (("restarts", "cosine"), ("milestones", "multistep"), ("step_size", "step"))
+_SCHEDULES_OF_FIELD = {
+    "restarts": ("cosine",),
+    "restart_weights": ("cosine",),
+    "end_learning_rate": ("cosine",),
+    "milestones": ("multistep",),
+    "step_size": ("step",),
+    "gamma": ("multistep", "step"),
+}
+
+
+_MUON_MOMENTUM = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -209,11 +227,13 @@ class Optimizer:
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
     muon_learning_rate: PositiveFloat | None = None
-    momentum: Fraction = 0.95
+    momentum: Fraction = _MUON_MOMENTUM
 
     def __post_init__(self) -> None:
         if (self.name == "muadamw") != (self.muon_learning_rate is not None):
             raise ValueError("the optimizer muadamw, and it alone, requires muon_learning_rate")
+        if self.name in ("adam", "adamw") and self.momentum != _MUON_MOMENTUM:
+            raise ValueError(f"momentum is that of Muon; {self.name} has b1")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -248,15 +268,18 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.restart_weights and len(self.restart_weights) != len(self.restarts) + 1:
             raise ValueError("restart_weights must have one element more than restarts")
-        for name, schedule in _SCHEDULE_OF_FIELD:
-            if getattr(self, name) and self.name != schedule:
-                problem = f"is a field of the schedule '{schedule}', not of '{self.name}'"
-                raise ValueError(f"{name} {problem}")
+        for name, schedules in _SCHEDULES_OF_FIELD.items():
+            is_default = getattr(self, name) == type(self).__dataclass_fields__[name].default
+            if self.name not in schedules and not is_default:
+                names = " and ".join(map(repr, schedules))
+                raise ValueError(f"{name} is a field of the schedule {names}, not of {self.name!r}")
         for name in ("restarts", "milestones"):
             if not _is_increasing(getattr(self, name)):
                 raise ValueError(f"{name} must be strictly increasing")
         if self.name == "step" and not self.step_size:
             raise ValueError("the schedule 'step' needs `step_size`, its interval in steps")
+        if self.name == "multistep" and not self.milestones:
+            raise ValueError("the schedule 'multistep' needs `milestones`, its steps")
 
 
 # --- stage ---
@@ -417,6 +440,11 @@ class Stage:
                 has_feature_terms == has_taps
             ),
             "ema_warmup needs `ema`": self.ema is not None or not self.ema_warmup,
+            'train_fused needs form = "train"': self.form == "train" or not self.train_fused,
+            "schedule.end_learning_rate is above the learning rate that the cosine starts from": (
+                self.schedule.end_learning_rate
+                <= self.optimizer.learning_rate * min(self.schedule.restart_weights, default=1)
+            ),
             "grad_accum_steps must divide data.batch_size": (
                 self.data.batch_size % self.grad_accum_steps == 0
             ),
@@ -445,9 +473,24 @@ class Stage:
         return share * self.ema ** (self.steps - num_warmup)
 
     @property
+    def late_steps(self) -> list[tuple[str, int]]:
+        """Path and step of what would change at a step that the stage does not reach."""
+        if self.steps is None:
+            return []
+        schedule, phases = self.schedule, self.data.patch_schedule
+        later = [*schedule.milestones, *[schedule.step_size] * bool(schedule.step_size)]
+        steps = [("schedule", schedule.warmup_steps + step) for step in later]
+        steps += [("data.patch_schedule", phase.step) for phase in phases]
+        for term, weight in self.loss.items():
+            if not isinstance(weight, int | float):
+                # A ramp to the very end is not late.
+                steps += [(f"loss.{term}", weight[-1][0])] * (weight[-1][0] > self.steps)
+        return [(path, step) for path, step in steps if step >= self.steps]
+
+    @property
     def resume_key(self) -> "Stage":
         """The stage with the fields reset that change only its speed and how often it is saved."""
-        data = replace(self.data, crop_on="host", num_workers=0, cache_gib=4.0)
+        data = replace(self.data, crop_on="host", **_DATA_DEFAULTS)
         return replace(self, data=data, save_every=5000, unspecified=())
 
     @property
@@ -545,8 +588,11 @@ class Recipe:
             yield "repeat: a stage is in two groups"
 
     def _invalid_references(self) -> Iterator[str]:
-        """Yield an error for every reference to a stage that is not an earlier one."""
+        """Yield an error for every reference to weights that do not exist before the stage."""
         for index, stage in enumerate(self.stage):
+            is_new = stage.init_from == "scratch" or (stage.init_from == "previous" and not index)
+            if is_new and (stage.prune or stage.reinit):
+                yield f"{stage.name}: prune and reinit change initial weights; there are none"
             earlier = [earlier_stage.name for earlier_stage in self.stage[:index]]
             init = stage.init_from.stage if isinstance(stage.init_from, InitFrom) else None
             teacher = stage.teacher and stage.teacher.stage
@@ -624,15 +670,24 @@ RECIPE = TypeAdapter(Recipe)
 MAX_INITIAL_SHARE = 0.01  # of the initial weights in a moving average, above which a note says so
 
 
-def ema_notes(recipe: Recipe) -> list[str]:
-    """Return a note for each stage whose moving average keeps much of its initial weights."""
-    return [
-        f"note: stage {stage.name!r}: ema = {stage.ema:g} over {stage.steps:,} steps leaves "
-        f"{stage.ema_initial_share:.1%} of the initial weights in the result; set ema_warmup = "
-        "true, lower ema, or train for longer"
-        for stage in recipe.stage
-        if stage.ema_initial_share > MAX_INITIAL_SHARE
-    ]
+def recipe_notes(recipe: Recipe) -> list[str]:
+    """Return notes on what the stages, by their length, do not reach or do not forget.
+
+    That are moving averages which keep much of the initial weights, and steps of schedules beyond
+    the end of the stage.
+    """
+    notes: list[str] = []
+    for stage in recipe.stage:
+        if stage.ema_initial_share > MAX_INITIAL_SHARE:
+            notes.append(
+                f"note: stage {stage.name!r}: ema = {stage.ema:g} over {stage.steps:,} steps "
+                f"leaves {stage.ema_initial_share:.1%} of the initial weights in the result; set "
+                "ema_warmup = true, lower ema, or train for longer"
+            )
+        if late := [f"{path} at {step:,}" for path, step in stage.late_steps]:
+            text = f"not reached in {stage.steps:,} steps: {', '.join(late)}"
+            notes.append(f"note: stage {stage.name!r}: {text}")
+    return notes
 
 
 def to_json(recipe: Recipe) -> str:

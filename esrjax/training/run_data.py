@@ -108,6 +108,38 @@ def with_downscales(pairs: Sequence[Pair], factors: Sequence[float]) -> tuple[Pa
     return (*pairs, *(pair.downscaled(factor) for factor in factors for pair in pairs))
 
 
+def overlap_notes(recipe: Recipe) -> list[str]:
+    """Return a note for every two datasets of a stage, by their files, that share images.
+
+    Those of training are drawn more often than others, those of validation have been learned.
+    Datasets that do not exist are passed over.
+    """
+    notes: dict[str, None] = {}
+    for run in recipe.runs:
+        stage, scale = run.stage, recipe.scale_at(run)
+        names = [(name, "they are drawn more often") for name in stage.data.dataset_weights]
+        if stage.validation:
+            names.append((stage.validation.dataset, "the validation has training images"))
+        earlier: dict[str, set[Any]] = {}
+        for name, consequence in names:
+            images = _hr_images(name, scale)
+            for other, others in earlier.items():
+                if num_shared := len(images & others):
+                    text = f"{num_shared:,} of {len(images):,} images of {name!r} are also in"
+                    notes[f"note: stage {stage.name!r}: {text} {other!r}; {consequence}"] = None
+            earlier[name] = images
+    return [*notes]
+
+
+def _hr_images(name: str, scale: int) -> set[Any]:
+    """Return where the HR images of a dataset are stored, symlinks resolved."""
+    try:
+        images = [pair.hr for pair in list_pairs(name, scale)]
+    except UserError:
+        return set()
+    return {os.path.realpath(image) if isinstance(image, Path) else image for image in images}
+
+
 def to_json(summaries: DataSummaries) -> str:
     """Return the content of `data.json`."""
     return json.dumps({name: asdict(s) for name, s in summaries.items()}, indent=2) + "\n"

@@ -14,12 +14,13 @@ from jax import Array
 
 from esrjax import registry
 from esrjax.data.datasets import list_pairs
+from esrjax.errors import RecipeError
 from esrjax.evaluation.metrics import get_spec
 from esrjax.evaluation.score import ImageMetrics, score
 from esrjax.evaluation.upscale import single_pass, uint8_upscaler
 from esrjax.method import Method
 from esrjax.nn.compilation import jit
-from esrjax.nn.reparam import deploy
+from esrjax.nn.reparam import deploy, has_branches
 from esrjax.training import losses, optim, train_state
 from esrjax.training.distributed import DataParallel, broadcast_from_main, local_replica
 from esrjax.training.init_from import LoadedModel, StageModelLoader, init_stage_model
@@ -103,6 +104,12 @@ class StageSetup:
         """
         stage = run.stage
         model = init_stage_model(recipe, run, load_stage)
+        if stage.train_fused and not has_branches(model.net):
+            raise RecipeError(
+                f"train_fused has no effect: the network of stage {run.name!r} has no branches",
+                rule="train_fused is for networks in train form with reparameterized branches",
+                remedy="remove train_fused",
+            )
         teacher = load_teacher(recipe, run, load_stage)
         lr_schedule, optimizer = make_stage_optimizer(stage)
         adapters = make_adapters(model, teacher, stage, recipe.seed + run.index)

@@ -1,5 +1,7 @@
 """Initial weights of stages, saved results and dry runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -170,9 +172,17 @@ def test_dry_run_reports_shapes_labels_and_missing_files(recipe):
     assert set(first.step_estimate.memory_mib) and first.step_estimate.macs > 0
 
 
-def test_dry_run_raises_the_errors_of_a_stage(recipe):
+def test_dry_run_raises_the_errors_of_a_stage(recipe, image_dir):
     with pytest.raises(RecipeError):
         dry_run(recipe(hparams={"tail_channels": 5}))
+    with pytest.raises(RecipeError, match=r"prune .* no effect"):
+        dry_run(recipe(prune={"criterion": "l1"}))
+    with pytest.raises(RecipeError, match="train_fused has no effect"):
+        without_branches = recipe(form="deploy"), recipe(train_fused=True)
+        stages = tuple(recipe.stage[i] for i, recipe in enumerate(without_branches))
+        dry_run(replace(without_branches[0], stage=(replace(stages[0], form="deploy"), stages[1])))
+    with pytest.raises(NotFound, match="'ntir'"):
+        dry_run(recipe(validation={"dataset": str(image_dir), "every": 5, "spec": "ntir"}))
     with pytest.raises(NotFound, match="'blok_1'"):
         dry_run(
             recipe(

@@ -58,12 +58,53 @@ def test_all_errors_are_reported_with_path_and_nearest_key(recipe_dict):
         ({"name": "cosine", "milestones": [3]}, "milestones .* 'multistep'"),
         ({"name": "multistep", "milestones": [3, 2]}, "milestones must be strictly increasing"),
         ({"name": "cosine", "restarts": [3], "restart_weights": [1.0]}, "restart_weights .* one"),
+        ({"name": "multistep"}, "'multistep' needs `milestones`"),
+        ({"gamma": 0.1}, "gamma .* not of 'constant'"),
+        ({"name": "cosine", "gamma": 0.1}, "gamma .* not of 'cosine'"),
+        (
+            {"name": "step", "step_size": 2, "end_learning_rate": 1e-6},
+            "end_learning_rate .* 'step'",
+        ),
+        ({"restart_weights": [0.5]}, "restart_weights .* 'constant'"),
+        ({"name": "cosine", "end_learning_rate": 1.0}, "end_learning_rate is above"),
     ],
 )
 def test_inconsistent_schedule_is_reported(recipe_dict, schedule, problem):
     recipe_dict["stage"][0]["schedule"] = schedule
     with pytest.raises(RecipeError, match=problem):
         recipe_loader.parse(recipe_dict)
+
+
+@pytest.mark.parametrize(
+    ("stage", "problem"),
+    [
+        ({"optimizer": {"name": "adam", "learning_rate": 1e-3, "momentum": 0.5}}, "momentum"),
+        ({"data": {"datasets": ["a", "b", "a"]}}, "datasets has 'a'"),
+        ({"data": {"augment": ["hflip", "hflip"]}}, "augment has 'hflip'"),
+        ({"data": {"hr_downscales": [0.5, 0.5]}}, "hr_downscales has 0.5"),
+        ({"data": {"crop_on": "device", "cache_gib": 1.0}}, "cache_gib requires"),
+        ({"train_fused": True, "form": "deploy"}, "train_fused needs form"),
+        ({"prune": {"criterion": "l1"}}, "there are none"),
+        ({"init_from": "previous", "reinit": ["head.*"]}, "there are none"),
+    ],
+)
+def test_values_without_an_effect_are_reported(recipe_dict, stage, problem):
+    data = recipe_dict["stage"][0]["data"] | stage.pop("data", {})
+    recipe_dict["stage"][0] |= {"data": data} | stage
+    with pytest.raises(RecipeError, match=problem):
+        recipe_loader.parse(recipe_dict)
+
+
+def test_steps_beyond_the_end_of_a_stage_are_noted(recipe_dict):
+    stage = recipe_dict["stage"][0]
+    stage["steps"] = 10
+    stage["schedule"] = {"name": "multistep", "milestones": [3, 6], "warmup_steps": 4}
+    stage["loss"] = {"l1": [[0, 1.0], [10, 2.0]], "mse": [[0, 1.0], [11, 2.0]]}
+    stage["data"]["patch_schedule"] = [{"step": n, "hr_patch_sizes": [[16, 16]]} for n in (9, 12)]
+    first = recipe_loader.parse(recipe_dict).stage[0]
+    assert first.late_steps == [("schedule", 10), ("data.patch_schedule", 12), ("loss.mse", 11)]
+    (note,) = [n for n in recipe.recipe_notes(recipe_loader.parse(recipe_dict)) if "reached" in n]
+    assert "'first'" in note and "12" in note
 
 
 def test_duplicate_stage_name_is_reported(recipe_dict):

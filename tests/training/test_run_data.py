@@ -86,3 +86,16 @@ def test_fingerprint_is_of_names_and_sizes_wherever_they_are(tmp_path: Path) -> 
             run_data.summarize(list_folder_pairs(tmp_path / "two", lr_choice=lr_choice)).sha256
         )
     assert len(hashes) == 5
+
+
+def test_images_in_two_datasets_of_a_stage_are_noted(recipe_dict, image_dir):
+    (image_dir.parent / "link").symlink_to(image_dir)
+    name, stage = str(image_dir), recipe_dict["stage"][0]
+    stage["data"]["datasets"] = [f"{name}[:2]", f"{image_dir.parent}/link[1:3]"]
+    stage["validation"] = {"dataset": name, "every": 5}
+    notes = run_data.overlap_notes(recipe_loader.parse(recipe_dict))
+    assert ["1 of 2" in note for note in notes] == [True, False, False]
+    assert all("2 of 4" in note and "validation" in note for note in notes[1:])
+    stage["data"]["datasets"] = [name]
+    (note,) = run_data.overlap_notes(recipe_loader.parse(recipe_dict))
+    assert "4 of 4" in note and "'first'" in note
