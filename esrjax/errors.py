@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, Self
 
+_MAX_PROBLEM, _MAX_PART = 1500, 400  # characters of a problem, of a rule, remedy or location
+
 
 class UserError(Exception):
     """Raised when the user can correct the cause; the command line prints it without a traceback.
@@ -18,14 +20,17 @@ class UserError(Exception):
         remedy: What the user can do about it.
         location: The file, key or layer where the problem was found, if there is one.
 
-    The arguments are also attributes; `str(error)` has one line for each.
+    The arguments are also attributes; `str(error)` has one line for each. Names from files may be
+    of any length and contain anything: texts are shortened, and control characters are escaped.
     """
 
     def __init__(self, problem: str, *, rule: str, remedy: str, location: str | None = None):
-        self.problem, self.rule, self.remedy, self.location = problem, rule, remedy, location
-        lines = [problem, f"  rule:     {rule}", f"  remedy:   {remedy}"]
+        self.problem = shorten(printable(problem, " \n"), _MAX_PROBLEM)
+        self.rule, self.remedy = (shorten(printable(text), _MAX_PART) for text in (rule, remedy))
+        self.location = None if location is None else shorten(printable(location), _MAX_PART)
+        lines = [self.problem, f"  rule:     {self.rule}", f"  remedy:   {self.remedy}"]
         if location is not None:
-            lines.insert(1, f"  location: {location}")
+            lines.insert(1, f"  location: {self.location}")
         super().__init__("\n".join(lines))
 
     def with_location(self, location: str) -> Self:
@@ -170,9 +175,26 @@ def list_some(items: Iterable[object], limit: int = 5, separator: str = ", ") ->
     return f"{separator.join(texts[:limit])}{joint}and {len(texts) - limit} more"
 
 
+def printable(text: str, allowed: str = " ") -> str:
+    """Return text with what is not printable, such as control characters, as `\\x1b`."""
+    return "".join(c if c.isprintable() or c in allowed else ascii(c)[1:-1] for c in text)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters: of a longer one, its beginning and its end."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 4
+    omission = f" ... ({len(text) - limit:,} characters) ... "
+    return text[: limit - tail - len(omission)] + omission + text[-tail:]
+
+
 def error_summary(error: BaseException) -> str:
     """Return the class of an exception and the first line of its message."""
-    message = (str(error).strip() or "no message").splitlines()[0]
+    try:
+        message = (str(error).strip() or "no message").splitlines()[0]
+    except Exception:  # `__str__` of a class that a plugin defines
+        message = "no message"
     return f"{type(error).__name__}: {message}"
 
 
@@ -182,7 +204,7 @@ def log_note(text: str) -> None:
 
     Unless the program configures the logger "esrjax", it is a line on standard error.
     """
-    logging.getLogger("esrjax").warning("%s", text)
+    logging.getLogger("esrjax").warning("%s", shorten(printable(text), _MAX_PROBLEM))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from esrjax import hub, registry
-from esrjax.errors import InvalidArgument, UserError, WeightsMismatch, list_some, log_note
+from esrjax.errors import InvalidArgument, WeightsMismatch, list_some, log_note
 from esrjax.io import matches_any, sha256_file
 from esrjax.method import Form, Method, Weights
 from esrjax.nn import checkpoint_io
@@ -277,11 +277,7 @@ def identify_method(checkpoint: Checkpoint | str | Path, hparams: HParams | None
 
 
 def _registered_methods() -> Iterator[tuple[str, Method]]:
-    for name in registry.names():
-        try:
-            entry = registry.get_entry(name)
-        except UserError:  # a broken plugin does not hide the other methods
-            continue
+    for name, entry in registry.iter_entries():  # a broken plugin does not hide the others
         if isinstance(entry, Method):
             yield name, entry
 

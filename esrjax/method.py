@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from esrjax.errors import InvalidArgument, UserError, error_summary, suggest
 
@@ -146,7 +148,7 @@ class Method:
         return {
             name: parameter.default
             for name, parameter in parameters.items()
-            if name not in ("self", "rngs")
+            if name not in ("self", "rngs") and parameter.kind not in _VARIADIC
         }
 
     @property
@@ -236,3 +238,93 @@ class Ensemble:
     reported: Mapping[str, float] = field(default_factory=dict[str, float])
     description: str | None = None
     api: int = 1
+
+
+# --- checks of what a plugin declares ------------------------------------------------------------
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args, **kwargs
+# The types of fields by name, which mean the same in every class.
+_FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("team", "paper", "license", "sha256", "state_dict_key"), (str,)),
+    **dict.fromkeys(("description", "pretrained", "url"), (str, NoneType)),
+    **dict.fromkeys(("weights", "hparams", "test_hparams", "reported", "members"), (Mapping,)),
+    **dict.fromkeys(("torch_names", "unused_torch_keys", "windows"), (Mapping,)),
+    **dict.fromkeys(("excluded", "included"), (Mapping,)),
+    **dict.fromkeys(("scales", "other_keys"), (tuple,)),
+    **dict.fromkeys(("api", "min_side", "scale"), (int,)),
+    **dict.fromkeys(("data_range", "weight"), (int, float)),
+    **dict.fromkeys(("needs_full_image", "self_ensemble"), (bool,)),
+    "pad_multiple": (int, NoneType),
+    "cost_options": (CostOptions,),
+}
+_CHOICES = {"form": get_args(Form), "fusion": get_args(EnsembleFusion)}
+
+
+def check_declaration(entry: Method | Ensemble) -> None:
+    """Raise `InvalidArgument` unless the fields have the types and values that they are said to.
+
+    Args:
+        entry: What a plugin registers.
+    """
+    _check_fields(entry, type(entry).__name__)
+    scales = entry.scales if isinstance(entry, Method) else (entry.scale,)
+    if not scales or not all(type(scale) is int and scale >= 1 for scale in scales):
+        raise _invalid_field("scales", scales, "integers from 1, at least one")
+    if isinstance(entry, Ensemble):
+        return _check_items(entry.members, "members", Member)
+    if not (entry.data_range > 0 and math.isfinite(entry.data_range)):
+        raise _invalid_field("data_range", entry.data_range, "positive and finite")
+    figures: Any = entry.reported.values()
+    if not all(isinstance(figure, int | float) for figure in figures):
+        raise _invalid_field("reported", entry.reported, "numbers by name")
+    _check_fields(entry.cost_options, "cost_options")
+    _check_items(entry.weights, "weights", Weights)
+    _check_network(entry.network)
+
+
+def _check_items(items: Mapping[Any, Any], name: str, cls: type) -> None:
+    for key, item in items.items():
+        if not (isinstance(key, str) and isinstance(item, cls)):
+            raise _invalid_field(name, {key: item}, f"names with a {cls.__name__} each")
+        _check_fields(item, f"{name}[{key!r}]")
+
+
+def _check_fields(value: Any, location: str) -> None:
+    for name in [spec.name for spec in fields(value)]:
+        actual, types = getattr(value, name), _FIELD_TYPES.get(name)
+        if name in _CHOICES and actual not in _CHOICES[name]:
+            raise _invalid_field(f"{location}.{name}", actual, " or ".join(_CHOICES[name]))
+        is_wrong_bool = types is not None and isinstance(actual, bool) and bool not in types
+        if types is not None and (is_wrong_bool or not isinstance(actual, types)):
+            names = " or ".join("None" if cls is NoneType else cls.__name__ for cls in types)
+            raise _invalid_field(f"{location}.{name}", actual, names)
+
+
+def _check_network(network: Any) -> None:
+    if not callable(network):
+        raise _invalid_field("network", network, "a class, or a function that builds a network")
+    try:
+        parameters = inspect.signature(
+            network.__init__ if inspect.isclass(network) else network
+        ).parameters.values()
+    except ValueError:  # written in C
+        return
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    if not takes_all and "rngs" not in [p.name for p in parameters]:
+        raise _invalid_field("network", network, "network(rngs=..., **hparams)")
+    required = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind not in _VARIADIC and p.name not in ("self", "rngs")
+    ]
+    if required:
+        text = f"network(rngs=..., **hparams), with a default of {', '.join(required)}"
+        raise _invalid_field("network", network, text)
+
+
+def _invalid_field(name: str, value: Any, rule: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{name} is {value!r:.200}",
+        rule=f"it is {rule}",
+        remedy="correct it in the plugin",
+    )

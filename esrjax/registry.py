@@ -1,18 +1,33 @@
 """Entry points of packages by group and name, and the methods that they register."""
 
+import contextlib
 import functools
 import os
+import re
 import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
 from importlib import metadata
 from typing import Any, TypeVar, get_args
 
-from esrjax.errors import InvalidArgument, NotFound, PluginError, suggest
-from esrjax.method import API_VERSION, Ensemble, Method
+from esrjax.errors import (
+    InvalidArgument,
+    NotFound,
+    PluginError,
+    UserError,
+    error_summary,
+    log_note,
+    suggest,
+)
+from esrjax.method import API_VERSION, Ensemble, Method, check_declaration
 
 T = TypeVar("T")
 METHOD_GROUP = "esrjax.methods"
 PLUGINS_ENV = "ESRJAX_PLUGINS"  # names to which discovery is limited, separated by commas
 _OTHERS = "other methods are not affected"
+# Names become names of files: what every file system allows.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,98}[A-Za-z0-9_-])?")
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_STDOUT, _STDERR = 1, 2  # file descriptors
 
 
 # --- entry points of any group -------------------------------------------------------------------
@@ -34,9 +49,25 @@ def _scan(
     group: str, mtimes: tuple[tuple[str, int], ...]
 ) -> dict[str, tuple[metadata.EntryPoint, ...]]:
     entries: dict[str, dict[tuple[str, str], metadata.EntryPoint]] = {}
-    for entry in metadata.entry_points(group=group):
+    for entry in _list_entry_points(group):
         entries.setdefault(entry.name, {})[_distribution(entry), entry.value] = entry
     return {name: tuple(entries.values()) for name, entries in entries.items()}
+
+
+def _list_entry_points(group: str) -> Iterable[metadata.EntryPoint]:
+    """Return the entry points of a group, without those of distributions that cannot be read."""
+    try:
+        return metadata.entry_points(group=group)
+    except Exception:  # one malformed file is an error for all
+        by_name: dict[str, Iterable[metadata.EntryPoint]] = {}
+        for distribution in metadata.distributions():
+            try:
+                # As in `entry_points`, the first on the path hides others of its name.
+                by_name.setdefault(distribution.name, distribution.entry_points.select(group=group))
+            except Exception as error:
+                place = getattr(distribution, "_path", "an unknown folder")
+                log_note(f"{place}: its entry points are ignored: {error_summary(error)}")
+        return [entry for entries in by_name.values() for entry in entries]
 
 
 def only_entry_point(
@@ -67,6 +98,9 @@ def load_entry_point(
 ) -> T:
     """Import the object that an entry point refers to.
 
+    The code of a package can raise what it likes, exit or print: that does not end the program, and
+    nothing of it goes to standard output. Only Ctrl-C passes.
+
     Args:
         entry: The entry point.
         expected_type: The class that the object must be an instance of.
@@ -74,16 +108,20 @@ def load_entry_point(
         others: For the remedy: what a broken package leaves as it is.
 
     Raises:
-        PluginError: The import fails, or the type differs.
+        PluginError: The name is not allowed, the import fails, or the type differs.
     """
+    _check_name(entry, noun, others)
     cause = None
     try:
-        value = entry.load()
+        with _contained_import():
+            value = entry.load()
         if isinstance(value, expected_type):
             return value
         reason = f"it is a {type(value).__name__}"
-    except Exception as error:
-        cause, reason = error, f"importing it raised {type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() among them
+        cause, reason = error, f"importing it raised {error_summary(error)}"
     types = get_args(expected_type) or (expected_type,)  # of a union, or the class itself
     type_names = " or ".join(f"{cls.__module__}.{cls.__name__}" for cls in types)
     raise PluginError(
@@ -92,6 +130,50 @@ def load_entry_point(
         location=f"{entry.value}, of {_distribution(entry)}",
         remedy=f"repair or uninstall that package; {others}",
     ) from cause
+
+
+def _check_name(entry: metadata.EntryPoint, noun: str, others: str) -> None:
+    if _NAME.fullmatch(entry.name) and not _WINDOWS_DEVICE.fullmatch(entry.name):
+        return
+    raise PluginError(
+        f"{noun} {entry.name!r} has a name that is not allowed",
+        rule="files are called after a name: up to 100 letters, digits, '_', '-' and '.' of ASCII, "
+        "a letter or digit first, no '.' last, no device of Windows such as nul",
+        location=f"{entry.value}, of {_distribution(entry)}",
+        remedy=f"rename that entry point or uninstall the package; {others}",
+    )
+
+
+@contextlib.contextmanager
+def _contained_import() -> Generator[None]:
+    """Run code of others: it prints to standard error, and `os._exit` raises `SystemExit`."""
+
+    def refuse(*args: object) -> None:
+        raise SystemExit(f"os._exit{args}")
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # the folder may have been removed
+            stack.enter_context(contextlib.chdir("."))  # to return to it
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        with contextlib.suppress(OSError, ValueError):  # a stream may be closed
+            stack.enter_context(_stdout_to_stderr())
+        stack.callback(setattr, os, "_exit", os._exit)
+        os._exit = refuse  # pyright: ignore[reportAttributeAccessIssue]
+        yield
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Generator[None]:
+    """Let processes and libraries that write to standard output itself write to standard error."""
+    if sys.__stdout__ is not None:
+        sys.__stdout__.flush()
+    stdout = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, _STDOUT)
+        os.close(stdout)
 
 
 def load_by_name(group: str, name: str, expected_type: type[T], noun: str, others: str) -> T | None:
@@ -114,7 +196,10 @@ def load_by_name(group: str, name: str, expected_type: type[T], noun: str, other
 
 
 def _distribution(entry: metadata.EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+    try:
+        return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "no distribution"
+    except Exception:  # its metadata is damaged
+        return "a damaged distribution"
 
 
 # --- methods ------------------------------------------------------------------------------------
@@ -132,13 +217,14 @@ def get_entry(name: str) -> Method | Ensemble:
 
     Raises:
         NotFound: No package registers the name.
-        PluginError: Two packages register it, it cannot be imported, it is neither a `Method` nor
-            an `Ensemble`, or is for another version of the plugin interface.
+        PluginError: Two packages register it, its name is not allowed, it cannot be imported, it is
+            neither a `Method` nor an `Ensemble`, is for another version of the plugin interface, or
+            declares what is not so.
     """
     entry = _entry_point(name)
     method = load_entry_point(entry, Method | Ensemble, "Method", _OTHERS)  # pyright: ignore[reportArgumentType] # a union serves isinstance
     if method.api == API_VERSION:
-        return method
+        return _check_declaration(entry, method)
     raise PluginError(
         f"Method {entry.name!r} is for version {method.api} of the plugin interface",
         rule=f"this esrjax has version {API_VERSION} (esrjax.method.API_VERSION)",
@@ -146,6 +232,37 @@ def get_entry(name: str) -> Method | Ensemble:
         remedy=f"install a version of that package for {API_VERSION}, or the esrjax that it is "
         f"for; {_OTHERS}",
     )
+
+
+def _check_declaration(entry: metadata.EntryPoint, method: Method | Ensemble) -> Method | Ensemble:
+    try:
+        check_declaration(method)
+        return method
+    except UserError as error:
+        problem, rule, cause = error.problem, error.rule, error
+    except Exception as error:  # of a class that the package derives
+        problem, rule, cause = error_summary(error), "its fields can be read", error
+    raise PluginError(
+        f"Method {entry.name!r} is invalid: {problem}",
+        rule=f"{rule} ({type(method).__module__}.{type(method).__name__})",
+        location=f"{entry.value}, of {_distribution(entry)}",
+        remedy=f"repair or uninstall that package; {_OTHERS}",
+    ) from cause
+
+
+def iter_entries(
+    on_error: Callable[[UserError], object] = lambda _: None,
+) -> Iterator[tuple[str, Method | Ensemble]]:
+    """Yield the name and value of every method and ensemble that can be loaded.
+
+    Args:
+        on_error: Receives the error of each of the others.
+    """
+    for name in names():
+        try:
+            yield name, get_entry(name)
+        except UserError as error:
+            on_error(error)
 
 
 def get_method(name: str) -> Method:

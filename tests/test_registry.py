@@ -1,6 +1,7 @@
 """Discovery of methods: a broken package affects its own names only."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,6 +100,8 @@ def test_package_found_twice_on_the_path_counts_once(install):
         ("METHOD = 1 / 0", "importing it raised ZeroDivisionError: division by zero"),
         ("METHODS = 1", "importing it raised AttributeError: "),
         ("METHOD = 3", "it is a int"),
+        ("import sys; sys.exit(0)", "importing it raised SystemExit: 0"),
+        ("import os; os._exit(0)", "importing it raised SystemExit: os._exit(0,)"),
     ],
 )
 def test_broken_package_is_reported_and_does_not_affect_others(install, source, reason):
@@ -109,6 +112,56 @@ def test_broken_package_is_reported_and_does_not_affect_others(install, source, 
     assert caught.value.problem.startswith(f"Method 'bad' cannot be loaded: {reason}")
     assert caught.value.location == "fake_broken:METHOD, of broken 1.0"
     assert isinstance(registry.get_entry("span"), Method)
+
+
+@pytest.mark.parametrize(
+    "old, new, problem",
+    [
+        ('team="theirs"', "team=None", "Method.team is None"),
+        ("network=dict", "network=3", "network is 3"),
+        ("network=dict", "network=lambda channels=4: None", "network is <function"),
+        ("network=dict", "network=dict, scales=(4.0,)", "scales is (4.0,)"),
+        ("network=dict", "network=dict, weights={'a': 'url'}", "weights is {'a': 'url'}"),
+    ],
+)
+def test_wrong_field_is_reported_and_does_not_affect_the_package(install, old, new, problem):
+    source = GOOD + "OTHER = " + GOOD.split("METHOD = ")[1].split("\n")[0].replace(old, new)
+    install("theirs", source, {"good": "METHOD", "bad": "OTHER"})
+    with pytest.raises(PluginError) as caught:
+        registry.get_entry("bad")
+    assert f"'bad' is invalid: {problem}" in caught.value.problem
+    assert caught.value.location == "fake_theirs:OTHER, of theirs 1.0"
+    assert isinstance(registry.get_entry("good"), Method)
+
+
+@pytest.mark.parametrize("name", ["../up", "team/net", "nul", "a b", "x" * 101])
+def test_name_that_is_no_file_name_is_refused(install, name):
+    install("theirs", GOOD, {name: "METHOD", "good": "METHOD"})
+    with pytest.raises(PluginError) as caught:
+        registry.get_entry(name)
+    assert name in caught.value.problem and "theirs 1.0" in str(caught.value.location)
+    assert isinstance(registry.get_entry("good"), Method)
+
+
+def test_what_a_plugin_prints_or_changes_does_not_reach_the_command(install, capsys, tmp_path):
+    install(
+        "theirs",
+        f"import os\nprint('hello')\nos.chdir({str(tmp_path)!r})" + GOOD,
+        {"new": "METHOD"},
+    )
+    cwd = os.getcwd()
+    assert registry.get_entry("new").team == "theirs" and os.getcwd() == cwd
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_damaged_distribution_is_named_and_hides_no_other(install, tmp_path, caplog):
+    install("theirs", GOOD, {"new": "METHOD"})
+    damaged = tmp_path / "site" / "damaged-1.0.dist-info"
+    damaged.mkdir()
+    (damaged / "METADATA").write_text("Name: damaged\nVersion: 1.0\n")
+    (damaged / "entry_points.txt").write_text("[esrjax.methods]\nno value\n")
+    assert {"new", "span"} <= set(registry.names())
+    assert "damaged-1.0.dist-info" in caplog.text
 
 
 def test_discovery_can_be_limited(install, monkeypatch):

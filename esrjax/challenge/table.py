@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from esrjax.challenge.rank import RankedEntry, Ranking, Status, Track
 from esrjax.challenge.results import Row
+from esrjax.errors import printable
 
 _EMPTY = "-"
 _TEXT_COLUMNS = ("Team", "Method", "Weights")  # left-aligned and escaped; all others are numbers
@@ -167,11 +168,6 @@ def escape_latex(text: str) -> str:
 def escape_markdown(text: str) -> str:
     """Return text for a cell of a Markdown table: no markup, link, HTML or further cell."""
     return re.sub(r"([\\|<`*]|\](?=[(\[:]))", r"\\\1", printable(text))
-
-
-def printable(text: str) -> str:
-    """Return text with control characters, line ends among them, as `\\x1b`."""
-    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in text)
 
 
 def _align(heading: str, *column: str) -> list[str]:

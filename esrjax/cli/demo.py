@@ -113,8 +113,7 @@ def _scores(model: Model, held_out: Path) -> dict[str, Scores]:
 
 def _methods() -> dict[str, Method]:
     """All installed methods, without ensembles."""
-    entries = {name: registry.get_entry(name) for name in registry.names()}
-    return {name: entry for name, entry in entries.items() if isinstance(entry, Method)}
+    return {name: entry for name, entry in registry.iter_entries() if isinstance(entry, Method)}
 
 
 def _psnr_table(scores: Mapping[str, Scores]) -> str:

@@ -16,8 +16,16 @@ from typer import Option
 
 from esrjax import hub, registry
 from esrjax.cli import options
-from esrjax.cli.output import download_bar, print_json, print_unwrapped, show_facts, show_table
-from esrjax.errors import InvalidArgument, UnwritableFile, UserError
+from esrjax.cli.output import (
+    download_bar,
+    print_error,
+    print_json,
+    print_stderr,
+    print_unwrapped,
+    show_facts,
+    show_table,
+)
+from esrjax.errors import InvalidArgument, UnwritableFile, UserError, error_summary
 from esrjax.method import Ensemble, Member, Method
 from esrjax.registry import entry_points_by_name
 
@@ -37,14 +45,14 @@ FUSIONS = {
 def list_methods(as_json: options.JsonOption = False) -> None:
     """List the installed methods with their parameters, MACs (256x256 LR) and weights."""
     rows: list[dict[str, Any]] = []
-    for name in registry.names():
+    for name, _ in registry.iter_entries(print_error):
         try:
             rows.append(_summary(name))
         except UserError as error:
-            typer.echo(f"esrjax: {error}", err=True)
-        except Exception as error:  # a broken network must not hide the other methods
+            print_error(error)
+        except (Exception, SystemExit) as error:  # a broken network does not hide the other methods
             package = registry.distribution_of(name)
-            typer.echo(f"esrjax: {name} ({package}): {type(error).__name__}: {error}", err=True)
+            print_stderr([f"esrjax: {name} ({package}): {error_summary(error):.500}"])
     if as_json:
         print_json(rows)
     else:
@@ -323,8 +331,7 @@ def _kernel(name: str) -> str:
 def list_weights(as_json: options.JsonOption = False) -> None:
     """List the published weights of every method, and the local file if downloaded."""
     rows: list[dict[str, Any]] = []
-    for name in registry.names():
-        entry = registry.get_entry(name)
+    for name, entry in registry.iter_entries(print_error):
         for key, weights in entry.weights.items() if isinstance(entry, Method) else ():
             row = {"method": name, "weights": key, "form": weights.form, "sha256": weights.sha256}
             rows.append({**row, "url": weights.url, "file": hub.find_local(weights)})

@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from esrjax import registry
+from esrjax.cli.output import only_json_on_stdout
 from esrjax.errors import InvalidArgument
 from esrjax.method import Ensemble
 
@@ -51,6 +53,11 @@ class Command(TyperCommand):
         if not ctx.resilient_parsing:  # completion in a shell
             self._check_repetitions(ctx, args)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; with `--json` its document alone goes to standard output."""
+        with only_json_on_stdout() if ctx.params.get("as_json") else nullcontext():
+            return super().invoke(ctx)
 
     def _check_repetitions(self, ctx: Any, args: Sequence[str]) -> None:
         command: Any = copy(self)

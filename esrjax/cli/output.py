@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from esrjax.errors import list_some
+from esrjax.errors import UserError, list_some, printable
 
 if TYPE_CHECKING:
     from esrjax.challenge.record import Result
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from esrjax.training.logging import TrainReport
 
 Item = TypeVar("Item")
+_json_stream: ContextVar[Any] = ContextVar("json_stream", default=None)  # None: standard output
 _PIPE_WIDTH = 1000  # characters of a line where there is no terminal
 
 
@@ -45,9 +48,14 @@ def print_unwrapped(*texts: Any, markup: bool = False) -> None:
 
 
 def print_stderr(lines: Iterable[object]) -> None:
-    """Print lines to standard error."""
+    """Print lines to standard error; control characters, as in names of files, are escaped."""
     for line in lines:
-        typer.echo(line, err=True)
+        typer.echo(printable(str(line)), err=True)
+
+
+def print_error(error: UserError) -> None:
+    """Print an error after which the command goes on, to standard error."""
+    typer.echo(f"esrjax: {error}", err=True)
 
 
 def print_notes(notes: Mapping[str, Sequence[str]], prefix: str = "", max_lines: int = 5) -> None:
@@ -107,11 +115,11 @@ def _text(value: Any) -> str:
         case float():
             return f"{value:.3f}"
         case list():
-            return ", ".join(map(str, value)) or "-"  # pyright: ignore[reportUnknownArgumentType]
+            return printable(", ".join(map(str, value))) or "-"  # pyright: ignore[reportUnknownArgumentType]
         case None:
             return "-"
         case _:
-            return str(value)
+            return printable(str(value))
 
 
 def number_text(value: float | None, format: str, unit: str = "") -> str:
@@ -151,7 +159,21 @@ def print_json(value: Any) -> None:
     text = json.dumps(value, default=_plain)
     infinities = {"Infinity": "inf", "-Infinity": "-inf"}
     finite = json.loads(text, parse_constant=infinities.get)
-    print(json.dumps(finite, indent=2))
+    print(json.dumps(finite, indent=2), file=_json_stream.get())
+
+
+@contextmanager
+def only_json_on_stdout() -> Generator[None]:
+    """Send what is printed within the block to standard error, but for `print_json`.
+
+    A plugin may print whenever its network is built or called.
+    """
+    token = _json_stream.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _json_stream.reset(token)
 
 
 def _plain(value: Any) -> Any:
@@ -273,7 +295,7 @@ def markdown_table(cells: Sequence[Sequence[str]], title: str) -> str:
 
 
 def _latex_table(cells: list[list[str]], title: str) -> str:
-    from esrjax.challenge.table import escape_latex, printable
+    from esrjax.challenge.table import escape_latex
 
     head, *body = [" & ".join(map(escape_latex, row)) + r" \\" for row in cells]
     columns = "l" + "c" * (len(cells[0]) - 1)

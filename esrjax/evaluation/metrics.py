@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from esrjax import registry
 from esrjax.data.image_arrays import as_array
 from esrjax.data.image_io import Pixels
-from esrjax.errors import IncomparableImages, InvalidOutput
+from esrjax.errors import IncomparableImages, InvalidOutput, PluginError, log_note
 
 Float64Array = NDArray[np.float64]
 SRImage = Pixels | NDArray[np.floating]  # (h, w, 3): uint8, or floats in [0, 1]
@@ -160,9 +160,18 @@ def get_spec(name: str) -> MetricSpec:
 
 
 def all_specs() -> dict[str, MetricSpec]:
-    """Return all registered metric specs by name, that of the challenge first."""
+    """Return all registered metric specs by name, that of the challenge first.
+
+    One that cannot be loaded is left out, with a note.
+    """
     names = sorted(registry.component_names(registry.METRIC_GROUP), key=lambda n: (n != "ntire", n))
-    return {name: get_spec(name) for name in names}
+    specs: dict[str, MetricSpec] = {}
+    for name in names:
+        try:
+            specs[name] = get_spec(name)
+        except PluginError as error:
+            log_note(f"{error.problem} ({error.location})")
+    return specs
 
 
 # --- PSNR and SSIM of an SR and an HR image ---

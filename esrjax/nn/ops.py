@@ -13,7 +13,7 @@ from typing import Any, cast
 import jax
 from jax import Array, lax
 
-from esrjax.errors import NotFound
+from esrjax.errors import NotFound, UserError, error_summary, log_note
 from esrjax.nn.functional import (
     OP_PREFIX,
     at_least_f32,
@@ -27,7 +27,8 @@ from esrjax.nn.selective_scan import chunked_scan
 from esrjax.registry import load_by_name
 
 KERNEL_GROUP = "esrjax.kernels"  # the group of entry points; a name is that of an op
-# "auto": a kernel where one supports the arguments and was measured to be faster on this device.
+# "auto": a kernel where one supports the arguments and was measured to be faster on this device;
+# one that cannot be loaded is not used, with a note.
 # "reference": never a kernel. "kernel": a kernel, or `NotFound`. The choice is made while tracing.
 # A JAX user context is part of every jit cache key, so that a trace made under one choice is not
 # reused under another.
@@ -77,7 +78,8 @@ def find_kernel(name: str) -> Kernel | None:
     """Return the installed kernel of the op `name`, or None.
 
     Raises:
-        PluginError: Two packages register one, it cannot be imported, or it is no `Kernel`.
+        PluginError: Two packages register one, its name is not allowed, it cannot be imported, or
+            it is no `Kernel`.
     """
     return load_by_name(KERNEL_GROUP, name, Kernel, "Kernel", _OTHERS)
 
@@ -149,11 +151,9 @@ def _select_kernel(name: str, args: tuple[Array, ...]) -> Kernel | None:
     choice = implementation.value
     if choice not in IMPLEMENTATIONS:
         raise ValueError(f"Unknown implementation {choice!r}: use {', '.join(IMPLEMENTATIONS)}")
-    kernel = None if choice == "reference" else find_kernel(name)
     if choice != "kernel":
-        is_used = kernel and not (kernel.disabled_reason() or kernel.unsupported_reason(*args))
-        return kernel if is_used else None
-    reason = "none is installed"
+        return None if choice == "reference" else _kernel_of_auto(name, args)
+    kernel, reason = find_kernel(name), "none is installed"
     if kernel is not None:
         reason = kernel.unsupported_reason(*args) or kernel.wrong_platform_reason()
     if reason is None:
@@ -163,6 +163,20 @@ def _select_kernel(name: str, args: tuple[Array, ...]) -> Kernel | None:
         rule='implementation "kernel" needs a kernel for every op that is called',
         remedy='use implementation "auto", which falls back to the reference',
     )
+
+
+def _kernel_of_auto(name: str, args: tuple[Array, ...]) -> Kernel | None:
+    """Return the kernel that "auto" uses; one of a broken package is noted, and not used."""
+    try:
+        kernel = find_kernel(name)
+        is_used = kernel and not (kernel.disabled_reason() or kernel.unsupported_reason(*args))
+        return kernel if is_used else None
+    except UserError as error:
+        problem = f"{error.problem} ({error.location})"
+    except Exception as error:
+        problem = f"the kernel of op {name!r} raised {error_summary(error)}"
+    log_note(f"{problem}; the reference implementation is used")
+    return None
 
 
 # --- reference implementations -------------------------------------------------------------------

@@ -11,6 +11,7 @@ from PIL import Image
 
 from esrjax import registry
 from esrjax.data.image_io import write_image
+from esrjax.errors import log_note
 from esrjax.nn.ops import find_kernel
 
 ERROR = re.compile(
@@ -154,14 +155,16 @@ def test_method_registered_by_two_packages_is_reported(user_error, install_plugi
     )
 
 
-def test_operation_with_two_kernels_is_reported(user_error, package, image, tmp_path):
+def test_operation_with_two_kernels_runs_its_reference_and_says_so(
+    esrjax, package, image, tmp_path
+):
     package("theirs", "1 / 0", "esrjax.kernels", {"gated_residual": "KERNEL"})
     find_kernel.cache_clear()
-    error = user_error("upscale", image, "-o", tmp_path / "big.png")
+    log_note.cache_clear()
+    result = esrjax("upscale", image, "-o", tmp_path / "big.png")
     find_kernel.cache_clear()
-    assert "'gated_residual'" in error["problem"]
-    assert "theirs 1.0 (fake_theirs:KERNEL)" in error["location"]
-    assert "reference" in error["remedy"]
+    assert result.code == 0 and "'gated_residual'" in result.err
+    assert "theirs 1.0 (fake_theirs:KERNEL)" in result.err and "reference" in result.err
 
 
 @pytest.mark.parametrize("name", ["span", "My Net", "class"])

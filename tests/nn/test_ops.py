@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrjax.errors import NotFound, PluginError
+from esrjax.errors import NotFound, PluginError, log_note
 from esrjax.nn import ops
 from esrjax.nn.layers import FusedBlock
 from esrjax.nn.ops import Kernel, find_kernel, implementation
@@ -278,5 +278,21 @@ def test_reference_runs_in_spite_of_ambiguous_kernels(install_entries):
     operands = [jnp.ones(shape) for shape in ((1, 2, 3, 7), (1, 2, 3, 7), (1, 1, 7, 7), (7,))]
     with ops.implementation("reference"):
         assert (ops.gated_residual(*operands) == 16).all()
-    with pytest.raises(PluginError):
+    with ops.implementation("kernel"), pytest.raises(PluginError):
         ops.gated_residual(*operands)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["1 / 0", "import sys; sys.exit()", GOOD.replace('"cpu"', '"cpu", unsupported_reason=None')],
+)
+def test_auto_runs_the_reference_in_spite_of_a_broken_kernel(install_entries, source, caplog):
+    install_entries("theirs", source, {"new_operation": "KERNEL"})
+    log_note.cache_clear()
+
+    @ops.op
+    def new_operation(x):
+        return 2 * x
+
+    assert implementation_used(new_operation) == "reference"
+    assert "'new_operation'" in caplog.text and "reference" in caplog.text

@@ -1,5 +1,8 @@
 """Cases of the attack campaign, and the commands that they run."""
 
+import contextlib
+import functools
+import io
 import os
 import re
 import subprocess
@@ -59,6 +62,45 @@ class Outcome:
         if control := _CONTROL.search(text):
             return f"control character {control[0]!r} in the output"
         return None
+
+
+def run_in_process(*args: object, folder: Path) -> Outcome:
+    """Run `esrjax ARGS` in this process, in `folder`: much faster than a new process."""
+    from esrjax.cli import app
+    from esrjax.errors import log_note, run_and_report_errors
+
+    log_note.cache_clear()
+    out, err = io.StringIO(), io.StringIO()
+    run = functools.partial(app, list(map(str, args)), prog_name="esrjax")
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(folder),
+    ):
+        try:
+            code = run_and_report_errors(run)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    return Outcome(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def find_refusal_fault(call: Callable[[], object]) -> str | None:
+    """Return what is wrong with how a call of the Python API refuses its input, or None.
+
+    It raises a `UserError` with a message of bounded length and without control characters.
+    """
+    from esrjax.errors import UserError
+
+    try:
+        value = call()
+    except UserError as error:
+        if len(str(error)) > LONGEST_MESSAGE:
+            return f"a message of {len(str(error)):,} characters"
+        control = _CONTROL.search(str(error))
+        return f"control character {control[0]!r} in the message" if control else None
+    except BaseException as error:
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    return f"not refused, but {value!r:.80}"
 
 
 def run_command(
