@@ -146,6 +146,8 @@ def fuse(
 ) -> None:
     """Fuse the outputs of several methods: the weighted mean of images.
 
+    EXIF data and dpi are those of the first IN.
+
     Args:
         inputs (IN): Images, or folders of images with equal names.
         output: A folder, or a file for single images.

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from esrjax.data.image_metadata import (
     ImageMetadata,
@@ -34,7 +34,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 
 _ROUNDED = " bits per channel rounded to 8"
 NOTE_16_BIT = f"16{_ROUNDED}"
-_HEADER_BYTES = 2**16  # of a file, in which a colour space is looked for
+_HEADER_BYTES = 2**16  # of a file, in which colour space and depth are looked for
+_SIZ = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream
+_SIZ_NUM_COMPONENTS = 40  # bytes after that; the components follow, of 3 bytes, the first its depth
+_TIFF_MAGIC = (b"II*\0", b"MM\0*")
+_TIFF_SAMPLES = "BitsPerSample PhotometricInterpretation PlanarConfiguration SampleFormat".split()
 _CONVERTED_MODES = ("CMYK", "LAB", "YCbCr")  # to which no profile of RGB or gray applies
 Output = TypeVar("Output")
 _CONVERSION_NOTES = {  # PIL mode -> note
@@ -72,12 +76,17 @@ class RawImage:
     icc_profile: bytes | None = None
 
 
+class UnsupportedSamples(ValueError):
+    """Raised for samples that Pillow has no mode for, or returns with wrong values."""
+
+
 def decode_raw(source: ImageSource) -> RawImage:
     """Decode the first image of a file, after EXIF orientation.
 
     Raises:
-        ValueError: For what is not decoded rightly: floating point, signed integers, planar 16-bit
-            TIFFs, values beyond 16 bits; on damaged files whatever Pillow raises.
+        UnsupportedSamples: For what is not decoded rightly: floating point, signed integers, planar
+            16-bit TIFFs, JPEG 2000 in colour beyond 8 bits, values beyond 16 bits.
+        Exception: On damaged files whatever Pillow raises.
     """
     raw, note = _try_variants(_decode_file, source)
     if note is None:
@@ -155,13 +164,32 @@ def _open(source: ImageSource) -> ImageFile.ImageFile:
     """
     with _open_lock, warnings.catch_warnings():  # warning filters are global: one thread at a time
         warnings.simplefilter("ignore")
-        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        try:
+            stream = BytesIO(source) if isinstance(source, bytes) else source
+            return Image.open(stream, formats=FORMATS)
+        except UnidentifiedImageError:
+            if tags := _tiff_samples(source):
+                raise UnsupportedSamples(f"its samples are of an unknown kind: {tags}") from None
+            raise
+
+
+def _tiff_samples(source: ImageSource) -> str:
+    """Return the tags of a TIFF that describe its samples; empty for another file."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    if content[:4] not in _TIFF_MAGIC:
+        return ""
+    tags: Any = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
+    stream = BytesIO(content)
+    stream.seek(tags.next)
+    tags.load(stream)
+    values = {name: tags.get(ExifTags.Base[name]) for name in _TIFF_SAMPLES}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def _decode(image: ImageFile.ImageFile, source: ImageSource) -> tuple[RawPixels, list[str]]:
     """Return the samples, and notes, of which some may be empty."""
     rawmode = _rawmode(image)
-    _check_supported(image)
+    _check_supported(image, source)
     dropped = "channels beyond RGB and alpha dropped" if "X" in rawmode.partition(";")[0] else ""
     if image.mode.startswith("I"):
         samples, notes = _decode_gray16(image)
@@ -170,24 +198,47 @@ def _decode(image: ImageFile.ImageFile, source: ImageSource) -> tuple[RawPixels,
         return _decode_gray_alpha16(image), [NOTE_16_BIT]
     if _RGB16_RAWMODE.fullmatch(rawmode):
         return _add_key_alpha(_decode_rgb16(image, source), image), [NOTE_16_BIT, dropped]
-    depth_note = _lost_depth_note(image, rawmode)
+    depth_note = _lost_depth_note(image, rawmode, source)
     samples, note = _decode_8bit(image, rawmode)
     return samples, [depth_note, note, dropped]
 
 
-def _check_supported(image: ImageFile.ImageFile) -> None:
-    """Raise `ValueError` for samples that Pillow would return with wrong values."""
+def _check_supported(image: ImageFile.ImageFile, source: ImageSource) -> None:
+    """Raise `UnsupportedSamples` for samples that Pillow would return with wrong values."""
     tags: Any = getattr(image, "tag_v2", {})
     # Tags of TIFF: 258 BitsPerSample, 284 PlanarConfiguration, 339 SampleFormat.
     bits, is_signed = max(tags.get(258, (8,))), 2 in tags.get(339, ())
-    if image.mode == "F" or (tags.get(284) == 2 and bits == 16):
-        raise ValueError("floating-point pixels and planar 16-bit TIFFs are not supported")
+    if image.mode == "F":
+        raise UnsupportedSamples("its samples are floating-point numbers")
+    if tags.get(284) == 2 and bits == 16:
+        raise UnsupportedSamples("its 16-bit samples are planar (PlanarConfiguration 2)")
     if is_signed and bits <= 16:
-        raise ValueError(f"signed {bits}-bit samples are not supported, since white is not defined")
+        raise UnsupportedSamples(f"its {bits}-bit samples are signed, and white is not defined")
+    # Pillow rounds these to 8 bits without a limit: white becomes 256, which is black.
+    if image.format == "JPEG2000" and image.mode != "I;16" and (bits := _jpeg2000_bits(source)) > 8:
+        raise UnsupportedSamples(
+            f"its samples are JPEG 2000 of {bits} bits in colour or with alpha"
+        )
 
 
-def _lost_depth_note(image: ImageFile.ImageFile, rawmode: str) -> str:
+def _jpeg2000_bits(source: ImageSource) -> int:
+    """Return the largest depth of a component of a JPEG 2000 file, bits."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    start = content.index(_SIZ) + _SIZ_NUM_COMPONENTS
+    stop = start + 2 + 3 * int.from_bytes(content[start : start + 2], "big")
+    return max((depth & 127) + 1 for depth in content[start + 2 : stop : 3])
+
+
+def _avif_bits(header: bytes) -> int:
+    """Return the largest depth of an AVIF file, by the configurations of its AV1 streams, bits."""
+    flags = [match[1][0] for match in re.finditer(rb"av1C\x81.(.)", header, re.DOTALL)]
+    return max((8 if not flag & 0x40 else 12 if flag & 0x20 else 10 for flag in flags), default=8)
+
+
+def _lost_depth_note(image: ImageFile.ImageFile, rawmode: str, source: ImageSource) -> str:
     """Return a note if Pillow itself reduces the samples to 8 bits."""
+    if image.format == "AVIF" and (bits := _avif_bits(_read_header(source))) > 8:
+        return f"{bits}{_ROUNDED}"
     if ";16" in rawmode:
         return "16 bits per channel truncated to 8"
     tile: Any = image.tile[0] if image.tile else None
@@ -215,7 +266,7 @@ def _decode_gray16(image: ImageFile.ImageFile) -> tuple[NDArray[np.uint16], list
     bits, is_white_zero = max(tags.get(258, (16,))), tags.get(262) == 0
     levels = np.array(image)
     if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("its gray levels do not fit into 16 bits")
+        raise UnsupportedSamples("its gray levels do not fit into 16 bits")
     notes = [NOTE_16_BIT]
     if bits < 16:  # Pillow leaves 12 bits as they are
         white = 2**bits - 1

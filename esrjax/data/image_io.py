@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from esrjax.data.image_decode import FORMATS, ImageSource, RawPixels, decode_raw, read_upright_size
+from esrjax.data.image_decode import (
+    FORMATS,
+    ImageSource,
+    RawPixels,
+    UnsupportedSamples,
+    decode_raw,
+    read_upright_size,
+)
 from esrjax.data.image_metadata import ImageMetadata, profile_to_srgb
 from esrjax.errors import UnreadableFile, UnwritableFile
 from esrjax.io import write_bytes
@@ -132,6 +139,13 @@ def _try_decoding(
         return decode(source)
     except UnidentifiedImageError as error:
         raise _unreadable(location, "its content is not an image") from error
+    except UnsupportedSamples as error:
+        raise UnreadableFile(
+            f"Cannot read '{location}': {error}",
+            rule="samples are unsigned integers of 1 to 8 or 16 bits, grey (in a TIFF also of 12 "
+            "bits, black at 0) or RGB, in a PNG also with alpha",
+            remedy="convert the image to a PNG of 8 or 16 bits in the program that wrote it",
+        ) from error
     except Exception as error:  # on damaged files Pillow raises almost any exception
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _unreadable(location, reason) from error

@@ -114,14 +114,21 @@ def check_weights(weights: Sequence[float], inputs: Sequence[Path]) -> None:
 
 
 def fuse_files(job: FusionJob, fuse: FuseFn) -> tuple[str, ...]:
-    """Fuse the images of a job, write the result, and return what reading has changed."""
+    """Fuse the images of a job and write the result, with the EXIF data and dpi of the first.
+
+    Returns:
+        Notes on what reading and writing has changed.
+    """
     images = [image_io.read_image(source) for source in job.sources]
-    image_io.write_image(job.target, fuse([image.pixels for image in images]))
-    notes = [
-        f"{source}: {note}"
-        for source, image in zip(job.sources, images, strict=True)
-        for note in (*image.notes, *image.metadata.notes)
-    ]
+    first = images[0].metadata
+    lost = image_io.write_image(
+        job.target, fuse([image.pixels for image in images]), metadata=first
+    )
+    notes = [f"{job.target}: {note}" for note in lost]
+    for source, image in zip(job.sources, images, strict=True):
+        notes += [f"{source}: {note}" for note in (*image.notes, *image.metadata.notes)]
+        if (image.metadata.exif, image.metadata.dpi) != (first.exif, first.dpi):
+            notes.append(f"{source}: EXIF data and dpi not kept: those of {job.sources[0]} are")
     return tuple(dict.fromkeys(notes))
 
 

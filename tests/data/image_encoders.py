@@ -1,5 +1,6 @@
 """Encoders of PNG, TIFF and ICC profiles for tests, independent of Pillow."""
 
+import base64
 import struct
 import zlib
 from collections.abc import Mapping
@@ -8,6 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# 16 x 16 pixels of 10 bits: red rises from left to right, green from top to bottom, blue is 512.
+AVIF_10_BIT = base64.b64decode(
+    b"AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAA"
+    b"AAAAAAAAAAAAAAAAAAAOcGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAagAAAChpaW5mAAAA"
+    b"AAABAAAAGmluZmUCAAAAAAEAAGF2MDFDb2xvcgAAAABqaXBycAAAAEtpcGNvAAAAFGlzcGUAAAAAAAAAEAAAABAA"
+    b"AAAQcGl4aQAAAAADCgoKAAAADGF2MUOBIEAAAAAAE2NvbHJuY2x4AAIAAgAAgAAAABdpcG1hAAAAAAAAAAEAAQQB"
+    b"AoMEAAAAcm1kYXQSAAoIOAz/+cCAgCQyXBAAAHHrce13mOzULtL82AuSPqcCijMwGoMKOzCP1SwnPIgtt/HsK7aB"
+    b"BhqLZhtke9NVD730ARvZXRgoltFI58Dq4yam+byvXVSXF1XCq5S5HD3l5AiGYxdZMPvA"
+)
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # color type -> samples per pixel
 
 

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import image_encoders
@@ -87,7 +88,7 @@ def test_tiff_keeps_all_16_bits(tmp_path: Path, endian: str) -> None:
 def test_planar_16_bit_tiff_is_rejected_because_pillow_decodes_it_wrongly(tmp_path: Path) -> None:
     pixels = RANDOM.integers(0, 65536, (9, 7, 3), np.uint16)
     (tmp_path / "planes.tif").write_bytes(tiff(pixels, "<", planar_config=2))
-    with pytest.raises(ValueError, match="planar 16-bit"):
+    with pytest.raises(ValueError, match="16-bit samples are planar"):
         decode_raw(tmp_path / "planes.tif")
 
 
@@ -149,7 +150,7 @@ def test_first_frame_of_several_is_decoded(tmp_path: Path) -> None:
 def test_polarity_and_depth_of_tiffs_are_applied(bits: int, endian: str, photometric: int) -> None:
     levels = np.array([[0, 1, 2**bits // 2, 2**bits - 1]])
     if (bits, photometric) == (12, 0):
-        with pytest.raises(UnreadableFile):  # Pillow does not identify it
+        with pytest.raises(UnreadableFile, match=r"BitsPerSample \(12,\)"):  # unknown to Pillow
             read_image(image_encoders.tiff(levels[..., None], bits, photometric, endian), "x")
         return
     image = read_image(image_encoders.tiff(levels[..., None], bits, photometric, endian), "x")
@@ -161,8 +162,39 @@ def test_polarity_and_depth_of_tiffs_are_applied(bits: int, endian: str, photome
 @pytest.mark.parametrize("bits", [8, 16])
 def test_signed_tiffs_are_refused(bits: int) -> None:
     content = image_encoders.tiff(np.zeros((2, 2, 1), int), bits, 1, tags={339: 2})
-    with pytest.raises(UnreadableFile, match=f"signed {bits}-bit"):
+    with pytest.raises(UnreadableFile, match=f"{bits}-bit samples are signed"):
         read_image(content, "x")
+
+
+@pytest.mark.parametrize(("bits", "channels", "photometric"), [(16, 2, 1), (32, 3, 2), (16, 3, 8)])
+def test_kinds_of_tiff_unknown_to_pillow_are_refused_by_their_tags(
+    bits: int, channels: int, photometric: int
+) -> None:
+    samples = RANDOM.integers(0, 2**bits, (3, 4, channels))
+    with pytest.raises(UnreadableFile) as caught:
+        read_image(image_encoders.tiff(samples, bits, photometric), "x")
+    tags = f"BitsPerSample {(bits,) * channels}, PhotometricInterpretation {photometric}"
+    assert tags in caught.value.problem and "16 bits" in caught.value.rule
+    assert "PNG" in caught.value.remedy
+
+
+def test_avif_of_10_bits_is_rounded_with_a_note() -> None:
+    image = read_image(image_encoders.AVIF_10_BIT, "x")
+    assert image.notes == ("10 bits per channel rounded to 8",)
+    ramp = np.rint(np.linspace(0, 255, 16))
+    np.testing.assert_allclose(image.pixels[..., 0], np.tile(ramp, (16, 1)), atol=1)
+    np.testing.assert_allclose(image.pixels[..., 1], np.tile(ramp[:, None], 16), atol=1)
+
+
+def test_jpeg2000_beyond_8_bits_is_refused_in_colour_because_pillow_turns_white_to_black() -> None:
+    stream = BytesIO()
+    Image.fromarray(np.full((16, 16, 3), 255, np.uint8)).save(stream, "JPEG2000")
+    content = stream.getvalue()
+    assert not read_image(content, "x").notes
+    header = content.index(bytes.fromhex("0003" + 3 * "070101"))  # 3 components of 8 bits
+    deep = content[: header + 2] + bytes.fromhex(3 * "0b0101") + content[header + 11 :]
+    with pytest.raises(UnreadableFile, match="12 bits"):
+        read_image(deep, "x")
 
 
 def test_channels_of_unknown_use_are_dropped_with_a_note() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from esrjax.data.image_io import read_image, write_image
 from esrjax.evaluation.upscale import (
@@ -88,3 +89,21 @@ def test_one_image_may_be_given_twice(esrjax, tmp_path):
     twice = [tmp_path / "a.png"] * 2
     assert esrjax("fuse", *twice, "-o", tmp_path / "mean.png", "--weights", "1,3").code == 0
     np.testing.assert_array_equal(read_image(tmp_path / "mean.png").pixels, image)
+
+
+def test_metadata_of_the_first_image_is_kept_and_that_of_others_noted(esrjax, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.DateTime] = "2026:11:30 12:00:00"
+    for name, options in {"a": {"exif": exif, "dpi": (300, 300)}, "b": {"dpi": (72, 72)}}.items():
+        image = Image.fromarray(np.zeros((4, 5, 3), np.uint8))
+        image.save(tmp_path / f"{name}.png", **options)
+    a, b = (tmp_path / f"{name}.png" for name in "ab")
+    result = esrjax("fuse", a, b, "-o", tmp_path / "mean.png")
+    metadata = read_image(tmp_path / "mean.png").metadata
+    assert (metadata.exif, metadata.dpi) == (
+        read_image(a).metadata.exif,
+        read_image(a).metadata.dpi,
+    )
+    assert f"{b}: EXIF data and dpi not kept" in result.err and f"{a}: " not in result.err
+    result = esrjax("fuse", a, a, "-o", tmp_path / "mean.bmp")
+    assert result.err == f"{tmp_path / 'mean.bmp'}: BMP cannot store EXIF data\n"
