@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +51,12 @@ def bench(
         torch_compile: With --torch: also time it under torch.compile.
     """
     sizes = [options.parse_image_size(text) for text in image_size.split(",")]
+    if len(set(sizes)) < len(sizes):
+        rule = "image sizes are different ones, comma-separated"
+        raise options.invalid("--image-size", image_size, rule, "128x128,256x256")
+    if not 0 < seconds < math.inf:  # no range of click refuses nan
+        rule = "the timing budget is a positive number of seconds"
+        raise options.invalid("--seconds", f"{seconds:g}", rule, "2")
     implementations = _choices("--implementation", implementation, "auto,reference,kernel")
     precisions = _choices("--precision", precision, "float32,bfloat16")
     if engine != "jax" and precisions != ["float32"]:

@@ -234,7 +234,7 @@ def evaluate(
     output: Annotated[Path | None, options.output()] = None,
     protocol_timing: bool = False,
     no_baseline: bool = False,
-    rules: options.RulesOption = "ntire2026",
+    rules: options.RulesOption = options.DEFAULT_RULES,
     self_ensemble: options.SelfEnsembleOption = False,
     windows: options.WindowsOption = None,
     implementation: options.ImplementationOption = "auto",
@@ -261,7 +261,8 @@ def evaluate(
     from esrjax.nn import ops
 
     strategy: Any = {"self_ensemble": self_ensemble, "windows": options.parse_windows(windows)}
-    _check_output_options(output, protocol_timing, no_baseline, strategy)
+    _check_output_options(output, protocol_timing, no_baseline, rules, strategy)
+    options.check_table_format(format, as_json)
     specs, titles = parse_models(names or [], checkpoint or []), name_datasets(data)
     metric_spec, loaded_rules = metrics.get_spec(spec), load_rules(rules)
     models = open_models(specs, names or [], options.parse_hparams(hparams))
@@ -286,10 +287,18 @@ def evaluate(
 
 
 def _check_output_options(
-    output: Path | None, protocol_timing: bool, no_baseline: bool, strategy: Mapping[str, Any]
+    output: Path | None,
+    protocol_timing: bool,
+    no_baseline: bool,
+    rules: str,
+    strategy: Mapping[str, Any],
 ) -> None:
-    if output is None and (protocol_timing or no_baseline):
-        option = "--protocol-timing" if protocol_timing else "--no-baseline"
+    of_results = {
+        "--protocol-timing": protocol_timing,
+        "--no-baseline": no_baseline,
+        "--rules": rules != options.DEFAULT_RULES,
+    }
+    for option in [option for option, is_set in of_results.items() if is_set and output is None]:
         rule = f"{option} changes how the runtimes in the result files of -o are measured"
         raise options.needs(option, "-o", rule)
     if output is not None and any(strategy.values()):

@@ -153,6 +153,7 @@ SourceArgument = Annotated[
         metavar="SOURCE",
     ),
 ]
+DEFAULT_RULES = "ntire2026"
 RulesOption = Annotated[
     str, Option(help="The rules of a challenge: the name of shipped rules, or a TOML file.")
 ]
@@ -219,6 +220,12 @@ def parse_image_size(text: str) -> tuple[int, int]:
         rule = "an image size is HEIGHTxWIDTH, or one number for a square, in LR pixels"
         raise invalid("--image-size", text, rule, "256x256")
     return int(sides[0]), int(sides[-1])
+
+
+def check_table_format(format: str, as_json: bool) -> None:
+    """Raise `InvalidArgument` if a format of the table is chosen where none is printed."""
+    if as_json and format != "md":
+        raise excludes(f"--format {format}", "--json", "--json prints no table")
 
 
 def parse_windows(text: str | None) -> dict[int, float]:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from esrjax.data.datasets import Pair
     from esrjax.inference import Model
 
+NUM_IMAGES, CROP_SIZE = 4, 320  # of `report`: images that are shown, and HR pixels of each
+
 
 def rank(
     source: options.SourceArgument,
-    rules: options.RulesOption = "ntire2026",
+    rules: options.RulesOption = options.DEFAULT_RULES,
     baseline: options.BaselineOption = "measured",
     figures: options.FiguresOption = "exact",
     format: options.TableFormatOption = "md",
@@ -53,6 +55,7 @@ def rank(
     from esrjax.challenge.rank import rerank
     from esrjax.cli import rank_output
 
+    options.check_table_format(format, as_json)
     if format == "latex" and (what_if or sensitivity or against):
         others, rule = "--what-if, --sensitivity or --against", "only the table is written in LaTeX"
         raise options.excludes("--format latex", others, rule)
@@ -118,9 +121,9 @@ def report(
     data: str | None = None,
     images: list[str] | None = None,
     checkpoint: list[str] | None = None,
-    num_images: Annotated[int, Option(min=1)] = 4,
-    crop_size: Annotated[int, Option(min=64, max=1024)] = 320,
-    rules: options.RulesOption = "ntire2026",
+    num_images: Annotated[int, Option(min=1)] = NUM_IMAGES,
+    crop_size: Annotated[int, Option(min=64, max=1024)] = CROP_SIZE,
+    rules: options.RulesOption = options.DEFAULT_RULES,
     baseline: options.BaselineOption = "measured",
     figures: options.FiguresOption = "exact",
     ignore_thresholds: options.IgnoreThresholdsOption = False,
@@ -147,6 +150,9 @@ def report(
     if data is None and (texts := [*(images or ()), *(checkpoint or ())]):
         rule = "--images and --checkpoint show images of the dataset of --data"
         raise options.needs(repr(texts[0]), "--data", rule)
+    if data is None and (num_images, crop_size) != (NUM_IMAGES, CROP_SIZE):
+        option = "--num-images" if num_images != NUM_IMAGES else "--crop-size"
+        raise options.needs(option, "--data", f"{option} is of the images of --data")
     rows, ranking = _rank(source, rules, baseline, figures, ignore_thresholds, protocol_timing)
     pairs = () if data is None else content.evenly_spaced(datasets.list_pairs(data), num_images)
     if data is not None:

@@ -57,7 +57,7 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
     list_params: bool = False,
-    rules: str = "ntire2026",
+    rules: str = options.DEFAULT_RULES,
     as_json: options.JsonOption = False,
     tensorboard: bool = False,
     distributed: bool = False,
@@ -88,10 +88,17 @@ def train(
     if dry_run:
         from esrjax.cli.dry_run import show_dry_run
 
+        if tensorboard or distributed:
+            option = "--tensorboard" if tensorboard else "--distributed"
+            raise options.excludes(option, "--dry-run", "a dry run trains nothing")
         show_dry_run(recipe, overrides or (), rules, list_params=list_params, as_json=as_json)
         return
-    if list_params or as_json:
-        option = "--list-params" if list_params else "--json"
+    of_dry_run = {
+        "--list-params": list_params,
+        "--json": as_json,
+        "--rules": rules != options.DEFAULT_RULES,
+    }
+    for option in [option for option, is_set in of_dry_run.items() if is_set]:
         raise options.needs(option, "--dry-run", f"{option} describes the output of --dry-run")
     if output is None:
         raise _missing("-o")

@@ -1,5 +1,6 @@
 """Similarity search: thumbnail features, the images most similar to others, a dataset of links."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from PIL import Image
 from esrjax.data.datasets import Pair, Progress, decode_source
 from esrjax.data.image_io import Pixels
 from esrjax.data.tfds_records import TfdsImage
-from esrjax.errors import InvalidArgument
+from esrjax.errors import InvalidArgument, list_some
 from esrjax.io import atomic_write
 
 FeatureVector = NDArray[np.float32]  # (d,)
@@ -107,10 +108,20 @@ def check_linkable(pairs: Sequence[Pair], folder: Path) -> None:
     if duplicates := [name for name, count in counts.items() if count > 1]:
         problem = f"several images would be named {duplicates[0]!r}"
         raise _unlinkable(problem, "rename the datasets, or select from one at a time")
+    files = Counter(_files(pair) for pair in pairs)
+    if repeated := [hr for (hr, _), count in files.items() if count > 1]:
+        problem = f"{len(repeated)} images are in the datasets several times: {list_some(repeated)}"
+        raise _unlinkable(problem, "give each dataset, and each part of it, once")
     images = [image for pair in pairs for image in (pair.hr, pair.lr)]
     if any(isinstance(image, TfdsImage) for image in images):
         problem = "images of a TFDS dataset cannot be selected"
         raise _unlinkable(problem, "select from folders, and pack the selected images")
+
+
+def _files(pair: Pair) -> tuple[str, str]:
+    """Return the files of a pair, symlinks resolved."""
+    hr, lr = (os.path.realpath(f) if isinstance(f, Path) else str(f) for f in (pair.hr, pair.lr))
+    return hr, lr
 
 
 def _unlinkable(problem: str, remedy: str) -> InvalidArgument:

@@ -22,6 +22,7 @@ from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 CheckpointFormat = Literal["safetensors", "torch"]
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")  # of checkpoints that are written
 
 # --- conversion ---
 
@@ -49,14 +50,22 @@ def checkpoint_format(target: Path, requested: CheckpointFormat | None = None) -
         requested: The requested format; None to take the one of the suffix.
 
     Raises:
-        InvalidArgument: If both contradict each other.
+        InvalidArgument: If both contradict each other, or the suffix is that of other files.
     """
-    from_suffix: CheckpointFormat = "safetensors" if target.suffix == ".safetensors" else "torch"
+    suffix = target.suffix.lower()
+    if suffix not in (".safetensors", *TORCH_SUFFIXES):
+        raise InvalidArgument(
+            f"{target.name!r} does not have the suffix of a checkpoint",
+            rule=f"it is .safetensors, or for PyTorch one of {', '.join(TORCH_SUFFIXES)}",
+            location=str(target),
+            remedy="use NAME.safetensors or NAME.pth; NAME.onnx is written by esrjax export",
+        )
+    from_suffix: CheckpointFormat = "safetensors" if suffix == ".safetensors" else "torch"
     if requested in (None, from_suffix):
         return from_suffix
     raise InvalidArgument(
         f"Suffix of {target.name!r} does not fit the format {requested!r}",
-        rule="the suffix .safetensors means safetensors, any other PyTorch",
+        rule=f"the suffix .safetensors means safetensors, {', '.join(TORCH_SUFFIXES)} PyTorch",
         location=str(target),
         remedy="use NAME.safetensors" if requested == "safetensors" else "use NAME.pth",
     )

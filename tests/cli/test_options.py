@@ -42,3 +42,34 @@ def test_bare_checkpoints_of_one_method_are_an_error(esrjax):
 def test_repeatable_options_can_be_repeated(esrjax, tmp_path):
     args = ["--hparam", "channels=4", "--hparam", "size=channels=8"]
     assert "repeated" not in esrjax("method", "cost", "span", *args).err
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "other"),
+    [
+        ("eval crumb --data D --rules mine.toml", "--rules", "-o"),
+        ("eval crumb --data D --json --format latex", "--format latex", "--json"),
+        ("rank r.json --json --format latex", "--format latex", "--json"),
+        ("report r.json --num-images 3", "--num-images", "--data"),
+        ("report r.json --crop-size 100", "--crop-size", "--data"),
+        ("train quick -o run --rules mine.toml", "--rules", "--dry-run"),
+        ("train quick --dry-run --tensorboard", "--tensorboard", "--dry-run"),
+        ("train quick --dry-run --distributed", "--distributed", "--dry-run"),
+    ],
+)
+def test_option_without_an_effect_is_an_error(
+    esrjax, monkeypatch, tmp_path, command, option, other
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.json").write_text("{}")
+    result = esrjax(*command.split())
+    assert result.code == 2 and f"{option} " in result.err and f" {other}" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    "option", ["--seconds=0", "--seconds=-1", "--seconds=nan", "--image-size=8,8x8"]
+)
+def test_impossible_benchmarks_are_refused(esrjax, option):
+    result = esrjax("bench", "spanv2", option)
+    assert result.code == 2 and all(part in result.err for part in option.split("="))

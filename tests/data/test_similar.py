@@ -90,6 +90,16 @@ def test_names_that_still_collide_are_reported_before_images_are_read(datasets):
         similar.check_linkable(named_pairs, datasets / "Selected")
 
 
+def test_an_image_in_two_datasets_is_reported(datasets):
+    pairs = list_folder_pairs(datasets / "Colors")
+    (datasets / "Link").symlink_to(datasets / "Colors")
+    named_pairs = similar.with_unique_names(
+        [("A", pairs), ("B", list_folder_pairs(datasets / "Link")[:1])]
+    )
+    with pytest.raises(InvalidArgument, match=r"1 images.*blue\.png"):
+        similar.check_linkable(named_pairs, datasets / "Selected")
+
+
 def test_clip_preprocessing_crops_the_center_and_normalizes():
     image = np.zeros((100, 300, 3), np.uint8)
     image[:, 100:200] = 255

@@ -184,10 +184,14 @@ def test_network_of_another_cost_is_not_converted(monkeypatch, crumbs, tmp_path)
 
 def test_format_follows_from_the_suffix(tmp_path):
     names = {"a.safetensors": "safetensors", "a.pth": "torch", "a.pt": "torch"}
+    names |= {"a.SafeTensors": "safetensors", "a.PTH": "torch"}
     assert {name: checkpoint_format(tmp_path / name) for name in names} == names
     assert checkpoint_format(tmp_path / "a.bin", "torch") == "torch"
     with pytest.raises(InvalidArgument):
         checkpoint_format(tmp_path / "a.bin", "safetensors")
+    for name in ("a.onnx", "a.npz", "a"):  # a PyTorch file under these names would mislead
+        with pytest.raises(InvalidArgument, match=name):
+            checkpoint_format(tmp_path / name)
 
 
 def test_torch_file_has_the_nesting_of_the_published_file(monkeypatch, crumbs, tmp_path):
