@@ -30,21 +30,26 @@ from esrjax.data.file_pairs import (
     without_endings,
 )
 from esrjax.data.image_io import list_images, read_image_size
-from esrjax.errors import DatasetError, DatasetNotFound, UnreadableFile, list_some
+from esrjax.errors import DatasetError, DatasetNotFound, UnreadableFile, list_some, log_note
 
 # --- tables of names; their case does not matter ---
 
-# HR, DIV2K_train_HR; BasicSR: GTmod12. The rest (`_sub`, `_x4`) makes its LR folder unclear.
+# Of processed copies: BasicSR cuts DIV2K_train_HR into DIV2K_train_HR_sub, and X4 into X4_sub.
+_PARTS = r"_?(sub|crop|patch|multiscale)\w*"
+# HR, DIV2K_train_HR; BasicSR: GTmod12. The rest `_x4` makes its LR folder unclear.
 _HR_FOLDER = re.compile(
-    r"(?P<prefix>|.*[_-])(HR|GT(mod\d+)?|original)(?P<rest>|_?(sub|crop|patch|x\d|multiscale)\w*)",
+    rf"(?P<prefix>|.*[_-])(HR|GT(mod\d+)?|original)(?P<rest>|{_PARTS}|_?x\d\w*)",
     re.IGNORECASE,
 )
 # LR, LQ, NAME_LR, LR_bicubic_X4, LR_x4, LRx4, NAME_LR_unknown; BasicSR: LRbicx4; LSDIR: X4.
 _LR_FOLDER = re.compile(
-    rf"(?P<prefix>|.*[_-])(LR|LQ)(_?(?P<track>{ANY_TRACK}))?(_?X(?P<scale>\d+))?|X(?P<x>\d+)",
+    rf"((?P<prefix>|.*[_-])(LR|LQ)(_?(?P<track>{ANY_TRACK}))?(_?X(?P<scale>\d+))?|X(?P<x>\d+))"
+    rf"(?P<rest>|{_PARTS})",
     re.IGNORECASE,
 )
-_SCALE_FOLDER = re.compile(r"X(?P<x>\d+)", re.IGNORECASE)  # within: DIV2K_train_LR_unknown/X4
+_SCALE_FOLDER = re.compile(  # within an LR folder: DIV2K_train_LR_unknown/X4
+    rf"X(?P<x>\d+)(?P<rest>|{_PARTS})", re.IGNORECASE
+)
 _PAIR_FOLDER = "image_SRF_{s}"  # SelfExSR: HR and LR in one folder
 # A folder looks like LR if its name contains one of these.
 _LR_LIKE = re.compile(
@@ -61,7 +66,7 @@ class FolderName:
         prefix: What precedes HR or LR, lower-case: `div2k_train`.
         track: Of LR, one of `TRACKS`; None if it is not part of the name.
         scale: Of LR; None if it is not part of the name.
-        rest: Of HR, what follows it.
+        rest: What follows, lower-case, without separator: `sub`.
     """
 
     prefix: str
@@ -73,7 +78,7 @@ class FolderName:
 def parse_hr_name(name: str) -> FolderName | None:
     """Return what the name of an HR folder says; None if it is not the name of one."""
     match = _HR_FOLDER.fullmatch(name)
-    return match and FolderName(prefix=_normalize(match["prefix"]), rest=match["rest"])
+    return match and FolderName(prefix=_normalize(match["prefix"]), rest=_rest(match))
 
 
 def parse_lr_name(name: str) -> FolderName | None:
@@ -87,7 +92,12 @@ def parse_lr_name(name: str) -> FolderName | None:
         prefix=_normalize(match["prefix"] or ""),
         track=tracks[0] if tracks else None,
         scale=int(scale) if scale else None,
+        rest=_rest(match),
     )
+
+
+def _rest(match: re.Match[str]) -> str:
+    return match["rest"].lower().lstrip("_")
 
 
 def _normalize(prefix: str) -> str:
@@ -150,12 +160,12 @@ def list_lr_files(folder: Path, scale: int) -> list[tuple[str, Path]] | None:
     children, stems = [child.name for child in list_subfolders(folder)], list(files_by_stem(folder))
     own_name = parse_lr_name(folder.name)
     if own_name or (stems and all(LR_FILE.fullmatch(s) or X_FILE.fullmatch(s) for s in stems)):
-        paths = [_scale_folder(folder, own_name and own_name.scale, scale)]
+        paths = [_scale_folder(folder, own_name, scale)]
     elif stems or any(map(_is_hr_folder, children)):
         return None
     else:
         names = {child: name for child in children if (name := parse_lr_name(child))}
-        paths = [_scale_folder(folder / child, name.scale, scale) for child, name in names.items()]
+        paths = [_scale_folder(folder / child, name, scale) for child, name in names.items()]
     lr_folders = [path for path in paths if path and files_by_stem(path)]
     if len(lr_folders) > 1:
         raise _several_lr_folders(folder, [str(path.relative_to(folder)) for path in lr_folders])
@@ -175,6 +185,8 @@ def _find_hr_folder(folder: Path, scale: int, lr_choice: str | None) -> Path:
     )
     pair_folder = _PAIR_FOLDER.format(s=scale).lower()
     hr_names = [name for name in children if _is_hr_folder(name) or name.lower() == pair_folder]
+    if not (hr_names or has_images):
+        hr_names = [name for name in children if parse_hr_name(name)]
     lr_names = [name for name in children if _lr_prefix(name) is not None]
     if any(name.lower().startswith("gtmod") for name in hr_names):  # cropped from `original`
         hr_names = [name for name in hr_names if name.lower() != "original"]
@@ -203,11 +215,13 @@ class _LrFolder:
         path: The folder of its images of the scale; None if it has other scales only.
         track: Degradation that its name says, one of `TRACKS`.
         problem: Why it is not used, None if it is clear what it contains.
+        scales: The other scales that it has, where `path` is None.
     """
 
     path: Path | None
     track: str | None
     problem: str | None
+    scales: tuple[int, ...] = ()
 
 
 def _find_lr_folder(hr_folder: Path, hr: Files, scale: int, lr_choice: str | None) -> Path | None:
@@ -225,6 +239,9 @@ def _find_lr_folder(hr_folder: Path, hr: Files, scale: int, lr_choice: str | Non
     if tracks and not paths:
         problem = f"its LR images ({list_some(sorted(tracks, key=str))}) are not of scale {scale}"
         raise _unclear_lr_folder(hr_folder, [problem])
+    if not paths and (scales := sorted({s for folder in lr_folders for s in folder.scales})):
+        texts = f"LR folders of scale {list_some(scales)} not used"
+        log_note(f"{hr_folder}: {texts}; LR of scale {scale} is bicubic from HR")
     return paths[0] if paths else None
 
 
@@ -240,8 +257,7 @@ def _choose_lr_folder(
     for parent in (hr_folder.parent, hr_folder, hr_folder.parent.parent):
         path = Path(os.path.abspath(parent / lr_choice))
         if path.is_dir() and path != hr_folder:
-            name = parse_lr_name(path.name)
-            lr_folder = _scale_folder(path, name and name.scale, scale)
+            lr_folder = _scale_folder(path, parse_lr_name(path.name), scale)
             if lr_folder and files_by_stem(lr_folder):
                 return lr_folder
             raise _no_lr_folder(hr_folder, f"'{path}' has no LR images of scale {scale}")
@@ -269,13 +285,16 @@ def _find_lr_folders(hr_folder: Path, hr: Files, scale: int) -> list[_LrFolder]:
 def _lr_folder(folder: Path, root: Path, hr_folder: Path, scale: int) -> _LrFolder:
     hr_name = parse_hr_name(root.name) or FolderName(prefix=_normalize(root.name))
     name, path, problem = parse_lr_name(folder.name), None, None
-    if name is None or name.prefix not in ("", hr_name.prefix) or hr_name.rest:
+    is_own = name is not None and name.prefix in ("", hr_name.prefix)
+    if name is None or not is_own or hr_name.rest not in _rests(folder, name):
         problem = f"'{folder.name}' is not the name of its LR folder"
-    elif path := _scale_folder(folder, name.scale, scale):
+    elif path := _scale_folder(folder, name, scale, hr_name.rest):
         path = path / hr_folder.relative_to(root)
         if not (path.is_dir() and files_by_stem(path)):
             problem = f"'{_relative(path, root)}' contains no images"
-    return _LrFolder(path=path, track=name and name.track, problem=problem)
+    track = name.track if name else None
+    scales = () if path or problem or name is None else _scales(folder, name, hr_name.rest)
+    return _LrFolder(path=path, track=track, problem=problem, scales=tuple(scales))
 
 
 def _find_lr_siblings(root: Path, hr: Files, scale: int) -> list[Path]:
@@ -297,7 +316,19 @@ def _find_lr_siblings(root: Path, hr: Files, scale: int) -> list[Path]:
             is_own = prefix == own or (is_known and not prefix and _has_images(child))
         if not is_foreign and (is_own or _has_partners(child, hr, scale)):
             lr_siblings.append(child)
-    return lr_siblings
+    return _of_same_processing(lr_siblings, hr_name.rest if hr_name else "", siblings)
+
+
+def _of_same_processing(folders: list[Path], rest: str, siblings: list[Path]) -> list[Path]:
+    """Return the LR folders without those of another HR folder: X4_sub is that of HR_sub alone."""
+    hr_rests = {name.rest for child in siblings if (name := parse_hr_name(child.name))}
+    others = {
+        folder: hr_rests.isdisjoint(rests)
+        for folder in folders
+        if (name := parse_lr_name(folder.name)) and rest not in (rests := _rests(folder, name))
+    }
+    has_own = any(parse_lr_name(folder.name) and folder not in others for folder in folders)
+    return [folder for folder in folders if others.get(folder, True) or (rest and not has_own)]
 
 
 def _lr_prefix(name: str) -> str | None:
@@ -328,19 +359,37 @@ def _has_partners(folder: Path, hr: Files, scale: int) -> bool:
     return False
 
 
-def _scale_folder(folder: Path, name_scale: int | None, scale: int) -> Path | None:
-    """Return the folder of the LR images of a scale: this one, or `X4` in it.
+def _scale_folder(folder: Path, name: FolderName | None, scale: int, rest: str = "") -> Path | None:
+    """Return the folder of the LR images of a scale: this one, or `X4` or `X4_sub` in it.
 
     None if it has other scales only.
     """
-    if name_scale is not None:
-        return folder if name_scale == scale else None
-    matches = [(_SCALE_FOLDER.fullmatch(child.name), child) for child in list_subfolders(folder)]
-    scales = [(int(match["x"]), child) for match, child in matches if match]
+    if name is not None and name.scale is not None:
+        return folder if name.scale == scale else None
+    scales = [(x, child) for x, child_rest, child in _scale_children(folder) if child_rest == rest]
     children = [child for x, child in scales if x == scale]
     if len(children) + bool(scales and list_images(folder)) > 1:
         raise ambiguous(folder, f"it contains {list_some(c.name for c in children)} and images")
     return (children[0] if children else None) if scales else folder
+
+
+def _scale_children(folder: Path) -> list[tuple[int, str, Path]]:
+    """Return scale, rest of the name and path of the folders `X4`, `X4_sub` in a folder."""
+    matches = [(_SCALE_FOLDER.fullmatch(child.name), child) for child in list_subfolders(folder)]
+    return [(int(match["x"]), _rest(match), child) for match, child in matches if match]
+
+
+def _scales(folder: Path, name: FolderName, rest: str) -> list[int]:
+    """Return the scales that an LR folder has, by its name or the folders in it."""
+    if name.scale is not None:
+        return [name.scale]
+    return [x for x, child_rest, _ in _scale_children(folder) if child_rest == rest]
+
+
+def _rests(folder: Path, name: FolderName) -> set[str]:
+    """Return what follows HR in the names of the HR folders that an LR folder belongs to."""
+    children = {rest for _, rest, _ in _scale_children(folder)} if name.scale is None else set()
+    return {name.rest} | (children if not name.rest else set())
 
 
 def _relative(path: Path, hr_folder: Path) -> str:

@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from esrjax.data.datasets import DatasetInfo, Pair, Progress, decode_source
 from esrjax.data.image_io import Pixels, prefetch_map
 from esrjax.data.resize import bicubic_downscale
+from esrjax.data.tfds_records import TfdsImage
 from esrjax.errors import UserError, list_some
 
 # Outer LR pixels that are not compared: newer versions of MATLAB pad symmetrically at the edge
@@ -96,7 +98,7 @@ def verify_dataset(
         min_hr_size=min((check.size for check in checks if check.size), key=min, default=None),
         lr_error=max((c.lr_error for c in checks if c.lr_error is not None), default=None),
         problems=(*problems, *leaks),
-        notes=(*notes, *_duplicates(checks), *similar),
+        notes=(*notes, *_duplicates(pairs, checks), *similar),
     )
 
 
@@ -177,24 +179,30 @@ def find_overlap(
     return leaks, similar
 
 
-def _duplicates(checks: Sequence[PairCheck]) -> list[str]:
-    """Return a line for every image that the dataset contains more than once."""
+def _duplicates(pairs: Sequence[Pair], checks: Sequence[PairCheck]) -> list[str]:
+    """Return a line for every image that the dataset contains more than once, in several files."""
     names: dict[str, list[str]] = defaultdict(list)
-    for check in checks:
+    first_checks = {pair.hr: check for pair, check in zip(pairs, checks, strict=True)}
+    for check in first_checks.values():
         if check.digest:
             names[check.digest].append(check.name)
     return [f"{', '.join(same)}: the same image" for same in names.values() if len(same) > 1]
+
+
+def _hr_names(pairs: Sequence[Pair]) -> dict[Path | TfdsImage, str]:
+    """Return HR image -> its name; in DIV2K's wild track it has several pairs, named by LR."""
+    return {p.hr: p.hr.stem if isinstance(p.hr, Path) else p.name for p in pairs}
 
 
 def _compare_with_info(pairs: Sequence[Pair], info: DatasetInfo | None) -> list[str]:
     """Return a line each for a wrong number of images, missing names and unexpected names."""
     if info is None:
         return []
-    names = {pair.name for pair in pairs}
+    names = set(_hr_names(pairs).values())
     known_names = names if info.image_names is None else info.image_names
     lines: list[str] = []
-    if len(pairs) != info.num_images:
-        lines.append(f"{info.title} has {info.num_images} images, this dataset {len(pairs)}")
+    if (count := len(_hr_names(pairs))) != info.num_images:
+        lines.append(f"{info.title} has {info.num_images} images, this dataset {count}")
     if missing := sorted(known_names - names):
         lines.append(f"missing: {list_some(missing)}")
     if unexpected := sorted(names - known_names):

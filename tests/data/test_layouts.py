@@ -12,7 +12,7 @@ from PIL import Image
 
 from esrjax.data.datasets import Pair, list_lr_images, list_pairs, lr_source
 from esrjax.data.image_io import read_image
-from esrjax.errors import DatasetError, UserError
+from esrjax.errors import DatasetError, UserError, log_note
 
 NUM_DRAWS = 10_000  # of the full campaign
 HR_SIDE, LR_SIDE = 8, 2
@@ -161,6 +161,36 @@ def test_track_is_chosen_after_a_colon(folder: Path) -> None:
             list_pairs(f"{folder}:{choice}")
 
 
+@pytest.mark.parametrize("lr", ["DIV2K_train_LR_bicubic/X{}", "DIV2K_train_LR_bicubic_X{}"])
+@pytest.mark.parametrize("rest", ["_sub", "_sub480", "_multiscale"])
+def test_cut_copies_have_cut_lr_images(folder: Path, lr: str, rest: str) -> None:
+    """As BasicSR's extract_subimages.py writes them, beside what they are cut from."""
+    for scale in (2, 4):
+        write_dataset(folder, "DIV2K_train_HR/NAME.png", f"{lr.format(scale)}/NAMEx{scale}.png")
+        cut = f"{lr.format(scale)}{rest}/NAME_s001.png"
+        write_dataset(folder, f"DIV2K_train_HR{rest}/NAME_s001.png", cut)
+    for name, end in ((folder / f"DIV2K_train_HR{rest}", rest), (folder / "DIV2K_train_HR", "")):
+        for scale in (2, 4):
+            source = f"read from {folder / lr.format(scale)}{end}"
+            assert lr_source(list_pairs(name, scale)) == source
+    assert list_pairs(folder)[0].hr.parent.name == "DIV2K_train_HR"
+
+
+def test_cut_copy_alone_is_a_dataset(folder: Path) -> None:
+    write_dataset(folder, "T_HR_sub/NAME_s001.png", "T_LR_bicubic/X4_sub/NAME_s001.png")
+    assert lr_source(list_pairs(folder)) == f"read from {folder / 'T_LR_bicubic/X4_sub'}"
+
+
+@pytest.mark.parametrize(
+    "lr", ["T_LR_unknown/X4", "T_LR_x4", "T_LR_x4_crop", "T_LR_unknown/X2_sub"]
+)
+def test_cut_copy_without_cut_lr_is_reported(folder: Path, lr: str) -> None:
+    write_dataset(folder, "T_HR_sub/NAME.png", f"{lr}/NAME.png")
+    write_dataset(folder, "T_HR/NAME.png", f"{lr}/NAME.png")
+    with pytest.raises(DatasetError, match="T_HR_sub"):
+        list_pairs(folder / "T_HR_sub")
+
+
 def test_lr_of_another_hr_folder_is_not_used(folder: Path) -> None:
     write_dataset(folder, "T_train_HR/NAME.png", "T_train_LR/NAMEx4.png")
     write_dataset(folder, "T_valid_HR/NAME.png", "T_valid_LR/NAMEx4.png")
@@ -169,10 +199,17 @@ def test_lr_of_another_hr_folder_is_not_used(folder: Path) -> None:
         assert lr_source(pairs) == f"read from {folder / f'T_{split}_LR'}"
 
 
-def test_lr_of_another_scale_is_not_used(folder: Path) -> None:
-    write_dataset(folder, "HR/NAME.png", "LR_bicubic/X2/NAMEx2.png")
+@pytest.mark.parametrize("lr", ["LR_bicubic/X2/NAMEx2.png", "LRx2/NAME.png", "X2/NAME.png"])
+def test_lr_of_another_scale_is_not_used_with_a_note(
+    folder: Path, lr: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_note.cache_clear()
+    write_dataset(folder, "HR/NAME.png", lr)
+    assert lr_source(list_pairs(folder, 2)) == f"read from {(folder / lr).parent}"
+    assert not caplog.messages
     assert lr_source(list_pairs(folder, 4)) == "bicubic from HR"
-    assert lr_source(list_pairs(folder, 2)) == f"read from {folder / 'LR_bicubic/X2'}"
+    (note,) = caplog.messages
+    assert "LR folders of scale 2 not used" in note and str(folder / "HR") in note
 
 
 @pytest.mark.parametrize(

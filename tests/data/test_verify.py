@@ -102,6 +102,22 @@ def test_duplicate_images_are_noted(tmp_path):
     assert verify_dataset(list_folder_pairs(tmp_path)).notes == ("a, b: the same image",)
 
 
+def test_wild_track_has_the_hr_images_of_the_dataset(tmp_path):
+    """DIV2K's wild track has four LR images of an HR image, named 0001x4w1."""
+    for seed, name in enumerate(("baby", "bird", "butterfly", "head", "woman")):
+        hr = noise(seed)
+        write_image(tmp_path / f"Set5/Set5_HR/{name}.png", hr)
+        for index in (1, 2):
+            lr = tmp_path / f"Set5/Set5_LR_wild/{name}x4w{index}.png"
+            write_image(lr, bicubic_downscale(hr))
+    pairs = list_folder_pairs(tmp_path / "Set5")
+    report = verify_dataset(pairs, expected=dataset_info("data/Set5"))
+    assert (report.num_images, report.problems, report.notes) == (10, (), ())
+    without_head = [pair for pair in pairs if pair.hr.stem != "head"]
+    count, missing = verify_dataset(without_head, expected=dataset_info("data/Set5")).problems
+    assert "Set5 has 5 images, this dataset 4" in count and missing == "missing: head"
+
+
 def test_missing_and_unexpected_names_of_a_known_dataset_are_reported(tmp_path):
     for name in ("baby", "bird", "butterfly", "Woman"):
         write_image(tmp_path / f"Set5/HR/{name}.png", noise(len(name)))
