@@ -338,7 +338,12 @@ def make_result(
 
 def _dataset_metrics(scores: Scores) -> DatasetMetrics:
     psnr = {name: metrics.psnr for name, metrics in scores.images.items()}
-    return DatasetMetrics(**vars(scores.mean), num_images=len(psnr), psnr_per_image=psnr)
+    return DatasetMetrics(
+        **vars(scores.mean),
+        num_images=len(psnr),
+        psnr_per_image=psnr,
+        images_sha256=scores.images_sha256,
+    )
 
 
 def check_rankable(models: Mapping[str, Model | EnsembleModel], folder: Path) -> dict[str, Model]:

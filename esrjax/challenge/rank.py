@@ -299,19 +299,27 @@ def baseline_runtime_ms(row: Row, reference: Row | Baseline) -> float:
 def check_comparable(rows: Sequence[Row], reference: Row | Baseline) -> None:
     """Raise `RankingError`, listing the differences, unless all rows were measured alike."""
     device, problems = reference.device or "unknown", list[str]()
-    for name in ("device", "conditions", "spec"):
-        methods_of: dict[str, list[str]] = {}  # by the value of that field
-        for row in rows:
-            methods_of.setdefault(getattr(row, name) or "unknown", []).append(row.method)
-        values = [f"{value} ({', '.join(names)})" for value, names in sorted(methods_of.items())]
-        if len(values) > 1:
-            problems.append(f"{name}: {', '.join(values)}")
+    values = {  # field -> (its value, method) of every row that has one
+        name: [(getattr(row, name) or "unknown", row.method) for row in rows]
+        for name in ("device", "conditions", "spec")
+    }
+    for row in rows:
+        for title, sha256 in row.images_sha256.items():
+            values.setdefault(f"images of {title}", []).append((sha256[:8], row.method))
+    for name, pairs in values.items():
+        methods_of: dict[str, list[str]] = {}
+        for value, method in pairs:
+            methods_of.setdefault(value, []).append(method)
+        if len(methods_of) > 1:
+            texts = (f"{value} ({', '.join(m)})" for value, m in sorted(methods_of.items()))
+            problems.append(f"{name}: {', '.join(texts)}")
     if isinstance(reference, Baseline):
         other_devices = {row.device for row in rows} - {None, device}
         problems += [f"device: {device} (published baseline), {d} (rows)" for d in other_devices]
     if problems:
         raise RankingError(
             f"The rows are not comparable: {bullet_list(problems, 'difference')}",
-            rule="all rows of a ranking have one device, one way of timing and one metric",
+            rule="all rows of a ranking have one device, one way of timing, one metric, and the "
+            "same images under the name of a dataset",
             remedy="measure all of them, the baseline too, in the same way on one machine",
         )

@@ -27,12 +27,14 @@ class DatasetMetrics:
         ssim: Mean SSIM over the images, if it was computed.
         num_images: Number of images.
         psnr_per_image: Image name -> PSNR in dB, in the order of the dataset.
+        images_sha256: Hash of the names and pixels of all images, LR and HR.
     """
 
     psnr: PositiveFloat
     ssim: float | None = None
     num_images: NonNegativeInt
     psnr_per_image: Mapping[str, float] | None = None
+    images_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -116,6 +116,7 @@ class Row:
         spec: Metric specification of the PSNR; None if the source does not tell.
         weights_origin: Whose weights it has; None if the source does not tell.
         weights_sha256: Hash of the checkpoint; None if the source does not tell.
+        images_sha256: Dataset, with its number of images -> hash of these, where the source tells.
         series: Dataset -> per-image figures.
         provenance: Field -> where its figure comes from.
     """
@@ -137,6 +138,7 @@ class Row:
     spec: str | None = None
     weights_origin: WeightsOrigin | None = None
     weights_sha256: str | None = None
+    images_sha256: Mapping[str, str] = field(default_factory=dict[str, str])
     series: Mapping[str, ImageSeries] = field(default_factory=dict[str, ImageSeries])
     provenance: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
@@ -198,6 +200,11 @@ def row_of_result(
             f"{name} ({quality.num_images})": quality.psnr
             for name, quality in result.quality.items()
             if name not in official
+        },
+        images_sha256={
+            f"{name} ({quality.num_images})": quality.images_sha256
+            for name, quality in result.quality.items()
+            if quality.images_sha256
         },
         baseline_ms=result.baseline and result.baseline.runtime.median_ms,
         protocol_ms={name: timing.mean_ms for name, timing in result.protocol_timing.items()},

@@ -1,5 +1,6 @@
 """PSNR and SSIM of an upscaler over a dataset, under one metric spec or several."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,12 +41,14 @@ class Scores:
         spec: Name of the metric spec.
         images: Name of a pair -> its metrics.
         lr_source: Where the LR images come from, see `datasets.lr_source`.
+        images_sha256: SHA-256 of the names and the pixels of all images, LR and HR, as read.
         notes: Name of a pair -> what reading its images has changed; none where nothing was.
     """
 
     spec: str
     images: Mapping[str, ImageMetrics]
     lr_source: str
+    images_sha256: str
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @property
@@ -61,7 +64,8 @@ class Scores:
 
         "notes" is `{NAME: [NOTE]}`, of the images that have any.
         """
-        head = {"lr_source": self.lr_source, "spec": self.spec, "mean": asdict(self.mean)}
+        head = {"lr_source": self.lr_source, "images_sha256": self.images_sha256}
+        head |= {"spec": self.spec, "mean": asdict(self.mean)}
         images = {name: asdict(metrics) for name, metrics in self.images.items()}
         notes = {name: list(texts) for name, texts in self.notes.items()}
         return {**head, "images": images, "notes": notes}
@@ -119,14 +123,24 @@ def score_with_specs(
     as_floats = any(spec.needs_float_output for spec in specs)
     metrics: dict[str, list[ImageMetrics]] = {}
     notes: dict[str, tuple[str, ...]] = {}
+    digest = hashlib.sha256()
     for pair in progress(pairs):
         images = pair.read()
+        digest.update(repr((pair.name, images.lr.shape)).encode())
+        digest.update(np.ascontiguousarray(images.lr))
+        digest.update(np.ascontiguousarray(images.hr))
         metrics[pair.name] = _measure(upscaler, pair, images, specs, as_floats)
         notes |= {pair.name: images.notes} if images.notes else {}
     source = lr_source(pairs)
     of_specs = [{name: row[i] for name, row in metrics.items()} for i in range(len(specs))]
     return tuple(
-        Scores(spec=spec.name, images=images, lr_source=source, notes=notes)
+        Scores(
+            spec=spec.name,
+            images=images,
+            lr_source=source,
+            images_sha256=digest.hexdigest(),
+            notes=notes,
+        )
         for spec, images in zip(specs, of_specs, strict=True)
     )
 

@@ -53,7 +53,7 @@ def test_scores_of_every_image_are_those_of_the_official_code(reference, name, d
 def test_eval_reports_scores_per_image(esrjax, crumbs, noise_dataset):
     scores = esrjax("eval", "crumb", "--data", noise_dataset, "--spec", "y", "--json").json
     names = ["method", "label", "dataset", "weights_origin", "weights_sha256", "lr_source"]
-    assert list(scores)[:9] == [*names, "spec", "mean", "images"]
+    assert list(scores)[:10] == [*names, "images_sha256", "spec", "mean", "images"]
     assert scores["lr_source"] == "bicubic from HR"
     assert (scores["label"], scores["dataset"], scores["weights_origin"]) == (
         "crumb",

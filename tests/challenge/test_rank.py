@@ -211,6 +211,14 @@ def test_rows_measured_differently_are_rejected():
     ]
     with pytest.raises(RankingError, match=r"device: GPU A \(SPAN\), unknown \(fast\)"):
         rank([replace(SPAN, device="GPU A"), FAST], RULES)
+    images = [{"Set5 (5)": sha256} for sha256 in ("a" * 64, "b" * 64)]
+    with pytest.raises(RankingError, match=r"images of Set5 \(5\): a{8} \(SPAN\), b{8} \(fast\)"):
+        rank(
+            [replace(row, images_sha256=i) for row, i in zip((SPAN, FAST), images, strict=True)],
+            RULES,
+        )
+    of_one = [replace(SPAN, images_sha256=images[0]), FAST]
+    assert len(rank(of_one, RULES).entries) == len(rank([SPAN, FAST], RULES).entries)
 
 
 def test_published_baseline_requires_its_device():

@@ -152,6 +152,12 @@ def test_results_hold_label_origin_and_every_dataset(esrjax, files, monkeypatch)
         ("own weights (Bakery)", "mine", "own"),
         ("shipped weights (Bakery)", "loaf", "shipped"),
     }
+    (files / "elsewhere").mkdir()
+    (files / "elsewhere/One").symlink_to(files / "Two")  # other images of the same name
+    moved = ["eval", "loaf", "--data", files / "elsewhere/One", "-o", files / "results"]
+    assert esrjax(*moved, "--no-baseline").code == 0
+    result = esrjax("rank", files / "results", "--baseline", "published", "--ignore-thresholds")
+    assert result.code == 2 and "images of One (1)" in result.err
     other = args.copy()
     other[3] = f"--checkpoint=mine:crumb={files}/a.safetensors"
     result = esrjax(*other, "--no-baseline")

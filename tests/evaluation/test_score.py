@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,29 @@ def test_scores_convert_to_json_types(image_pairs: tuple[Pair, ...]) -> None:
     scores = score(bicubic, image_pairs, NTIRE)
     plain = scores.as_dict()
     assert json.loads(json.dumps(plain)) == plain
-    assert list(plain) == ["lr_source", "spec", "mean", "images", "notes"]
+    assert list(plain) == ["lr_source", "images_sha256", "spec", "mean", "images", "notes"]
     assert plain["spec"] == "ntire"
     assert plain["mean"] == {"psnr": scores.mean.psnr, "ssim": scores.mean.ssim}
     assert plain["images"]["b"]["psnr"] == scores.images["b"].psnr
     assert list(plain["images"]) == ["a", "b", "c"]
+
+
+def test_hash_depends_on_the_names_and_pixels_of_images_alone(image_pairs, tmp_path):
+    def digest(pairs: Sequence[Pair]) -> str:
+        return score(bicubic, pairs, NTIRE).images_sha256
+
+    first, *others = image_pairs
+    hashes = {digest(image_pairs), digest(image_pairs[:2]), digest(image_pairs[::-1])}
+    hashes |= {digest([replace(first, name="d"), *others])}
+    lr, hr = first.load()
+    for name, pixels in (("hr", hr), ("lr", lr)):
+        write_image(tmp_path / f"{name}.png", pixels)
+    copy = replace(first, hr=tmp_path / "hr.png", lr=tmp_path / "lr.png")
+    assert digest([copy, *others]) in hashes
+    lr[0, 0, 0] ^= 1
+    write_image(tmp_path / "lr.png", lr)
+    hashes |= {digest([copy, *others])}
+    assert len(hashes) == 5
 
 
 def test_perfect_upscaler_has_infinite_psnr(image_pairs: tuple[Pair, ...]) -> None:
