@@ -12,7 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from esrjax.errors import DownloadError, NotFound, UnwritableFile
-from esrjax.io import sha256_file, weights_dir
+from esrjax.io import download_dirs, sha256_file, weights_dir
 from esrjax.method import Method, Weights
 
 MAX_IDLE_TRIES = 5  # in a row without a single byte
@@ -74,10 +74,13 @@ def find_local(weights: Weights, folder: Path | None = None) -> Path | None:
 
     Args:
         weights: Published weights.
-        folder: By default `esrjax.io.weights_dir()`.
+        folder: By default `esrjax.io.download_dirs()`.
     """
-    file = local_path(weights, folder) if weights.url else None
-    return file if file and file.is_file() and sha256_file(file) == weights.sha256 else None
+    if weights.url is None:
+        return None
+    files = (local_path(weights, each) for each in ([folder] if folder else download_dirs()))
+    is_intact = (file for file in files if file.is_file() and sha256_file(file) == weights.sha256)
+    return next(is_intact, None)
 
 
 def download(

@@ -4,9 +4,11 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 import zipfile
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -134,12 +136,54 @@ def unmatched_patterns(patterns: Iterable[str], names: Iterable[str]) -> list[st
 
 
 def cache_dir(name: str) -> Path:
-    """Return the folder `name` in `$XDG_CACHE_HOME/esrjax`, else in `~/.cache/esrjax`.
+    """Return the folder `name` of the user's cache: the first of `cache_dirs` that is writable.
 
     What it contains can be downloaded or computed again.
+
+    Raises:
+        UnwritableFile: There is none.
     """
-    xdg_cache_home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg_cache_home) if xdg_cache_home else Path.home() / ".cache") / "esrjax" / name
+    for folder in cache_dirs(name):
+        if _is_writable_dir(folder):
+            return folder
+    raise UnwritableFile(
+        "There is no folder for a cache",
+        rule="it is in $XDG_CACHE_HOME, ~/.cache or the folder of temporary files",
+        remedy="set XDG_CACHE_HOME to a folder that can be written to",
+    )
+
+
+def cache_dirs(name: str) -> list[Path]:
+    """Return the possible folders `name` of the user's cache.
+
+    These are `$XDG_CACHE_HOME/esrjax`, else `~/.cache/esrjax`, and, for a user without a writable
+    home, `esrjax-UID` in the folder of temporary files, unless another user can write to it.
+    """
+    roots: list[Path] = []
+    if xdg_cache_home := os.environ.get("XDG_CACHE_HOME"):
+        roots.append(Path(xdg_cache_home) / "esrjax")
+    elif os.path.isabs(home := os.path.expanduser("~")):
+        roots.append(Path(home) / ".cache/esrjax")
+    user_id = getattr(os, "getuid", int)()
+    with suppress(OSError):  # there is no folder of temporary files
+        temporary = Path(tempfile.gettempdir()) / f"esrjax-{user_id}"
+        if _is_private(temporary, user_id):
+            roots.append(temporary)
+    return [root / name for root in roots]
+
+
+def _is_private(folder: Path, user_id: int) -> bool:
+    """Return whether a folder is new, or belongs to the user and nobody else can write to it."""
+    if not os.path.lexists(folder):
+        return True
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == user_id and not status.st_mode & 0o022
+
+
+def _is_writable_dir(folder: Path) -> bool:
+    """Return whether files can be created in a folder, which may be new."""
+    existing = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
 
 
 def data_dirs() -> list[Path]:
@@ -148,16 +192,21 @@ def data_dirs() -> list[Path]:
 
 
 def weights_dir() -> Path:
-    """Return the folder of downloaded weights: `$ESRJAX_DATA/weights`, else the user's cache."""
+    """Return the folder to which weights are downloaded: `$ESRJAX_DATA/weights`, else a cache."""
     folders = _env_dirs(("ESRJAX_DATA", "weights"))
     return folders[0] if folders else cache_dir("weights")
+
+
+def download_dirs() -> list[Path]:
+    """Return the folders that may have downloaded weights."""
+    return _env_dirs(("ESRJAX_DATA", "weights")) or cache_dirs("weights")
 
 
 def weights_dirs() -> list[Path]:
     """Return the folders in which checkpoints are looked up by name."""
     folders = _env_dirs(("ESRJAX_DATA", ""), ("ESRJAX_DATA", "weights"))
     folders += _env_dirs(("ESRJAX_REFERENCE", "weights"))
-    return list(dict.fromkeys([*folders, weights_dir()]))
+    return list(dict.fromkeys([*folders, *cache_dirs("weights")]))
 
 
 def _env_dirs(*folders: tuple[str, str]) -> list[Path]:

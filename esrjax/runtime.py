@@ -2,12 +2,16 @@
 
 import os
 import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 HUGE_PAGES_ENV = "ESRJAX_HUGE_PAGES"  # "0" turns them off
 TUNABLES_ENV = "GLIBC_TUNABLES"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # malloc requests transparent huge pages by madvise
 THP_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+CACHE_WARNING = r"(?s)Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
 DEBUGGER_MODULES = ("pdb", "cProfile", "debugpy", "coverage")
 
 
@@ -15,23 +19,57 @@ def enable_compilation_cache() -> None:
     """Enable JAX's persistent compilation cache, through the environment variables that JAX reads.
 
     Call it before JAX is imported. Variables that are already set (`JAX_COMPILATION_CACHE_DIR` and
-    others) take precedence. If the folder cannot be written to, there is no cache.
+    others) take precedence. If no folder can be written to, there is no cache. An entry that JAX
+    cannot read or write is removed, since JAX itself would never write it again.
     """
-    from esrjax.io import cache_dir  # here: `reexec_with_huge_pages` would pay for it twice
+    # Here: `reexec_with_huge_pages` would pay for it twice.
+    from esrjax.errors import UnwritableFile
+    from esrjax.io import cache_dir
 
-    folder = cache_dir("programs")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _is_writable(folder):
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            folder = cache_dir("programs")
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, UnwritableFile):
+            return
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
         # JAX's default of 1 s would leave most of a small network's many functions out.
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    _remove_spoiled_entries(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
 
 
-def _is_writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+def _remove_spoiled_entries(folder: Path) -> None:
+    """Handle the warnings of JAX about entries of its cache: remove the entry, and note it."""
+    import glob
+    import re
+
+    from esrjax.errors import log_note
+
+    show = warnings.showwarning
+
+    def show_or_remove(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        warning = re.match(CACHE_WARNING, str(message))
+        if warning is None:
+            return show(message, *args, **kwargs)
+        action, name, reason = warning.groups()
+        for entry in folder.glob(f"{glob.escape(name)}-*-cache"):
+            _remove(entry)
+        if action == "reading":
+            return log_note(f"damaged entries of the compilation cache '{folder}' are removed")
+        return log_note(f"the compilation cache '{folder}' cannot be written: {reason[:200]}")
+
+    warnings.showwarning = show_or_remove
+
+
+def _remove(entry: Path) -> None:
+    """Remove a file, link or folder, if that is possible."""
+    import shutil
+
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            entry.unlink()
 
 
 def reexec_with_huge_pages() -> None:

@@ -30,7 +30,7 @@ ALLOWED_IMPORTS = {  # of a package of esrjax, besides itself; packages not list
     "schema": {"errors"},
     "method": {"errors"},
     "registry": {"errors", "method"},
-    "runtime": {"io"},
+    "runtime": {"errors", "io"},
     "hub": {"errors", "io", "method"},
     "nn": BASE,
     "data": {"errors", "io", "schema"},

@@ -3,12 +3,17 @@
 import os
 import subprocess
 import sys
+import tempfile
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from esrjax import runtime
+from esrjax.errors import UnwritableFile
+from esrjax.io import cache_dir
 
 DIRECTORY = "JAX_COMPILATION_CACHE_DIR"
 
@@ -40,10 +45,47 @@ def test_environment_takes_precedence(home, monkeypatch):
     assert os.environ[DIRECTORY] == "elsewhere" and not home.exists()
 
 
-def test_unwritable_folder_disables_the_cache(home):
+@pytest.fixture
+def temporary_cache(home, tmp_path, monkeypatch):
+    """The cache of a user without a writable home; not created."""
     home.write_text("in the way")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"esrjax-{os.getuid()}"
+
+
+def test_cache_of_a_user_without_home_is_a_private_temporary_folder(temporary_cache):
+    runtime.enable_compilation_cache()
+    assert os.environ[DIRECTORY] == str(temporary_cache / "programs")
+
+
+def test_folder_that_others_can_write_to_is_no_cache(temporary_cache):
+    temporary_cache.mkdir()
+    temporary_cache.chmod(0o777)  # another user could put a program there
     runtime.enable_compilation_cache()
     assert DIRECTORY not in os.environ
+
+
+def test_user_without_name_home_and_temporary_folder_has_no_cache(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UnwritableFile, match="XDG_CACHE_HOME"):
+        cache_dir("weights")
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.parametrize("action", ["reading", "writing"])
+def test_entry_that_jax_cannot_use_is_removed(home, monkeypatch, caplog, action, is_folder):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    runtime.enable_compilation_cache()
+    spoiled, sound = (Path(os.environ[DIRECTORY]) / f"jit_{n}-0f-cache" for n in "ab")
+    sound.touch()
+    spoiled.mkdir() if is_folder else spoiled.touch()
+    text = f"Error {action} persistent compilation cache entry for 'jit_a': zlib.error: {home}"
+    warnings.showwarning(UserWarning(text), UserWarning, "compiler.py", 1)
+    assert sound.exists() and not spoiled.exists()
+    assert str(home) in caplog.text and "Warning" not in caplog.text
 
 
 # --- Huge pages: the command is executed again, once, where the system has them ---

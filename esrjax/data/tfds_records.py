@@ -122,8 +122,8 @@ def _newest_version(name: str) -> Path:
 
 def _search_path() -> list[Path]:
     """Return our folders, then the one in which TFDS itself stores datasets."""
-    own = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    return [*data_dirs(), own]
+    own = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return [*data_dirs(), Path(os.path.expanduser(own))]  # without a home, "~" stays
 
 
 def _builder(folder: str) -> Any:

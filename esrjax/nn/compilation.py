@@ -1,7 +1,7 @@
 """Calls of networks: compiler options, `jax.jit` with them, errors of a plugin's code."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,6 +18,10 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0}
 # By default XLA's CPU backend gives dense convolutions and matmuls to YNNPACK, which runs on one
 # core; without it they use all cores.
 DISABLE_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# JAX keeps the executable and the trace of every shape for ever, some 3.5 MB for a network and a
+# size of images.
+MAX_PROGRAMS = 128
+_programs: set[Hashable] = set()  # function and shapes of what was compiled since the last clearing
 
 
 @functools.cache
@@ -36,7 +40,10 @@ def compiler_options() -> Mapping[str, Any]:
 
 
 def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
-    """Return `jax.jit(function)` with `compiler_options`.
+    """Return `jax.jit(function)` with `compiler_options`, and memory that stays bounded.
+
+    All functions that this returns have together at most `MAX_PROGRAMS` executables; the next one
+    clears the caches of JAX, so that what is still called is compiled once more.
 
     JAX refuses compiler options of a function that is called while another one is traced (an outer
     jit, a gradient); there the plain `jax.jit(function)` is called, a part of that computation.
@@ -53,10 +60,22 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        compiled = nested_jit if is_tracing() else top_level_jit()
-        return compiled(*args, **kwargs)
+        if is_tracing():
+            return nested_jit(*args, **kwargs)
+        _bound_programs(function, (args, kwargs))
+        return top_level_jit()(*args, **kwargs)
 
     return call
+
+
+def _bound_programs(function: Callable[..., Any], arguments: Any) -> None:
+    """Clear JAX's caches if a call needs one executable more than `MAX_PROGRAMS`."""
+    shapes = tuple(getattr(leaf, "shape", None) for leaf in jax.tree.leaves(arguments))
+    program = (id(function), shapes)
+    if program not in _programs and len(_programs) >= MAX_PROGRAMS:
+        jax.clear_caches()
+        _programs.clear()
+    _programs.add(program)
 
 
 def call_network(net: Any, lr: jax.Array) -> jax.Array:

@@ -73,3 +73,16 @@ def test_jit_options_are_passed_on():
     power = compilation.jit(lambda x, n: x**n, static_argnums=1)
     assert power(3.0, 2) == 9
     assert jax.jit(lambda x: power(x, 2))(3.0) == 9
+
+
+def test_number_of_compiled_programs_is_bounded(monkeypatch):
+    clearings = []
+    monkeypatch.setattr(compilation, "MAX_PROGRAMS", 3)
+    monkeypatch.setattr(compilation, "_programs", set())
+    monkeypatch.setattr(jax, "clear_caches", lambda: clearings.append(len(compilation._programs)))
+    double = compilation.jit(lambda x: 2 * x)
+    for size in (1, 2, 3, 1, 2, 3):
+        double(jnp.ones(size))
+    assert clearings == []
+    double(jnp.ones(4))
+    assert clearings == [3] and len(compilation._programs) == 1

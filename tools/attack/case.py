@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +114,22 @@ def run_command(
     A command that runs longer than `time_limit` seconds is killed and counts as hung.
     """
     command = [sys.executable, "-m", "esrjax", *map(str, args)]
+    return _run_process(command, folder, env or {}, time_limit)
+
+
+def run_shell(script: str, folder: Path, time_limit: float = 300) -> Outcome:
+    """Run a script of `sh` in `folder`; see `run_command`."""
+    return _run_process(["sh", "-c", script], folder, {}, time_limit)
+
+
+def _run_process(
+    command: Sequence[str], folder: Path, env: Mapping[str, str], time_limit: float
+) -> Outcome:
     try:
         ended = subprocess.run(
             command,
             cwd=folder,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **env},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=time_limit,
@@ -126,9 +137,8 @@ def run_command(
         )
     except subprocess.TimeoutExpired as error:
         raise AssertionError(f"hung: longer than {time_limit:g} s") from error
-    decode = bytes.decode
     return Outcome(
         code=ended.returncode,
-        out=decode(ended.stdout, errors="replace"),
-        err=decode(ended.stderr, errors="replace"),
+        out=ended.stdout.decode(errors="replace"),
+        err=ended.stderr.decode(errors="replace"),
     )
