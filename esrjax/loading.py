@@ -223,21 +223,34 @@ _shapes_cache: dict[tuple[Any, str], dict[Form, Shapes]] = {}  # of this process
 def weights_origin(method: Method, checkpoint: Checkpoint) -> Origin:
     """Return whose weights a checkpoint has.
 
-    "official": a published file (`Method.weights`, by SHA-256) or one that `weights convert` made
-    of it; "shipped": the file that the plugin ships (`Method.pretrained`); "own": anything else.
-
-    A converted file is official only while the hash of its tensors in the metadata is right, so
-    weights that were trained on and saved with the old header are "own". Metadata is not signed:
-    this guards against mistakes; proof is the published file itself, converted again.
+    "official": a published file, by its SHA-256, or a file of its tensors, by theirs
+    (`Method.weights`); "shipped": the file that the plugin ships (`Method.pretrained`); "own":
+    anything else. What metadata says of the source is no proof: where it names a published file
+    and the tensors do not show it, as after fusing its branches, that is logged.
 
     Args:
         method: The method that the checkpoint belongs to.
         checkpoint: As `read_checkpoint` returns.
     """
-    if checkpoint_io.source_sha256(checkpoint) in {w.sha256 for w in method.weights.values()}:
+    published, metadata = method.weights.values(), checkpoint.metadata
+    if checkpoint.sha256 in {w.sha256 for w in published}:
+        return "official"
+    used = {
+        key: tensor
+        for key, tensor in checkpoint.state_dict.items()
+        if not matches_any(key, method.unused_torch_keys)
+    }
+    if checkpoint_io.hash_tensors(used) in {w.tensors_sha256 for w in published}:
         return "official"
     shipped = hub.shipped_path(method)
-    return "shipped" if shipped and sha256_file(shipped) == checkpoint.sha256 else "own"
+    if shipped and sha256_file(shipped) == checkpoint.sha256:
+        return "shipped"
+    if metadata is not None and metadata.source_sha256 in {w.sha256 for w in published}:
+        log_note(
+            f"{checkpoint.path}: own weights; converted from official ones by the metadata, which "
+            "the tensors do not prove"
+        )
+    return "own"
 
 
 def identify_method(checkpoint: Checkpoint | str | Path, hparams: HParams | None = None) -> str:

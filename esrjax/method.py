@@ -25,6 +25,8 @@ class Weights:
 
     Attributes:
         sha256: SHA-256 of the file, in hex.
+        tensors_sha256: `esrjax.nn.checkpoint_io.hash_tensors` of the tensors that the network
+            takes, by which a conversion to another format is recognized; empty if unknown.
         url: Download URL of the file; None if it has none.
         form: Form of the network that the tensors belong to.
         hparams: Arguments of `Method.network` that the tensors need.
@@ -35,6 +37,7 @@ class Weights:
     """
 
     sha256: str
+    tensors_sha256: str = ""
     url: str | None = None
     form: Form = "deploy"
     hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -157,6 +157,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="99555b3283b913ff35e6e35e9f00761e4ce9a64d467b74ea1da388b743d6cbbf",
+            tensors_sha256="2fee3b4c4734d03b1ff06f1d03b88ea90747da84fbdc6311b40b3683572a7d23",
             url=ntire2026_url("team17_AMCANet.pth"),
             state_dict_key="params_ema",
             other_keys=("params",),

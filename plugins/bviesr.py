@@ -165,6 +165,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="3f57996fd52df0a41ca6b5ba1ff07d1a1c3b808a647c49c9c5f566e0733a7386",
+            tensors_sha256="f8564f574e312069c35507cfc0e2057b13904156967b1ea1577705c7388ede09",
             url=ntire2026_url("team19_BVIESR.pth"),
             state_dict_key="params",
         )

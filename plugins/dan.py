@@ -95,6 +95,7 @@ METHOD = Method(
     weights={
         "ntire2025": Weights(
             sha256="04db32e38cb45e7d69dbedb68cb6c83969fa59a761d7e9c61441c429d385e541",
+            tensors_sha256="6515ca4b23a519844c68556d8478c096805e6e70cc031780861b26384a0a517b",
             url=ntire2025_url("team20_DAN.pth"),
             state_dict_key="params_ema",
             other_keys=("params",),

@@ -31,6 +31,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="b53944ab3a6ab63d5004f5dd0fae3d76cc7d308f2145942d0e41211aaf9225bf",
+            tensors_sha256="ded7ac1b250107f8b67407dcc329f988fb37231a5aa839bd7932388fffc7a2f1",
             url=ntire2026_url("team18_DISP.pth"),
         )
     },

@@ -212,10 +212,12 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="2d6157faa97494dc4970016720b75b06db584e1386c54bcaa2e45feb41e9a189",
+            tensors_sha256="0e068db3001b1b087b79bd7f58d0c1415381109454b1fc7d8974192c66d1f684",
             url=ntire2026_url("team15_DSCF_Fused.pth"),
         ),
         "emsr2025": Weights(
             sha256="239e76bc4e4e738491c3963805c0a79f524400acf5fbde34b2cb1a855dd62cb1",
+            tensors_sha256="ca4ede0aaadd9d2538b7ebe7ba76766abdcadb9bc43bf48ef8b94c8e1f841f79",
             url=ntire2025_url("team23_DSCF.pth"),
             form="train",
             hparams={"rank": 0, "tail_rank": 0},

@@ -201,6 +201,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="c787ffb39cd9d945dc84ba22156e508e683fb6b49f1ad3c56a57679b5687411f",
+            tensors_sha256="76501966273ca47bff4eb6570ea9ed049b5dce8d07994fd9f73ab00e8eb3aa42",
             url=ntire2026_url("team12_DWMamba.pth"),
             state_dict_key="params",
         )

@@ -38,6 +38,7 @@ METHOD = Method(
     weights={
         "ntire2025": Weights(
             sha256="239e76bc4e4e738491c3963805c0a79f524400acf5fbde34b2cb1a855dd62cb1",
+            tensors_sha256="ca4ede0aaadd9d2538b7ebe7ba76766abdcadb9bc43bf48ef8b94c8e1f841f79",
             url=ntire2025_url("team23_DSCF.pth"),
         )
     },

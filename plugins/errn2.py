@@ -138,6 +138,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="f167f80e8e5bbed8b99056235a646da25d7292b085c09efdda1454be5a4659a6",
+            tensors_sha256="c2244f6b8c8a0b2ed0f758dbf6936f9c1536b976936b328521d7b63beb95e04f",
             url=ntire2026_url("team20_ERRN2.pth"),
         )
     },

@@ -198,6 +198,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="7734156836614b543dcc67eb198b8225f7cd0cf0fe03b66bbc2aa1c3f89ad445",
+            tensors_sha256="9013b95b2cc4c24796d16cb900d6def89af5ace26dc424e75b9ad12ea9783665",
             url=ntire2026_url("team06_HAESR.pth"),
             state_dict_key="params_ema",
             other_keys=("params",),

@@ -205,6 +205,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="7fb67e20459d1b5e8a93d3e5dc1b2b8ec4a7f366c29b9f27ece9dbcb4c955457",
+            tensors_sha256="041329cdaf9d0069ffebe70c82ea4189a85dd5bd9cfc6474ab31d4b372b04312",
             url=ntire2026_url("team10_HFENet.pth"),
             state_dict_key="params",
         )

@@ -145,7 +145,10 @@ METHOD = Method(
     description=__doc__,
     needs_full_image=True,
     weights={
-        "seed0": Weights(sha256="5ab9eccdf4d378b1d8b5de5401a20ac1218364226961d8dccffea6cc9c611647")
+        "seed0": Weights(
+            sha256="5ab9eccdf4d378b1d8b5de5401a20ac1218364226961d8dccffea6cc9c611647",
+            tensors_sha256="ac1c2aab47e4e01bc7afbe2ebfe507d6bb930e3f3c14a190368b619e809b0938",
+        )
     },
     torch_names=spab.TORCH_NAMES,
     cost_options=CostOptions(

@@ -43,6 +43,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="6196a5e03e7d3fb58e3c35427bdd00290e693c8b530f5f8573108e517b9ade46",
+            tensors_sha256="a6fd1040a4d4efdb7ccbd83c786ae40cffb2c38313c1df203f87333367c2bc39",
             url=ntire2026_url("team01_PDS.pth"),
         )
     },

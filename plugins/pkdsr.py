@@ -41,6 +41,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="737fb4bb122c8dcdc0e3b6864d420819206ef7260e90b4a3e984c40c64e56d24",
+            tensors_sha256="1b4870aff38120054b60b466225a5ad48cccd4469e7cd755d654d6950ec983eb",
             url=ntire2026_url("team16_PKDSR.pth"),
             state_dict_key="params_ema",
             other_keys=("params",),

@@ -99,6 +99,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="6644ee4bf292f3dda399e382fe0a2e9c97cb222ff5f2057dc0389541a9f21dad",
+            tensors_sha256="3834f1408a89bca18cc5253d03c8a0f9a2d846cdf5421ee136665532fc6a552f",
             url=ntire2026_url("team09_RFDN_SPAN.pth"),
             state_dict_key="params_ema",
             other_keys=("params",),

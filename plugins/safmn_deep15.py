@@ -119,6 +119,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="60bb81892108ff4305b89f2fc4a27ba514b702b5ed017e19de419410e9e7711a",
+            tensors_sha256="b0117a3fcc853fd762454bcf543d0ed909219722dc8827e9f7bc1c76db87c6a8",
             url=ntire2026_url("team21_SAFMN_Deep15.pth"),
         )
     },

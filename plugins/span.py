@@ -67,6 +67,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971",
+            tensors_sha256="4cb3c4c7a8e63a57fe91bdabea4a2aca051c901142677f7eaf677bd1eb62ef62",
             url=ntire2026_url("team00_SPAN.pth"),
         )
     },

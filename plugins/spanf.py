@@ -86,6 +86,7 @@ METHOD = Method(
     weights={
         "ntire2025": Weights(
             sha256="1508c566008654646bea1edff537c83dd7a6fe8f6ffda3f25f9eb7ba09cbbcd3",
+            tensors_sha256="2a0ea5db249109acf2ba3f929833d7a3e252a06963e17d939c003076911b2bf5",
             url=ntire2025_url("team24_spanf.pth"),
         )
     },

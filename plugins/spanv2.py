@@ -117,6 +117,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="fca2743272b8a7fb32931ed3287454173c7d209f204cb2f58084ee868414d371",
+            tensors_sha256="55de3f8b92630629d19407a1cfdf7286a79893b9f5342e4af58b87a25585659b",
             url=ntire2026_url("team22_spanv2_c2.pth"),
         )
     },

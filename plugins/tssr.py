@@ -82,6 +82,7 @@ METHOD = Method(
     weights={
         "ntire2025": Weights(
             sha256="8603e89aee24ef28f8df21e4b18f72b6cc301bd4afc5d3d1de03583ba4a95622",
+            tensors_sha256="284799378aab0d56abfe7518aaab39149ecef4a5f3201634171db970ccc98a5c",
             url=ntire2025_url("team58_TSSR.pth"),
         )
     },

@@ -156,6 +156,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="89092055d66a5e6f94720e1741e8f41f59ed9cfa2bdebc893728d2e001add589",
+            tensors_sha256="94d38a497619b0eb04ac88e8335919cfd49e0e32ef4e251799725bf473a82de9",
             url=ntire2026_url("team11_VSCINet.pth"),
             state_dict_key="params_ema",
             other_keys=("params",),

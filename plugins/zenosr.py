@@ -61,6 +61,7 @@ METHOD = Method(
     weights={
         "ntire2026": Weights(
             sha256="cb09f1467d13edf3bab23c39abaee8c0e04f1ba445bd3f5c3d4f5c015d63171a",
+            tensors_sha256="19ff3b4cf8cb58bf8ef7f7b1e22517234f4d371a68962d8103f687ab524d3101",
             url=ntire2026_url("team04_ZenoSR.pth"),
             state_dict_key="params_ema",
             other_keys=("params",),

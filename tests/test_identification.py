@@ -13,7 +13,7 @@ from esrjax.errors import InvalidArgument, NotFound, WeightsMismatch
 from esrjax.interop import convert
 from esrjax.loading import identify_method, weights_origin
 from esrjax.method import Weights
-from esrjax.nn.checkpoint_io import read_checkpoint, write_safetensors
+from esrjax.nn.checkpoint_io import hash_tensors, read_checkpoint, write_safetensors
 from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8)
@@ -136,7 +136,9 @@ def test_python_loads_a_checkpoint_alone(crumb_file, strip):
 def published(strip, monkeypatch):
     """A published file of `crumb`."""
     path = strip()
-    weights = Weights(sha256=read_checkpoint(path).sha256)
+    checkpoint = read_checkpoint(path)
+    tensors_sha256 = hash_tensors(checkpoint.state_dict)
+    weights = Weights(sha256=checkpoint.sha256, tensors_sha256=tensors_sha256)
     monkeypatch.setitem(registry.get_method("crumb").weights, "paper", weights)
     return path
 
@@ -157,6 +159,23 @@ def test_published_file_and_its_conversion_are_official(published, tmp_path):
     convert.convert("crumb", published, converted)
     convert.convert("crumb", converted, again)
     assert [origin(path) for path in (published, converted, again)] == ["official"] * 3
+    pytest.importorskip("torch", reason="torch is not installed")
+    convert.convert("crumb", published, tmp_path / "a.pth", to="torch")
+    assert origin(tmp_path / "a.pth") == "official"
+
+
+def test_metadata_alone_makes_no_weights_official(published, tmp_path, monkeypatch, caplog):
+    converted, forged = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    convert.convert("crumb", published, converted)
+    checkpoint = read_checkpoint(converted)
+    tensors = {key: value + np.float32(0.5) for key, value in checkpoint.state_dict.items()}
+    metadata = replace(checkpoint.metadata, tensors_sha256=hash_tensors(tensors))
+    write_safetensors(forged, tensors, metadata)
+    assert origin(forged) == "own"
+    assert f"{forged}: own weights; converted from official ones by the metadata" in caplog.text
+    weights = registry.get_method("crumb").weights
+    monkeypatch.setitem(weights, "paper", replace(weights["paper"], tensors_sha256=""))
+    assert origin(converted) == "own" and str(converted) in caplog.text
 
 
 def test_changed_tensors_under_an_official_header_are_own(published, tmp_path):

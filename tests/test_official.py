@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from esrjax import registry
+from esrjax.loading import load_network
+from esrjax.nn.checkpoint_io import hash_tensors, read_checkpoint
+from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
@@ -38,3 +41,12 @@ def test_outputs_and_activations_agree_with_pytorch(official):
 def test_every_method_with_published_weights_is_compared(reference):
     published = {n for n in registry.names() if getattr(registry.get_entry(n), "weights", None)}
     assert published == {official.method for official in OFFICIALS}
+
+
+def test_published_tensors_have_the_hash_of_the_plugin(reference):
+    """A conversion is recognized by it. The rest were compared when they were written."""
+    method = registry.get_method("spanv2")
+    file = read_checkpoint(reference / "weights/team22_spanv2_c2.pth")
+    (weights,) = [w for w in method.weights.values() if w.sha256 == file.sha256]
+    used = load_network("spanv2", method, file).net
+    assert hash_tensors(to_state_dict(used, KeyMap(method.torch_names))) == weights.tensors_sha256

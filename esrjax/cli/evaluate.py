@@ -131,12 +131,7 @@ def _no_method(
 ) -> InvalidArgument:
     networks = list(dict.fromkeys([*(n for n in names if n not in members), *members]))
     networks = [n for n in networks if not isinstance(registry.get_entry(n), Ensemble)]
-    return InvalidArgument(
-        f"--checkpoint {text!r} does not name one of the methods that are run",
-        rule=f"METHOD in METHOD=FILE or LABEL:METHOD=FILE is one of {', '.join(networks)}; FILE "
-        "alone is for a single method",
-        remedy=f"for example --checkpoint {networks[0]}={file}",
-    )
+    return options.no_method("--checkpoint", text, file, networks)
 
 
 def open_models(

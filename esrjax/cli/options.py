@@ -284,17 +284,9 @@ def split_method(option: str, text: str, names: Sequence[str]) -> tuple[str, str
     name, equals, file = text.partition("=")
     if equals and name in names:
         return name, file
-    is_other_method = bool(equals) and name in registry.names()
-    if len(names) == 1 and not is_other_method:
+    if len(names) == 1 and not (equals and name in registry.names()):
         return names[0], text
-    raise InvalidArgument(
-        f"{option} {text!r} names a method that is not run: {name!r}"
-        if is_other_method
-        else f"{option} {text!r} does not name its method",
-        rule=f"METHOD in {option} METHOD=FILE is one of {', '.join(names)}; FILE alone is for a "
-        "single method",
-        remedy=f"for example {option} {names[0]}={file or text}",
-    )
+    raise no_method(option, text, file or text, names)
 
 
 # --- errors ------------------------------------------------------------------------------------
@@ -311,6 +303,23 @@ def invalid(option: str, value: str, rule: str, example: str) -> InvalidArgument
     """
     return InvalidArgument(
         f"Invalid {option} {value!r}", rule=rule, remedy=f"for example {option} {example}"
+    )
+
+
+def no_method(option: str, text: str, file: str, names: Sequence[str]) -> InvalidArgument:
+    """Return the error for a value `METHOD=FILE` or `FILE` that names none of the methods.
+
+    Args:
+        option: The option.
+        text: Its value.
+        file: The file in it.
+        names: The methods that are run.
+    """
+    return InvalidArgument(
+        f"{option} {text!r} does not name one of the methods that are run",
+        rule=f"METHOD in {option} METHOD=FILE is one of {', '.join(names)}; FILE alone is for a "
+        "single method",
+        remedy=f"for example {option} {names[0]}={file}",
     )
 
 

@@ -145,7 +145,7 @@ def report(
     from esrjax.data import datasets
     from esrjax.evaluation.metrics import get_spec
 
-    page.check_writable(output)
+    page.check_page(output)
     check_outputs([output], source.glob("*.json") if source.is_dir() else [source])
     if data is None and (texts := [*(images or ()), *(checkpoint or ())]):
         rule = "--images and --checkpoint show images of the dataset of --data"

@@ -559,7 +559,8 @@ def test_unwritable_report_is_reported(user_error, table, tmp_path):
         error = user_error("report", table, "-o", path)
         assert f"'{path}'" in error["problem"]
     error = user_error("report", table, "-o", table / "report.html")
-    assert error["location"] == str(table)
+    assert error["location"] == str(table / "report.html")
+    assert f"'{table}' is not a folder" in error["problem"]
 
 
 # --- self-ensemble, windows and fusion ---------------------------------------------------------

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,7 +11,7 @@ from string import Template
 from typing import Any
 
 from esrjax.errors import UnwritableFile
-from esrjax.io import write_bytes
+from esrjax.io import check_writable, write_bytes
 
 # In order of execution: each script may use those before it.
 SCRIPTS = (
@@ -48,15 +47,14 @@ def render_page(content: Mapping[str, Any]) -> str:
     )
 
 
-def check_writable(path: Path) -> None:
+def check_page(path: Path) -> None:
     """Raise `UnwritableFile` unless a page can be written to `path`."""
-    parent = next(p for p in path.absolute().parents if p.exists())
-    is_html = path.suffix in (".html", ".htm") and not path.is_dir()
-    if not is_html or not parent.is_dir() or not os.access(parent, os.W_OK):
+    check_writable(path)
+    if path.suffix not in (".html", ".htm"):
         raise UnwritableFile(
             f"Cannot write the report to '{path}'",
-            rule="a report is a file NAME.html in a folder with write permission",
-            location=str(parent if is_html else path),
+            rule="a report is a file NAME.html",
+            location=str(path),
             remedy="name another file with -o",
         )
 
@@ -72,7 +70,7 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         UnwritableFile: The page cannot be written there.
         ValueError: A number in `content` is not finite; an existing file is unchanged.
     """
-    check_writable(path)
+    check_page(path)
     write_bytes(path, render_page(content).encode())
 
 
