@@ -125,6 +125,10 @@ class Diverged(UserError):
     """Raised when a loss or a gradient is not finite during training."""
 
 
+class TrainingFailed(UserError):
+    """Raised when a training ends by an error of unknown cause; its state is saved if possible."""
+
+
 class DistributedError(UserError):
     """Raised when processes of a training do not connect, end early, or cannot share a batch."""
 

@@ -1,5 +1,6 @@
 """File helpers: atomic writes, checks of outputs, hashes, globs, formats; folders of the user."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -21,9 +22,9 @@ MAX_NAME_BYTES = 255  # of a file or folder, on common file systems
 def atomic_write(path: Path, remedy: str = "choose another output with -o") -> Generator[Path]:
     """Yield a temporary path whose file or folder replaces `path` when the block ends.
 
-    The temporary path is in the same folder, which is created. A file is flushed to the disk before
-    it is renamed, so that after a crash `path` has its old or its new content. After an exception
-    nothing is left behind.
+    The temporary path is in the same folder, which is created. It is flushed to the disk before it
+    is renamed (see `commit`), so that after a crash `path` has its old or its new content. After an
+    exception nothing is left behind.
 
     Args:
         path: A file, new or existing, or a new or empty folder.
@@ -39,10 +40,7 @@ def atomic_write(path: Path, remedy: str = "choose another output with -o") -> G
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise OSError("it is not a file")  # os.replace would replace even /dev/null
         yield partial
-        if partial.is_file():
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
+        commit(partial, path)
     except (FileExistsError, NotADirectoryError) as error:
         raise _unwritable(path, f"'{path.parent}' is not a folder", remedy) from error
     except OSError as error:
@@ -52,6 +50,50 @@ def atomic_write(path: Path, remedy: str = "choose another output with -o") -> G
             shutil.rmtree(partial, ignore_errors=True)
         elif partial.is_file():
             partial.unlink()
+
+
+def commit(partial: Path, path: Path) -> None:
+    """Rename a file or folder that is complete; it survives a crash of the machine from then on.
+
+    Args:
+        partial: The file or folder; its content is flushed to the disk first.
+        path: Its new name in the same folder: a file, an empty folder, or nothing yet.
+
+    Raises:
+        OSError: It cannot be flushed or renamed.
+    """
+    for entry in (*partial.rglob("*"), partial):
+        _flush(entry)
+    os.replace(partial, path)
+    _flush(path.parent)  # the new name itself
+
+
+def _flush(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder that may be written to but not read
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder at once: a folder is renamed first, so that no part remains.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        hidden = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.partial")
+        os.replace(path, hidden)
+        shutil.rmtree(hidden)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes, remedy: str = "choose another output with -o") -> None:

@@ -1,6 +1,7 @@
-"""JAX's persistent compilation cache, and huge pages for this process."""
+"""JAX's persistent compilation cache, and huge pages and signals of this process."""
 
 import os
+import signal
 import sys
 import warnings
 from contextlib import suppress
@@ -12,6 +13,8 @@ TUNABLES_ENV = "GLIBC_TUNABLES"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # malloc requests transparent huge pages by madvise
 THP_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CACHE_WARNING = r"(?s)Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
+# They end a training, which saves its state first. SLURM sends USR1 where it is asked for it.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 DEBUGGER_MODULES = ("pdb", "cProfile", "debugpy", "coverage")
 
 

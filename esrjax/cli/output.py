@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence, Set
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
@@ -336,6 +337,21 @@ def download_bar() -> Generator[Callable[[int, int | None], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print a line; once the output is closed or its disk full, this and later lines are dropped.
+
+    Args:
+        text: The line.
+        err: Print to standard error.
+    """
+    stream = sys.stderr if err else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):  # a pipe without a reader, a terminal that is gone
+        with suppress(OSError, ValueError):  # else Python fails at exit, when it flushes the rest
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class TrainingBar:
     """A progress bar with loss, PSNR and throughput; plain lines where there is no terminal.
 
@@ -354,7 +370,7 @@ class TrainingBar:
         if self._console.is_terminal:
             self._bar.start()
         else:
-            print("training: compiling", flush=True)
+            print_line("training: compiling")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -372,4 +388,4 @@ class TrainingBar:
         )
         self._bar.update(self._task, completed=report.step, description=text)
         if not self._console.is_terminal:
-            print(f"{report.step:>8}/{report.total_steps}  {text}", flush=True)
+            print_line(f"{report.step:>8}/{report.total_steps}  {text}")

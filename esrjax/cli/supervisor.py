@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from esrjax.errors import DistributedError, run_and_report_errors
+from esrjax.runtime import STOP_SIGNALS
 
 GRACE_PERIOD_S = 25  # seconds between SIGTERM and SIGKILL; schedulers wait 30
 CHILD_ENV = "ESRJAX_SUPERVISED"  # set in the child; its value is the parent's process ID
@@ -33,7 +34,8 @@ def is_child() -> bool:
 def supervise(folder: Path) -> None:
     """Run this command in a child process, forward signals, and exit with its exit code.
 
-    SIGTERM and SIGINT are forwarded; the child is killed `GRACE_PERIOD_S` after the first of them.
+    `STOP_SIGNALS` are forwarded as SIGTERM; the child is killed `GRACE_PERIOD_S` after the first of
+    them.
 
     Args:
         folder: The run directory, named in errors.
@@ -52,8 +54,9 @@ def supervise(folder: Path) -> None:
         received.append(number)
         child.send_signal(signal.SIGKILL if number == signal.SIGALRM else signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-        signal.signal(number, on_signal)
+    for number in (*STOP_SIGNALS, signal.SIGALRM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, on_signal)
     code = child.wait()
     signal.alarm(0)
     if code < 0:
@@ -71,8 +74,12 @@ def run_child(target: Callable[[], None], folder: Path) -> None:
         folder: The run directory, named in errors.
     """
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)  # SLURM sends them to all processes of a task
     try:
         code = run_and_report_errors(partial(_convert_errors, target, folder))
+    except SystemExit as error:
+        code = int(error.code or 0)
     except BaseException:
         traceback.print_exc()
         code = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -12,10 +14,11 @@ import typer
 from typer import Argument, Option
 
 from esrjax.cli import options, supervisor
-from esrjax.cli.output import TrainingBar, print_json, print_notes, show_table
-from esrjax.errors import InvalidArgument
+from esrjax.cli.output import TrainingBar, print_json, print_line, print_notes, show_table
+from esrjax.errors import InvalidArgument, error_summary, log_note
 
 if TYPE_CHECKING:
+    from esrjax.training.logging import TrainReport
     from esrjax.training.recipe import Recipe
 
 RECIPE_HELP = "A shipped recipe (see `esrjax recipes list`) or a .toml file."
@@ -105,7 +108,8 @@ def train(
     run = partial(_train, recipe, overrides, output, resume=resume, tensorboard=tensorboard)
     cluster = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     if not (distributed or _is_complete(cluster)):
-        run()
+        if code := run():
+            raise typer.Exit(code)
     elif supervisor.is_child():
         supervisor.run_child(partial(_train_distributed, run, cluster), output)
     else:
@@ -121,7 +125,8 @@ def _stored_recipe(output: Path) -> str:
         f"No run to resume in '{output}'",
         rule="--resume without RECIPE reads recipe.json in the run directory",
         location=str(path),
-        remedy=f"check -o, or start a run: esrjax train RECIPE -o {output}",
+        remedy=f"check -o; start a run: esrjax train RECIPE -o {output}; or resume one that has "
+        f"lost the file: esrjax train RECIPE -o {output} --resume",
     )
 
 
@@ -157,23 +162,51 @@ def _is_complete(cluster: dict[str, Any]) -> bool:
 # --- training ----------------------------------------------------------------------------------
 
 
-def _train_distributed(run: Callable[[], None], cluster: dict[str, Any]) -> None:
+def _train_distributed(run: Callable[[], int], cluster: dict[str, Any]) -> None:
     """Train as one of several processes; `cluster` holds the arguments of `Cluster`."""
     import jax
 
     from esrjax.training.distributed import Cluster
 
     Cluster(**cluster).join()
-    run()
+    code = run()
     jax.distributed.shutdown()
+    sys.exit(code)
 
 
 def _train(
     recipe_name: str, overrides: list[str] | None, output: Path, *, resume: bool, tensorboard: bool
-) -> None:
-    """Train; in a distributed run only the main process prints."""
+) -> int:
+    """Train and return the exit code; in a distributed run only the main process prints."""
+    from esrjax.training import distributed, train
+
+    run = partial(_run_stages, recipe_name, overrides, output, resume, tensorboard)
+    with distributed.PreemptionHandler() as handler:
+        try:
+            files = run(handler.should_stop)
+        except train.TrainingStopped as stopped:
+            # With several processes JAX handles the signal, always SIGTERM.
+            signum = signal.Signals(handler.signum or signal.SIGTERM)
+            text = f"{stopped} by {signum.name}; resume with: esrjax train --resume -o {output}"
+        except distributed.StopRequested as stopped:
+            signum, text = signal.Signals(stopped.signum), str(stopped)
+        else:
+            signum, text = None, f"{output}: {', '.join(file.name for file in files)}"
+    if distributed.is_main_process():
+        print_line(text)
+    return 128 + signum if signum else 0
+
+
+def _run_stages(
+    recipe_name: str,
+    overrides: list[str] | None,
+    output: Path,
+    resume: bool,
+    tensorboard: bool,
+    should_stop: Callable[[], bool],
+) -> tuple[Path, ...]:
     from esrjax.training import distributed, recipe_loader, train
-    from esrjax.training.logging import TensorBoardLogger, TrainReport
+    from esrjax.training.logging import TensorBoardLogger
     from esrjax.training.recipe import recipe_notes
     from esrjax.training.run_data import overlap_notes, summarize_data
 
@@ -182,33 +215,35 @@ def _train(
     data = summarize_data(recipe)
     recipe = train.resolve_epochs(recipe)
     loggers: list[Any] = []
-    if is_main := distributed.is_main_process():
+    if distributed.is_main_process():
         loggers = [TensorBoardLogger(output)] if tensorboard else []
         loggers.append(TrainingBar(recipe.total_steps))
         for name, summary in data.items():
-            typer.echo(f"dataset {name}: {summary}", err=True)
+            print_line(f"dataset {name}: {summary}", err=True)
         for note in (*recipe_notes(recipe), *overlap_notes(recipe)):
-            typer.echo(note, err=True)
+            print_line(note, err=True)
         _print_reading_notes(recipe)
-
-    def log(report: TrainReport) -> None:
-        for logger in loggers:
-            logger.log(report)
-
     with ExitStack() as stack:
-        stop = stack.enter_context(distributed.PreemptionHandler()).should_stop
         for logger in loggers:
             stack.enter_context(logger)
+        return train.run_stages(
+            recipe,
+            output,
+            resume=resume,
+            on_report=partial(_log_report, loggers),
+            should_stop=should_stop,
+            data=data,
+        )
+
+
+def _log_report(loggers: list[Any], report: TrainReport) -> None:
+    """Log a report; a logger that fails is not used again, and the training goes on."""
+    for logger in tuple(loggers):
         try:
-            files = train.run_stages(
-                recipe, output, resume=resume, on_report=log, should_stop=stop, data=data
-            )
-        except train.TrainingStopped as stopped:
-            text = f"{stopped}; resume with: esrjax train --resume -o {output}"
-        else:
-            text = f"{output}: {', '.join(file.name for file in files)}"
-    if is_main:
-        typer.echo(text)
+            logger.log(report)
+        except Exception as error:  # of tensorboardX, or a terminal that is gone
+            loggers.remove(logger)
+            log_note(f"{type(logger).__name__} stops: {error_summary(error)}")
 
 
 def _print_reading_notes(recipe: Recipe) -> None:

@@ -1,32 +1,48 @@
 """The files of a run: its folder with recipe and metrics, checkpoints, and weights of stages.
 
 With several processes, the main process writes the recipe, the metrics and the weights; all of them
-take part in checkpoints. Checkpoints are written atomically by Orbax, the weights of finished
-stages and of the whole training as safetensors files.
+take part in checkpoints. Every file and folder appears whole or not at all. What is read back is
+checked: checkpoints and results of stages hold the SHA-256 of their arrays, and a damaged one is
+passed over, never restored.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from pydantic import TypeAdapter
 
 from esrjax import registry
-from esrjax.errors import CheckpointError, NotFound, UnwritableFile, list_some
-from esrjax.io import atomic_write
+from esrjax.errors import (
+    CheckpointError,
+    NotFound,
+    UnwritableFile,
+    UserError,
+    error_summary,
+    list_some,
+    log_note,
+)
+from esrjax.io import atomic_write, commit, remove
 from esrjax.loading import abstract_network
 from esrjax.nn import checkpoint_io
 from esrjax.nn.state_dict import KeyMap, load_state_dict, to_state_dict
 from esrjax.training import recipe_loader, run_data
-from esrjax.training.distributed import barrier, is_main_process
+from esrjax.training.distributed import all_agree, barrier, is_main_process
 from esrjax.training.init_from import LoadedModel
+from esrjax.training.logging import Throughput
 from esrjax.training.recipe import Recipe, StageRun, to_json
 
 MAX_TO_KEEP = 3  # older checkpoints are deleted
@@ -55,7 +71,9 @@ class RunDir:
     def open(
         cls, path: Path, recipe: Recipe, *, resume: bool, data: run_data.DataSummaries
     ) -> RunDir:
-        """Create the folder with the resolved recipe, or open an existing one to resume.
+        """Return the folder of a new run, or of an existing one to resume; nothing is written.
+
+        A run without a step (nothing was trained, saved or logged) may be started anew.
 
         Args:
             path: The folder.
@@ -65,72 +83,100 @@ class RunDir:
             data: The images that the run is trained on; to resume, they must be the stored ones.
 
         Raises:
-            UnwritableFile: There is a run and `resume` is false, or the folder cannot be written.
+            UnwritableFile: There is a run and `resume` is false.
             NotFound: There is none, and `resume` is true.
             CheckpointError: The run has another recipe, or its images have changed.
         """
-        folder, stored = cls(path, recipe), read_recipe(path)
-        if stored is not None and not resume:
-            raise UnwritableFile(
-                f"the folder already contains a run: {str(path)!r}",
-                rule="every run has its own folder; nothing is overwritten",
-                remedy="continue it with --resume, or choose another folder with -o",
-            )
-        if stored is None and resume:
+        if not resume:
+            if has_steps(path):
+                raise UnwritableFile(
+                    f"the folder already contains a run: {str(path)!r}",
+                    rule="every run has its own folder; nothing is overwritten",
+                    remedy="continue it with --resume, or choose another folder with -o",
+                )
+            return cls(path, recipe)
+        if not (has_steps(path) or (path / "recipe.json").exists()):
             raise NotFound(
                 f"No run in {str(path)!r}",
                 rule="a run to resume has a recipe.json in its folder",
                 remedy="check the folder, or start a new run without --resume",
             )
-        if stored is not None:
-            run_data.check_unchanged(path, data)
-        if stored is not None and stored.resume_key != recipe.resume_key:
-            raise _recipe_mismatch(path, stored.resume_key, recipe.resume_key)
+        run_data.check_unchanged(path, data)
+        try:
+            stored = recipe_loader.load(path / "recipe.json")
+        except UserError as error:  # checkpoints and results name the recipe that they are of
+            log_note(f"{error.problem}; the recipe of the command is used, and replaces it")
+        else:
+            if stored.resume_key != recipe.resume_key:
+                raise _recipe_mismatch(path, stored.resume_key, recipe.resume_key)
+        return cls(path, recipe)
+
+    def write_start(self, data: run_data.DataSummaries, step: int) -> None:
+        """Write what is written before a step: recipe and data; drop the metrics after `step`.
+
+        Args:
+            data: The images that the run is trained on.
+            step: Steps done, over all stages; a resumed run logs those after it again.
+
+        Raises:
+            UnwritableFile: The folder cannot be written to.
+        """
         barrier("the folder")  # no process writes before all of them have read
-        if stored != recipe:
-            folder._write_text("recipe.json", to_json(recipe))
-        folder._write_text(run_data.FILE_NAME, run_data.to_json(data))
-        return folder
+        self._write_text("recipe.json", to_json(self.recipe))
+        self._write_text(run_data.FILE_NAME, run_data.to_json(data))
+        try:
+            lines = (self.path / "metrics.jsonl").read_bytes().splitlines()
+        except OSError:  # none yet, or not a file: `log_metrics` says so
+            return
+        kept = [line for line in lines if _step(line) <= step]
+        damaged = sum(_step(line) == float("inf") for line in lines[:-1])  # a kill cuts the last
+        if damaged and is_main_process():
+            log_note(f"{self.path}/metrics.jsonl: {damaged} damaged lines are dropped")
+        if kept != lines:
+            self._write_text("metrics.jsonl", b"".join(line + b"\n" for line in kept).decode())
 
     def log_metrics(self, **metrics: Any) -> None:
-        """Append one line of JSON to `metrics.jsonl`."""
+        """Append one line of JSON to `metrics.jsonl`; a training goes on where it cannot."""
         if not is_main_process():
             return
         try:
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
         except OSError as error:
-            raise UnwritableFile(
-                f"cannot write the metrics of the run: {error.strerror}",
-                rule="the folder is writable and has free space",
-                location=str(self.path),
-                remedy=_REMEDY,
-            ) from error
-
-    def truncate_metrics(self, step: int) -> None:
-        """Drop the metrics after `step`, over all stages: a resumed run logs them again."""
-        file = self.path / "metrics.jsonl"
-        if file.exists():
-            lines = [line for line in file.read_text().splitlines() if _step(line) <= step]
-            self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in lines))
+            log_note(f"metrics are not logged: {self.path}/metrics.jsonl: {error.strerror}")
 
     def has_finished(self, run: StageRun) -> bool:
-        """Return whether the stage has finished."""
-        return self._stage_file(run).exists()
+        """Return whether the stage has finished, with a result that can be read."""
+        path = self._stage_file(run)
+        if not path.exists():
+            return False
+        try:
+            self.load(run)
+        except UserError as error:
+            log_note(f"{path}: {error.problem}; stage {run.name!r} is finished again")
+            return False
+        return True
 
     def save(self, run: StageRun, model: LoadedModel) -> None:
         """Save the result of a stage; LoRA factors are saved as such, not merged into kernels.
 
         The file appears whole or not at all, and marks the stage as finished when a run resumes.
         """
-        note = f"stage {run.name} of recipe {self.recipe.sha256}"
-        _write_weights({self._stage_file(run): model}, note)
+        _write_weights({self._stage_file(run): model}, self._stage_note(run))
 
     def load(self, run: StageRun) -> LoadedModel:
-        """Return the result of a stage."""
-        checkpoint = checkpoint_io.read_checkpoint(self._stage_file(run))
+        """Return the result of a stage.
+
+        Raises:
+            UserError: The file cannot be read, is damaged, or is of another stage or recipe.
+        """
+        path = self._stage_file(run)
+        checkpoint = checkpoint_io.read_checkpoint(path)
         metadata = checkpoint.metadata
-        assert metadata is not None  # `save` wrote it
+        if metadata is None or metadata.note != self._stage_note(run):
+            raise _damaged(path, f"it is not the result of {self._stage_note(run)}")
+        if metadata.tensors_sha256 != checkpoint_io.hash_tensors(checkpoint.state_dict):
+            raise _damaged(path, "its tensors have changed")
         method = registry.get_method(metadata.method)
         form, hparams = metadata.form, metadata.hparams
         net = abstract_network(method, form, hparams)
@@ -152,6 +198,9 @@ class RunDir:
         slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
         return self.path / "stages" / f"{run.index:02d}-{slug}.safetensors"
 
+    def _stage_note(self, run: StageRun) -> str:
+        return f"stage {run.name} of recipe {self.recipe.sha256}"
+
     def _write_text(self, name: str, text: str) -> None:
         if is_main_process():
             with atomic_write(self.path / name, _REMEDY) as partial:
@@ -164,12 +213,28 @@ def read_recipe(path: Path) -> Recipe | None:
     return recipe_loader.load(file) if file.is_file() else None
 
 
-def _step(line: str) -> float:
-    """Return the step of a line of metrics; infinity for a line that a kill truncated."""
+def has_steps(path: Path) -> bool:
+    """Return whether a folder has steps of a run: a checkpoint, a result, weights or metrics."""
+    files = [path / "metrics.jsonl", *path.glob("*.safetensors"), *path.glob("stages/*")]
+    is_logged = any(file.is_file() and file.stat().st_size for file in files)
+    return is_logged or bool(Checkpointer(path).steps())
+
+
+def _step(line: bytes) -> float:
+    """Return the step of a line of metrics; infinity for a damaged line."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
+
+
+def _damaged(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        problem,
+        rule="the result of a stage is the file that the run has written",
+        location=str(path),
+        remedy="delete it: with --resume the stage is finished again",
+    )
 
 
 def _recipe_mismatch(path: Path, stored: Recipe, recipe: Recipe) -> CheckpointError:
@@ -199,7 +264,12 @@ def _write_weights(files: Mapping[Path, LoadedModel], note: str) -> None:
         method = registry.get_method(model.method)
         state_dict = to_state_dict(model.net, KeyMap(method.torch_names))
         metadata = checkpoint_io.make_metadata(
-            model.method, method, model.form, model.hparams, note=note
+            model.method,
+            method,
+            model.form,
+            model.hparams,
+            note=note,
+            tensors_sha256=checkpoint_io.hash_tensors(state_dict),
         )
         remedy = "free disk space and use --resume: the last checkpoint has these weights"
         checkpoint_io.write_safetensors(path, state_dict, metadata, remedy)
@@ -209,99 +279,172 @@ def _write_weights(files: Mapping[Path, LoadedModel], note: str) -> None:
 # --- training checkpoints ---
 
 
-class _Manager(ocp.CheckpointManager):
-    """Checkpoint manager without signal handling, which `esrjax.training.distributed` does."""
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint says of its state.
 
-    def reached_preemption(self, step: int) -> bool:
-        return False
+    Attributes:
+        recipe: `Recipe.sha256` of the run.
+        stage: Name of the stage run.
+        unreported: What was measured since the last report, if a report of this step is due: the
+            training ended before it was made.
+        sha256: Of all arrays of the state, with names, types and shapes.
+    """
+
+    recipe: str
+    stage: str
+    unreported: Throughput | None = None
+    sha256: str = ""
+
+
+_INFO = TypeAdapter(CheckpointInfo)
 
 
 class Checkpointer:
-    """The training checkpoints of a run, by step over all stages.
+    """The training checkpoints of a run, by step over all stages; Orbax writes and reads them.
 
     All processes take part in saving and restoring.
 
     Args:
         folder: Folder of the run; the checkpoints are stored in `checkpoints/`.
-
-    Raises:
-        CheckpointError: The folder cannot be created.
     """
 
     def __init__(self, folder: Path):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised as UserError
         self.folder = folder.absolute() / "checkpoints"
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=MAX_TO_KEEP,
-            cleanup_tmp_directories=True,
-            enable_async_checkpointing=False,  # so that `save` itself raises what fails
-        )
-        try:
-            self._manager = _Manager(self.folder, options=options)
-        except OSError as error:
-            raise self._error("checkpoints cannot be stored", error) from error
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+    def steps(self) -> list[int]:
+        """Return the steps of which there is a checkpoint, whole or damaged, in order."""
+        names = (path.name for path in self.folder.glob("*"))
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9]\d{0,11}", name))
 
     def latest(self) -> int | None:
-        """Return the step of the last complete checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        """Return the step of the newest checkpoint, whole or damaged, None if there is none."""
+        return max(self.steps(), default=None)
 
-    def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
-        """Save a checkpoint.
+    def save(self, step: int, state: Any, info: CheckpointInfo) -> None:
+        """Save a checkpoint, and delete all but `MAX_TO_KEEP` of those up to this step.
+
+        It appears whole or not at all, and is on the disk when this returns.
 
         Args:
             step: Steps done, over all stages.
             state: A pytree of arrays.
-            info: JSON values stored next to it.
+            info: What is stored next to it.
 
         Raises:
             CheckpointError: It cannot be written.
         """
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_flatten(state)), info=ocp.args.JsonSave(info)
-        )
+        arrays = _flatten(state)
+        path, partial = self.folder / str(step), self.folder / f".{step}.partial"
+        metadata = asdict(replace(info, sha256=_hash(arrays)))
         try:
-            self._manager.save(step, args=args)
+            if is_main_process():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.clear_leftovers()
+            barrier("leftovers")
+            self._orbax.save(partial, args=ocp.args.StandardSave(arrays), custom_metadata=metadata)
+            if is_main_process():
+                remove(path)  # a damaged one
+                commit(partial, path)
+                for old in [old for old in self.steps() if old <= step][:-MAX_TO_KEEP]:
+                    remove(self.folder / str(old))
+            barrier("checkpoint")
         except jax.errors.JaxRuntimeError:  # a RuntimeError too, hence before the next clause
             raise  # another process failed, not the disk
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._error(f"the checkpoint of step {step} cannot be written", error) from error
+            self.clear_leftovers()
+            reason = str(error).strip().split("\n")[0][:300]
+            raise CheckpointError(
+                f"the checkpoint of step {step} cannot be written: {reason}",
+                rule="the folder must be writable and have free space"
+                + (", and all processes must be alive" if jax.process_count() > 1 else ""),
+                location=str(self.folder),
+                remedy="free disk space",
+            ) from error
 
-    def restore(self, step: int, template: Any) -> Any:
-        """Return the state of a checkpoint.
+    def restore(
+        self, template: Any, info: CheckpointInfo, steps: range
+    ) -> tuple[int, Any, CheckpointInfo] | None:
+        """Return step, state and info of the newest whole checkpoint; None if there is none.
+
+        One that is damaged, or of another stage or recipe, is passed over with a note.
 
         Args:
-            step: Steps done, over all stages.
             template: A pytree with the structure, shapes, dtypes and shardings of the state.
+            info: Recipe and stage that the checkpoint must be of.
+            steps: The steps, over all stages, that are looked for.
 
         Raises:
-            CheckpointError: It cannot be read.
+            CheckpointError: A checkpoint may not be read.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flatten(template))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        try:
-            restored = self._manager.restore(step, args=args)
-        except (OSError, ValueError, KeyError) as error:
-            raise self._error(f"the checkpoint of step {step} cannot be read", error) from error
+        for step in reversed([step for step in self.steps() if step in steps]):
+            path = self.folder / str(step)
+            _check_permissions(path)
+            result, reason = None, ""
+            try:
+                result = self._read(path, template, info)
+            except jax.errors.JaxRuntimeError:
+                raise
+            except Exception as error:  # Orbax and its libraries raise almost anything
+                reason = error_summary(error)[:300]
+            if all_agree(result is not None):
+                assert result is not None
+                return step, *result
+            log_note(f"checkpoint {path} is passed over: {reason}; it can be deleted")
+        return None
+
+    def clear_leftovers(self) -> None:
+        """Delete what a killed process was writing or deleting, or a full disk cut."""
+        for path in self.folder.glob(".*.partial*"):
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
+
+    def _read(self, path: Path, template: Any, info: CheckpointInfo) -> tuple[Any, CheckpointInfo]:
+        metadata = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
+        stored = _INFO.validate_python(metadata["custom_metadata"])
+        for key in ("recipe", "stage"):
+            if (value := getattr(stored, key)) != getattr(info, key):
+                raise ValueError(f"it is of {key} {value!r}")
+        names = _flatten(template)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, names)
+        arrays = self._orbax.restore(path, args=ocp.args.StandardRestore(abstract))
         # In the order of the template: `tree.map` sorts the keys of a dict.
-        leaves = [restored["state"][name] for name in _flatten(template)]
-        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+        arrays = {name: arrays[name] for name in names}
+        if _hash(arrays) != stored.sha256:
+            raise ValueError("its arrays have changed")
+        if any(np.isnan(array).any() for array in arrays.values() if _is_float(array)):
+            raise ValueError("its state has NaN")
+        return jax.tree.unflatten(jax.tree.structure(template), arrays.values()), stored
 
-    def close(self) -> None:
-        """Wait for pending writes, and release the manager."""
-        self._manager.close()
 
-    def _error(self, problem: str, error: Exception) -> CheckpointError:
-        is_open = hasattr(self, "_manager")
-        latest = self.latest() if is_open else None
-        resumable = f"the last complete one is of step {latest}" if latest else "there is none yet"
-        reason = str(error).strip().split("\n")[0][:300]
-        return CheckpointError(
-            f"{problem}: {reason}",
-            rule="the folder must be writable and have free space"
-            + (", and all processes must be alive" if jax.process_count() > 1 else ""),
-            location=str(self.folder),
-            remedy="free disk space and use --resume" + (f": {resumable}" if is_open else ""),
-        )
+def _is_float(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.inexact)
+
+
+def _check_permissions(path: Path) -> None:
+    """Raise unless all files of a checkpoint may be read: then it is not damaged."""
+    for entry in (path, *path.rglob("*")):
+        if entry.exists() and not os.access(entry, os.R_OK):
+            raise CheckpointError(
+                "no permission to read a checkpoint",
+                rule="the user who resumes a run may read its files",
+                location=str(entry),
+                remedy="change the permissions, or delete the checkpoint",
+            )
+
+
+def _hash(arrays: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of replicated arrays with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, leaf in arrays.items():
+        local = leaf.addressable_data(0)
+        is_key = jnp.issubdtype(local.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(local) if is_key else local)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:

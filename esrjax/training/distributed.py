@@ -1,13 +1,23 @@
-"""Multi-process training, data parallelism over devices, and stops by a signal."""
+"""Multi-process training, the lock of a run's folder, data parallelism, and stops by a signal."""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import math
+import os
+import platform
 import signal
-from dataclasses import dataclass
+import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import jax
 import numpy as np
@@ -15,14 +25,15 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from esrjax.errors import DistributedError
+from esrjax.errors import DistributedError, UnwritableFile, log_note
 from esrjax.nn.compilation import jit
+from esrjax.runtime import STOP_SIGNALS
 from esrjax.training.train_state import Objective, TrainStepFn, make_train_step
 
 INIT_TIMEOUT_S = 60  # within which all processes must connect
 HEARTBEAT_TIMEOUT_S = 30  # without a heartbeat, after which a process counts as dead
 _AXIS = "data"
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME_SIGNAL_S = 0.5  # within which signals count as one: a terminal and a parent both send it
 
 
 # --- processes ---
@@ -51,6 +62,8 @@ class Cluster:
             DistributedError: They do not connect.
         """
         explicit = None not in (self.coordinator, self.num_processes, self.process_id)
+        if explicit and self.process_id == 0:
+            _check_port(str(self.coordinator))
         try:
             jax.distributed.initialize(
                 self.coordinator,
@@ -74,6 +87,24 @@ class Cluster:
             ) from error
 
 
+def _check_port(coordinator: str) -> None:
+    """Raise `DistributedError` if process 0 cannot listen there; JAX would crash or share it."""
+    _, _, port = coordinator.rpartition(":")
+    try:
+        number = int(port)
+        with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(("", number))
+    except (OSError, ValueError, OverflowError) as error:
+        raise DistributedError(
+            f"process 0 cannot listen at port {port!r}: {error}",
+            rule="process 0 listens at the coordinator's port, which no other program and no other "
+            "training uses; one process of a training has the number 0",
+            location=coordinator,
+            remedy="choose a free port in --coordinator, or another --process-id",
+        ) from error
+
+
 def is_main_process() -> bool:
     """Return whether this is process 0, the only one that writes files and prints."""
     return jax.process_index() == 0
@@ -85,11 +116,166 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def all_agree(value: bool) -> bool:
+    """Return whether the value is true on all processes."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.all(multihost_utils.process_allgather(np.array(value))))
+
+
 def broadcast_from_main(value: float) -> float:
     """Return the value of process 0, on all processes."""
     if jax.process_count() == 1:
         return value
     return float(multihost_utils.broadcast_one_to_all(value))
+
+
+# --- lock of a run's folder ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockOwner:
+    """The process that trains in a folder, as its lock file names it.
+
+    Attributes:
+        host: Name of the host.
+        pid: Process ID.
+        start_time: Boot of the host and start of the process since then; "" where unknown.
+        job: SLURM's job ID, if any.
+        restarts: How often SLURM has requeued the job.
+    """
+
+    host: str
+    pid: int
+    start_time: str = ""
+    job: str = ""
+    restarts: int = 0
+
+    @classmethod
+    def current(cls) -> LockOwner:
+        """Return this process."""
+        return cls(
+            host=platform.node(),
+            pid=os.getpid(),
+            start_time=_start_time(os.getpid()),
+            job=os.environ.get("SLURM_JOB_ID", ""),
+            restarts=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        )
+
+    def is_gone(self, current: LockOwner, *, has_kernel_lock: bool) -> bool:
+        """Return whether the process has ended, as far as `current` can know.
+
+        Args:
+            current: This process.
+            has_kernel_lock: Whether this process holds the lock of the kernel, which the owner, if
+                it lived on this host, would hold.
+        """
+        if self.host == current.host:
+            return (
+                has_kernel_lock or not self.start_time or _start_time(self.pid) != self.start_time
+            )
+        return bool(self.job) and self.job == current.job and self.restarts < current.restarts
+
+
+def _start_time(pid: int) -> str:
+    """Return what tells a process from another one with the same ID; "" if there is none."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return f"{boot} {fields[19]}"
+
+
+@contextmanager
+def lock_run(folder: Path) -> Generator[None]:
+    """Hold the file `lock` in a run's folder, so that one training at a time writes there.
+
+    The kernel frees the lock of a process that dies. Its file names host, process and start: they
+    decide where the file system has no locks, or the process was on another host. The folder is
+    created; if nothing else was written to it, it is removed again.
+
+    Raises:
+        UnwritableFile: Another training holds the lock, or the folder cannot be written to.
+    """
+    if not is_main_process():
+        yield
+        return
+    path, current = folder / "lock", LockOwner.current()
+    new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file, has_kernel_lock = _open_lock(path)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with file:
+        owner = _read_owner(file)
+        if owner and not owner.is_gone(current, has_kernel_lock=has_kernel_lock):
+            raise _is_locked(path, owner)
+        if owner:
+            log_note(f"{path}: process {owner.pid} on {owner.host} has ended without a word")
+        try:
+            _write_owner(file, current, folder)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            for parent in new_folders:
+                with suppress(OSError):  # not empty
+                    parent.rmdir()
+
+
+def _open_lock(path: Path) -> tuple[IO[str], bool]:
+    """Return the open file, and whether the kernel has locked it; raise if another process did."""
+    while True:
+        file, has_kernel_lock = path.open("a+", encoding="utf-8", errors="replace"), True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            with file:
+                raise _is_locked(path, _read_owner(file)) from error
+        except OSError:
+            has_kernel_lock = False
+        with suppress(OSError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file, has_kernel_lock
+        file.close()  # its owner removed it meanwhile
+
+
+def _read_owner(file: IO[str]) -> LockOwner | None:
+    """Return the owner that a lock file names; None if it is empty or damaged."""
+    file.seek(0)
+    try:
+        return LockOwner(**json.loads(file.read(10_000)))
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _write_owner(file: IO[str], owner: LockOwner, folder: Path) -> None:
+    try:
+        file.truncate(0)
+        file.write(json.dumps(asdict(owner)))
+        file.flush()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _is_locked(path: Path, owner: LockOwner | None) -> UnwritableFile:
+    process = f"process {owner.pid} on {owner.host}" if owner else "another process"
+    return UnwritableFile(
+        f"{process} is training in this folder",
+        rule="one training at a time writes a run",
+        location=str(path),
+        remedy="wait for it or stop it; if it is gone (its host was lost), delete the file",
+    )
+
+
+def _unwritable(folder: Path, error: OSError) -> UnwritableFile:
+    return UnwritableFile(
+        f"cannot write to the folder of the run: {error.strerror or error}",
+        rule="the folder can be created, is writable and has free space",
+        location=str(folder),
+        remedy="free disk space, or choose another folder with -o",
+    )
 
 
 # --- devices ---
@@ -197,37 +383,82 @@ def local_replica(tree: Any) -> Any:
 # --- signals ---
 
 
+class StopRequested(KeyboardInterrupt):
+    """Raised when a signal ends a training before its first step: there is nothing to save.
+
+    Attributes:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} before the first step")
+        self.signum = signum
+
+
 class PreemptionHandler:
-    """Context manager that records SIGTERM and SIGINT; a second Ctrl-C interrupts at once.
+    """Context manager that records the first of `STOP_SIGNALS`; a second one ends the process.
+
+    Before the first step, the first signal raises `StopRequested`. The second is noticed even
+    while the main thread compiles; files are written atomically, so that it damages nothing.
+    Signals that the parent process ignores (`nohup`) stay ignored.
 
     With several processes JAX handles SIGTERM instead, whichever process receives it, so that all
     processes stop after the same step.
+
+    Attributes:
+        signum: The first signal, None before it.
     """
 
     def __init__(self) -> None:
-        self._stop_requested, self._previous_handlers = False, dict[int, Any]()
+        self.signum: int | None = None
+        self._has_steps, self._previous_handlers = False, dict[int, Any]()
         self._sync_count = 0
 
     def __enter__(self) -> PreemptionHandler:
         if jax.process_count() == 1:
             self._previous_handlers = {
-                signum: signal.signal(signum, self._handle_signal) for signum in _SIGNALS
+                signum: signal.signal(signum, self._handle_signal)
+                for signum in STOP_SIGNALS
+                if signal.getsignal(signum) != signal.SIG_IGN
             }
+            # Python's own handlers wait until the main thread returns from compilation.
+            read_end, self._write_end = os.pipe()
+            os.set_blocking(self._write_end, False)
+            self._previous_fd = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(read_end,), daemon=True).start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for signum, handler in self._previous_handlers.items():
-            signal.signal(signum, handler)
+        if self._previous_handlers:
+            for signum, handler in self._previous_handlers.items():
+                signal.signal(signum, handler)
+            signal.set_wakeup_fd(self._previous_fd)
+            os.close(self._write_end)
 
     def should_stop(self) -> bool:
         """Return whether the training should stop; call it once after every step."""
+        self._has_steps = True
         if jax.process_count() == 1:
-            return self._stop_requested
+            return self.signum is not None
         # JAX stops all processes at the largest count that one of them has reached, plus one.
         self._sync_count += 1
         return multihost_utils.reached_preemption_sync_point(self._sync_count)
 
     def _handle_signal(self, signum: int, _: FrameType | None) -> None:
-        if self._stop_requested and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._stop_requested = True
+        if self.signum is None:
+            self.signum = signum
+            if not self._has_steps:
+                raise StopRequested(signum)
+
+    def _watch(self, read_end: int) -> None:
+        """End the process at the second signal; the kernel writes the number of each to a pipe."""
+        first_time = None
+        while data := os.read(read_end, 1):
+            if data[0] not in self._previous_handlers:
+                continue
+            if first_time is None:
+                first_time = time.monotonic()
+            elif time.monotonic() - first_time > _SAME_SIGNAL_S:
+                os.write(2, b"esrjax: second signal: ended at once, without saving\n")
+                os._exit(128 + data[0])
+        os.close(read_end)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from esrjax.data.datasets import Pair, list_pairs
 from esrjax.data.image_io import Pixels, prefetch_map
 from esrjax.errors import RecipeError, list_some
+from esrjax.runtime import STOP_SIGNALS
 from esrjax.training.recipe import Data
 from esrjax.training.run_data import with_downscales
 
@@ -279,11 +280,11 @@ class Batches:
 
 
 def _init_worker(index: int, count: int) -> None:
-    """Worker initializer: ignore SIGINT/SIGTERM, exit when the parent exits.
+    """Worker initializer: ignore the signals that stop a training, exit when the parent exits.
 
-    Both signals reach the whole process group; the parent alone decides when the workers stop.
+    They reach the whole process group; the parent alone decides when the workers stop.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     if parent := multiprocessing.parent_process():
         threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()

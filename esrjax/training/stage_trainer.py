@@ -238,6 +238,11 @@ class StageTrainer:
         with jax.transfer_guard("disallow"):
             return self.step_fn(state, self.teacher_state, lr, hr)
 
+    def check_validation(self) -> None:
+        """Validate the initial network, so that what would fail in a validation fails now."""
+        if self.validator:
+            self.validator(self._network(self.state))
+
     def should_validate(self, step: int) -> bool:
         """Return whether the network is validated after `step` steps."""
         cfg = self.stage.validation

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import replace
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 
 from esrjax import registry
-from esrjax.data.datasets import list_pairs
-from esrjax.errors import Diverged, RecipeError
+from esrjax.data.datasets import Pair, list_pairs
+from esrjax.data.image_io import prefetch_map
+from esrjax.errors import (
+    CheckpointError,
+    Diverged,
+    RecipeError,
+    TrainingFailed,
+    UnwritableFile,
+    UserError,
+    error_summary,
+)
 from esrjax.io import check_outputs
-from esrjax.training.checkpoint import Checkpointer, RunDir
+from esrjax.training.checkpoint import MAX_TO_KEEP, Checkpointer, CheckpointInfo, RunDir
+from esrjax.training.distributed import is_main_process, lock_run
 from esrjax.training.dry_run import check_hparams, dry_run
 from esrjax.training.init_from import LoadedModel, find_checkpoint
 from esrjax.training.loader import usable_pairs
-from esrjax.training.logging import Meter, TrainReport
+from esrjax.training.logging import Meter, Throughput, TrainReport
+from esrjax.training.pipeline import ImageBatch
 from esrjax.training.recipe import Recipe, Stage, StageRun
 from esrjax.training.run_data import DataSummaries, summarize_data
 from esrjax.training.stage_trainer import StageTrainer, Validator
@@ -103,16 +117,20 @@ def run_stages(
         outputs = [folder / f"{form}.safetensors" for form in ("train", "deploy")]
         check_outputs(outputs, map(find_checkpoint, files))
     data = summarize_data(recipe) if data is None else data
-    run_dir = RunDir.open(folder, recipe, resume=resume, data=data)
-    checkpoints = Checkpointer(folder)
-    # Steps after the last checkpoint run again, with the same values, and are logged again.
-    run_dir.truncate_metrics(checkpoints.latest() or 0)
-    for stage_run in recipe.runs:
-        if not run_dir.has_finished(stage_run):
-            trainer = StageTrainer(recipe, stage_run, run_dir.load)
-            run_dir.save(stage_run, fit(trainer, checkpoints, run_dir, on_report, should_stop))
-    checkpoints.close()
-    return run_dir.export(run_dir.load(recipe.runs[-1]))
+    with lock_run(folder):
+        run_dir = RunDir.open(folder, recipe, resume=resume, data=data)
+        checkpoints = Checkpointer(folder)
+        step = 0
+        for stage_run in recipe.runs:
+            if not run_dir.has_finished(stage_run):
+                # All that can fail for its data comes before anything is written.
+                trainer = StageTrainer(recipe, stage_run, run_dir.load)
+                progress = Progress.start(trainer, checkpoints)
+                run_dir.write_start(data, progress.total_step)
+                run_dir.save(stage_run, fit(progress, run_dir, on_report, should_stop))
+            step += stage_run.stage.steps or 0
+        run_dir.write_start(data, step)
+        return run_dir.export(run_dir.load(recipe.runs[-1]))
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -128,7 +146,9 @@ def check_recipe(recipe: Recipe) -> None:
         for name in stage.data.dataset_weights:
             list_pairs(name, scale)
         if stage.validation is not None:
-            Validator(stage.validation, method, scale)
+            pairs = Validator(stage.validation, method, scale).pairs
+            for _ in prefetch_map(Pair.load, pairs):
+                pass  # a damaged image, or one of a wrong size, is an error now
         for file in stage.checkpoints.values():
             find_checkpoint(file)
     dry_run(recipe)
@@ -160,18 +180,119 @@ def _with_steps(stage: Stage, scale: int) -> Stage:
     return replace(stage, steps=steps, epochs=None)
 
 
-def fit(
-    trainer: StageTrainer,
-    checkpoints: Checkpointer,
-    run_dir: RunDir,
-    on_report: ReportCallback,
-    should_stop: StopCallback,
-) -> LoadedModel:
-    """Train one stage, from the last checkpoint if that belongs to it.
+# --- one stage ---
 
-    Args:
+
+@dataclass(kw_only=True, eq=False)
+class Progress:
+    """A stage in training: what is saved however the training ends.
+
+    Attributes:
         trainer: The stage.
         checkpoints: The checkpoints of the run.
+        source: The batches from `step` on.
+        state: The state after `step` steps.
+        step: Steps done in the stage.
+        unreported: What was measured since the last report, while a report of `step` is due.
+    """
+
+    trainer: StageTrainer
+    checkpoints: Checkpointer
+    source: Iterator[ImageBatch]
+    state: TrainState
+    step: int
+    unreported: Throughput | None
+
+    @classmethod
+    def start(cls, trainer: StageTrainer, checkpoints: Checkpointer) -> Progress:
+        """Return a stage at its newest whole checkpoint, else at its start, ready for a step.
+
+        A checkpoint is the whole `TrainState` (parameters, moving average, optimizer, statistics,
+        best validation, step), restored bit by bit; nothing else changes from step to step. A batch
+        depends on seed and step alone, so a resumed stage opens its data at its step.
+
+        Raises:
+            UserError: An image cannot be read, a validation fails, or the disk is too small.
+        """
+        if is_main_process():
+            _check_room(trainer, checkpoints)
+        trainer.check_validation()
+        # Steps count over all stages, and `start_step` itself is the end of the stage before.
+        first = trainer.start_step + 1
+        restored = checkpoints.restore(
+            trainer.state, _info(trainer), range(first, first + trainer.num_steps)
+        )
+        state, step, unreported = trainer.state, 0, None
+        if restored is not None:
+            step, state, info = restored[0] - trainer.start_step, *restored[1:]
+            unreported = info.unreported
+        return cls(
+            trainer=trainer,
+            checkpoints=checkpoints,
+            source=trainer.batches(step),
+            state=state,
+            step=step,
+            unreported=unreported,
+        )
+
+    @property
+    def total_step(self) -> int:
+        """Steps done, over all stages."""
+        return self.trainer.start_step + self.step
+
+    def save(self) -> None:
+        """Save a checkpoint; it never contains a state that has diverged.
+
+        Raises:
+            Diverged: A loss or gradient was not finite.
+            CheckpointError: It cannot be written.
+        """
+        self.check_finite()
+        info = replace(_info(self.trainer), unreported=self.unreported)
+        self.checkpoints.save(self.total_step, self.state, info)
+
+    def check_finite(self) -> None:
+        """Raise `Diverged` if a loss or gradient was not finite."""
+        step = int(jax.device_get(self.state.first_nonfinite_step))
+        if step >= 0:
+            name = self.trainer.run.name
+            raise Diverged(
+                f"loss or gradient is not finite at step {self.trainer.start_step + step} ({name})",
+                rule="loss and gradient are finite at every step",
+                location=str(self.checkpoints.folder),
+                remedy="lower the learning rate or add a warm-up",
+            )
+
+
+def _info(trainer: StageTrainer) -> CheckpointInfo:
+    return CheckpointInfo(recipe=trainer.recipe.sha256, stage=trainer.run.name)
+
+
+def _check_room(trainer: StageTrainer, checkpoints: Checkpointer) -> None:
+    """Raise `UnwritableFile` unless the disk has room for the checkpoints that will be kept.
+
+    While one is written, `MAX_TO_KEEP` others exist; those that exist already are counted.
+    """
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.state))
+    num_new = MAX_TO_KEEP + 1 - min(MAX_TO_KEEP, len(checkpoints.steps()))
+    free_bytes = shutil.disk_usage(checkpoints.folder.parent).free
+    if num_new * state_bytes > free_bytes:
+        mib, free_mib = num_new * state_bytes / 2**20, free_bytes / 2**20
+        raise UnwritableFile(
+            f"{num_new} checkpoints take {mib:,.1f} MiB, the disk has {free_mib:,.1f} MiB free",
+            rule=f"a run keeps {MAX_TO_KEEP} checkpoints while it writes another one",
+            location=str(checkpoints.folder.parent),
+            remedy="free disk space, or choose another folder with -o",
+        )
+
+
+def fit(
+    progress: Progress, run_dir: RunDir, on_report: ReportCallback, should_stop: StopCallback
+) -> LoadedModel:
+    """Train one stage to its end.
+
+    Args:
+        progress: The stage.
         run_dir: Where metrics are logged.
         on_report: Called with every report.
         should_stop: Called after every step.
@@ -181,49 +302,104 @@ def fit(
 
     Raises:
         TrainingStopped: `should_stop` returned true; the state is saved.
-        Diverged: The loss or the gradient is not finite.
+        UserError: The training has failed; its message says which state is saved.
     """
-    state, step = _resume(trainer, checkpoints)
-    meter = Meter()
-    # A batch depends on seed and step alone, so a resumed stage opens its data at `step` and gets
-    # the batches that it would have got without the interruption.
-    source = meter.timed(trainer.batches(step))
-    is_done = trainer.is_done(state, step)
-    while not is_done:
-        state, loss = trainer.train_step(state, *next(source))
-        step += 1
-        meter.add(loss)  # not read yet: the host does not wait for the devices
-        if trainer.should_report(step):
-            _check_finite(state, trainer, checkpoints)
-            report = trainer.report(state, step, meter.throughput())
-            # Before the checkpoint of this step: a resumed run does not repeat the validation.
-            state = state if report.psnr is None else state.with_score(report.psnr)
-            run_dir.log_metrics(**vars(report))
-            on_report(report)
-            meter.reset()
-        is_done = trainer.is_done(state, step)
-        stop_now = should_stop()  # once per step: with several processes it counts its calls
-        if stop_now or is_done or trainer.should_save(step):
-            # A checkpoint never contains a state that has diverged.
-            _check_finite(state, trainer, checkpoints)
-            checkpoints.save(trainer.start_step + step, state, {"stage": trainer.run.name})
-        if stop_now:
-            raise TrainingStopped(trainer.start_step + step)
-    return trainer.final_model(state)
+    trainer, meter = progress.trainer, Meter()
+    source = meter.timed(progress.source)
+    with _saved_on_error(progress, run_dir, should_stop):
+        if progress.unreported is not None:
+            _report(progress, run_dir, on_report)
+        is_done = trainer.is_done(progress.state, progress.step)
+        while not is_done:
+            progress.state, loss = trainer.train_step(progress.state, *next(source))
+            progress.step += 1
+            meter.add(loss)  # not read yet: the host does not wait for the devices
+            if trainer.should_report(progress.step):
+                progress.unreported = meter.throughput()
+                _report(progress, run_dir, on_report)
+                meter.reset()
+            is_done = trainer.is_done(progress.state, progress.step)
+            stop_now = should_stop()  # once per step: with several processes it counts its calls
+            if stop_now or is_done or trainer.should_save(progress.step):
+                progress.save()
+            if stop_now:
+                raise TrainingStopped(progress.total_step)
+    return trainer.final_model(progress.state)
 
 
-def _resume(trainer: StageTrainer, checkpoints: Checkpointer) -> tuple[TrainState, int]:
-    """Return the state and the number of steps done in this stage, from the last checkpoint.
+def _report(progress: Progress, run_dir: RunDir, on_report: ReportCallback) -> None:
+    """Make the report that is due, with a validation if one is due."""
+    assert progress.unreported is not None
+    progress.check_finite()
+    report = progress.trainer.report(progress.state, progress.step, progress.unreported)
+    # Before the checkpoint of this step: a resumed run does not repeat the validation.
+    if report.psnr is not None:
+        progress.state = progress.state.with_score(report.psnr)
+    progress.unreported = None
+    run_dir.log_metrics(**vars(report))
+    on_report(report)
 
-    A checkpoint is the whole `TrainState` (parameters, moving average, optimizer, statistics, best
-    validation, step), restored bit by bit; nothing else changes from step to step.
-    """
-    step = checkpoints.latest() or 0
-    # Steps count over all stages: one that is not beyond `start_step` is of an earlier stage, and
-    # `start_step` itself is the end of the stage before.
-    if step <= trainer.start_step:
-        return trainer.state, 0
-    return checkpoints.restore(step, trainer.state), step - trainer.start_step
+
+@contextmanager
+def _saved_on_error(
+    progress: Progress, run_dir: RunDir, should_stop: StopCallback
+) -> Generator[None]:
+    """Save the state after any error within the block, and say what happened and how to go on."""
+    try:
+        yield
+    except TrainingStopped:
+        raise
+    except BaseException as error:
+        is_alone = jax.process_count() == 1  # the others are not at the same step
+        is_saved = is_alone and _save_after(error, progress)
+        if is_saved and should_stop():  # the signal has also ended worker processes
+            raise TrainingStopped(progress.total_step) from error
+        if isinstance(error, KeyboardInterrupt) or not (is_alone or isinstance(error, UserError)):
+            raise
+        raise _failure(error, progress, run_dir, is_saved=is_saved) from error
+    finally:
+        if isinstance(progress.source, Generator):
+            progress.source.close()  # worker processes do not outlive the stage
+
+
+def _save_after(error: BaseException, progress: Progress) -> bool:
+    """Return whether the state, which an error left behind, is saved."""
+    is_saved = progress.total_step in progress.checkpoints.steps()
+    if progress.step and not is_saved and not isinstance(error, CheckpointError | Diverged):
+        with suppress(Exception):  # the state was lost within a step, has diverged, or a full disk
+            progress.save()
+            is_saved = True
+    return is_saved
+
+
+def _failure(
+    error: BaseException, progress: Progress, run_dir: RunDir, *, is_saved: bool
+) -> UserError:
+    """Return the error to report: what happened, which state is saved, how to go on."""
+    latest = progress.checkpoints.latest()
+    state = f"the state of step {progress.total_step} is saved"
+    if not is_saved:
+        state = f"the last checkpoint is of step {latest}" if latest else "nothing is saved yet"
+    resume = f"{state}; continue with: esrjax train --resume -o {run_dir.path}"
+    if isinstance(error, UserError):
+        remedy = f"{error.remedy}; {resume}"
+        return type(error)(error.problem, rule=error.rule, location=error.location, remedy=remedy)
+    return TrainingFailed(
+        f"the training has failed after step {progress.total_step}: {error_summary(error)}",
+        rule="a step, a validation and the reading of images end without an error",
+        location=_write_traceback(error, run_dir.path),
+        remedy=f"correct the cause; {resume}",
+    )
+
+
+def _write_traceback(error: BaseException, folder: Path) -> str:
+    """Write the traceback of an error of unknown cause, and return where it is."""
+    file = folder / "error.txt"
+    try:
+        file.write_text("".join(traceback.format_exception(error)))
+    except OSError:
+        return str(folder)
+    return str(file)
 
 
 def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
@@ -246,19 +422,3 @@ def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
 
 def _no_stage(run: StageRun) -> LoadedModel:
     raise AssertionError(f"the first stage needs {run.name!r}")  # the schema forbids it
-
-
-def _check_finite(state: TrainState, trainer: StageTrainer, checkpoints: Checkpointer) -> None:
-    step = int(jax.device_get(state.first_nonfinite_step))
-    if step < 0:
-        return
-    latest = checkpoints.latest()
-    resume_point = "there is no checkpoint before that step"
-    if latest is not None:
-        resume_point = f"the last checkpoint is of step {latest}"
-    raise Diverged(
-        f"loss or gradient is not finite at step {trainer.start_step + step} ({trainer.run.name})",
-        rule="loss and gradient are finite at every step",
-        location=str(checkpoints.folder),
-        remedy=f"lower the learning rate or add a warm-up; {resume_point}",
-    )

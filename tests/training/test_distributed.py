@@ -119,7 +119,7 @@ def test_processes_fail_stop_and_resume_together(tmp_path, recipe_dict, image_di
     wait_for_checkpoint(run, both)
     both[1].send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [process.returncode for process in both] == [143, 143], outputs
     assert "esrjax train --resume -o" in outputs[0][0], outputs
     assert "stopped" not in outputs[1][0]  # only the main process prints
     both = start_pair(run, "--resume")

@@ -139,7 +139,7 @@ def test_full_disk_is_reported_with_step_and_last_checkpoint(tmp_path, recipe, m
 
     def save_until_full(self, step, state, info):
         if step == 10:
-            monkeypatch.setattr(self._manager, "save", _disk_full)
+            monkeypatch.setattr(self._orbax, "save", _disk_full)
         save(self, step, state, info)
 
     monkeypatch.setattr(Checkpointer, "save", save_until_full)
@@ -187,7 +187,7 @@ def _kill_and_resume(tmp_path: Path, recipe_dict, rng: random.Random, signals: l
         sent_at = time.perf_counter()
         process.send_signal(signum)
         stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == (0 if signum == signal.SIGTERM else -signum), stderr
+        assert process.returncode == (143 if signum == signal.SIGTERM else -signum), stderr
         assert signum == signal.SIGKILL or time.perf_counter() - sent_at < 30
         assert signum == signal.SIGKILL or _reports_how_to_resume(stdout, run)
         args = ["-o", run, "--resume"]
