@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -100,8 +101,10 @@ class Model:
                 into windows.
 
         Raises:
-            InvalidArgument: If the method cannot be run in these windows.
+            InvalidArgument: If the method cannot be run in these windows, or a size is no positive
+                integer.
         """
+        check_strategy(tile_size, pad_multiple, self_ensemble, windows)
         check_windows(self.name, self.method.min_side, windows or {})
         upscaler = upscale.single_pass(self.forward, self.method.data_range)
         if tile_size is not None and not self.method.needs_full_image:
@@ -195,6 +198,7 @@ class EnsembleModel:
                 runs so do in any case.
             windows: For members without windows of their own, as in `Model.upscaler`.
         """
+        check_strategy(tile_size, None, self_ensemble, windows)
         upscalers = self.member_upscalers(tile_size, self_ensemble=self_ensemble, windows=windows)
         return upscale.checked_upscaler(
             lambda lr: self.blend([upscaler(lr) for upscaler in upscalers.values()])
@@ -248,10 +252,17 @@ def open_model(
         NotFound: If a method has no default weights and no checkpoint is given.
         InvalidArgument: If members do not fit together, or an argument belongs to no member.
     """
-    if name is None:
-        return open_method(None, _only_checkpoint(checkpoint), hparams)
+    if name is None or isinstance(checkpoint, list | tuple):
+        return open_method(name, _only_checkpoint(checkpoint), hparams)
     entry = registry.get_entry(name)
     checkpoints = checkpoint if isinstance(checkpoint, Mapping) else {name: checkpoint}
+    networks = [name] if isinstance(entry, Method) else [name, *entry.members]
+    if unknown := [key for key in checkpoints if key not in networks]:
+        raise InvalidArgument(
+            f"A checkpoint of {unknown[0]!r} is given for {name!r}",
+            rule=f"checkpoints are those of {', '.join(networks)}",
+            remedy="correct the name, or leave the checkpoint out",
+        )
     if isinstance(entry, Method):
         return open_method(name, checkpoints.get(name), hparams)
     check_ensemble(name, entry, checkpoints, hparams)
@@ -297,9 +308,9 @@ def _only_checkpoint(checkpoint: str | Path | CheckpointPaths | None) -> str | P
     if isinstance(checkpoint, str | Path):
         return checkpoint
     raise InvalidArgument(
-        f"One checkpoint is needed where no method is named, not {checkpoint!r}",
-        rule="a checkpoint is a file or a run directory, which tells its method",
-        remedy="give one checkpoint, or name the method",
+        f"One checkpoint is needed, not {checkpoint!r}",
+        rule="a checkpoint is a file or a run directory; for an ensemble, a mapping of them",
+        remedy="give one checkpoint; without one, name the method",
     )
 
 
@@ -400,6 +411,43 @@ def check_min_side(name: str, min_side: int, shape: tuple[int, ...]) -> None:
             rule=f"{name} accepts images of at least {min_side} pixels per side",
             remedy="use a larger image, or another method",
         )
+
+
+def check_strategy(tile_size: Any, pad_multiple: Any, self_ensemble: Any, windows: Any) -> None:
+    """Raise `InvalidArgument` unless the arguments of `upscaler` are of their types.
+
+    The sides of windows and their weights are compared with the method by `check_windows`.
+    """
+    is_pair = isinstance(tile_size, tuple | list) and len(tile_size) == 2  # pyright: ignore[reportUnknownArgumentType]
+    is_table = isinstance(windows, Mapping)
+    valid = {
+        "tile_size": tile_size is None or (is_pair and all(map(_is_side, tile_size))),
+        "pad_multiple": pad_multiple is None or _is_side(pad_multiple),
+        "self_ensemble": isinstance(self_ensemble, bool),
+        "windows": windows is None
+        or (is_table and all(map(_is_integer, windows)) and all(map(_is_number, windows.values()))),
+    }
+    values = {"tile_size": tile_size, "pad_multiple": pad_multiple}
+    values |= {"self_ensemble": self_ensemble, "windows": windows}
+    if invalid := [f"{name}={values[name]!r}" for name, is_valid in valid.items() if not is_valid]:
+        raise InvalidArgument(
+            f"Invalid arguments of an upscaler: {', '.join(invalid)}",
+            rule="tile_size is (h, w), pad_multiple an integer, both above 0, in LR pixels; "
+            "self_ensemble is True or False; windows are a dictionary side -> weight",
+            remedy="correct them, for example tile_size=(256, 256), windows={200: 1.0}",
+        )
+
+
+def _is_side(value: Any) -> bool:
+    return _is_integer(value) and value > 0
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is not bool and isinstance(value, int | np.integer)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is not bool and isinstance(value, int | float | np.number)
 
 
 def check_windows(name: str, min_side: int, windows: Windows) -> None:

@@ -186,6 +186,14 @@ class Method:
                 rule=f"the arguments of the method's network are {self._arguments}",
                 remedy=suggest(unknown[0], defaults, "use one of these names, or leave it out"),
             )
+        for name, value in hparams.items():
+            if _is_other_type(value, defaults[name]):
+                raise InvalidArgument(
+                    f"Invalid hyperparameter: {name}={value!r}",
+                    rule="a truth value, a number and a text do not stand for each other; the "
+                    f"arguments of the method's network are {self._arguments}",
+                    remedy=f"give a value of the type {type(defaults[name]).__name__}",
+                )
         scale = self.scale_of(hparams)
         if type(scale) is not int or scale not in self.scales:  # True and 2.0 equal integers
             scales = " or ".join(map(str, self.scales))
@@ -194,6 +202,16 @@ class Method:
                 rule=f"the method upscales by a factor of {scales} (Method.scales)",
                 remedy=f"set the hyperparameter scale to {scales}, or choose another method",
             )
+
+
+def _is_other_type(value: Any, default: Any) -> bool:
+    """Return whether one is a truth value, a number or a text, and the other another of these.
+
+    Python would compute with `True` as with 1. Where the default is a float, an integer is none.
+    """
+    kinds = (bool, (int, float), str)  # in this order: a bool is an int
+    first, second = (next((k for k in kinds if isinstance(v, k)), None) for v in (value, default))
+    return None not in (first, second) and first != second
 
 
 @dataclass(frozen=True, kw_only=True)

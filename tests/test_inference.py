@@ -49,6 +49,41 @@ def test_methods_lists_all_registered_names():
     assert esrjax.methods() == registry.names()
 
 
+@pytest.mark.parametrize(
+    ("name", "checkpoints", "problem"),
+    [
+        ("spanv2", {"span": "x.pth"}, "'span'"),  # the shipped weights would be loaded
+        ("smt", {"spanv2": "x.pth"}, "'spanv2'"),
+        ("spanv2", ["x.pth", "y.pth"], "y.pth"),
+    ],
+)
+def test_checkpoint_of_another_method_is_an_error(name, checkpoints, problem):
+    with pytest.raises(InvalidArgument, match=problem):
+        esrjax.load(name, checkpoints)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tile_size": 64},
+        {"tile_size": (0, 8)},
+        {"tile_size": (8.5, 8)},
+        {"pad_multiple": 0},
+        {"pad_multiple": 2.5},
+        {"self_ensemble": "no"},  # a text is true
+        {"windows": [64]},
+        {"windows": {"64": 1.0}},
+        {"windows": {64.5: 1.0}},
+        {"windows": {64: True}},
+    ],
+)
+def test_arguments_of_another_type_are_named(weights, arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(InvalidArgument) as error:
+        esrjax.load("spanv2", weights()).upscaler(**arguments)
+    assert f"{name}={value!r}" in error.value.problem
+
+
 def test_loaded_method_upscales_images(weights):
     spanv2 = esrjax.load("spanv2", weights())
     sr = spanv2(NOISE)

@@ -58,6 +58,14 @@ def test_build_depends_on_the_seed_only():
     assert not jax.numpy.array_equal(first, other)
 
 
+@pytest.mark.parametrize("value", [True, "8"])
+def test_hparam_of_another_type_is_reported(value):
+    # Python computes with True as with 1: a network with one channel.
+    with pytest.raises(InvalidArgument, match=f"channels={value!r}"):
+        make_method().check_hparams({"channels": value})
+    make_method().check_hparams({"channels": 8})
+
+
 def test_unknown_hparam_is_reported_with_the_known_ones():
     with pytest.raises(InvalidArgument) as caught:
         make_method().build(chanels=3, channels=4, width=2)

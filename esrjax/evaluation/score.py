@@ -127,8 +127,8 @@ def score_with_specs(
     for pair in progress(pairs):
         images = pair.read()
         digest.update(repr((pair.name, images.lr.shape)).encode())
-        digest.update(np.ascontiguousarray(images.lr))
-        digest.update(np.ascontiguousarray(images.hr))
+        digest.update(images.lr.tobytes())
+        digest.update(images.hr.tobytes())
         metrics[pair.name] = _measure(upscaler, pair, images, specs, as_floats)
         notes |= {pair.name: images.notes} if images.notes else {}
     source = lr_source(pairs)
