@@ -11,6 +11,7 @@ from PIL import Image
 
 from esrjax.data.datasets import DatasetInfo, Pair, Progress, decode_source
 from esrjax.data.image_io import Pixels, prefetch_map
+from esrjax.data.layouts import parse_lr_name
 from esrjax.data.resize import bicubic_downscale
 from esrjax.data.tfds_records import TfdsImage
 from esrjax.errors import UserError, list_some
@@ -30,8 +31,8 @@ class PairCheck:
         problems: What is wrong with it; a large `lr_error` is judged by `verify_dataset`.
         notes: What decoding has changed, which is not wrong.
         size: (h, w) of HR, cropped to a multiple of the scale; None if it cannot be read.
-        lr_error: Largest difference between its LR image and the bicubic one, in levels; None where
-            the dataset has no LR.
+        lr_error: Largest difference between its LR image and the bicubic one, in levels; None
+            without LR, or where LR is of another track.
         digest: SHA-256 of the size and the pixels of HR.
         dhash: Difference hash of HR, 64 bits; None for images with too little structure.
     """
@@ -52,8 +53,8 @@ class DatasetReport:
     Attributes:
         num_images: How many pairs were checked.
         min_hr_size: (h, w) of the HR image with the shortest side.
-        lr_error: Largest difference between an LR image and the bicubic one, in levels; None where
-            the dataset has no LR.
+        lr_error: Largest difference between an LR image and the bicubic one, in levels; None
+            without LR, or where LR is of another track.
         problems: What is wrong, a line each.
         notes: What deserves a look but is not wrong, a line each.
     """
@@ -75,6 +76,8 @@ def verify_dataset(
 ) -> DatasetReport:
     """Check every pair of a dataset, with two threads.
 
+    The LR images of a track other than `bicubic`, by the name of their folder, are not compared.
+
     Args:
         pairs: The dataset.
         against: Pairs that must not be trained on, for instance the validation set: images that the
@@ -85,7 +88,8 @@ def verify_dataset(
     """
     checks = _check_pairs(pairs, progress)
     problems = _compare_with_info(pairs, expected)
-    notes: list[str] = []
+    tracks = sorted(set(filter(None, map(_other_track, pairs))))
+    notes = [f"LR of the track {track} is not compared with bicubic LR" for track in tracks]
     for check in checks:
         problems += [f"{check.name}: {problem}" for problem in check.problems]
         if check.lr_error is not None and check.lr_error > tolerance:
@@ -119,15 +123,25 @@ def check_pair(pair: Pair) -> PairCheck:
     notes = [(label, note) for label, image in images.items() for note in image.notes]
     deep = [(label, note) for label, note in notes if note.startswith("16 bits")]
     prefixes = {"HR": "", "LR": "LR: "}
+    is_bicubic = pair.lr is not None and _other_track(pair) is None
     return PairCheck(
         name=pair.name,
         problems=tuple(f"{label} is not 8-bit: {note}" for label, note in deep),
         notes=tuple(prefixes[note[0]] + note[1] for note in notes if note not in deep),
         size=hr.shape[:2],
-        lr_error=None if pair.lr is None else max_abs_diff(lr, bicubic_downscale(hr, pair.scale)),
+        lr_error=max_abs_diff(lr, bicubic_downscale(hr, pair.scale)) if is_bicubic else None,
         digest=hashlib.sha256(f"{hr.shape}".encode() + hr.tobytes()).hexdigest(),
         dhash=difference_hash(hr),
     )
+
+
+def _other_track(pair: Pair) -> str | None:
+    """Return the track of the LR image that its folders name, if it is not `bicubic`."""
+    folders = pair.lr.parents if isinstance(pair.lr, Path) else ()
+    names = (parse_lr_name(folder.name) for folder in folders)
+    tracks = (name.track for name in names if name and name.track)
+    track = next(tracks, None)
+    return None if track == "bicubic" else track
 
 
 def max_abs_diff(lr: Pixels, reference: Pixels) -> int:

@@ -70,6 +70,14 @@ def test_lr_is_compared_within_a_tolerance_except_for_its_outer_pixels(folder):
     assert verify_dataset(list_folder_pairs(folder), tolerance=3).problems
 
 
+def test_lr_of_another_track_is_not_compared_with_bicubic(folder):
+    (folder / "LR_bicubic_X4").rename(folder / "LR_unknown_X4")
+    change_pixel(folder / "LR_unknown_X4/ax4.png", None)
+    report = verify_dataset(list_folder_pairs(folder))
+    assert (report.problems, report.lr_error) == ((), None)
+    assert any("track unknown" in note for note in report.notes)
+
+
 def test_16_bit_images_are_problems_and_palettes_are_notes(folder):
     Image.fromarray(np.full((48, 56), 40_000, np.uint16)).save(folder / "HR/b.png")
     image = Image.fromarray(read_image(folder / "HR/c.png").pixels).quantize(256)
@@ -112,7 +120,8 @@ def test_wild_track_has_the_hr_images_of_the_dataset(tmp_path):
             write_image(lr, bicubic_downscale(hr))
     pairs = list_folder_pairs(tmp_path / "Set5")
     report = verify_dataset(pairs, expected=dataset_info("data/Set5"))
-    assert (report.num_images, report.problems, report.notes) == (10, (), ())
+    assert (report.num_images, report.problems, report.lr_error) == (10, (), None)
+    assert report.notes == ("LR of the track wild is not compared with bicubic LR",)
     without_head = [pair for pair in pairs if pair.hr.stem != "head"]
     count, missing = verify_dataset(without_head, expected=dataset_info("data/Set5")).problems
     assert "Set5 has 5 images, this dataset 4" in count and missing == "missing: head"
