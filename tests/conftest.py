@@ -30,12 +30,13 @@ _DEFAULT_REFERENCE = Path(__file__).resolve().parents[2] / "shared"
 if "ESRJAX_REFERENCE" not in os.environ and _DEFAULT_REFERENCE.is_dir():
     os.environ["ESRJAX_REFERENCE"] = str(_DEFAULT_REFERENCE)
 
+import gc
 import importlib
 import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+from esrjax.bench import timing
 from esrjax.errors import MissingExtra
 from esrjax.nn.functional import native_lowering
 
@@ -56,6 +58,12 @@ collect_ignore = ["thirdparty"]  # a package of its own, which test_thirdparty.p
 
 _skipped: list[str] = []
 NO_TORCH = importlib.util.find_spec("torch") is None
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage rarely: by default a tenth of the time of the tests goes into it."""
+    gc.freeze()  # modules and tests
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,6 +98,14 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Any:
         report.outcome = "skipped"
         report.longrepr = (str(collector.path), 0, "Skipped: torch is not installed")
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_timed_runs() -> Iterator[None]:
+    """Time networks in the fewest runs; tests/bench/test_timing.py is about their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "MAX_RUNS", timing.MIN_RUNS)
+        yield
 
 
 @pytest.fixture(scope="session")

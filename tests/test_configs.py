@@ -18,8 +18,6 @@ from esrjax.training import recipe_loader, train
 from esrjax.training.dry_run import dry_run
 from esrjax.training.recipe import Data, InitFrom, Recipe, Schedule, Stage, TeacherConfig
 
-pytestmark = pytest.mark.platform_lowering
-
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NAMES = [file.stem for file in CONFIGS if file.stem != "ntire2026"]  # challenge rules
@@ -31,7 +29,8 @@ FAST = {"quick", "spanv2", "pds", "pkdsr", "safmn_deep15"}
 
 
 def mark_slow_except(fast):
-    marks = {name: () if name in fast else pytest.mark.slow for name in NAMES}
+    slow = (pytest.mark.slow, pytest.mark.platform_lowering)
+    marks = {name: () if name in fast else slow for name in NAMES}
     return [pytest.param(name, marks=marks[name]) for name in NAMES]
 
 

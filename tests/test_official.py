@@ -19,16 +19,18 @@ REFERENCE = os.environ.get("ESRJAX_REFERENCE")
 OFFICIALS = list(official_cases(Path(REFERENCE))) if REFERENCE else []
 
 
-pytestmark = pytest.mark.platform_lowering
 # `make test` compares these with the golden files of their PyTorch twins (test_goldens.py), which
-# are compared with the official code (test_twins.py); a network with local statistics, zenosr's.
+# are compared with the official code (test_twins.py); a network with local statistics, zenosr's;
+# DWMamba's output, by tests/plugins/test_dwmamba.py.
 SLOW = {"hfenet", "mambagate_sr", "mambagate_sr_acts", "safmn_deep15", "dan_tlc", "vscinet_tlc"}
+SLOW |= {"dwmamba"}
+SLOW_MARKS = (pytest.mark.slow, pytest.mark.platform_lowering)
 
 
 @pytest.mark.parametrize(
     "official",
     [
-        pytest.param(case, marks=pytest.mark.slow if case.golden.stem in SLOW else ())
+        pytest.param(case, marks=SLOW_MARKS if case.golden.stem in SLOW else ())
         for case in OFFICIALS
     ],
     ids=lambda official: official.golden.stem,

@@ -270,7 +270,7 @@ def _masked_padding_changes_nothing(fixture: _MethodFixture) -> None:
     if fixture.method.needs_full_image:
         return
     net: Any = fixture.deployed_net
-    lr = fixture.random_lr()
+    lr = fixture.random_lr(batch=2)  # the shape for which the network is compiled already
     padding = [(0, 0), (0, 7), (0, 5), (0, 0)]
     padded_lr, mask = jnp.pad(lr, padding), jnp.pad(jnp.ones(lr.shape[1:3]), padding[1:3])
     with masking.valid_region(mask):

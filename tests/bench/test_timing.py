@@ -17,6 +17,12 @@ from esrjax.nn.compilation import compiler_options
 SHAPE = (1, 48, 48, 3)
 
 
+@pytest.fixture(autouse=True)
+def many_timed_runs(monkeypatch):
+    """As many runs as for users, against `few_timed_runs`."""
+    monkeypatch.setattr(timing, "MAX_RUNS", 1000)
+
+
 def tanh_loop(iterations: int):
     def forward(lr: Array) -> Array:
         return lax.fori_loop(0, iterations, lambda _, x: jnp.tanh(x), lr)

@@ -26,22 +26,22 @@ def records(out, step):
 
 
 def test_rehearsal_and_its_report(tmp_path):
-    process = gpu_tool("gpu_run.py", tmp_path, "--rehearse", "--steps", "machine,networks-default")
-    assert process.returncode == 0 and process.stdout.count(": complete,") == 2, process.stdout
+    process = gpu_tool("gpu_run.py", tmp_path, "--rehearse", "--steps", "machine")
+    assert process.returncode == 0 and process.stdout.count(": complete,") == 1, process.stdout
     matmuls = [record for record in records(tmp_path, "machine") if record["name"] == "matmul"]
     assert len(matmuls) == 3 and all(record["tflop_per_s"] > 0 for record in matmuls)
-    gates = [record["gate"] for record in records(tmp_path, "networks-default")]
-    assert gates == 2 * ["conv", "dot"]
     report = gpu_tool("gpu_report.py", tmp_path, "--write")
     assert "A rehearsal: these numbers mean nothing" in report.stdout
     assert "which are not written" in report.stderr and report.returncode == 1
-    assert "networks-default" in report.stdout
+    assert "machine" in report.stdout
 
 
 @pytest.mark.slow
 def test_every_step_runs_without_an_error(tmp_path):
     process = gpu_tool("gpu_run.py", tmp_path, "--rehearse", "--budget", "3000")
     assert process.stdout.count(": complete,") == len(gpu_run.STEPS), process.stdout
+    gates = [record["gate"] for record in records(tmp_path, "networks-default")]
+    assert gates == 2 * ["conv", "dot"]
     for step in gpu_run.STEPS:
         for record in records(tmp_path, step.name):
             # XLA's attention runs everywhere, cuDNN's on GPUs alone.

@@ -53,8 +53,27 @@ def interpreted(name, config=None):
     )
 
 
+# Indices of SMALL_DIMS: several programs, groups of channels or tiles, batches, masks.
+FAST_SAMPLES = {
+    "spab": 1,
+    "gated_spab": 2,
+    "gated_residual": 2,
+    "window_attention": 0,
+    "selective_scan": 1,
+}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_kernel_passes_all_checks(name):
+    """For one sample in both dtypes; the slow test has all of them."""
+    samples = [random_operands(name, SMALL_DIMS[name][FAST_SAMPLES[name]])]
+    kernel, call = ops.find_kernel(name), interpreted(name, CONFIGS.get(name))
+    check_kernel(kernel, name, samples=samples, call=call)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_kernel_passes_all_checks_for_every_sample(name):
     check_kernel(ops.find_kernel(name), name, call=interpreted(name, CONFIGS.get(name)))
 
 
@@ -111,9 +130,18 @@ def test_gradients_of_window_attention(monkeypatch, dims, dtype, max_smem_bytes)
         np.testing.assert_allclose(np.float64(grad), expected_grad, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+# The second dtype of a shape is among the slow tests where another shape has it.
 @pytest.mark.parametrize(
-    "name, dims", [(name, dims) for name in NETWORK_DIMS for dims in NETWORK_DIMS[name]]
+    "name, dims, dtype",
+    [
+        pytest.param(name, dims, dtype, marks=pytest.mark.slow if is_slow else ())
+        for name in NETWORK_DIMS
+        for index, dims in enumerate(NETWORK_DIMS[name])
+        for dtype, is_slow in (
+            ("float32", index % 2 == 1),
+            ("bfloat16", index % 2 == 0 and len(NETWORK_DIMS[name]) > 1),
+        )
+    ],
 )
 def test_kernel_compiles_for_cuda_without_a_gpu(name, dims, dtype):
     operands = operand_shapes(name, dims, dtype)

@@ -8,7 +8,10 @@ from flax import nnx
 from optional import torch
 
 
-@pytest.mark.parametrize("h, w", [(1, 1), (1, 5), (3, 7), (9, 16)])
+@pytest.mark.parametrize(
+    "h, w",
+    [(1, 5), (9, 16), *(pytest.param(*side, marks=pytest.mark.slow) for side in ((1, 1), (3, 7)))],
+)
 def test_zero_residual_gives_bilinear_upsampling(h, w):
     x = np.random.default_rng(0).random((1, h, w, 3)).astype(np.float32)
     net = SAFMN(channels=8, num_blocks=1, rngs=nnx.Rngs(0))

@@ -54,3 +54,11 @@ def recipe_dict(image_dir: Path) -> dict[str, Any]:
             },
         ],
     }
+
+
+@pytest.fixture
+def crumb_recipe_dict(recipe_dict: dict[str, Any], crumbs: Path) -> dict[str, Any]:
+    """The same recipe for a network of one convolution, which compiles fastest."""
+    for stage, sizes in zip(recipe_dict["stage"], ([[24, 24], [24, 32]], [[24, 24]]), strict=True):
+        stage["data"]["hr_patch_sizes"] = sizes
+    return recipe_dict | {"method": "crumb", "hparams": {"kernel_size": 5}}

@@ -43,7 +43,8 @@ def free_port() -> int:
 def start_python(*args: object, devices: int = 1, **env: object) -> subprocess.Popen[str]:
     """Start a Python process with `devices` devices and more environment variables."""
     path = os.pathsep.join([str(HERE.parent / "thirdparty"), os.environ.get("PYTHONPATH", "")])
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": path}
+    xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    flags = {"XLA_FLAGS": xla_flags, "PYTHONPATH": path}  # the last of equal flags counts
     process = subprocess.Popen(
         [sys.executable, *map(str, args)],
         env=os.environ | flags | {name: str(value) for name, value in env.items()},

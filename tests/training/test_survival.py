@@ -33,6 +33,11 @@ def image_dir(tmp_path_factory):
 
 
 @pytest.fixture
+def recipe_dict(crumb_recipe_dict):
+    return crumb_recipe_dict
+
+
+@pytest.fixture
 def recipe(recipe_dict):
     return recipe_loader.parse(recipe_dict)
 
@@ -56,25 +61,27 @@ def assert_same_run(run: Path, full_run: Path) -> None:
     assert hashes(run) == hashes(full_run)
 
 
-def test_stopped_run_resumes_to_the_same_weights(tmp_path, recipe, full_run, monkeypatch):
+# At the end of the first stage, and in the second, where SIGTERM stops it below.
+@pytest.mark.parametrize("step", [12, pytest.param(17, marks=pytest.mark.slow)])
+def test_stopped_run_resumes_to_the_same_weights(tmp_path, recipe, full_run, monkeypatch, step):
     assert Checkpointer(full_run).latest() == recipe.total_steps
-    for step in (12, 17):  # at the end of the first stage, in the second
-        run = tmp_path / f"stopped{step}"
-        stop_after(step, recipe, run, monkeypatch)
-        assert not (run / "deploy.safetensors").exists()
-        train.run(recipe, run, resume=True)
-        assert_same_run(run, full_run)
+    run = tmp_path / "run"
+    stop_after(step, recipe, run, monkeypatch)
+    assert not (run / "deploy.safetensors").exists()
+    train.run(recipe, run, resume=True)
+    assert_same_run(run, full_run)
 
 
 def test_finished_stage_is_not_trained_again(tmp_path, recipe, full_run, monkeypatch):
-    """Interrupted after the weights of a stage are written, or one form of the final weights."""
-    for num_files in (1, 3):  # stages/00, train.safetensors
-        run = tmp_path / f"written{num_files}"
+    """Interrupted after the weights of a stage are written, and one form of the final weights."""
+    for num_files, resume in ((1, False), (2, True)):  # stages/00; stages/01, train.safetensors
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(checkpoint_io, "write_safetensors", _interrupt_after(num_files))
-            train.run(recipe, run)
-        train.run(recipe, run, resume=True)
-        assert_same_run(run, full_run)
+            train.run(recipe, tmp_path / "run", resume=resume)
+    assert (tmp_path / "run/train.safetensors").exists()
+    assert not (tmp_path / "run/deploy.safetensors").exists()
+    train.run(recipe, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", full_run)
 
 
 def _interrupt_after(num_files: int):
@@ -94,9 +101,11 @@ def test_resume_with_another_pipeline_and_save_interval(
 ):
     """Fields that do not affect the weights may change."""
     stop_after(5, recipe_loader.parse(recipe_dict), tmp_path / "run", monkeypatch)
-    for stage in recipe_dict["stage"]:
+    for stage, fields in zip(
+        recipe_dict["stage"], ({"crop_on": "device"}, {"cache_gib": 1.0}), strict=True
+    ):
         stage["save_every"] = 7
-        stage["data"] = stage["data"] | {"crop_on": "device", "cache_gib": 1.0}
+        stage["data"] = stage["data"] | fields
     train.run(recipe_loader.parse(recipe_dict), tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", full_run)
     assert recipe_loader.load(tmp_path / "run" / "recipe.json").stage[1].save_every == 7
@@ -113,25 +122,27 @@ def test_preemption_sync_count_grows_by_one(monkeypatch):
     assert counts == [1, 2, 3]
 
 
-def test_sigterm_saves_and_the_run_resumes(tmp_path, recipe, full_run):
-    """SIGTERM at the end of a stage and inside of one; a second Ctrl-C interrupts at once."""
-    for stop_step in (12, 18):
-        run, steps = tmp_path / f"stopped{stop_step}", count(1)
+@pytest.mark.parametrize("stop_step", [18, pytest.param(12, marks=pytest.mark.slow)])
+def test_sigterm_saves_and_the_run_resumes(tmp_path, recipe, full_run, stop_step):
+    """SIGTERM inside of a stage and at the end of one."""
+    run, steps = tmp_path / "run", count(1)
 
-        def should_stop(stop_step=stop_step, steps=steps):
-            if next(steps) == stop_step:
-                signal.raise_signal(signal.SIGTERM)
-            return handler.should_stop()
+    def should_stop():
+        if next(steps) == stop_step:
+            signal.raise_signal(signal.SIGTERM)
+        return handler.should_stop()
 
-        callbacks = {"on_report": lambda _: None, "should_stop": should_stop}
-        with PreemptionHandler() as handler, pytest.raises(train.TrainingStopped) as error:
-            train.run_stages(recipe, run, resume=False, **callbacks)
-        assert error.value.step == Checkpointer(run).latest() == stop_step
-        train.run(recipe, run, resume=True)
-        assert_same_run(run, full_run)
+    callbacks = {"on_report": lambda _: None, "should_stop": should_stop}
+    with PreemptionHandler() as handler, pytest.raises(train.TrainingStopped) as error:
+        train.run_stages(recipe, run, resume=False, **callbacks)
+    assert error.value.step == Checkpointer(run).latest() == stop_step
+    train.run(recipe, run, resume=True)
+    assert_same_run(run, full_run)
+
+
+def test_signal_before_the_first_step_stops_at_once():
     with PreemptionHandler(), pytest.raises(KeyboardInterrupt):
-        for _ in range(2):
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_full_disk_is_reported_with_step_and_last_checkpoint(tmp_path, recipe, monkeypatch):
@@ -139,16 +150,15 @@ def test_full_disk_is_reported_with_step_and_last_checkpoint(tmp_path, recipe, m
 
     def save_until_full(self, step, state, info):
         if step == 10:
-            monkeypatch.setattr(self._orbax, "save", _disk_full)
+            patch.setattr(self._orbax, "save", _disk_full)
         save(self, step, state, info)
 
-    monkeypatch.setattr(Checkpointer, "save", save_until_full)
-    with pytest.raises(CheckpointError) as error:
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError) as error:
+        patch.setattr(Checkpointer, "save", save_until_full)
         train.run(recipe, tmp_path / "run")
     problem, remedy = error.value.problem, error.value.remedy
     assert "step 10" in problem and "No space left" in problem
     assert "step 5" in remedy and "--resume" in remedy
-    monkeypatch.undo()
     train.run(recipe, tmp_path / "run", resume=True)
 
 
@@ -171,12 +181,14 @@ def _disk_full(*args, **kwargs):
 
 
 def _kill_and_resume(tmp_path: Path, recipe_dict, rng: random.Random, signals: list[int]) -> None:
-    """Interrupt a training at a random time by each signal, resume it, and check the result."""
-    recipe_dict["stage"][0] |= {"steps": 60, "save_every": 2}
+    """Interrupt a command at a random time by each signal, resume it, and check the result.
+
+    The uninterrupted run and the last resume are of this process.
+    """
+    recipe_dict["stage"][0] |= {"steps": 15 + 15 * len(signals), "save_every": 2}
     full_run, run = tmp_path / "full", tmp_path / "run"
+    train.run(recipe_loader.parse(recipe_dict), full_run)
     command = [sys.executable, "-m", "esrjax", "train"]
-    if not full_run.exists():
-        subprocess.run([*command, write_recipe(tmp_path, recipe_dict), "-o", full_run], check=True)
     args = [write_recipe(tmp_path, recipe_dict), "-o", run]
     for signum in signals:
         process = subprocess.Popen(
@@ -191,7 +203,7 @@ def _kill_and_resume(tmp_path: Path, recipe_dict, rng: random.Random, signals: l
         assert signum == signal.SIGKILL or time.perf_counter() - sent_at < 30
         assert signum == signal.SIGKILL or _reports_how_to_resume(stdout, run)
         args = ["-o", run, "--resume"]
-    subprocess.run([*command, *args], check=True)
+    train.run(recipe_loader.parse(recipe_dict), run, resume=True)
     assert_same_run(run, full_run)
 
 
