@@ -25,9 +25,9 @@ class UserError(Exception):
     """
 
     def __init__(self, problem: str, *, rule: str, remedy: str, location: str | None = None):
-        self.problem = shorten(printable(problem, " \n"), _MAX_PROBLEM)
-        self.rule, self.remedy = (shorten(printable(text), _MAX_PART) for text in (rule, remedy))
-        self.location = None if location is None else shorten(printable(location), _MAX_PART)
+        self.problem = _bounded(problem, _MAX_PROBLEM, " \n")
+        self.rule, self.remedy = _bounded(rule, _MAX_PART), _bounded(remedy, _MAX_PART)
+        self.location = None if location is None else _bounded(location, _MAX_PART)
         lines = [self.problem, f"  rule:     {self.rule}", f"  remedy:   {self.remedy}"]
         if location is not None:
             lines.insert(1, f"  location: {self.location}")
@@ -193,6 +193,10 @@ def shorten(text: str, limit: int) -> str:
     return text[: limit - tail - len(omission)] + omission + text[-tail:]
 
 
+def _bounded(text: str, limit: int, allowed: str = " ") -> str:
+    return shorten(printable(shorten(text, limit), allowed), limit)
+
+
 def error_summary(error: BaseException) -> str:
     """Return the class of an exception and the first line of its message."""
     try:
@@ -208,7 +212,7 @@ def log_note(text: str) -> None:
 
     Unless the program configures the logger "esrjax", it is a line on standard error.
     """
-    logging.getLogger("esrjax").warning("%s", shorten(printable(text), _MAX_PROBLEM))
+    logging.getLogger("esrjax").warning("%s", _bounded(text, _MAX_PROBLEM))
 
 
 @contextmanager

@@ -1,21 +1,117 @@
-"""File helpers: atomic writes, checks of outputs, hashes, globs, formats; folders of the user."""
+"""File helpers: bounded reads, atomic writes, hashes, globs, formats; folders of the user."""
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+import tomllib
 import zipfile
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
-from esrjax.errors import UnwritableFile
+from esrjax.errors import UnreadableFile, UnwritableFile
 
 MAX_NAME_BYTES = 255  # of a file or folder, on common file systems
+MAX_TEXT_BYTES = 64 << 20  # of a result, a table, a report
+MAX_TOML_BYTES = 256 << 10
+_MAX_DEPTH = 64  # of nested tables and lists
+_MAX_DOTS = 500  # in a line of TOML; the time for a dotted key is the square of its length
+
+
+# --- reading: whatever a file contains, neither time nor memory without bound --------------------
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading in binary mode.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file: a pipe would block, and a device such
+            as /dev/zero never ends.
+    """
+
+    def open_without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    file = open(path, "rb", opener=open_without_waiting)  # noqa: SIM115 # the caller closes it
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(0, "it is no regular file", str(path))
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: A regular file.
+        max_bytes: What it may have at most.
+
+    Raises:
+        UnreadableFile: It cannot be opened, is no regular file, or has more bytes.
+    """
+    try:
+        with open_regular(path) as file:
+            is_small = os.fstat(file.fileno()).st_size <= max_bytes
+            content = file.read(max_bytes + 1) if is_small else None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or str(error)
+    else:
+        if content is not None and len(content) <= max_bytes:
+            return content
+        reason = f"it has more than {max_bytes:,} bytes"
+    raise UnreadableFile(
+        f"Cannot read '{path}': {reason}",
+        rule=f"it is a regular file of at most {max_bytes:,} bytes",
+        remedy="check the path and its permissions",
+    )
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML document.
+
+    Raises:
+        ValueError: It is not TOML, too long, or nested too deeply.
+    """
+    if len(text) > MAX_TOML_BYTES:
+        raise ValueError(f"it has {len(text):,} characters, {MAX_TOML_BYTES:,} are possible")
+    if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
+        raise ValueError(f"a line has more than {_MAX_DOTS} dots")
+    return _parse_shallow(tomllib.loads, text)
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON document.
+
+    Raises:
+        ValueError: It is not JSON, or nested too deeply.
+    """
+    return _parse_shallow(json.loads, text)
+
+
+def _parse_shallow(parse: Callable[[str], Any], text: str) -> Any:
+    with suppress(RecursionError):
+        content = parse(text)
+        if _is_shallow(content):
+            return content
+    raise ValueError(f"it has more than {_MAX_DEPTH} levels")
+
+
+def _is_shallow(value: Any, depth: int = _MAX_DEPTH) -> bool:
+    children = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list):
+        return True
+    return depth > 0 and all(_is_shallow(child, depth - 1) for child in children)
+
+
+# --- writing -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -162,8 +258,11 @@ def sha256_file(path: Path) -> str:
     Raises:
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- names and folders ---------------------------------------------------------------------------
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
@@ -300,7 +399,7 @@ def file_format(path: Path) -> str:
     Raises:
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(_HEAD_BYTES)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES:
         return SAFETENSORS
@@ -334,7 +433,7 @@ def _zip_format(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except Exception:  # on damaged archives almost any
         return "an incomplete archive (of torch.save or NumPy)"
     if any(name.endswith("constants.pkl") for name in names):
         return "a TorchScript archive, a program with its weights"

@@ -11,6 +11,8 @@ from esrjax.errors import suggest
 # Unknown keys, conversions between types, infinities and NaNs are errors.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+MAX_ERRORS = 100  # that are worded; a file can have a million
+
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -36,17 +38,21 @@ STRING, NUMBER, LIST, TABLE = (Tag(f"[{name}]") for name in ("string", "number",
 
 
 def format_errors(error: ValidationError, schema: Mapping[str, Any] | None = None) -> list[str]:
-    """Return one line for every validation error: its path, the value, what was expected.
+    """Return a line for every validation error: its path, the value, what was expected.
+
+    Of more than `MAX_ERRORS`, the last line is their number.
 
     Args:
         error: As pydantic raised it.
         schema: JSON schema of the document; with it, an unknown key comes with the closest known
             one.
     """
-    return [
+    details = _root_causes(error.errors())
+    lines = [
         f"{_dotted_path(detail)} {_error_text(detail, schema or {})}"
-        for detail in _root_causes(error.errors())
+        for detail in details[:MAX_ERRORS]
     ]
+    return lines + [f"and {len(details) - MAX_ERRORS:,} more"] * (len(details) > MAX_ERRORS)
 
 
 def bullet_list(lines: list[str], noun: str = "error") -> str:

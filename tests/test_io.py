@@ -1,12 +1,19 @@
-"""Outputs: never one of the inputs, never a path that cannot be written; names of any length."""
+"""Reads that are bounded; outputs that are no input and can be written; names of any length."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from esrjax.errors import UnwritableFile, run_and_report_errors
-from esrjax.io import check_outputs, check_writable, write_bytes
+from esrjax.errors import UnreadableFile, UnwritableFile, run_and_report_errors
+from esrjax.io import (
+    check_outputs,
+    check_writable,
+    parse_json,
+    parse_toml,
+    read_bytes,
+    write_bytes,
+)
 
 
 @pytest.fixture
@@ -95,3 +102,37 @@ def test_error_about_a_path_has_no_traceback(capsys):
     assert "b" * 300 in error and "File name too long" in error and "remedy" in error
     with pytest.raises(OSError, match="unrelated"):
         run_and_report_errors(lambda: (_ for _ in ()).throw(OSError("unrelated")))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_only_regular_files_are_read(tmp_path, make):
+    make(tmp_path / "input")
+    with pytest.raises(UnreadableFile, match="input"):
+        read_bytes(tmp_path / "input")
+
+
+def test_no_more_bytes_are_read_than_allowed(tmp_path):
+    (tmp_path / "input").write_bytes(bytes(101))
+    assert read_bytes(tmp_path / "input", 101) == bytes(101)
+    with pytest.raises(UnreadableFile, match="100"):
+        read_bytes(tmp_path / "input", 100)
+
+
+@pytest.mark.parametrize(
+    "parse, text",
+    [
+        (parse_json, "[" * 65 + "]" * 65),
+        (parse_json, "[" * 100_000),
+        (parse_toml, "a = " + "[" * 100_000),
+        (parse_toml, "a." * 65 + "a = 1"),
+        (parse_toml, "a." * 501 + "a = 1"),
+        (parse_toml, "#" * 300_000),
+    ],
+)
+def test_deep_and_long_documents_are_refused(parse, text):
+    with pytest.raises(ValueError):
+        parse(text)
+
+
+def test_documents_of_the_usual_depth_are_parsed():
+    assert parse_json("[" * 64 + "]" * 64) and parse_toml("a.b = [{c = 1}]")["a"]

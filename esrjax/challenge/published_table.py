@@ -1,6 +1,7 @@
 """Comparison of a ranking with a published table, cell by cell, with the causes of differences."""
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -68,7 +69,7 @@ def read_table(path: Path, on_note: OnNote = lambda _: None) -> PublishedTable:
         UnreadableFile: Lines do not fit the header, cells are not numbers, or a team is missing or
             duplicate; all are listed.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise NotFound(
             f"No such file: '{path}'",
             rule="a published table is a .csv file with a column `team`",

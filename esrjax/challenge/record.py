@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from esrjax.bench.record import Timing
 from esrjax.errors import UnreadableFile, UnwritableFile
-from esrjax.io import write_bytes
+from esrjax.io import read_bytes, write_bytes
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
 
 WeightsOrigin = Literal["official", "shipped", "own"]
@@ -201,7 +201,7 @@ def load_result(path: Path) -> Result:
         UnreadableFile: The file does not match `Result`.
     """
     try:
-        return RESULT_ADAPTER.validate_json(path.read_bytes())
+        return RESULT_ADAPTER.validate_json(read_bytes(path))
     except ValidationError as error:
         raise UnreadableFile(
             f"Invalid result file: {bullet_list(format_errors(error))}",

@@ -5,6 +5,7 @@ results.json, or from the `reported` figures of methods.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
@@ -307,11 +308,11 @@ def read_rows(
             protocol runtime; lists all.
     """
     path, rows = Path(source), ()
-    if path.is_dir():
+    if os.path.isdir(path):
         rows = _read_folder(path, rules, protocol_timing, on_note)
-    elif path.is_file() and path.suffix.lower() == ".csv":
+    elif os.path.isfile(path) and path.suffix.lower() == ".csv":
         rows = _read_table(path, on_note)
-    elif path.is_file() and path.suffix.lower() == ".json":
+    elif os.path.isfile(path) and path.suffix.lower() == ".json":
         rows = _read_official(path, rules)
     if not rows:
         raise _unknown_source(f"No results in {str(source)!r}")

@@ -4,7 +4,7 @@ Also their loader from TOML, and the check of training datasets against the data
 """
 
 import json
-import tomllib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from importlib import resources
@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from esrjax.errors import NotFound, RankingError, RulesError
-from esrjax.io import matches_any
+from esrjax.io import MAX_TOML_BYTES, matches_any, parse_toml, read_bytes
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
 
 SCALE = 4  # of the challenges, and of result files
@@ -255,21 +255,21 @@ def load_rules(source: str | Path) -> Rules:
         RulesError: The file is not TOML, or does not match `Rules`.
     """
     shipped = resources.files("esrjax_configs") / f"{source}.toml"
-    file = shipped if shipped.is_file() else Path(source)
-    if not file.is_file():
+    file = shipped if os.path.isfile(str(shipped)) else Path(source)
+    if not os.path.isfile(str(file)):
         raise NotFound(
             f"Unknown rules {str(source)!r}",
             rule="the name of shipped rules, such as ntire2026, or the path of a TOML file",
             remedy="check the name or the path",
         )
     try:
-        content = tomllib.loads(file.read_text("utf-8"))
+        content = parse_toml(read_bytes(Path(str(file)), MAX_TOML_BYTES).decode())
         # Through JSON: strict pydantic accepts a list for a tuple only when it parses JSON.
         return TypeAdapter(Rules).validate_json(json.dumps(content, default=str))
-    except tomllib.TOMLDecodeError as error:
-        messages = [f"is not TOML: {error}"]
-    except ValidationError as error:
+    except ValidationError as error:  # it is a ValueError
         messages = format_errors(error)
+    except ValueError as error:
+        messages = [f"is not TOML: {error}"]
     raise RulesError(
         f"Invalid challenge rules: {bullet_list(messages)}",
         rule="every field of esrjax.challenge.rules.Rules with its type, and no other",

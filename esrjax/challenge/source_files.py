@@ -1,10 +1,12 @@
 """Files that rankings are made from: encodings, JSON, dialects of CSV, checks of entries."""
 
+import bisect
 import csv
 import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from esrjax.errors import NotFound, UnreadableFile
-from esrjax.schema import bullet_list, format_errors
+from esrjax.io import parse_json, read_bytes
+from esrjax.schema import MAX_ERRORS, bullet_list, format_errors
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -30,14 +33,7 @@ def read_text(path: Path) -> str:
         UnreadableFile: It cannot be read.
         NotFound: It is no text, or has another encoding.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnreadableFile(
-            f"Cannot read '{path}': {error.strerror}",
-            rule="results are files that can be read",
-            remedy="check the permissions of the file",
-        ) from None
+    data = read_bytes(path)
     try:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -55,11 +51,20 @@ def no_text(path: Path, problem: str, remedy: str) -> NotFound:
     )
 
 
-def place(text: str, index: int) -> str:
-    """Return `line 3, column 5` of a character."""
-    return (
-        f"line {text.count(chr(10), 0, index) + 1}, column {index - text.rfind(chr(10), 0, index)}"
-    )
+class LineIndex:
+    """Places of characters of a text in words, `line 3, column 5`.
+
+    Args:
+        text: The text.
+    """
+
+    def __init__(self, text: str):
+        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def place(self, index: int) -> str:
+        """Return the place of a character."""
+        line = bisect.bisect(self._starts, index)
+        return f"line {line}, column {index - self._starts[line - 1] + 1}"
 
 
 # --- JSON --------------------------------------------------------------------------------------
@@ -88,12 +93,12 @@ def json_problems(text: str) -> list[str]:
     Parsers of JSON take the last one of duplicate keys without a word.
     """
     try:
-        json.loads(text)
+        parse_json(text)
     except json.JSONDecodeError as error:
         is_cut = error.pos >= len(text.rstrip())
         where = f"line {error.lineno}, column {error.colno}"
         return [f"{where}: the document is cut off" if is_cut else f"{where}: {error.msg}"]
-    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+    except ValueError as error:  # thousands of digits, or of brackets
         return [f"it is not JSON that can be read: {error}"]
     keys = json_keys(text)
     return [
@@ -116,7 +121,7 @@ def json_keys(text: str) -> list[tuple[int, Key]]:
     """Return every key of a valid JSON document, with the number of its object."""
     keys: list[tuple[int, Key]] = []
     objects: list[tuple[int, tuple[str, ...]]] = []  # that are open: number, path
-    num_objects, last = 0, ()
+    num_objects, last, lines = 0, (), LineIndex(text)
     for token in _TOKEN.finditer(text):
         if token[0] == "{":
             num_objects += 1
@@ -126,7 +131,7 @@ def json_keys(text: str) -> list[tuple[int, Key]]:
         elif token["is_key"]:
             number, path = objects[-1]
             name = json.loads(token["string"])
-            keys.append((number, Key(name=name, path=path, place=place(text, token.start()))))
+            keys.append((number, Key(name=name, path=path, place=lines.place(token.start()))))
             last = (*path, name)
     return keys
 
@@ -173,7 +178,7 @@ def read_csv(path: Path, on_note: OnNote = lambda _: None) -> list[Line]:
 
 
 def _structure_problems(header: Sequence[str], body: Iterable[tuple[int, list[str]]]) -> list[str]:
-    duplicates = sorted({name for name in header if name and header.count(name) > 1})
+    duplicates = sorted(name for name, count in Counter(header).items() if name and count > 1)
     problems = [f"the header has the column {name!r} twice" for name in duplicates]
     for number, cells in body:
         if len(cells) < len(header) or any(cells[len(header) :]):
@@ -244,10 +249,12 @@ def mean_problems(
 def parse_all(
     parse: Callable[[V], T], entries: Iterable[tuple[str, V]], path: Path
 ) -> list[tuple[str, T]]:
-    """Parse every entry, or raise one error that lists the problems of all of them."""
+    """Parse every entry, or raise one error that lists the problems, up to `MAX_ERRORS` or so."""
     parsed: list[tuple[str, T]] = []
     problems: list[str] = []
     for name, entry in entries:
+        if len(problems) > MAX_ERRORS:
+            break
         try:
             parsed.append((name, parse(entry)))
         except Contradiction as error:

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from esrjax.data.image_metadata import (
+    PNG_SIGNATURE,
     ImageMetadata,
     cmyk_to_rgb,
     png_color_note,
     read_metadata,
     readable_variants,
 )
+from esrjax.io import open_regular, read_bytes
 
 RawPixels = NDArray[np.uint8 | np.uint16]  # (h, w, C): gray, gray + alpha, RGB or RGB + alpha
 ImageSource = Path | bytes  # an image file, or the content of one
@@ -34,6 +36,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 
 _ROUNDED = " bits per channel rounded to 8"
 NOTE_16_BIT = f"16{_ROUNDED}"
+_MAX_BYTES = 2**30  # of a file that is read whole, to look at what Pillow does not tell
 _HEADER_BYTES = 2**16  # of a file, in which colour space and depth are looked for
 _SIZ = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream
 _SIZ_NUM_COMPONENTS = 40  # bytes after that; the components follow, of 3 bytes, the first its depth
@@ -107,7 +110,9 @@ def _try_variants(
     try:
         return decode(source), None
     except Exception:  # on damaged files Pillow raises almost any exception
-        content = source if isinstance(source, bytes) else source.read_bytes()
+        if not _read_header(source).startswith(PNG_SIGNATURE):
+            raise
+        content = _read_all(source)
         for variant, note in readable_variants(content):
             with contextlib.suppress(Exception):
                 return decode(variant), note
@@ -139,8 +144,12 @@ def _decode_file(source: ImageSource) -> RawImage:
 def _read_header(source: ImageSource) -> bytes:
     if isinstance(source, bytes):
         return source[:_HEADER_BYTES]
-    with source.open("rb") as file:
+    with open_regular(source) as file:
         return file.read(_HEADER_BYTES)
+
+
+def _read_all(source: ImageSource) -> bytes:
+    return source if isinstance(source, bytes) else read_bytes(source, _MAX_BYTES)
 
 
 def _turn_upright(samples: RawPixels, orientation: int) -> RawPixels:
@@ -175,9 +184,9 @@ def _open(source: ImageSource) -> ImageFile.ImageFile:
 
 def _tiff_samples(source: ImageSource) -> str:
     """Return the tags of a TIFF that describe its samples; empty for another file."""
-    content = source if isinstance(source, bytes) else source.read_bytes()
-    if content[:4] not in _TIFF_MAGIC:
+    if _read_header(source)[:4] not in _TIFF_MAGIC:
         return ""
+    content = _read_all(source)
     tags: Any = TiffImagePlugin.ImageFileDirectory_v2(content[:8])
     stream = BytesIO(content)
     stream.seek(tags.next)
@@ -223,7 +232,7 @@ def _check_supported(image: ImageFile.ImageFile, source: ImageSource) -> None:
 
 def _jpeg2000_bits(source: ImageSource) -> int:
     """Return the largest depth of a component of a JPEG 2000 file, bits."""
-    content = source if isinstance(source, bytes) else source.read_bytes()
+    content = _read_all(source)
     start = content.index(_SIZ) + _SIZ_NUM_COMPONENTS
     stop = start + 2 + 3 * int.from_bytes(content[start : start + 2], "big")
     return max((depth & 127) + 1 for depth in content[start + 2 : stop : 3])

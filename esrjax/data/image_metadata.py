@@ -36,7 +36,7 @@ NOTE_DAMAGED_PROFILE = "damaged ICC profile ignored"
 _SRGB_GAMMA = 0.45455  # of PNG's gAMA chunk
 _SRGB_CHROMATICITY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # of its cHRM chunk
 _SRGB_CICP = (1, 13)  # BT.709 primaries, transfer function of sRGB; of its cICP chunk
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 
 # --- EXIF and dpi, which a file keeps when it is written again ---
@@ -194,8 +194,8 @@ def png_color_note(info: dict[Any, Any], header: bytes) -> str:
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the type of every chunk of a PNG, and the chunk with length, type, data and CRC."""
-    start = len(_PNG_SIGNATURE)
-    while content[: len(_PNG_SIGNATURE)] == _PNG_SIGNATURE and start + 8 <= len(content):
+    start = len(PNG_SIGNATURE)
+    while content[: len(PNG_SIGNATURE)] == PNG_SIGNATURE and start + 8 <= len(content):
         stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
         yield content[start + 4 : start + 8], content[start:stop]
         start = stop
@@ -214,6 +214,6 @@ def readable_variants(content: bytes) -> Iterator[tuple[bytes, str]]:
         chunks = [
             chunk for chunk_type, chunk in png_chunks(content) if chunk_type not in dropped_types
         ]
-        variant = b"".join([_PNG_SIGNATURE, *chunks])
+        variant = b"".join([PNG_SIGNATURE, *chunks])
         if chunks and len(variant) < len(content):
             yield variant, note

@@ -15,6 +15,7 @@ from PIL import Image
 from esrjax.data.image_io import Pixels
 from esrjax.errors import InvalidArgument
 from esrjax.interop.onnx import runtime
+from esrjax.io import open_regular
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,6 +38,7 @@ def load_image_encoder(file: Path) -> Callable[[Pixels], NDArray[np.float32]]:
     """
     runtime.import_library("onnxruntime", "clip")
     with _wrap_onnxruntime_errors(file):
+        open_regular(file).close()
         session = runtime.make_session(str(file))
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:

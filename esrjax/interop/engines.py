@@ -31,7 +31,7 @@ from esrjax.inference import check_min_side, check_windows, open_method
 from esrjax.interop import export
 from esrjax.interop.onnx.converter import INPUT
 from esrjax.interop.onnx.runtime import make_session
-from esrjax.io import is_onnx
+from esrjax.io import is_onnx, read_bytes
 from esrjax.method import Method
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, format_errors
 
@@ -48,6 +48,8 @@ class OnnxMetadata:
 
 
 _METADATA = TypeAdapter(OnnxMetadata)
+
+_MAX_ONNX_BYTES = 2 << 30  # of a protocol buffer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,10 +174,7 @@ def open_onnx(path: Path) -> OnnxModel:
     Raises:
         UnreadableFile: If it cannot be read, or has no esrjax metadata.
     """
-    try:
-        return _open_bytes(path.read_bytes(), str(path))
-    except OSError as error:
-        raise _unreadable(str(path), error.strerror or str(error)) from error
+    return _open_bytes(read_bytes(path, _MAX_ONNX_BYTES), str(path))
 
 
 def load(

@@ -6,8 +6,11 @@ can run it again. `jax_*` names arrays that the nnx network computes, `torch_*` 
 """
 
 import hashlib
+import io
+import math
 import os
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +24,11 @@ from esrjax import registry
 from esrjax.data import datasets
 from esrjax.data.datasets import Pair
 from esrjax.data.tfds_records import TfdsImage
-from esrjax.errors import InvalidArgument, UnreadableFile, list_some
+from esrjax.errors import InvalidArgument, UnreadableFile, error_summary, list_some
 from esrjax.inference import open_method
 from esrjax.interop import array_diff
 from esrjax.interop.array_diff import Array, ArrayDiff, Comparison, Implementation, OptimizerPair
+from esrjax.io import open_regular, sha256_file
 from esrjax.loading import stored_hparams
 from esrjax.method import Form, Method
 from esrjax.nn import checkpoint_io
@@ -38,6 +42,8 @@ IMPORT_PREFIX = "torch import: "
 
 _INPUT = re.compile(r"x(\d+)")
 _ACTIVATION = re.compile(r"act_(?P<path>.+?)(?:__out(?P<output>\d+))?")
+
+_MAX_GOLDEN_BYTES = 4 << 30
 
 # --- golden files ---
 
@@ -131,17 +137,52 @@ def read_golden(path: str | Path) -> GoldenFile:
         path: The .npz file.
 
     Raises:
-        UnreadableFile: If it cannot be read, or has no input with its output.
+        UnreadableFile: If it cannot be read, is larger than `_MAX_GOLDEN_BYTES`, also when
+            decompressed, or has no input with its output; or an array is not of real numbers, an
+            input or output no image, or an input not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        with open_regular(Path(path)) as file, zipfile.ZipFile(file) as archive:
+            num_bytes = sum(entry.file_size for entry in archive.infolist())
+            if num_bytes > _MAX_GOLDEN_BYTES:
+                raise ValueError(f"it has {num_bytes:,} bytes when decompressed")
+            arrays = {
+                name.removesuffix(".npy"): _read_npy(archive.read(name))
+                for name in archive.namelist()
+            }
+    except Exception as error:  # of a damaged archive almost any
+        reason = getattr(error, "strerror", None) or error_summary(error)
         raise _bad_golden(path, f"cannot be read as .npz: {reason}") from error
     if not _input_keys(arrays):
         raise _bad_golden(path, "has no x0 with its y0")
+    for key, array in arrays.items():
+        is_compared = re.match(r"x\d+$|y\d|act_", key)
+        if is_compared and (problem := _array_problem(key, array)):
+            raise _bad_golden(path, f"has {key} {problem}")
     return GoldenFile(path=path, arrays=arrays)
+
+
+def _read_npy(content: bytes) -> Array:
+    """Return an array; NumPy would allocate whatever size the header names."""
+    file = io.BytesIO(content)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(file)]
+    shape, _, dtype = read_header(file)
+    if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+        raise ValueError(f"an array of shape {shape} does not have {len(content):,} bytes")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _array_problem(key: str, array: Array) -> str | None:
+    if array.dtype.kind not in "fiu":
+        return f"of type {array.dtype}, not of real numbers"
+    if re.fullmatch(r"[xy]\d+", key) and (array.ndim != 4 or array.shape[1] != 3 or not array.size):
+        return f"of shape {array.shape}, not (N, 3, h, w)"
+    is_finite = not _INPUT.fullmatch(key) or np.isfinite(array).all()
+    return None if is_finite else "with values that are not finite"
 
 
 def _input_keys(arrays: Mapping[str, Array]) -> list[str]:
@@ -378,6 +419,8 @@ def hash_file(path: Path | TfdsImage) -> str:
         UnreadableFile: If the file cannot be read.
     """
     try:
+        if isinstance(path, Path):
+            return sha256_file(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UnreadableFile(

@@ -101,7 +101,7 @@ def read(path: Path) -> ParityReport:
     """
     try:
         if path.suffix != ".safetensors":
-            return _ADAPTER.validate_json(path.read_bytes())
+            return _ADAPTER.validate_json(io.read_bytes(path))
         checkpoint_metadata = checkpoint_io.read_checkpoint(path).metadata
         if checkpoint_metadata is None or checkpoint_metadata.parity_report is None:
             raise _bad_report(path, "its metadata contains none")

@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 import pickle
+import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -21,13 +23,14 @@ import pydantic
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from esrjax.errors import MissingExtra, UnreadableFile, list_some, log_note
+from esrjax.errors import MissingExtra, UnreadableFile, error_summary, list_some, log_note
 from esrjax.io import (
     ONNX,
     SAFETENSORS,
     TORCH,
     file_format,
     format_note,
+    open_regular,
     sha256_file,
     write_bytes,
 )
@@ -42,6 +45,10 @@ STATE_DICT_KEYS = (
     *("params_ema", "state_dict_ema", "model_ema", "ema"),
     *("params", "state_dict", "model_state_dict", "model", "net_g", "generator", "network", "net"),
 )
+_MAX_BYTES = 16 << 30  # of a file
+# Tensors that share memory, or are expanded, are larger than in the file.
+_MAX_EXPANSION, _MIN_EXPANDED_BYTES = 4, 64 << 20
+_MAX_LEVELS = 16  # of dictionaries around a state dict
 # Those of safetensors' dtypes that NumPy has; the others have 8 bits or fewer.
 _NUMPY_DTYPES = "F64 F32 F16 BF16 C64 I64 I32 I16 I8 U64 U32 U16 U8 BOOL".split()
 _METADATA_KEY = "esrjax"  # in the header of a `.safetensors`; its value is JSON
@@ -185,18 +192,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         path = path / "deploy.safetensors" if path.is_dir() else path
-        if path.exists() and not path.is_file():
-            raise _unreadable(path, "it is no regular file", "copy its content to a file")
-        sha256, name = sha256_file(path), file_format(path)
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error), "check the path") from error
+        name, num_bytes = file_format(path), path.stat().st_size
+        if name not in (SAFETENSORS, TORCH):
+            raise _unreadable(
+                path, f"it is {name}", _REMEDIES.get(name, "copy or download it again")
+            )
+        if num_bytes > _MAX_BYTES:
+            raise _unreadable(path, f"it has {num_bytes:,} bytes", "give a file of weights alone")
+        sha256 = sha256_file(path)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _unreadable(path, reason, "check the path") from error
     notes = [note for note in [format_note(path, name)] if note]
     if name == SAFETENSORS:
         state_dict, metadata = _read_safetensors(path)
-    elif name == TORCH:
-        state_dict, metadata = _read_torch(path, notes), None
     else:
-        raise _unreadable(path, f"it is {name}", _REMEDIES.get(name, "copy or download it again"))
+        state_dict, metadata = _read_torch(path, notes), None
     for note in notes:
         log_note(f"{path}: {note}")
     return Checkpoint(
@@ -275,7 +286,7 @@ def _read_safetensors(path: Path) -> tuple[StateDict, CheckpointMetadata | None]
                     raise _unreadable_tensor(path, key, dtype)
                 state_dict[key] = file.get_tensor(key)
             text = (file.metadata() or {}).get(_METADATA_KEY)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise _unreadable(path, str(error), "copy or download the file again") from error
     return state_dict, None if text is None else _parse_metadata(path, text)
 
@@ -285,7 +296,7 @@ def _parse_metadata(path: Path, text: str) -> CheckpointMetadata:
         metadata = _METADATA.validate_json(text)
         json.loads(text, object_pairs_hook=_unique_keys)
         return metadata
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         is_invalid = isinstance(error, ValidationError)
         lines = format_errors(error, _METADATA.json_schema()) if is_invalid else [str(error)]
         raise UnreadableFile(
@@ -298,15 +309,17 @@ def _parse_metadata(path: Path, text: str) -> CheckpointMetadata:
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
-    if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+    if repeated := [key for key, count in Counter(keys).items() if count > 1]:
         raise ValueError(f"{repeated[0]} is there twice")
     return dict(pairs)
 
 
 def _read_torch(path: Path, notes: list[str]) -> StateDict:
     torch = import_torch("reading a .pth file")
+    if problem := _archive_problem(path):
+        raise _unreadable(path, problem, "give a file written by torch.save")
     try:
-        with path.open("rb") as file:  # of a path, PyTorch believes the suffix
+        with open_regular(path) as file:  # of a path, PyTorch believes the suffix
             contents = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # PyTorch's own text advises to load the file with weights_only=False, which runs its code.
@@ -318,6 +331,10 @@ def _read_torch(path: Path, notes: list[str]) -> StateDict:
         raise _unreadable(path, reason, "give a file written by torch.save") from error
     entries = _find_state_dict(contents, torch.is_tensor, notes)
     tensors = {key: value for key, value in entries.items() if torch.is_tensor(value)}
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if num_bytes > max(_MAX_EXPANSION * path.stat().st_size, _MIN_EXPANDED_BYTES):
+        reason = f"its tensors have {num_bytes:,} bytes, more than it contains"
+        raise _unreadable(path, reason, "save contiguous tensors")
     if not tensors:
         names = f" of {list_some(entries)}" if entries else ""
         reason = f"it contains no state dict, but a {type(contents).__name__}{names}"
@@ -331,9 +348,26 @@ def _read_torch(path: Path, notes: list[str]) -> StateDict:
     return {key: _torch_to_numpy(path, key, value) for key, value in tensors.items()}
 
 
+def _archive_problem(path: Path) -> str | None:
+    """Return why a zip is none of torch.save; the format before PyTorch 1.6 is no zip."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # on damaged archives almost any
+        return f"it is incomplete: {error_summary(error)}"
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        return "it is compressed, so that its size in memory has no bound"
+    has_overlaps = sum(entry.file_size for entry in entries) > path.stat().st_size
+    return "its parts are larger than it is" if has_overlaps else None
+
+
 def _find_state_dict(contents: Any, is_tensor: Any, notes: list[str]) -> Mapping[Any, Any]:
     """Return the innermost state dict, and add a note where the file has several of them."""
-    while isinstance(contents, Mapping):
+    for _ in range(_MAX_LEVELS):
+        if not isinstance(contents, Mapping):
+            break
         children = {key: child for key, child in contents.items() if isinstance(child, Mapping)}
         nested = {key: child for key, child in children.items() if _has_tensors(child, is_tensor)}
         keys = [key for key in STATE_DICT_KEYS if key in nested]
@@ -351,10 +385,16 @@ def _find_state_dict(contents: Any, is_tensor: Any, notes: list[str]) -> Mapping
 
 
 def _has_tensors(contents: Mapping[Any, Any], is_tensor: Any) -> bool:
-    return any(
-        is_tensor(value) or (isinstance(value, Mapping) and _has_tensors(value, is_tensor))
-        for value in contents.values()
-    )
+    seen: set[int] = set()  # a pickle can store one dictionary in many places, and in itself
+    rest: list[Any] = [contents]
+    while rest:
+        values = list(rest.pop().values())
+        if any(map(is_tensor, values)):
+            return True
+        unseen = [v for v in values if isinstance(v, Mapping) and id(v) not in seen]
+        seen.update(map(id, unseen))
+        rest += unseen
+    return False
 
 
 def _torch_to_numpy(path: Path, key: str, tensor: Any) -> NDArray[Any]:

@@ -6,8 +6,8 @@ tables merged key by key.
 
 import copy
 import json
+import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from esrjax.errors import NotFound, RecipeError, suggest
+from esrjax.io import parse_json, parse_toml, read_bytes
 from esrjax.schema import bullet_list, format_errors
 from esrjax.training.recipe import RECIPE, Recipe
 
@@ -34,9 +35,9 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = find_recipe_file(source)
     try:
-        text = file.read_text("utf-8")
-        data = json.loads(text) if file.name.endswith(".json") else tomllib.loads(text)
-    except (ValueError, OSError) as error:  # of the encoding, TOML or JSON
+        text = read_bytes(Path(str(file))).decode()
+        data = parse_json(text) if file.name.endswith(".json") else parse_toml(text)
+    except ValueError as error:  # of the encoding, TOML or JSON
         raise _invalid_recipe([f"the file cannot be read: {error}"], str(source)) from error
     if not isinstance(data, dict):
         raise _invalid_recipe([f"the file has a {type(data).__name__}, no table"], str(source))
@@ -160,8 +161,8 @@ def find_recipe_file(source: str | Path) -> Any:
         NotFound: There is neither.
     """
     shipped = resources.files("esrjax_configs") / f"{source}.toml"
-    file = shipped if shipped.is_file() else Path(source)
-    if file.is_file():
+    file = shipped if os.path.isfile(str(shipped)) else Path(source)
+    if os.path.isfile(str(file)):  # unlike Path's, it takes names that are too long
         return file
     names = shipped_recipes()
     raise NotFound(
@@ -177,7 +178,7 @@ def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str
     for override in overrides:
         path, equals, text = override.partition("=")
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            value = parse_toml(f"value = {text}")["value"]
         except ValueError:  # no TOML, or a number of more digits than Python converts
             value = text
         problem = _set_at(data, path.split("."), value) if equals else "is not path=value"

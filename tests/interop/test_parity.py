@@ -15,7 +15,7 @@ from esrjax.errors import UnreadableFile
 from esrjax.inference import open_method
 from esrjax.interop.array_diff import FLOAT32_RTOL
 from esrjax.interop.convert import convert
-from esrjax.interop.parity import compare
+from esrjax.interop.parity import compare, read_golden
 from esrjax.method import Method
 from esrjax.nn import checkpoint_io
 from esrjax.nn.functional import resize_nearest
@@ -162,6 +162,25 @@ def test_missing_or_incomplete_golden_file_is_refused(golden, tmp_path):
     np.savez(path, y0=np.zeros(1))
     with pytest.raises(UnreadableFile, match="no x0 with its y0"):
         compare_crumb(path)
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"x0": np.zeros((3, 6, 7), np.float32)}, "has x0 of shape (3, 6, 7)"),
+        ({"x0": np.zeros((1, 5, 6, 7), np.float32)}, "has x0 of shape (1, 5, 6, 7)"),
+        ({"x0": np.full((1, 3, 6, 7), np.nan)}, "has x0 with values that are not finite"),
+        ({"y0": np.zeros((1, 3, 24, 28), complex)}, "has y0 of type complex128"),
+        ({"y0": np.array("abc")}, "has y0 of type <U3"),
+        ({"act_filter": np.array([None])}, "cannot be read as .npz"),
+    ],
+)
+def test_golden_file_of_odd_arrays_is_refused(tmp_path, changes, problem):
+    images = {"x0": np.zeros((1, 3, 6, 7), np.float32), "y0": np.zeros((1, 3, 24, 28), np.float32)}
+    np.savez(tmp_path / "golden.npz", **images | changes)
+    with pytest.raises(UnreadableFile) as caught:
+        read_golden(tmp_path / "golden.npz")
+    assert problem in caught.value.problem
 
 
 # Checkpoints converted back to PyTorch have the published keys, nesting, shapes, dtypes, bits

@@ -131,6 +131,26 @@ def truncated_safetensors(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def deflated(path):
+    torch.save({"a": torch.ones(100)}, path)
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in entries.items():
+            new.writestr(name, content)
+
+
+def expanded(path):
+    torch.save({"a": torch.ones(1).expand(2**18, 2**20)}, path)
+
+
+def shared_dictionaries(path):
+    inner = {"x": 1}
+    for _ in range(60):
+        inner = {"a": inner, "b": inner}
+    torch.save(inner, path)
+
+
 def text(path):
     path.write_text("404: not found")
 
@@ -171,6 +191,9 @@ def metadata_without_json(path):
     "name, make, reason",
     [
         ("net.pth", truncated, "it is an incomplete archive"),
+        ("net.pth", deflated, "it is compressed"),
+        ("net.pth", expanded, f"its tensors have {2**40:,} bytes"),
+        ("net.pth", shared_dictionaries, "no state dict"),
         ("net.pth", text, "it is a text file, '404: not found'"),
         ("net.pth", html, "it is an HTML page"),
         ("net.pth", empty, "it is an empty file"),

@@ -5,6 +5,8 @@ import functools
 import io
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -98,9 +100,36 @@ def find_refusal_fault(call: Callable[[], object]) -> str | None:
             return f"a message of {len(str(error)):,} characters"
         control = _CONTROL.search(str(error))
         return f"control character {control[0]!r} in the message" if control else None
-    except BaseException as error:
+    except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     return f"not refused, but {value!r:.80}"
+
+
+def find_excess(call: Callable[[], str | None], *, seconds: float, mib: int) -> str | None:
+    """Return what is wrong according to `call`, or that it needs more time or memory than this.
+
+    Memory counts from the most that this process has used so far.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise _TimeLimit
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        fault = call()
+    except _TimeLimit:
+        fault = f"longer than {seconds:g} s"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) // 1024
+    return fault or (f"{growth:,} MiB of memory" if growth > mib else None)
+
+
+class _TimeLimit(BaseException):
+    """Raised by the alarm; no handler of errors takes it for one."""
 
 
 def run_command(
