@@ -265,6 +265,9 @@ def evaluate(
     with ops.implementation(implementation):
         scores, paths = job.run(output, loaded_rules, protocol_timing, no_baseline)
     print_stderr(job.notes)
+    if self_ensemble or windows:  # the tables do not say it
+        how = ["x8 self-ensemble"] * self_ensemble + [f"windows {windows}"] * bool(windows)
+        print_stderr([f"all images: {', '.join(how)}"])
     for title in titles:
         notes = [of_model[title].notes for of_model in scores.values()]
         print_notes({name: x for of_images in notes for name, x in of_images.items()}, f"{title}: ")
