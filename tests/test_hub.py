@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import re
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,9 @@ class Server:
         else:
             request.send_response(206 if start else 200)
             request.send_header("Content-Length", str(len(self.content) - start))
+            if start:
+                last = len(self.content) - 1
+                request.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
             request.end_headers()
             end = len(self.content) if fault is None else start + fault
             request.wfile.write(self.content[start:end])
@@ -61,7 +66,7 @@ class Server:
 
 @pytest.fixture
 def serve(monkeypatch):
-    monkeypatch.setattr(hub, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(hub, "LIMITS", replace(hub.LIMITS, first_pause_s=0.001))
     servers = []
 
     def start(**options):
@@ -86,7 +91,7 @@ def test_broken_download_resumes(serve, tmp_path):
 
 
 def test_later_call_resumes_and_complete_file_is_not_requested(serve, tmp_path):
-    faults = [120_000] + [0] * hub.MAX_IDLE_TRIES
+    faults = [120_000] + [0] * hub.LIMITS.idle_tries
     server, target = serve(faults=faults), tmp_path / "net.pth"
     with pytest.raises(DownloadError, match="broke off after 120000 of 300000") as error:
         hub.download_file(server.url, target, SHA256)
@@ -164,3 +169,61 @@ def test_other_file_of_the_same_name_is_not_replaced(crumb, tmp_path):
     with pytest.raises(UnwritableFile, match="is not the published file"):
         hub.download("crumb", crumb.weights["mine"], tmp_path)
     assert (tmp_path / "crumb.safetensors").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "url, name",
+    [
+        ("http://h/n.pth?download=true#x", "n.pth"),
+        ("http://h/%2e%2e%2fa%20b.pth", "a b.pth"),
+        ("http://h/..", f"weights_{SHA256[:16]}"),
+        ("http://h/" + "a" * 300 + ".pth", "a" * 80 + ".pth"),
+    ],
+)
+def test_file_has_an_honest_name_whatever_the_url(tmp_path, url, name):
+    assert hub.local_path(Weights(sha256=SHA256, url=url), tmp_path) == tmp_path / name
+
+
+def test_two_downloads_of_one_file_at_once_both_end_whole(serve, tmp_path):
+    server, target = serve(faults=[100_000]), tmp_path / "net.pth"
+
+    def download_again(num_bytes, total_bytes):
+        if num_bytes == 100_000:  # the first is in the middle
+            assert hub.download_file(server.url, target, SHA256).read_bytes() == CONTENT
+
+    assert hub.download_file(server.url, target, SHA256, download_again).read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_odd_partial_file_is_left_alone(serve, tmp_path, make):
+    make(tmp_path / ".net.pth.partial")
+    assert hub.download_file(serve().url, tmp_path / "net.pth", SHA256).read_bytes() == CONTENT
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_stale_partial_file_is_replaced(serve, tmp_path):
+    (tmp_path / ".net.pth.partial").write_bytes(b"an older version")
+    assert hub.download_file(serve().url, tmp_path / "net.pth", SHA256).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "limits, reason",
+    [
+        ({"max_bytes": 299_999}, "at most 299,999"),
+        ({"max_seconds": -1.0}, "longer than"),
+        ({"idle_seconds": 1e-6}, "timed out|too slow"),
+    ],
+)
+def test_answer_beyond_a_limit_is_refused(serve, tmp_path, limits, reason):
+    limits = replace(hub.LIMITS, min_bytes_per_s=1e12, **limits)
+    with pytest.raises(DownloadError, match=reason):
+        hub.download_file(serve().url, tmp_path / "net.pth", SHA256, limits=limits)
+    assert not (tmp_path / "net.pth").exists()
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/x", "http://h:port/x", "x.pth"])
+def test_other_addresses_are_refused(tmp_path, url):
+    with pytest.raises(DownloadError):
+        hub.download_file(url, tmp_path / "net.pth", SHA256)
+    assert not [*tmp_path.iterdir()]
