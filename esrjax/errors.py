@@ -126,7 +126,7 @@ class Diverged(UserError):
 
 
 class TrainingFailed(UserError):
-    """Raised when a training ends by an error of unknown cause; its state is saved if possible."""
+    """Raised when a training ends by a dead worker process, or by an error of unknown cause."""
 
 
 class DistributedError(UserError):

@@ -142,9 +142,8 @@ def atomic_write(path: Path, remedy: str = "choose another output with -o") -> G
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error), remedy) from error
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        elif partial.is_file():
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # there is none, or the disk is broken
             partial.unlink()
 
 
@@ -190,6 +189,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(hidden)
     else:
         path.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what `atomic_write` and `remove` leave in a folder when their process is killed."""
+    for path in folder.glob(".*.partial*"):
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # it was a folder
+            path.unlink()
 
 
 def write_bytes(path: Path, data: bytes, remedy: str = "choose another output with -o") -> None:

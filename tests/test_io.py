@@ -7,8 +7,10 @@ import pytest
 
 from esrjax.errors import UnreadableFile, UnwritableFile, run_and_report_errors
 from esrjax.io import (
+    atomic_write,
     check_outputs,
     check_writable,
+    clear_leftovers,
     parse_json,
     parse_toml,
     read_bytes,
@@ -136,3 +138,26 @@ def test_deep_and_long_documents_are_refused(parse, text):
 
 def test_documents_of_the_usual_depth_are_parsed():
     assert parse_json("[" * 64 + "]" * 64) and parse_toml("a.b = [{c = 1}]")["a"]
+
+
+def test_file_and_folder_are_flushed_before_and_after_the_rename(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def record_fsync(descriptor):
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", lambda *args: (events.append("rename"), replace(*args)))
+    with atomic_write(tmp_path / "x") as partial:
+        partial.mkdir()
+        (partial / "a").write_text("")
+    assert events == ["a", partial.name, "rename", tmp_path.name]
+
+
+def test_leftovers_of_killed_processes_are_deleted(tmp_path):
+    for name in (".x.png.0a1b.partial", ".6.partial.orbax-checkpoint-tmp/d/a", "x.partial", ".x"):
+        write_bytes(tmp_path / name, b"")
+    clear_leftovers(tmp_path)
+    clear_leftovers(tmp_path / "nothing")
+    assert sorted(os.listdir(tmp_path)) == [".x", "x.partial"]

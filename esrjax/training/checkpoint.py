@@ -2,20 +2,22 @@
 
 With several processes, the main process writes the recipe, the metrics and the weights; all of them
 take part in checkpoints. Every file and folder appears whole or not at all. What is read back is
-checked: checkpoints and results of stages hold the SHA-256 of their arrays, and a damaged one is
-passed over, never restored.
+checked: checkpoints hold the SHA-256 of their files, results of stages that of their tensors, and a
+damaged one is passed over, never restored.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from esrjax.errors import (
     list_some,
     log_note,
 )
-from esrjax.io import atomic_write, commit, remove
+from esrjax.io import atomic_write, clear_leftovers, commit, remove, sha256_file
 from esrjax.loading import abstract_network
 from esrjax.nn import checkpoint_io
 from esrjax.nn.state_dict import KeyMap, load_state_dict, to_state_dict
@@ -122,6 +124,9 @@ class RunDir:
             UnwritableFile: The folder cannot be written to.
         """
         barrier("the folder")  # no process writes before all of them have read
+        if is_main_process():
+            for folder in (self.path, self.path / "stages", self.path / "checkpoints"):
+                clear_leftovers(folder)  # of a process that was killed
         self._write_text("recipe.json", to_json(self.recipe))
         self._write_text(run_data.FILE_NAME, run_data.to_json(data))
         try:
@@ -286,15 +291,17 @@ class CheckpointInfo:
     Attributes:
         recipe: `Recipe.sha256` of the run.
         stage: Name of the stage run.
+        step: Steps done, over all stages.
         unreported: What was measured since the last report, if a report of this step is due: the
             training ended before it was made.
-        sha256: Of all arrays of the state, with names, types and shapes.
+        files: SHA-256 of every file of the checkpoint, by its path in the folder.
     """
 
     recipe: str
     stage: str
+    step: int = 0
     unreported: Throughput | None = None
-    sha256: str = ""
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 _INFO = TypeAdapter(CheckpointInfo)
@@ -310,7 +317,8 @@ class Checkpointer:
     """
 
     def __init__(self, folder: Path):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised as UserError
+        for name in ("absl", "asyncio"):  # errors of Orbax are raised as UserError
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.folder = folder.absolute() / "checkpoints"
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
@@ -336,25 +344,26 @@ class Checkpointer:
         Raises:
             CheckpointError: It cannot be written.
         """
-        arrays = _flatten(state)
         path, partial = self.folder / str(step), self.folder / f".{step}.partial"
-        metadata = asdict(replace(info, sha256=_hash(arrays)))
         try:
             if is_main_process():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self.clear_leftovers()
+                clear_leftovers(self.folder)
             barrier("leftovers")
-            self._orbax.save(partial, args=ocp.args.StandardSave(arrays), custom_metadata=metadata)
+            with _muted_callbacks():
+                self._orbax.save(partial, args=ocp.args.StandardSave(_flatten(state)))
             if is_main_process():
+                _write_info(partial, replace(info, step=step))
                 remove(path)  # a damaged one
                 commit(partial, path)
                 for old in [old for old in self.steps() if old <= step][:-MAX_TO_KEEP]:
-                    remove(self.folder / str(old))
+                    with suppress(OSError):  # it is tried again after the next checkpoint
+                        remove(self.folder / str(old))
             barrier("checkpoint")
         except jax.errors.JaxRuntimeError:  # a RuntimeError too, hence before the next clause
             raise  # another process failed, not the disk
         except (OSError, ValueError, RuntimeError) as error:
-            self.clear_leftovers()
+            clear_leftovers(self.folder)
             reason = str(error).strip().split("\n")[0][:300]
             raise CheckpointError(
                 f"the checkpoint of step {step} cannot be written: {reason}",
@@ -381,12 +390,18 @@ class Checkpointer:
         """
         for step in reversed([step for step in self.steps() if step in steps]):
             path = self.folder / str(step)
-            _check_permissions(path)
             result, reason = None, ""
             try:
-                result = self._read(path, template, info)
+                result = self._read(path, template, replace(info, step=step))
             except jax.errors.JaxRuntimeError:
                 raise
+            except PermissionError as error:  # not damaged: nothing is trained anew for that
+                raise CheckpointError(
+                    "no permission to read a checkpoint",
+                    rule="the user who resumes a run may read its files",
+                    location=error.filename,
+                    remedy="change the permissions, or delete the checkpoint",
+                ) from error
             except Exception as error:  # Orbax and its libraries raise almost anything
                 reason = error_summary(error)[:300]
             if all_agree(result is not None):
@@ -395,56 +410,64 @@ class Checkpointer:
             log_note(f"checkpoint {path} is passed over: {reason}; it can be deleted")
         return None
 
-    def clear_leftovers(self) -> None:
-        """Delete what a killed process was writing or deleting, or a full disk cut."""
-        for path in self.folder.glob(".*.partial*"):
-            shutil.rmtree(path, ignore_errors=True)
-            path.unlink(missing_ok=True)
-
     def _read(self, path: Path, template: Any, info: CheckpointInfo) -> tuple[Any, CheckpointInfo]:
-        metadata = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
-        stored = _INFO.validate_python(metadata["custom_metadata"])
-        for key in ("recipe", "stage"):
+        stored = _read_info(path)
+        for key in ("recipe", "stage", "step"):
             if (value := getattr(stored, key)) != getattr(info, key):
                 raise ValueError(f"it is of {key} {value!r}")
-        names = _flatten(template)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, names)
+        leaves = _flatten(template)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, leaves)
         arrays = self._orbax.restore(path, args=ocp.args.StandardRestore(abstract))
+        for name, leaf in leaves.items():
+            array = arrays[name]
+            if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+                raise ValueError(f"{name} is {array.dtype} {array.shape}")
+            if jnp.issubdtype(array.dtype, jnp.inexact) and np.isnan(array).any():
+                raise ValueError(f"{name} has NaN")
         # In the order of the template: `tree.map` sorts the keys of a dict.
-        arrays = {name: arrays[name] for name in names}
-        if _hash(arrays) != stored.sha256:
-            raise ValueError("its arrays have changed")
-        if any(np.isnan(array).any() for array in arrays.values() if _is_float(array)):
-            raise ValueError("its state has NaN")
-        return jax.tree.unflatten(jax.tree.structure(template), arrays.values()), stored
+        return jax.tree.unflatten(jax.tree.structure(template), map(arrays.get, leaves)), stored
 
 
-def _is_float(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.inexact)
+def _write_info(folder: Path, info: CheckpointInfo) -> None:
+    """Write `checkpoint.json`: a line with the info and the hashes of all files, and its hash."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {str(path.relative_to(folder)): sha256_file(path) for path in files}
+    line = _INFO.dump_json(replace(info, files=hashes)).decode()
+    (folder / "checkpoint.json").write_text(f"{line}\n{_sha256(line)}\n")
 
 
-def _check_permissions(path: Path) -> None:
-    """Raise unless all files of a checkpoint may be read: then it is not damaged."""
-    for entry in (path, *path.rglob("*")):
-        if entry.exists() and not os.access(entry, os.R_OK):
-            raise CheckpointError(
-                "no permission to read a checkpoint",
-                rule="the user who resumes a run may read its files",
-                location=str(entry),
-                remedy="change the permissions, or delete the checkpoint",
-            )
+def _read_info(folder: Path) -> CheckpointInfo:
+    """Return what a checkpoint says; raise any exception if it, or another file, is damaged."""
+    line, line_sha256 = (folder / "checkpoint.json").read_text().splitlines()
+    if _sha256(line) != line_sha256:
+        raise ValueError("checkpoint.json has changed")
+    info = _INFO.validate_json(line)
+    for name, sha256 in info.files.items():
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != sha256:
+            raise ValueError(f"{name} is missing or has changed")
+    return info
 
 
-def _hash(arrays: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of replicated arrays with their names, types and shapes."""
-    digest = hashlib.sha256()
-    for name, leaf in arrays.items():
-        local = leaf.addressable_data(0)
-        is_key = jnp.issubdtype(local.dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(local) if is_key else local)
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def _sha256(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()
+
+
+@contextmanager
+def _muted_callbacks() -> Generator[None]:
+    """Drop the tracebacks that Orbax's pending writes print once one has failed.
+
+    It closes its event loop under them, so that their callbacks raise where nobody can catch it.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    except Exception:
+        gc.collect()
+        time.sleep(0.5)
+        raise
+    finally:
+        sys.unraisablehook = hook
 
 
 def _flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:

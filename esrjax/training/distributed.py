@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -218,9 +219,9 @@ def lock_run(folder: Path) -> Generator[None]:
             _write_owner(file, current, folder)
             yield
         finally:
-            path.unlink(missing_ok=True)
-            for parent in new_folders:
-                with suppress(OSError):  # not empty
+            with suppress(OSError):  # a folder is not empty, or the disk is broken
+                path.unlink(missing_ok=True)
+                for parent in new_folders:
                     parent.rmdir()
 
 
@@ -251,10 +252,11 @@ def _read_owner(file: IO[str]) -> LockOwner | None:
 
 
 def _write_owner(file: IO[str], owner: LockOwner, folder: Path) -> None:
+    data, descriptor = json.dumps(asdict(owner)).encode(), file.fileno()
     try:
-        file.truncate(0)
-        file.write(json.dumps(asdict(owner)))
-        file.flush()
+        os.ftruncate(descriptor, 0)
+        if os.write(descriptor, data) < len(data):  # not buffered: closing would fail once more
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise _unwritable(folder, error) from error
 

@@ -5,6 +5,7 @@ A batch is a function of seed and step alone.
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from esrjax.data.datasets import Pair, list_pairs
 from esrjax.data.image_io import Pixels, prefetch_map
-from esrjax.errors import RecipeError, list_some
+from esrjax.errors import RecipeError, TrainingFailed, list_some
 from esrjax.runtime import STOP_SIGNALS
 from esrjax.training.recipe import Data
 from esrjax.training.run_data import with_downscales
@@ -249,6 +250,9 @@ class Batches:
             step: First step, from 0.
             stop: Step after the last one.
             threads: Threads that crop, of this process or of each worker process.
+
+        Raises:
+            TrainingFailed: A worker process has died.
         """
         num_workers = self.sampler.data.num_workers
         end = stop + (_EXTRA_STEPS if num_workers else 0)
@@ -264,6 +268,10 @@ class Batches:
         iterator = iter(source)
         try:
             yield from islice(iterator, stop - step)
+        except RuntimeError as error:
+            if match := re.search(r"Worker process .* exit code (-?\d+)", str(error)):
+                raise _dead_worker(int(match[1])) from error
+            raise
         finally:
             iterator.close()
 
@@ -277,6 +285,23 @@ class Batches:
         lr_crop = lr[top : top + h, left : left + w]
         hr_crop = hr[s * top : s * (top + h), s * left : s * (left + w)]
         return (lr_crop.swapaxes(0, 1), hr_crop.swapaxes(0, 1)) if transpose else (lr_crop, hr_crop)
+
+
+def _dead_worker(exit_code: int) -> TrainingFailed:
+    """Return the error to report for a worker process with this exit code."""
+    cause, remedy = f"exit code {exit_code}", "set data.num_workers = 0 to see its error"
+    if exit_code < 0:
+        cause = f"ended by {signal.Signals(-exit_code).name}"
+    if exit_code == -signal.SIGKILL:
+        remedy = "if memory ran out, reduce data.num_workers or data.cache_gib"
+    if exit_code == -signal.SIGBUS:
+        remedy = "enlarge /dev/shm (docker run --shm-size=2g), or set data.num_workers = 0"
+    return TrainingFailed(
+        f"a worker process that crops patches has died: {cause}",
+        rule="worker processes live as long as their stage, and hand over batches in /dev/shm",
+        location="data.num_workers",
+        remedy=remedy,
+    )
 
 
 def _init_worker(index: int, count: int) -> None:

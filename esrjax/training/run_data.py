@@ -157,7 +157,7 @@ def check_unchanged(run_dir: Path, summaries: DataSummaries) -> None:
     try:
         stored = json.loads((run_dir / FILE_NAME).read_text("utf-8"))
         old = {name: DatasetSummary(**values) for name, values in stored.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return
     changes = [
         f"{name}: {_difference(old[name], new)}"

@@ -2,10 +2,12 @@
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,8 +16,17 @@ import numpy as np
 import pytest
 from arrays import load_npz
 
-from esrjax.errors import DistributedError
-from esrjax.training.distributed import DataParallel
+from esrjax.errors import DistributedError, UnwritableFile
+from esrjax.runtime import STOP_SIGNALS
+from esrjax.training import distributed
+from esrjax.training.distributed import (
+    Cluster,
+    DataParallel,
+    LockOwner,
+    PreemptionHandler,
+    StopRequested,
+    lock_run,
+)
 
 pytestmark = pytest.mark.platform_lowering
 
@@ -134,6 +145,95 @@ def test_processes_fail_stop_and_resume_together(tmp_path, recipe_dict, image_di
     assert [line["step"] for line in metrics] == [line["step"] for line in expected]
     # In single precision the weights diverge later; other patches would differ at once.
     assert metrics[0]["psnr"] == pytest.approx(expected[0]["psnr"], abs=1e-3)
+
+
+# --- lock, port, signals ---------------------------------------------------------------------
+
+
+def test_second_training_in_a_folder_is_refused(tmp_path):
+    run = tmp_path / "new" / "run"
+    with lock_run(run):
+        (run / "file").write_text("")
+        with pytest.raises(UnwritableFile, match=f"process {os.getpid()} ") as error, lock_run(run):
+            pass
+        assert error.value.location == str(run / "lock")
+    assert not (run / "lock").exists() and (run / "file").exists()
+
+
+def test_folder_without_content_is_removed_with_its_lock(tmp_path):
+    with pytest.raises(ZeroDivisionError), lock_run(tmp_path / "a" / "b"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("owner", "is_gone"),
+    [
+        ({"pid": os.getpid(), "start_time": "another start"}, True),
+        ({"pid": 2**22 + 1, "start_time": "x"}, True),
+        ({"pid": os.getpid(), "start_time": LockOwner.current().start_time}, False),
+        ({"pid": 1, "host": "other"}, False),
+        ({"pid": 1, "host": "other", "job": "7", "restarts": 0}, True),
+        ({"pid": 1, "host": "other", "job": "7", "restarts": 1}, False),
+        ({"pid": 1, "host": "other", "job": "8", "restarts": 0}, False),
+    ],
+)
+def test_stale_lock_is_recognised(tmp_path, monkeypatch, owner, is_gone):
+    """Without locks of the kernel, as on some network file systems."""
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(95, "no locks")))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    (tmp_path / "lock").write_text(json.dumps({"host": platform.node()} | owner))
+    if is_gone:
+        with lock_run(tmp_path):
+            assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+        return
+    with pytest.raises(UnwritableFile, match=f"process {owner['pid']} "), lock_run(tmp_path):
+        pass
+    assert (tmp_path / "lock").exists()
+
+
+def test_taken_port_of_the_coordinator_is_reported():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        coordinator = f"localhost:{sock.getsockname()[1]}"
+        with pytest.raises(DistributedError, match=coordinator.split(":")[1]):
+            Cluster(coordinator=coordinator, num_processes=2, process_id=0).join()
+
+
+def test_signals_stop_at_once_before_a_step_and_are_recorded_afterwards():
+    for signum in STOP_SIGNALS:
+        with PreemptionHandler() as handler, pytest.raises(StopRequested) as stop:
+            signal.raise_signal(signum)
+        assert stop.value.signum == handler.signum == signum
+        with PreemptionHandler() as handler:
+            assert not handler.should_stop()
+            signal.raise_signal(signum)
+            assert handler.should_stop() and handler.signum == signum
+
+
+def test_ignored_signal_stays_ignored(monkeypatch):
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with PreemptionHandler() as handler:
+            signal.raise_signal(signal.SIGHUP)
+            assert not handler.should_stop()
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_second_signal_ends_the_process_unless_it_is_the_first_once_more(monkeypatch):
+    codes, called = [], threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), called.set()))
+    with PreemptionHandler() as handler:
+        handler.should_stop()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert not called.wait(0.1)
+        monkeypatch.setattr(distributed, "_SAME_SIGNAL_S", 0.0)
+        signal.raise_signal(signal.SIGINT)
+        assert called.wait(10) and codes == [130]
 
 
 # --- errors --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from esrjax.data.datasets import Pair, list_folder_pairs
 from esrjax.data.resize import bicubic_downscale, bicubic_resize, mod_crop
-from esrjax.errors import RecipeError, UnreadableFile
+from esrjax.errors import RecipeError, TrainingFailed, UnreadableFile
 from esrjax.training import loader
 from esrjax.training import pipeline as feeds
 from esrjax.training.distributed import DataParallel
@@ -245,3 +245,15 @@ def test_hr_downscales_add_a_smaller_copy_of_every_image(image_dir):
         assert hr.shape[:2] == (height // 4 * 4, width // 4 * 4)
         np.testing.assert_array_equal(lr, bicubic_downscale(hr))
         assert tuple(both.sampler.lr_sizes[count + index]) == lr.shape[:2]
+
+
+@pytest.mark.parametrize(("code", "parts"), [(-9, "SIGKILL memory"), (-7, "SIGBUS /dev/shm")])
+def test_dead_worker_is_reported_with_its_cause(image_dir, monkeypatch, code, parts):
+    message = f"Worker process was terminated unexpectedly with exit code {code}. Search"
+    batches = make_batches(image_dir)
+    monkeypatch.setattr(
+        loader.Batches, "batch_at", lambda *_: (_ for _ in ()).throw(RuntimeError(message))
+    )
+    with pytest.raises(TrainingFailed) as error:
+        next(batches.iter_from(0, 1))
+    assert all(part in str(error.value) for part in parts.split())
