@@ -37,7 +37,14 @@ from esrjax.errors import (
     list_some,
     log_note,
 )
-from esrjax.io import atomic_write, clear_leftovers, commit, remove, sha256_file
+from esrjax.io import (
+    atomic_write,
+    check_writable,
+    clear_leftovers,
+    commit,
+    remove,
+    sha256_file,
+)
 from esrjax.loading import abstract_network
 from esrjax.nn import checkpoint_io
 from esrjax.nn.state_dict import KeyMap, load_state_dict, to_state_dict
@@ -199,6 +206,12 @@ class RunDir:
         _write_weights(files, f"recipe {self.recipe.sha256}")
         return tuple(files)
 
+    def check_outputs(self) -> None:
+        """Raise `UnwritableFile` if the weights of a stage or of the training cannot be written."""
+        weights = [self.path / f"{form}.safetensors" for form in ("train", "deploy")]
+        for path in (*map(self._stage_file, self.recipe.runs), *weights):
+            check_writable(path, "delete it, or choose another folder with -o")
+
     def _stage_file(self, run: StageRun) -> Path:
         slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
         return self.path / "stages" / f"{run.index:02d}-{slug}.safetensors"
@@ -294,6 +307,7 @@ class CheckpointInfo:
         step: Steps done, over all stages.
         unreported: What was measured since the last report, if a report of this step is due: the
             training ended before it was made.
+        arrays: Type and shape of every array, by its path in the state; Orbax would cast silently.
         files: SHA-256 of every file of the checkpoint, by its path in the folder.
     """
 
@@ -301,6 +315,7 @@ class CheckpointInfo:
     stage: str
     step: int = 0
     unreported: Throughput | None = None
+    arrays: Mapping[str, str] = field(default_factory=dict[str, str])
     files: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -353,7 +368,7 @@ class Checkpointer:
             with _muted_callbacks():
                 self._orbax.save(partial, args=ocp.args.StandardSave(_flatten(state)))
             if is_main_process():
-                _write_info(partial, replace(info, step=step))
+                _write_info(partial, replace(info, step=step, arrays=_types(state)))
                 remove(path)  # a damaged one
                 commit(partial, path)
                 for old in [old for old in self.steps() if old <= step][:-MAX_TO_KEEP]:
@@ -392,7 +407,8 @@ class Checkpointer:
             path = self.folder / str(step)
             result, reason = None, ""
             try:
-                result = self._read(path, template, replace(info, step=step))
+                expected = replace(info, step=step, arrays=_types(template))
+                result = self._read(path, template, expected)
             except jax.errors.JaxRuntimeError:
                 raise
             except PermissionError as error:  # not damaged: nothing is trained anew for that
@@ -412,20 +428,21 @@ class Checkpointer:
 
     def _read(self, path: Path, template: Any, info: CheckpointInfo) -> tuple[Any, CheckpointInfo]:
         stored = _read_info(path)
-        for key in ("recipe", "stage", "step"):
+        for key in ("recipe", "stage", "step", "arrays"):
             if (value := getattr(stored, key)) != getattr(info, key):
-                raise ValueError(f"it is of {key} {value!r}")
+                raise ValueError(f"it is of {key} {value!r}"[:300])
         leaves = _flatten(template)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, leaves)
         arrays = self._orbax.restore(path, args=ocp.args.StandardRestore(abstract))
         for name, leaf in leaves.items():
-            array = arrays[name]
-            if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
-                raise ValueError(f"{name} is {array.dtype} {array.shape}")
-            if jnp.issubdtype(array.dtype, jnp.inexact) and np.isnan(array).any():
+            if jnp.issubdtype(leaf.dtype, jnp.inexact) and np.isnan(arrays[name]).any():
                 raise ValueError(f"{name} has NaN")
         # In the order of the template: `tree.map` sorts the keys of a dict.
         return jax.tree.unflatten(jax.tree.structure(template), map(arrays.get, leaves)), stored
+
+
+def _types(state: Any) -> dict[str, str]:
+    return {name: f"{leaf.dtype} {leaf.shape}" for name, leaf in _flatten(state).items()}
 
 
 def _write_info(folder: Path, info: CheckpointInfo) -> None:

@@ -119,6 +119,7 @@ def run_stages(
     data = summarize_data(recipe) if data is None else data
     with lock_run(folder):
         run_dir = RunDir.open(folder, recipe, resume=resume, data=data)
+        run_dir.check_outputs()
         checkpoints = Checkpointer(folder)
         step = 0
         for stage_run in recipe.runs:

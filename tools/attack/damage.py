@@ -170,7 +170,7 @@ RUN_DAMAGES: dict[str, Callable[[Path], object]] = {
     "lock is a folder": lambda run: _make(run / "lock"),
     "lock is a link": lambda run: (run / "lock").symlink_to("nowhere/lock"),
     "TensorBoard's folder is a file": lambda run: (run / "tensorboard").write_text("x"),
-    "error.txt is a folder": lambda run: _make(run / "error.txt"),
+    "error.txt is a folder": lambda run: _replace_by_folder(run / "error.txt"),
     "stray files": lambda run: [(run / name).write_text("x") for name in ("a", ".b", "c.json")],
     "metrics of a megabyte": lambda run: (run / "metrics.jsonl").write_bytes(b"\xff" * 10**6),
     "metrics without steps": lambda run: (run / "metrics.jsonl").write_text('[1]\n{}\nnull\n"a"\n'),
