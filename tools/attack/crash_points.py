@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -209,7 +209,8 @@ def _deaths() -> tuple[Path, ...]:
 
     def keep() -> None:
         deaths.append(store / str(len(deaths)))
-        shutil.copytree(folder, deaths[-1], symlinks=True)
+        with suppress(shutil.Error):  # threads of Orbax write meanwhile
+            shutil.copytree(folder, deaths[-1], symlinks=True)
 
     with _operations().watched(folder / "run", keep):
         outcome = run_training(folder)
