@@ -26,6 +26,7 @@ from esrjax.cli.output import (
     show_table,
 )
 from esrjax.errors import InvalidArgument, UnwritableFile, UserError, error_summary
+from esrjax.io import atomic_write
 from esrjax.method import Ensemble, Member, Method
 from esrjax.registry import entry_points_by_name
 
@@ -183,11 +184,13 @@ def new(name: str, output: Annotated[Path | None, options.output("./NAME")] = No
         )
     network = "".join(part.capitalize() for part in name.split("_"))
     values = {"name": name, "package": f"esrjax_{name}", "network": network}
-    for template, text in FILES.items():
-        path = folder / template.format(**values)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(Template(text.lstrip("\n")).substitute(values))
-        typer.echo(path)
+    names = [template.format(**values) for template in FILES]
+    with atomic_write(folder) as partial:
+        for file, text in zip(names, FILES.values(), strict=True):
+            (partial / file).parent.mkdir(parents=True, exist_ok=True)
+            (partial / file).write_text(Template(text.lstrip("\n")).substitute(values))
+    for file in names:
+        typer.echo(folder / file)
     typer.echo(f"\nNext: pip install -e {folder} && esrjax method check {name}")
 
 

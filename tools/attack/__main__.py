@@ -30,7 +30,7 @@ class Tally:
         with tempfile.TemporaryDirectory(prefix="esrjax-attack-") as folder:
             fault = case.run(Path(folder))
         self.seconds += time.monotonic() - start
-        self.tried += 1
+        self.tried += case.count
         if fault is not None:
             self.faults[case.name] = fault
 

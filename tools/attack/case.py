@@ -28,6 +28,7 @@ class Case:
     name: str
     attack: Callable[[Path], str | None]
     is_fast: bool = False  # in this process, in a fraction of a second: CI samples these
+    count: int = 1  # of attacks in one: a block of fuzzed inputs
 
     def run(self, folder: Path) -> str | None:
         try:
@@ -96,13 +97,18 @@ def find_refusal_fault(call: Callable[[], object]) -> str | None:
     try:
         value = call()
     except UserError as error:
-        if len(str(error)) > LONGEST_MESSAGE:
-            return f"a message of {len(str(error)):,} characters"
-        control = _CONTROL.search(str(error))
-        return f"control character {control[0]!r} in the message" if control else None
+        return find_message_fault(error)
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     return f"not refused, but {value!r:.80}"
+
+
+def find_message_fault(error: Exception) -> str | None:
+    """Return what is wrong with the message of an error, or None."""
+    if len(str(error)) > LONGEST_MESSAGE:
+        return f"a message of {len(str(error)):,} characters"
+    control = _CONTROL.search(str(error))
+    return f"control character {control[0]!r} in the message" if control else None
 
 
 def find_excess(call: Callable[[], str | None], *, seconds: float, mib: int) -> str | None:

@@ -81,6 +81,21 @@ def _drip(head: bytes, body: bytes, pause: float) -> Answer:
     return answer
 
 
+def slow(pause: float) -> Answer:
+    """Return a sound server that sends the file in ten parts, with a pause after each."""
+
+    def answer(request: BaseHTTPRequestHandler, start: int) -> None:
+        rest = CONTENT[start:]
+        content_range = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+        fields = {"Content_Length": len(rest), "Content_Range": content_range}
+        _headers(206 if start else 200, **fields)(request, start)
+        for index in range(0, len(rest), len(CONTENT) // 10):
+            request.wfile.write(rest[index : index + len(CONTENT) // 10])
+            time.sleep(pause)
+
+    return answer
+
+
 def _endless(head: bytes, chunk: bytes) -> Answer:
     def answer(request: BaseHTTPRequestHandler, start: int) -> None:
         request.wfile.write(head)
