@@ -15,7 +15,24 @@ THP_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CACHE_WARNING = r"(?s)Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
 # They end a training, which saves its state first. SLURM sends USR1 where it is asked for it.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# Variables that esrjax reads; the folders need not be set.
+FOLDER_VARIABLES = ("ESRJAX_DATA", "ESRJAX_REFERENCE")
+VARIABLES = (*FOLDER_VARIABLES, "ESRJAX_PLUGINS", HUGE_PAGES_ENV, "ESRJAX_SUPERVISED")
 DEBUGGER_MODULES = ("pdb", "cProfile", "debugpy", "coverage")
+
+
+def check_environment() -> None:
+    """Note variables `ESRJAX_*` that nothing reads, and those that name no folder."""
+    from esrjax.errors import log_note, suggest
+
+    for name in os.environ:
+        if name.startswith("ESRJAX_") and name not in VARIABLES:
+            remedy = suggest(name, VARIABLES, f"the variables are {', '.join(VARIABLES[:-1])}")
+            log_note(f"the variable {name} has no effect: {remedy}")
+    for name in FOLDER_VARIABLES:
+        folder = os.environ.get(name)
+        if folder and not os.path.isdir(folder):
+            log_note(f"{name} is {folder!r}, which is not a folder")
 
 
 def enable_compilation_cache() -> None:

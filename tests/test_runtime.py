@@ -88,6 +88,15 @@ def test_entry_that_jax_cannot_use_is_removed(home, monkeypatch, caplog, action,
     assert str(home) in caplog.text and "Warning" not in caplog.text
 
 
+def test_variables_without_an_effect_are_noted(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("ESRJAX_DAT", "x")
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path / "nowhere"))
+    runtime.check_environment()
+    misspelt, missing = (record.getMessage() for record in caplog.records)
+    assert "ESRJAX_DAT " in misspelt and "'ESRJAX_DATA'" in misspelt
+    assert "nowhere" in missing
+
+
 # --- Huge pages: the command is executed again, once, where the system has them ---
 
 

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from esrjax.cli import bench, data, evaluate, interop, methods, rank, submit, train, upscale
 from esrjax.cli.options import Command
 from esrjax.errors import run_and_report_errors
-from esrjax.runtime import enable_compilation_cache
+from esrjax.runtime import check_environment, enable_compilation_cache
 
 # The panels of `esrjax --help`, in order, with their commands; a Typer is a group of commands.
 PANELS: Mapping[str, Mapping[str, Callable[..., None] | typer.Typer]] = {
@@ -79,6 +79,7 @@ def root(
     ] = False,
 ) -> None:
     """Efficient super-resolution in JAX: run, train, measure, convert and rank networks."""
+    check_environment()
 
 
 for panel, commands in PANELS.items():

@@ -1,6 +1,5 @@
 """The command `demo`: train a network on photographs, then score, time, rank and show it."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from esrjax import registry
+from esrjax import io, registry
 from esrjax.bench import timing
 from esrjax.challenge import rank, results, table
 from esrjax.challenge.report.content import crop_square, most_detailed_crop
 from esrjax.challenge.rules import Rules, load_rules
 from esrjax.cli.output import TrainingBar, print_unwrapped, show_table
 from esrjax.data import datasets, image_io, resize
-from esrjax.errors import MissingExtra
+from esrjax.errors import MissingExtra, UnwritableFile
 from esrjax.evaluation.metrics import NTIRE
 from esrjax.evaluation.score import Scores, score
 from esrjax.inference import Model, open_method
@@ -40,6 +39,7 @@ def run(folder: Path, minutes: float) -> None:
         folder: The folder for images, run directory, ranking and comparisons.
         minutes: The training time, minutes.
     """
+    _remove_old_run(folder / "run", folder / "data")
     held_out, rules = folder / "data" / "held-out", load_rules("ntire2026")
     _print_step(1, f"writing photographs of scikit-image to {folder / 'data'}")
     _write_photographs(folder / "data")
@@ -86,7 +86,6 @@ def _write_photographs(folder: Path) -> None:
 def _train(folder: Path, minutes: float) -> Model:
     """Train the recipe `quick` for as many steps as fit into the time, by a measured step time."""
     data, run = folder / "data", folder / "run"
-    shutil.rmtree(run, ignore_errors=True)
     overrides = [
         f"stage.0.data.datasets=['{data / 'train'}']",
         f"stage.0.validation={{dataset='{data / 'held-out'}', every=400}}",
@@ -99,6 +98,24 @@ def _train(folder: Path, minutes: float) -> Model:
     with TrainingBar(recipe.total_steps) as bar:
         train.run(recipe, run, on_report=bar.log)
     return open_method(recipe.method, run)
+
+
+def _remove_old_run(run: Path, data: Path) -> None:
+    """Remove the run of an earlier demo in this folder.
+
+    Raises:
+        UnwritableFile: The folder has anything else.
+    """
+    if not run.exists():
+        return
+    recipe = run / "recipe.json"
+    if not recipe.is_file() or str(data / "train") not in recipe.read_text("utf-8", "replace"):
+        raise UnwritableFile(
+            f"'{run}' exists and is not the run of an earlier demo",
+            rule="the demo replaces only what a demo wrote",
+            remedy="choose another folder with -o",
+        )
+    io.remove(run)
 
 
 def _scores(model: Model, held_out: Path) -> dict[str, Scores]:

@@ -265,21 +265,20 @@ def evaluate(
     with ops.implementation(implementation):
         scores, paths = job.run(output, loaded_rules, protocol_timing, no_baseline)
     print_stderr(job.notes)
-    if self_ensemble or windows:  # the tables do not say it
-        how = ["x8 self-ensemble"] * self_ensemble + [f"windows {windows}"] * bool(windows)
-        print_stderr([f"all images: {', '.join(how)}"])
+    how = ", ".join(["x8 self-ensemble"] * self_ensemble + [f"windows {windows}"] * bool(windows))
     for title in titles:
         notes = [of_model[title].notes for of_model in scores.values()]
         print_notes({name: x for of_images in notes for name, x in of_images.items()}, f"{title}: ")
     print_stderr(paths)
     if as_json:
         rows = [job.row(label, title, s) for label, x in scores.items() for title, s in x.items()]
+        rows = [{**row, "strategy": how or "single pass"} for row in rows]
         print_json(rows[0] if len(rows) == 1 else rows)
         return
     methods = {label: model.name for label, model in models.items()}
-    typer.echo(scores_text(scores, methods, job.weights, format))
+    typer.echo(scores_text(scores, methods, job.weights, format, how))
     if per_image:
-        typer.echo(f"\n{images_text(scores, format)}")
+        typer.echo(f"\n{images_text(scores, format, how)}")
     if paths and format == "md":
         typer.echo(f"\n{runtimes_text([record.load_result(path) for path in paths])}")
 

@@ -196,7 +196,11 @@ Scored = Mapping[str, Mapping[str, "Scores"]]  # label of a model -> name of a d
 
 
 def scores_text(
-    scores: Scored, methods: Mapping[str, str], weights: Mapping[str, str], format: str
+    scores: Scored,
+    methods: Mapping[str, str],
+    weights: Mapping[str, str],
+    format: str,
+    strategy: str = "",
 ) -> str:
     """Return a table of the mean PSNR and SSIM, a row for each model, a column for each dataset.
 
@@ -205,6 +209,7 @@ def scores_text(
         methods: Label of a model -> its method.
         weights: Label of a model -> whose weights it has.
         format: "md" or "latex".
+        strategy: How images are upscaled, if not in a single pass.
     """
     first = next(iter(scores.values()))
     sizes = [f"{title} ({len(of_dataset.images)})" for title, of_dataset in first.items()]
@@ -214,15 +219,17 @@ def scores_text(
         method = methods[label]
         name = label if label == method else f"{label} ({method})"
         cells.append([name, weights[label], *means])
-    return _scores_table(cells, f"{_spec_title(scores)}; means over (n) images", format)
+    title = f"{_spec_title(scores, strategy)}; means over (n) images"
+    return _scores_table(cells, title, format)
 
 
-def images_text(scores: Scored, format: str) -> str:
+def images_text(scores: Scored, format: str, strategy: str = "") -> str:
     """Return a table for each dataset: PSNR and SSIM of every image, a column for each model.
 
     Args:
         scores: The scores of each model on each dataset.
         format: "md" or "latex".
+        strategy: How images are upscaled, if not in a single pass.
     """
     tables: list[str] = []
     for title in next(iter(scores.values())):
@@ -231,13 +238,13 @@ def images_text(scores: Scored, format: str) -> str:
         for image in of_models[0].images:
             cells.append([image, *(_psnr_and_ssim(s.images[image]) for s in of_models)])
         cells.append(["mean", *(_psnr_and_ssim(s.mean) for s in of_models)])
-        tables.append(_scores_table(cells, f"{title}: {_spec_title(scores)}", format))
+        tables.append(_scores_table(cells, f"{title}: {_spec_title(scores, strategy)}", format))
     return "\n\n".join(tables)
 
 
-def _spec_title(scores: Scored) -> str:
+def _spec_title(scores: Scored, strategy: str) -> str:
     spec = next(s.spec for datasets in scores.values() for s in datasets.values())
-    return f"PSNR [dB] / SSIM under the metric spec {spec!r}"
+    return f"PSNR [dB] / SSIM under the metric spec {spec!r}" + f", {strategy}" * bool(strategy)
 
 
 def _scores_table(cells: list[list[str]], title: str, format: str) -> str:

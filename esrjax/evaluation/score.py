@@ -80,9 +80,22 @@ def as_scorable(net: Any, spec: MetricSpec, **strategy: Any) -> ScorableUpscaler
         **strategy: Keyword arguments of `net.upscaler`: self_ensemble, windows.
     """
     if not hasattr(net, "upscaler"):
-        return net
+        return _check_callable(net)
     upscaler = net.upscaler(**strategy)
     return upscaler if spec.needs_float_output else uint8_upscaler(upscaler)
+
+
+def _check_callable(net: Any) -> ScorableUpscaler:
+    from flax import nnx
+
+    if callable(net) and not isinstance(net, nnx.Module):
+        return net  # pyright: ignore[reportReturnType] # any callable
+    raise InvalidArgument(
+        f"{type(net).__name__} cannot be scored",
+        rule="a model, as `esrjax.load` returns, or a function from LR images (h, w, 3), uint8, to "
+        "SR images (s·h, s·w, 3), uint8",
+        remedy='load a method by name: `esrjax.load("span")`; around a network, write a function',
+    )
 
 
 def score(

@@ -591,8 +591,8 @@ class Recipe:
         """Yield an error for every reference to weights that do not exist before the stage."""
         for index, stage in enumerate(self.stage):
             is_new = stage.init_from == "scratch" or (stage.init_from == "previous" and not index)
-            if is_new and (stage.prune or stage.reinit):
-                yield f"{stage.name}: prune and reinit change initial weights; there are none"
+            if is_new and (stage.prune or stage.reinit or stage.lora):
+                yield f"{stage.name}: prune, reinit and lora change initial weights; there are none"
             earlier = [earlier_stage.name for earlier_stage in self.stage[:index]]
             init = stage.init_from.stage if isinstance(stage.init_from, InitFrom) else None
             teacher = stage.teacher and stage.teacher.stage

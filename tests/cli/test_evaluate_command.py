@@ -141,7 +141,7 @@ def test_self_ensemble_and_windows_are_noted(esrjax, files):
     args = ["eval", "loaf", "--data", files / "One"]
     assert "self-ensemble" not in esrjax(*args).err
     result = esrjax(*args, "--self-ensemble", "--windows", "8:2")
-    assert "all images: x8 self-ensemble, windows 8:2" in result.err
+    assert "x8 self-ensemble, windows 8:2" in result.out
 
 
 def test_results_hold_label_origin_and_every_dataset(esrjax, files, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from esrjax.data.datasets import Pair, list_folder_pairs
@@ -17,7 +18,7 @@ from esrjax.data.image_io import Pixels, write_image
 from esrjax.data.resize import bicubic_upscale
 from esrjax.errors import IncomparableImages, InvalidArgument, InvalidOutput
 from esrjax.evaluation.metrics import NTIRE, Y, all_specs, psnr, ssim
-from esrjax.evaluation.score import ImageMetrics, score, score_with_specs
+from esrjax.evaluation.score import ImageMetrics, as_scorable, score, score_with_specs
 
 SPECS = all_specs()
 
@@ -210,3 +211,9 @@ def test_scores_carry_what_reading_changed(tmp_path: Path) -> None:
     note = "grey repeated in three channels"
     assert scores.notes == {"a": (note,), "b": (f"LR: {note}",)}
     assert scores.as_dict()["notes"] == {"a": [note], "b": [f"LR: {note}"]}
+
+
+@pytest.mark.parametrize("net", ["span", None, nnx.Linear(3, 3, rngs=nnx.Rngs(0))])
+def test_what_is_no_upscaler_is_refused(net):
+    with pytest.raises(InvalidArgument, match="cannot be scored"):
+        as_scorable(net, NTIRE)

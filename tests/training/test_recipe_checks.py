@@ -253,7 +253,7 @@ def test_checkpoint_of_another_scale_is_refused(tmp_path, recipe_dict, key):
 
 @pytest.mark.parametrize("hparams", [{"channels": "x"}, {"channels": []}, {"channels": -1}])
 def test_network_that_cannot_be_built_is_reported(recipe_dict, hparams):
-    with pytest.raises(InvalidArgument, match="Cannot build the network with channels="):
+    with pytest.raises(InvalidArgument, match="channels"):
         dry_run(recipe_loader.parse(recipe_dict | {"hparams": hparams}))
 
 

@@ -131,6 +131,14 @@ def test_recipes_are_listed_and_printed(esrjax):
     assert schema["properties"]["defaults"]["properties"] == schema["$defs"]["Stage"]["properties"]
 
 
+def test_demo_does_not_replace_a_run_of_another_kind(esrjax, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("mine")
+    result = esrjax("demo", "-o", tmp_path)
+    assert result.code == 2 and "run' exists" in result.err
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+
+
 def test_demo_runs_to_the_end(esrjax, tmp_path, monkeypatch):
     """Shortened: a few steps, one image in each split, of fewer pixels."""
     pytest.importorskip("skimage")
