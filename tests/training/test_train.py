@@ -1,6 +1,7 @@
 """Runs of whole recipes: files, resume, early stopping, errors."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from runs import hashes, logged_steps, write_recipe
 
 from esrjax import registry
+from esrjax.data import image_io
 from esrjax.errors import CheckpointError, Diverged, NotFound, UnwritableFile, UserError
 from esrjax.inference import open_method
 from esrjax.training import recipe_loader, train
@@ -251,3 +253,27 @@ def test_missing_dataset_is_reported_with_the_searched_folder(tmp_path, recipe_d
         train.run(recipe_loader.parse(recipe_dict), tmp_path / "run")
     text = str(error.value)
     assert "'DIV2L'" in text and "'DIV2K'" in text and str(tmp_path) in text
+
+
+@pytest.mark.parametrize("damage", ["cut", "size"])
+def test_bad_validation_image_is_reported_before_anything_is_written(tmp_path, recipe_dict, damage):
+    hr, lr = tmp_path / "valid/HR/a.png", tmp_path / "valid/LR_bicubic_X4/ax4.png"
+    for path, side in ((hr, 48), (lr, 12 if damage == "cut" else 13)):
+        pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        image_io.write_image(path, pixels)
+    if damage == "cut":
+        hr.write_bytes(hr.read_bytes()[:-1000])
+    recipe_dict["stage"][1]["validation"] = {"dataset": str(tmp_path / "valid"), "every": 2}
+    with pytest.raises(UserError, match=r"a\.png|'a'|ax4"):
+        train.run(recipe_loader.parse(recipe_dict), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_disk_without_room_for_checkpoints_is_reported_before_the_first_step(
+    tmp_path, recipe, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UnwritableFile, match=r"4 checkpoints take .* 0\.0 MiB free"):
+        train.run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
