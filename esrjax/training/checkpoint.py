@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,12 @@ from esrjax.errors import (
     log_note,
 )
 from esrjax.io import (
-    atomic_write,
     check_writable,
     clear_leftovers,
     commit,
     remove,
     sha256_file,
+    write_bytes,
 )
 from esrjax.loading import abstract_network
 from esrjax.nn import checkpoint_io
@@ -120,12 +121,12 @@ class RunDir:
                 raise _recipe_mismatch(path, stored.resume_key, recipe.resume_key)
         return cls(path, recipe)
 
-    def write_start(self, data: run_data.DataSummaries, step: int) -> None:
-        """Write what is written before a step: recipe and data; drop the metrics after `step`.
+    def write_start(self, data: run_data.DataSummaries, steps: range) -> None:
+        """Write what is written before a step: recipe and data; drop the metrics of `steps`.
 
         Args:
             data: The images that the run is trained on.
-            step: Steps done, over all stages; a resumed run logs those after it again.
+            steps: What is left of a stage, over all stages, and will be logged again.
 
         Raises:
             UnwritableFile: The folder cannot be written to.
@@ -134,18 +135,19 @@ class RunDir:
         if is_main_process():
             for folder in (self.path, self.path / "stages", self.path / "checkpoints"):
                 clear_leftovers(folder)  # of a process that was killed
-        self._write_text("recipe.json", to_json(self.recipe))
-        self._write_text(run_data.FILE_NAME, run_data.to_json(data))
+        self._write("recipe.json", to_json(self.recipe).encode())
+        self._write(run_data.FILE_NAME, run_data.to_json(data).encode())
         try:
-            lines = (self.path / "metrics.jsonl").read_bytes().splitlines()
+            metrics = (self.path / "metrics.jsonl").read_bytes()
         except OSError:  # none yet, or not a file: `log_metrics` says so
             return
-        kept = [line for line in lines if _step(line) <= step]
-        damaged = sum(_step(line) == float("inf") for line in lines[:-1])  # a kill cuts the last
+        lines = metrics.splitlines()
+        kept = [x for x in lines if _step(x) < steps.start or steps.stop <= _step(x) < inf]
+        damaged = sum(_step(line) == inf for line in lines[:-1])  # a kill cuts the last
         if damaged and is_main_process():
             log_note(f"{self.path}/metrics.jsonl: {damaged} damaged lines are dropped")
-        if kept != lines:
-            self._write_text("metrics.jsonl", b"".join(line + b"\n" for line in kept).decode())
+        if (content := b"".join(line + b"\n" for line in kept)) != metrics:
+            self._write("metrics.jsonl", content)
 
     def log_metrics(self, **metrics: Any) -> None:
         """Append one line of JSON to `metrics.jsonl`; a training goes on where it cannot."""
@@ -219,10 +221,9 @@ class RunDir:
     def _stage_note(self, run: StageRun) -> str:
         return f"stage {run.name} of recipe {self.recipe.sha256}"
 
-    def _write_text(self, name: str, text: str) -> None:
+    def _write(self, name: str, data: bytes) -> None:
         if is_main_process():
-            with atomic_write(self.path / name, _REMEDY) as partial:
-                partial.write_text(text)
+            write_bytes(self.path / name, data, _REMEDY)
 
 
 def read_recipe(path: Path) -> Recipe | None:
@@ -243,7 +244,7 @@ def _step(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return float("inf")
+        return inf
 
 
 def _damaged(path: Path, problem: str) -> CheckpointError:

@@ -121,16 +121,16 @@ def run_stages(
         run_dir = RunDir.open(folder, recipe, resume=resume, data=data)
         run_dir.check_outputs()
         checkpoints = Checkpointer(folder)
-        step = 0
+        end = 0
         for stage_run in recipe.runs:
+            end += stage_run.stage.steps or 0
             if not run_dir.has_finished(stage_run):
                 # All that can fail for its data comes before anything is written.
                 trainer = StageTrainer(recipe, stage_run, run_dir.load)
                 progress = Progress.start(trainer, checkpoints)
-                run_dir.write_start(data, progress.total_step)
+                run_dir.write_start(data, range(progress.total_step + 1, end + 1))
                 run_dir.save(stage_run, fit(progress, run_dir, on_report, should_stop))
-            step += stage_run.stage.steps or 0
-        run_dir.write_start(data, step)
+        run_dir.write_start(data, range(0))
         return run_dir.export(run_dir.load(recipe.runs[-1]))
 
 

@@ -18,7 +18,7 @@ from esrjax.training.checkpoint import RunDir
 def open_run(path: Path, recipe, *, resume: bool) -> dict:
     data = run_data.summarize_data(recipe)
     path.mkdir(exist_ok=True)
-    RunDir.open(path, recipe, resume=resume, data=data).write_start(data, 0)
+    RunDir.open(path, recipe, resume=resume, data=data).write_start(data, range(0))
     return {name: asdict(summary) for name, summary in data.items()}
 
 

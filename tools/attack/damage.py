@@ -220,13 +220,21 @@ def _attack(folder: Path, damage: Callable[[Path], object]) -> str | None:
     outcome = run_training(folder)
     if outcome.code == 0:
         same = final_weights(folder) == expected_weights()
-        fault = outcome.find_fault(refuses=False)
-        return fault if same else "other weights than the undisturbed run"
+        if not same:
+            return "other weights than the undisturbed run"
+        return outcome.find_fault(refuses=False) or _find_metrics_fault(folder / "run")
     if fault := outcome.find_fault(refuses=True):
         return fault
     after = _tree(folder / "run")
     changes = [path for path in before if before[path] != after.get(path)]
     return f"refused, but changed {changes}" if changes else None
+
+
+def _find_metrics_fault(run: Path) -> str | None:
+    """Both reports are logged, unless the file is no file or has lost what it had."""
+    path = run / "metrics.jsonl"
+    steps = [json.loads(line)["step"] for line in path.open()] if path.is_file() else [8]
+    return None if steps in ([4, 8], [8]) else f"reports of the steps {steps}"
 
 
 def _damage_file(run: Path, pattern: str, damage: Callable[[Path], object]) -> None:
