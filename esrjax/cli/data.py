@@ -16,6 +16,7 @@ from esrjax.cli.output import (
     number_text,
     print_json,
     print_lr_source,
+    print_note,
     print_notes,
     print_unwrapped,
     progress_bar,
@@ -216,7 +217,7 @@ def explain(sr: Path, hr: Path, as_json: options.JsonOption = False) -> None:
     images = [image_io.read_image(path) for path in (sr, hr)]
     for path, image in zip((sr, hr), images, strict=True):
         for note in image.notes:
-            typer.echo(f"{path.name}: {note}", err=True)
+            print_note(f"{path.name}: {note}")
     try:
         values = compute_all_specs(*(image.pixels for image in images))
     except IncomparableImages as error:

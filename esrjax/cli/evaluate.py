@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from esrjax.cli import options
 from esrjax.cli.output import (
     images_text,
     print_json,
+    print_note,
     print_notes,
     print_stderr,
     progress_bar,
@@ -391,8 +392,8 @@ class _Job:
             for label, model in rankable.items()
         ]
         baseline = None if no_baseline else challenge.baseline_name(rules)
-        note = partial(typer.echo, err=True)
-        return scores, challenge.write_results(evaluations, output, baseline=baseline, on_note=note)
+        paths = challenge.write_results(evaluations, output, baseline=baseline, on_note=print_note)
+        return scores, paths
 
     def _time_by_protocol(self, label: str, model: Model, rules: Rules) -> dict[str, Any]:
         from esrjax.challenge import evaluate as challenge

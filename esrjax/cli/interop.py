@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -131,7 +130,7 @@ def _compare_ensemble(
 
 def _torch_args(text: str) -> dict[str, Any]:
     try:
-        kwargs, reason = json.loads(text), "not a JSON object"
+        kwargs, reason = io.parse_json(text), "not a JSON object"
     except ValueError as error:
         kwargs, reason = None, f"not JSON: {error}"
     if not isinstance(kwargs, dict):

@@ -209,14 +209,14 @@ def _hparam(text: str) -> tuple[str, Any]:
         raise invalid("--hparam", text, rule, "channels=48")
     try:
         return key, ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested deeply
         return key, value
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
     """`"256x256" -> (256, 256)` and `"256" -> (256, 256)`: height and width of an LR image."""
     sides = text.strip().split("x")
-    if len(sides) > 2 or not all(n.isascii() and n.isdigit() and int(n) for n in sides):
+    if len(sides) > 2 or not all(re.fullmatch("0*[1-9][0-9]{0,8}", side) for side in sides):
         rule = "an image size is HEIGHTxWIDTH, or one number for a square, in LR pixels"
         raise invalid("--image-size", text, rule, "256x256")
     return int(sides[0]), int(sides[-1])

@@ -40,11 +40,15 @@ _PIPE_WIDTH = 1000  # characters of a line where there is no terminal
 
 
 def print_unwrapped(*texts: Any, markup: bool = False) -> None:
-    """Print lines or tables to standard output; long lines are not wrapped."""
+    """Print lines or tables to standard output; long lines are not wrapped.
+
+    Control characters of lines, as in names of files, are escaped.
+    """
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_WIDTH)
     for text in texts:
+        text = printable(text, " \n") if isinstance(text, str) else text
         console.print(text, markup=markup, highlight=False, soft_wrap=isinstance(text, str))
 
 
@@ -52,6 +56,11 @@ def print_stderr(lines: Iterable[object]) -> None:
     """Print lines to standard error; control characters, as in names of files, are escaped."""
     for line in lines:
         typer.echo(printable(str(line)), err=True)
+
+
+def print_note(note: str) -> None:
+    """Print a line to standard error."""
+    print_stderr([note])
 
 
 def print_error(error: UserError) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ from typer import Option
 
 from esrjax import registry
 from esrjax.cli import options
-from esrjax.cli.output import print_json, print_lr_source, print_notes, progress_bar
+from esrjax.cli.output import print_json, print_lr_source, print_note, print_notes, progress_bar
 from esrjax.errors import InvalidArgument
 from esrjax.io import check_outputs
 
@@ -60,7 +59,7 @@ def rank(
         others, rule = "--what-if, --sensitivity or --against", "only the table is written in LaTeX"
         raise options.excludes("--format latex", others, rule)
     changes = what_ifs.parse_changes(what_if or ())
-    published = None if against is None else published_table.read_table(against, _note)
+    published = None if against is None else published_table.read_table(against, print_note)
     rows, before = _rank(source, rules, baseline, figures, ignore_thresholds, protocol_timing)
     ranking = rerank(before, rows=what_ifs.apply_changes(rows, changes, before.rules))
     scenario = what_ifs.what_if_scenario(changes, before, ranking) if changes else None
@@ -88,9 +87,6 @@ def rank(
         typer.echo(f"{rank_output.comparison_text(comparison, against.name)}\n")
 
 
-_note = partial(typer.echo, err=True)
-
-
 def _rank(
     source: Path,
     rules: str,
@@ -104,7 +100,9 @@ def _rank(
     from esrjax.challenge.rules import load_rules
 
     loaded_rules = load_rules(rules)
-    rows = results.read_rows(source, loaded_rules, protocol_timing=protocol_timing, on_note=_note)
+    rows = results.read_rows(
+        source, loaded_rules, protocol_timing=protocol_timing, on_note=print_note
+    )
     ranking = rank.rank(
         rows,
         loaded_rules,

@@ -20,6 +20,8 @@ from esrjax.io import parse_json, parse_toml, read_bytes
 from esrjax.schema import bullet_list, format_errors
 from esrjax.training.recipe import RECIPE, Recipe
 
+_MAX_DOTS = 16  # in a path; recipes have less than half of these levels
+
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by name, or from a file.
@@ -177,6 +179,9 @@ def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> list[str
     problems: list[str] = []
     for override in overrides:
         path, equals, text = override.partition("=")
+        if path.count(".") > _MAX_DOTS:
+            problems.append(f"--set {override:.100} has more than {_MAX_DOTS} dots")
+            continue
         try:
             value = parse_toml(f"value = {text}")["value"]
         except ValueError:  # no TOML, or a number of more digits than Python converts

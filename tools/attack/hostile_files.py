@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attack.case import Case, find_excess, find_refusal_fault
+from attack.case import Case, find_excess, find_refusal_fault, run_in_process
 from esrjax.challenge import published_table, record, results, rules
 from esrjax.data import image_io
 from esrjax.interop import clip, engines, parity, parity_report
@@ -415,6 +415,34 @@ CONTENTS: Mapping[str, Mapping[str, bytes | Callable[[], bytes]]] = {  # reader 
 }
 
 
+OPTIONS: Mapping[str, tuple[str, ...]] = {  # what -> a command with a hostile value
+    "an image size of 5,000 digits": ("method", "cost", "span", "--image-size", "9" * 5000),
+    "an image size of 9 digits squared": ("method", "cost", "span", "--image-size", "9" * 12),
+    "an image size of nothing": ("method", "cost", "span", "--image-size", "x"),
+    "a hyperparameter of 9,000 levels": ("method", "cost", "span", "--hparam", f"a={'(' * 9000}"),
+    "a hyperparameter of a megabyte": ("method", "cost", "span", "--hparam", "a=" + "9" * 10**6),
+    "arguments of 100,000 levels": ("parity", "span", "--torch", "n.py:N", "--torch-args", DEEP),
+    "a setting of 9,000 levels": ("train", "quick", "--dry-run", "--set", "seed=" + "[" * 9000),
+    "a setting of 50,000 parts": ("train", "quick", "--dry-run", "--set", "a." * 50_000 + "a=1"),
+    "a name with escapes": ("method", "show", "\x1b[2J\x07"),
+    "a name of 100,000 characters": ("method", "show", "x" * 100_000),
+    "a name with a slash": ("method", "show", "../../etc/passwd"),
+    "a file with escapes": ("rank", "\x1b[2J.json"),
+    "a name of a recipe with escapes": ("recipes", "show", "\x1b[2J"),
+    "a key of weights with escapes": ("weights", "get", "span", "--key", "\x1b[2J"),
+    "rules with escapes": ("eval", "span", "--data", "x", "-o", "r", "--rules", "\x1b[2J"),
+}
+COMMANDS: Mapping[str, tuple[bool, tuple[str, ...]]] = {  # on files with hostile names: refuses
+    "fuse": (True, ("fuse", "a", "b", "-o", "fused")),
+    "metrics explain": (False, ("metrics", "explain", "a/\x1b[2Jx.png", "b/\x1b[2Jx.png")),
+    "data verify": (True, ("data", "verify", "a")),
+    "rank": (True, ("rank", "a")),
+    "weights convert": (True, ("weights", "convert", "span", "a/\x1b[2Jx.png", "-o", "x.pth")),
+    "parity": (True, ("parity", "span", "--golden", "a/\x1b[2Jx.png")),
+    "data select": (True, ("data", "select", "a", "--like", "none\x1b[2J", "-o", "selection")),
+}
+
+
 # --- how it is attacked --------------------------------------------------------------------------
 
 
@@ -433,6 +461,16 @@ def _write_content(path: Path, content: bytes | Callable[[], bytes]) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content())
 
 
+def _attack_command(folder: Path, *, command: tuple[str, ...], refuses: bool) -> str | None:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    for name in ("a", "b"):
+        image_io.write_image(folder / name / "\x1b[2Jx.png", pixels)
+        (folder / name / "\x07\x9b5m.txt").touch()
+    (folder / "a" / "cut\x1b[0m.png").write_bytes(_image("PNG")[:50])
+    (folder / "b" / "cut\x1b[0m.png").write_bytes(_image("PNG"))
+    return run_in_process(*command, folder=folder).find_fault(refuses=refuses)
+
+
 def cases() -> list[Case]:
     """Return a case for every reader with every odd path, name and content of its formats."""
     attacks: dict[str, Callable[[Path], str | None]] = {}
@@ -447,4 +485,8 @@ def cases() -> list[Case]:
         for what, content in contents.items():
             write = functools.partial(_write_content, content=content)
             attacks[f"{reader}: {what}"] = functools.partial(_attack, reader=reader, write=write)
+    options = {what: (True, command) for what, command in OPTIONS.items()}
+    names = {f"hostile names: {what}": item for what, item in COMMANDS.items()}
+    for what, (refuses, command) in {**options, **names}.items():
+        attacks[what] = functools.partial(_attack_command, command=command, refuses=refuses)
     return [Case(name=name, attack=attack, is_fast=True) for name, attack in attacks.items()]
