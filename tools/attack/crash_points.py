@@ -6,6 +6,7 @@ undisturbed run yields the folders of all deaths. An error (full disk, broken di
 place of the operation. Afterwards the run goes on and must end with the same weights.
 """
 
+import atexit
 import errno
 import functools
 import json
@@ -204,6 +205,7 @@ def _operations() -> _Operations:
 def _deaths() -> tuple[Path, ...]:
     """Return the folders that deaths before each of the operations of a run leave behind."""
     store = Path(tempfile.mkdtemp(prefix="esrjax-deaths-"))
+    atexit.register(shutil.rmtree, store, ignore_errors=True)
     folder, deaths = store / "undisturbed", list[Path]()
     folder.mkdir()
 

@@ -5,6 +5,7 @@ first stage, recipe, data and metrics. It must end with the weights of the undis
 command refuses in words, and every file is as the damage has left it.
 """
 
+import atexit
 import functools
 import hashlib
 import json
@@ -186,6 +187,7 @@ RUN_DAMAGES: dict[str, Callable[[Path], object]] = {
 def _stopped_run() -> Path:
     """Return a folder with a run that has died after its third checkpoint."""
     folder = Path(tempfile.mkdtemp(prefix="esrjax-damage-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     save = Checkpointer.save
 
     class Death(BaseException):
