@@ -276,7 +276,7 @@ def _layer_notes(layers: LayerReport) -> Iterator[str]:
 
 
 def export(
-    name: options.MethodArgument,
+    name: options.OptionalMethodArgument = None,
     output: Annotated[Path | None, options.output("METHOD.onnx or .stablehlo")] = None,
     checkpoint: options.CheckpointOption = None,
     format: Literal["onnx", "stablehlo"] = "onnx",
@@ -294,16 +294,16 @@ def export(
     from esrjax.inference import open_method
     from esrjax.interop import export as interop
 
-    path = output or Path(f"{name}.{format}")
-    if (path.suffix == ".onnx") != (format == "onnx"):
+    if output and (output.suffix == ".onnx") != (format == "onnx"):
         raise InvalidArgument(
-            f"{path.name!r} does not have the suffix of the format {format!r}",
+            f"{output.name!r} does not have the suffix of the format {format!r}",
             rule="files of the format onnx end in .onnx, and no others do",
-            location=str(path),
-            remedy=f"name it {path.stem}.{format}, or change --format",
+            location=str(output),
+            remedy=f"name it {output.stem}.{format}, or change --format",
         )
     interop.check_libraries(format)
     model = open_method(name, checkpoint, options.parse_hparams(hparams))
+    path = output or Path(f"{model.name}.{format}")
     metadata = interop.export(model, path, format, dtype)
     if as_json:
         print_json({"file": path, **vars(metadata)})

@@ -131,6 +131,14 @@ def checkpoints(show_default: str) -> Any:
 MethodArgument = Annotated[
     str, Argument(help="A method; see `esrjax method list`.", metavar="METHOD")
 ]
+OptionalMethodArgument = Annotated[
+    str | None,
+    Argument(
+        help="A method; see `esrjax method list`. None for that of the checkpoint.",
+        metavar="[METHOD]",
+        show_default=False,
+    ),
+]
 MethodsArgument = Annotated[
     list[str], Argument(help="One or more methods; see `esrjax method list`.", metavar="METHOD")
 ]

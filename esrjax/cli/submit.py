@@ -45,10 +45,10 @@ RecipeOption = Annotated[
 
 @app.command()
 def build(
-    name: options.MethodArgument,
     output: Annotated[Path, options.output()],
     valid: ValidOption,
     test: TestOption,
+    name: options.OptionalMethodArgument = None,
     checkpoint: options.CheckpointOption = None,
     number: NumberOption = None,
     recipe: RecipeOption = None,
@@ -67,9 +67,9 @@ def build(
 
 @app.command()
 def check(
-    name: options.MethodArgument,
     valid: ValidOption,
     test: TestOption,
+    name: options.OptionalMethodArgument = None,
     checkpoint: options.CheckpointOption = None,
     number: NumberOption = None,
     recipe: RecipeOption = None,
@@ -91,7 +91,7 @@ def _print_report(report: SubmissionReport, as_json: bool) -> None:
 
 
 def _builder(
-    name: str,
+    name: str | None,
     valid: str,
     test: str,
     checkpoint: Path | None,
@@ -120,7 +120,7 @@ def _builder(
         number=model_number(loaded_rules, model.method.team, number),
         images=images,
         rules=loaded_rules,
-        recipe=_recipe(name, recipe, model.checkpoint.path.parent),
+        recipe=_recipe(model.name, recipe, model.checkpoint.path.parent),
     )
 
 

@@ -57,7 +57,7 @@ def submit(esrjax, tmp_path, run):
             noise = np.random.default_rng(ord(name)).integers(0, 256, (40, 32, 3), np.uint8)
             write_image(tmp_path / split / f"{name}.png", noise)
     options = ["--valid", tmp_path / "valid", "--test", tmp_path / "test", "--checkpoint", run]
-    return lambda command, *args: esrjax("submit", command, "spanv2", *options, *args)
+    return lambda command, *args: esrjax("submit", command, *options, *args)
 
 
 @pytest.fixture
