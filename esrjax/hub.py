@@ -387,7 +387,8 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _check_scheme(url: str) -> None:
-    if urlsplit(url).scheme not in ("http", "https"):
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or parts.port == 0:  # ValueError: no number
         raise _Refused(f"{url!r:.200} is no address of HTTP or HTTPS")
 
 

@@ -115,6 +115,6 @@ def test_cost_does_not_depend_on_scan_layers(name):
             abstract_network(method, "deploy", hparams | {"scan_layers": scan_layers}),
             image_size=16,
         )
-        for scan_layers in (0, 1)
+        for scan_layers in (False, True)
     ]
     assert counts[0].macs == counts[1].macs and counts[0].params == counts[1].params

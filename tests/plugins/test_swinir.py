@@ -103,7 +103,7 @@ def test_remat_has_the_same_gradients():
         return jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(state)
 
     for saved, rematerialized in zip(
-        *(jax.tree.leaves(grads(remat)) for remat in (0, 1)), strict=True
+        *(jax.tree.leaves(grads(remat)) for remat in (False, True)), strict=True
     ):
         np.testing.assert_allclose(saved, rematerialized, rtol=1e-4, atol=1e-4)
 

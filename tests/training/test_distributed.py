@@ -202,6 +202,16 @@ def test_taken_port_of_the_coordinator_is_reported():
             Cluster(coordinator=coordinator, num_processes=2, process_id=0).join()
 
 
+@pytest.fixture
+def default_signals():
+    """Signals act as in a command of a terminal; the tests may run in the background."""
+    handlers = {s: signal.signal(s, signal.default_int_handler) for s in STOP_SIGNALS}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("default_signals")
 def test_signals_stop_at_once_before_a_step_and_are_recorded_afterwards():
     for signum in STOP_SIGNALS:
         with PreemptionHandler() as handler, pytest.raises(StopRequested) as stop:
@@ -223,6 +233,7 @@ def test_ignored_signal_stays_ignored(monkeypatch):
         signal.signal(signal.SIGHUP, previous)
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_second_signal_ends_the_process_unless_it_is_the_first_once_more(monkeypatch):
     codes, called = [], threading.Event()
     monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), called.set()))

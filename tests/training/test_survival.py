@@ -164,7 +164,12 @@ def test_full_disk_is_reported_with_step_and_last_checkpoint(tmp_path, recipe, m
 
 def test_full_disk_while_saving_the_result_of_a_stage(tmp_path, recipe, full_run, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(UnwritableFile) as error:
-        patch.setattr(Path, "write_bytes", _disk_full)
+        write = Path.write_bytes
+        patch.setattr(
+            Path,
+            "write_bytes",
+            lambda path, data: _disk_full() if path.parent.name == "stages" else write(path, data),
+        )
         train.run(recipe, tmp_path / "run")
     assert "No space left" in error.value.problem and "--resume" in error.value.remedy
     assert "stages/00-first" in str(error.value)
@@ -259,6 +264,6 @@ def test_full_disk_ends_the_command_with_an_error_and_it_resumes(tmp_path, recip
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2 and "esrjax: " in stderr and "Traceback" not in stderr
     latest = Checkpointer(run).latest()
-    assert latest and "--resume" in stderr and f"of step {latest}\n" in stderr
+    assert latest and "--resume" in stderr and f"of step {latest};" in stderr
     train.run(recipe_loader.parse(recipe_dict), run, resume=True)
     assert Checkpointer(run).latest() == 68
