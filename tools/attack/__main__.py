@@ -10,6 +10,7 @@ import pkgutil
 import random
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many fast cases of each class")
     parser.add_argument("--only", default="", help="cases whose name has this text")
     options = parser.parse_args()
+    warnings.simplefilter("ignore")  # of libraries, about the files of the campaign
     tallies: dict[str, Tally] = {}
     for name in options.classes or list_classes():
         tally = tallies[name] = Tally()
