@@ -10,7 +10,7 @@ import stat
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from io import BufferedReader
@@ -142,9 +142,7 @@ def atomic_write(path: Path, remedy: str = "choose another output with -o") -> G
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error), remedy) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):  # there is none, or the disk is broken
-            partial.unlink()
+        _discard(partial)
 
 
 def commit(partial: Path, path: Path) -> None:
@@ -194,9 +192,14 @@ def remove(path: Path) -> None:
 def clear_leftovers(folder: Path) -> None:
     """Delete what `atomic_write` and `remove` leave in a folder when their process is killed."""
     for path in folder.glob(".*.partial*"):
-        shutil.rmtree(path, ignore_errors=True)
-        with suppress(OSError):  # it was a folder
-            path.unlink()
+        _discard(path)
+
+
+def _discard(path: Path) -> None:
+    """Delete a file or folder, if there is one and the disk allows it."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 def write_bytes(path: Path, data: bytes, remedy: str = "choose another output with -o") -> None:
@@ -301,23 +304,21 @@ def cache_dir(name: str) -> Path:
     )
 
 
-def cache_dirs(name: str) -> list[Path]:
-    """Return the possible folders `name` of the user's cache.
+def cache_dirs(name: str) -> Iterator[Path]:
+    """Yield the possible folders `name` of the user's cache.
 
     These are `$XDG_CACHE_HOME/esrjax`, else `~/.cache/esrjax`, and, for a user without a writable
     home, `esrjax-UID` in the folder of temporary files, unless another user can write to it.
     """
-    roots: list[Path] = []
     if xdg_cache_home := os.environ.get("XDG_CACHE_HOME"):
-        roots.append(Path(xdg_cache_home) / "esrjax")
+        yield Path(xdg_cache_home) / "esrjax" / name
     elif os.path.isabs(home := os.path.expanduser("~")):
-        roots.append(Path(home) / ".cache/esrjax")
+        yield Path(home) / ".cache/esrjax" / name
     user_id = getattr(os, "getuid", int)()
     with suppress(OSError):  # there is no folder of temporary files
         temporary = Path(tempfile.gettempdir()) / f"esrjax-{user_id}"
         if _is_private(temporary, user_id):
-            roots.append(temporary)
-    return [root / name for root in roots]
+            yield temporary / name
 
 
 def _is_private(folder: Path, user_id: int) -> bool:
@@ -347,7 +348,7 @@ def weights_dir() -> Path:
 
 def download_dirs() -> list[Path]:
     """Return the folders that may have downloaded weights."""
-    return _env_dirs(("ESRJAX_DATA", "weights")) or cache_dirs("weights")
+    return _env_dirs(("ESRJAX_DATA", "weights")) or list(cache_dirs("weights"))
 
 
 def weights_dirs() -> list[Path]:

@@ -207,10 +207,10 @@ class Method:
 def _is_other_type(value: Any, default: Any) -> bool:
     """Return whether one is a truth value, a number or a text, and the other another of these.
 
-    Python would compute with `True` as with 1. Where the default is a float, an integer is none.
+    Python would compute with `True` as with 1. An integer may stand for a float.
     """
-    kinds = (bool, (int, float), str)  # in this order: a bool is an int
-    first, second = (next((k for k in kinds if isinstance(v, k)), None) for v in (value, default))
+    types = (bool, (int, float), str)  # in this order: a bool is an int
+    first, second = (next((t for t in types if isinstance(v, t)), None) for v in (value, default))
     return None not in (first, second) and first != second
 
 

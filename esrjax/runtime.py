@@ -64,6 +64,7 @@ def _remove_spoiled_entries(folder: Path) -> None:
     import re
 
     from esrjax.errors import log_note
+    from esrjax.io import remove
 
     show = warnings.showwarning
 
@@ -73,23 +74,13 @@ def _remove_spoiled_entries(folder: Path) -> None:
             return show(message, *args, **kwargs)
         action, name, reason = warning.groups()
         for entry in folder.glob(f"{glob.escape(name)}-*-cache"):
-            _remove(entry)
+            with suppress(OSError):
+                remove(entry)
         if action == "reading":
             return log_note(f"damaged entries of the compilation cache '{folder}' are removed")
         return log_note(f"the compilation cache '{folder}' cannot be written: {reason[:200]}")
 
     warnings.showwarning = show_or_remove
-
-
-def _remove(entry: Path) -> None:
-    """Remove a file, link or folder, if that is possible."""
-    import shutil
-
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            entry.unlink()
 
 
 def reexec_with_huge_pages() -> None:

@@ -62,15 +62,19 @@ def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if is_tracing():
             return nested_jit(*args, **kwargs)
-        _bound_programs(function, (args, kwargs))
+        _bound_programs(function, (*args, *kwargs.values()))
         return top_level_jit()(*args, **kwargs)
 
     return call
 
 
-def _bound_programs(function: Callable[..., Any], arguments: Any) -> None:
-    """Clear JAX's caches if a call needs one executable more than `MAX_PROGRAMS`."""
-    shapes = tuple(getattr(leaf, "shape", None) for leaf in jax.tree.leaves(arguments))
+def _bound_programs(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Clear JAX's caches if a call needs one executable more than `MAX_PROGRAMS`.
+
+    Calls are told apart by the shapes of the images among the arguments. States are not looked at:
+    a training step has hundreds of arrays, whose shapes do not change from call to call.
+    """
+    shapes = tuple(getattr(argument, "shape", None) for argument in arguments)
     program = (id(function), shapes)
     if program not in _programs and len(_programs) >= MAX_PROGRAMS:
         jax.clear_caches()

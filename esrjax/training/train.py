@@ -216,7 +216,7 @@ class Progress:
             UserError: An image cannot be read, a validation fails, or the disk is too small.
         """
         if is_main_process():
-            _check_room(trainer, checkpoints)
+            _check_disk_space(trainer, checkpoints)
         trainer.check_validation()
         # Steps count over all stages, and `start_step` itself is the end of the stage before.
         first = trainer.start_step + 1
@@ -269,8 +269,8 @@ def _info(trainer: StageTrainer) -> CheckpointInfo:
     return CheckpointInfo(recipe=trainer.recipe.sha256, stage=trainer.run.name)
 
 
-def _check_room(trainer: StageTrainer, checkpoints: Checkpointer) -> None:
-    """Raise `UnwritableFile` unless the disk has room for the checkpoints that will be kept.
+def _check_disk_space(trainer: StageTrainer, checkpoints: Checkpointer) -> None:
+    """Raise `UnwritableFile` unless the disk has space for the checkpoints that will be kept.
 
     While one is written, `MAX_TO_KEEP` others exist; those that exist already are counted.
     """

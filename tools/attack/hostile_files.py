@@ -75,8 +75,13 @@ PATHS: Mapping[str, Callable[[Path], None]] = {
 # --- content -------------------------------------------------------------------------------------
 
 
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _png_chunk(chunk_type: bytes, data: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(data))
+        + chunk_type
+        + data
+        + struct.pack(">I", zlib.crc32(chunk_type + data))
+    )
 
 
 def _png(width: int, height: int, *chunks: bytes, depth: int = 8, color: int = 2) -> bytes:
