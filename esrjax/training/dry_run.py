@@ -120,9 +120,7 @@ class StagePlan:
         """Path of each trained parameter -> (shape, optimizer label)."""
         params, optimizer = self.setup.state.params, self.run.stage.optimizer.name
         leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-        labels = [optimizer] * len(leaves)
-        if optimizer == "muadamw":
-            labels = jax.tree.leaves(optim.param_labels(params))
+        labels = jax.tree.leaves(optim.optimizer_labels(optimizer, params))
         return {
             optim.param_path(path).removeprefix("network."): (tuple(leaf.shape), label)
             for (path, leaf), label in zip(leaves, labels, strict=True)

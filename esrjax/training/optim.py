@@ -1,7 +1,8 @@
 """Optax optimizers and learning-rate schedules of a stage, and the optimizer MuAdamW.
 
 MuAdamW is Muon for matrices and AdamW for all other parameters. Source: NTIRE 2026 report, VARH-AI,
-Eq. 13-15.
+Eq. 13-15. LARS (You et al. 2017, arXiv 1708.03888) and LAMB (You et al. 2019, arXiv 1904.00962)
+scale the update of each layer by a trust ratio.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import optax
 from jax.tree_util import keystr, tree_map_with_path
@@ -36,7 +38,8 @@ def muadamw(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransf
         cfg: The optimizer of the recipe, "muadamw".
         lr_schedule: Step -> learning rate of AdamW.
     """
-    assert cfg.muon_learning_rate is not None  # the schema requires it
+    # the schema requires the first and sets the second
+    assert cfg.muon_learning_rate is not None and cfg.momentum is not None
     ratio = cfg.muon_learning_rate / cfg.learning_rate
     muon = optax.contrib.muon(
         lambda step: ratio * lr_schedule(step),
@@ -124,6 +127,57 @@ def adam(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransform
 def adamw(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
     """Return AdamW as in PyTorch: the weight decay is added to the update (decoupled)."""
     return optax.adamw(lr_schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay)
+
+
+def lamb(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Return LAMB (You et al. 2019, algorithm 2), with Adam for vectors and scalars.
+
+    The trust ratio of a layer is `|w| / |u|`, with `u` the update of AdamW, and 1 where one of the
+    two is zero. The paper's φ, which bounds `|w|`, is the identity, as in its experiments.
+    """
+    weights = optax.lamb(lr_schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay)
+    others = optax.adam(lr_schedule, cfg.b1, cfg.b2, cfg.eps)
+    return optax.partition({"lamb": weights, "adam": others}, partial(optimizer_labels, "lamb"))
+
+
+def lars(cfg: Optimizer, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Return LARS (You et al. 2017, algorithm 1), with momentum SGD for vectors and scalars.
+
+    The trust ratio of a layer is `η |w| / (|g + λw| + ε)`, with the trust coefficient η and the
+    weight decay λ, and 1 where a norm is zero. The denominator of the paper is `|g| + λ|w|`; both
+    are the same without weight decay.
+    """
+    assert cfg.momentum is not None  # the schema sets it
+    weights = optax.lars(
+        lr_schedule,
+        cfg.weight_decay,
+        trust_coefficient=cfg.trust_coefficient,
+        eps=cfg.eps,
+        momentum=cfg.momentum,
+    )
+    others = optax.sgd(lr_schedule, cfg.momentum)
+    return optax.partition({"lars": weights, "sgd": others}, partial(optimizer_labels, "lars"))
+
+
+def optimizer_labels(name: str, params: Any) -> Any:
+    """Return the optimizer of each parameter: a tree of labels such as "lamb" and "adam".
+
+    Vectors and scalars (at most one axis is longer than 1: biases, scales of norms, temperatures)
+    have neither trust ratio nor weight decay, as in common implementations for BERT. The papers do
+    not say so; the norm of a vector that is initialized to zero has no meaning for its step size.
+
+    Args:
+        name: Name of the optimizer.
+        params: A pytree of parameters, or of their shapes.
+    """
+    if name == "muadamw":
+        return param_labels(params)
+    of_vectors = {"lamb": "adam", "lars": "sgd"}.get(name, name)
+
+    def label(leaf: Any) -> str:
+        return name if sum(side > 1 for side in leaf.shape) > 1 else of_vectors
+
+    return jax.tree.map(label, params)
 
 
 def make_schedule(cfg: Schedule, learning_rate: float, num_steps: int) -> optax.Schedule:

@@ -197,27 +197,39 @@ _SCHEDULES_OF_FIELD = {
 }
 
 
-_MUON_MOMENTUM = 0.95
+_MOMENTUM = {"muadamw": 0.95, "lars": 0.9}  # default of each optimizer that has the field
+_OPTIMIZERS_OF_FIELD = {
+    "b1": ("adam", "adamw", "muadamw", "lamb"),
+    "b2": ("adam", "adamw", "muadamw", "lamb"),
+    "muon_learning_rate": ("muadamw",),
+    "momentum": tuple(_MOMENTUM),
+    "trust_coefficient": ("lars",),
+}
+_OPTIMIZERS = ("adam", "adamw", "muadamw", "lamb", "lars")  # those of esrjax
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Optimizer:
-    """Adam, AdamW, MuAdamW or another registered optimizer; the defaults are PyTorch's.
+    """Adam, AdamW, MuAdamW, LAMB, LARS or another registered optimizer.
 
-    MuAdamW is Muon for matrices and convolution kernels, and AdamW for all other parameters (NTIRE
-    2026 report, VARH-AI, Eq. 13-15).
+    The defaults of Adam and AdamW are PyTorch's. MuAdamW is Muon for matrices and convolution
+    kernels, and AdamW for all other parameters (NTIRE 2026 report, VARH-AI, Eq. 13-15). LAMB (You
+    et al. 2019, arXiv 1904.00962) and LARS (You et al. 2017, arXiv 1708.03888) scale the update of
+    each layer by a trust ratio.
 
     Attributes:
-        name: adam, adamw, muadamw, or another entry point of the group `esrjax.optimizers`, which
-            reads the fields below that it has. The weight decay of adam is added to the gradient
-            (L2), that of adamw and muadamw to the update (decoupled).
+        name: adam, adamw, muadamw, lamb, lars, or another entry point of the group
+            `esrjax.optimizers`, which reads the fields below that it has. The weight decay of adam
+            and lars is added to the gradient (L2), that of the others to the update (decoupled);
+            lamb and lars decay no vectors and scalars.
         learning_rate: Initial learning rate; of MuAdamW, that of its AdamW part.
         b1: Decay of the first moment.
         b2: Decay of the second moment.
-        eps: Term added to the denominator.
+        eps: Term added to the denominator, of lars that of the trust ratio.
         weight_decay: Coefficient of the weight decay.
         muon_learning_rate: Initial learning rate of Muon; required by muadamw, and by it only.
-        momentum: Nesterov momentum of Muon.
+        momentum: Nesterov momentum of Muon, 0.95 by default, or momentum of lars, 0.9 by default.
+        trust_coefficient: Factor of the trust ratio of lars, η in the paper.
     """
 
     name: OptimizerName
@@ -227,13 +239,18 @@ class Optimizer:
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
     muon_learning_rate: PositiveFloat | None = None
-    momentum: Fraction = _MUON_MOMENTUM
+    momentum: Fraction | None = None
+    trust_coefficient: PositiveFloat = 1e-3
 
     def __post_init__(self) -> None:
         if (self.name == "muadamw") != (self.muon_learning_rate is not None):
             raise ValueError("the optimizer muadamw, and it alone, requires muon_learning_rate")
-        if self.name in ("adam", "adamw") and self.momentum != _MUON_MOMENTUM:
-            raise ValueError(f"momentum is that of Muon; {self.name} has b1")
+        for name, optimizers in _OPTIMIZERS_OF_FIELD.items():
+            is_default = getattr(self, name) == type(self).__dataclass_fields__[name].default
+            if self.name in _OPTIMIZERS and self.name not in optimizers and not is_default:
+                raise ValueError(f"{name} is a key of {', '.join(optimizers)}, not of {self.name}")
+        if self.momentum is None:  # written out, as all defaults in recipe.json
+            object.__setattr__(self, "momentum", _MOMENTUM.get(self.name))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

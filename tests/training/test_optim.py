@@ -237,6 +237,77 @@ def test_five_steps_equal_pytorch(cfg):
     np.testing.assert_allclose(result, torch_w.numpy(), rtol=0, atol=1e-12)
 
 
+# --- LAMB and LARS: the formulas of the papers in NumPy ---
+
+
+LAYERWISE = {
+    "lamb": Optimizer(name="lamb", learning_rate=1e-2, b1=0.8, b2=0.99, eps=1e-6, weight_decay=0.1),
+    "lars": Optimizer(
+        name="lars", learning_rate=0.5, momentum=0.8, trust_coefficient=0.02, weight_decay=0.1
+    ),
+}
+
+
+def lamb_steps(cfg, w, grads):
+    """You et al. 2019, algorithm 2; without trust ratio and decay, Adam, for vectors."""
+    is_vector, m, v = w.ndim < 2, 0.0, 0.0
+    for t, g in enumerate(grads, start=1):
+        m, v = cfg.b1 * m + (1 - cfg.b1) * g, cfg.b2 * v + (1 - cfg.b2) * g * g
+        ratio = (m / (1 - cfg.b1**t)) / (np.sqrt(v / (1 - cfg.b2**t)) + cfg.eps)
+        update = ratio if is_vector else ratio + cfg.weight_decay * w
+        trust = 1.0 if is_vector else np.linalg.norm(w) / np.linalg.norm(update)
+        w = w - cfg.learning_rate * trust * update
+    return w
+
+
+def lars_steps(cfg, w, grads):
+    """You et al. 2017, algorithm 1; without trust ratio and decay, momentum SGD, for vectors."""
+    is_vector, momentum = w.ndim < 2, 0.0
+    for g in grads:
+        update = g if is_vector else g + cfg.weight_decay * w
+        trust = cfg.trust_coefficient * np.linalg.norm(w) / (np.linalg.norm(update) + cfg.eps)
+        trust = 1.0 if is_vector else trust
+        momentum = cfg.momentum * momentum + cfg.learning_rate * trust * update
+        w = w - momentum
+    return w
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_two_layerwise_steps_equal_the_reference(name):
+    cfg, rng = LAYERWISE[name], np.random.default_rng(3)
+    shapes = {"conv": (3, 3, 2, 5), "bias": (5,)}
+    before, *grads = (
+        {key: rng.standard_normal(shape) for key, shape in shapes.items()} for _ in range(3)
+    )
+    with jax.enable_x64(True):
+        optimizer = optim.make_optimizer(cfg, optax.constant_schedule(cfg.learning_rate))
+        params, state = before, optimizer.init(before)
+        for g in grads:
+            updates, state = optimizer.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+    steps = {"lamb": lamb_steps, "lars": lars_steps}[name]
+    for key, w in before.items():
+        expected = steps(cfg, w, [g[key] for g in grads])
+        np.testing.assert_allclose(params[key], expected, rtol=1e-12, err_msg=key)
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_layerwise_step_from_zero_weights_is_that_without_trust_ratio(name):
+    """The second LoRA factor is zero at first: a trust ratio of |w| would freeze it."""
+    w, g = {"lora_B": jnp.zeros((4, 2))}, {"lora_B": jnp.ones((4, 2))}
+    cfg = LAYERWISE[name]
+    optimizer = optim.make_optimizer(cfg, optax.constant_schedule(cfg.learning_rate))
+    updates, _ = optimizer.update(g, optimizer.init(w), w)
+    np.testing.assert_allclose(updates["lora_B"], -cfg.learning_rate, rtol=1e-5)
+
+
+def test_vectors_and_scalars_have_no_trust_ratio():
+    shapes = {"conv": (3, 3, 2, 5), "bias": (5,), "temperature": (4, 1, 1), "scale": ()}
+    params = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    labels = optim.optimizer_labels("lars", params)
+    assert labels == {"conv": "lars", "bias": "sgd", "temperature": "sgd", "scale": "sgd"}
+
+
 def rates(cfg, learning_rate, num_steps):
     schedule = optim.make_schedule(cfg, learning_rate, num_steps)
     return [float(schedule(t)) for t in range(num_steps)]

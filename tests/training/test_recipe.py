@@ -79,6 +79,12 @@ def test_inconsistent_schedule_is_reported(recipe_dict, schedule, problem):
     ("stage", "problem"),
     [
         ({"optimizer": {"name": "adam", "learning_rate": 1e-3, "momentum": 0.5}}, "momentum"),
+        ({"optimizer": {"name": "lamb", "learning_rate": 1e-3, "momentum": 0.5}}, "momentum"),
+        ({"optimizer": {"name": "lars", "learning_rate": 1e-3, "b2": 0.5}}, "b2 .* not of lars"),
+        (
+            {"optimizer": {"name": "lamb", "learning_rate": 1e-3, "trust_coefficient": 0.1}},
+            "trust_coefficient is a key of lars",
+        ),
         ({"data": {"datasets": ["a", "b", "a"]}}, "datasets has 'a'"),
         ({"data": {"augment": ["hflip", "hflip"]}}, "augment has 'hflip'"),
         ({"data": {"hr_downscales": [0.5, 0.5]}}, "hr_downscales has 0.5"),
@@ -93,6 +99,20 @@ def test_values_without_an_effect_are_reported(recipe_dict, stage, problem):
     recipe_dict["stage"][0] |= {"data": data} | stage
     with pytest.raises(RecipeError, match=problem):
         recipe_loader.parse(recipe_dict)
+
+
+def test_momentum_of_an_optimizer_is_written_out(recipe_dict):
+    for name, momentum in (("lars", 0.9), ("adam", None)):
+        recipe_dict["stage"][0]["optimizer"] = {"name": name, "learning_rate": 1e-3}
+        written = json.loads(recipe.to_json(recipe_loader.parse(recipe_dict)))
+        assert written["stage"][0]["optimizer"]["momentum"] == momentum
+
+
+def test_unknown_key_of_an_optimizer_is_reported(recipe_dict):
+    recipe_dict["stage"][0]["optimizer"] = {"name": "lars", "learning_rate": 1, "trust_ratio": 0.1}
+    with pytest.raises(RecipeError, match="trust_ratio") as error:
+        recipe_loader.parse(recipe_dict)
+    assert "trust_coefficient" in str(error.value)
 
 
 def test_steps_beyond_the_end_of_a_stage_are_noted(recipe_dict):
