@@ -12,8 +12,8 @@ network with twice the channels.
 Training recipe of the report: teacher 100 epochs, student 50 epochs, both with L1, 5e-5 with cosine
 decay, HR patches of 256; distillation by affinity and L1, 100 epochs, 1e-4 with cosine decay;
 fine-tuning on patches of 512 at 1e-5; batch size 32, DIV2K + LSDIR. Unspecified: optimizer, end
-value of the cosine, weights and layers of the distillation, samples per epoch, augmentation, loss
-and length of the last step.
+value of the cosine, weights and layers of the distillation, its patches and batch size, samples per
+epoch, augmentation, loss and length of the last step.
 """
 
 from esrjax.method import Method, Weights

@@ -21,10 +21,10 @@ calls depthwise convolutions are dense.
 Training recipe of the report: four stages of 200k steps on patches of 128, 256, 384 and 512, batch
 size 64; loss weights: Charbonnier 1, FFT 0 in the first stage, rising from 0 to 0.5 in the
 second, falling to 0 in the third, 0 in the fourth, L1 to the teacher 0.1, spatial affinity 0.01;
-learning rates: Muon 1.5e-3 on kernels, AdamW 2e-4 on the rest; weight decay 1e-4; flips and
+learning rates: Muon 1.5e-3 on matrices, AdamW 2e-4 on biases; weight decay 1e-4; flips and
 rotations; DIV2K and a fifth of LSDIR. Unspecified: ranks and layers of the adapters (here EMSR's),
-the schedule, the normalization of the affinities, whether patches are LR or HR. The teacher, with
-30 channels, is not public.
+the schedule, the normalization of the affinities, whether patches are LR or HR. The teacher, an
+EMSR of 30 channels, is not public, nor is its training described.
 """
 
 import functools

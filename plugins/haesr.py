@@ -25,8 +25,8 @@ extended windows are zero outside the image, and those keys are not masked.
 
 Training recipe of the report: L1 on DIV2K and LSDIR; HR patches of 256, then 384, batch size 32;
 AdamW (0.9, 0.99); 500k steps from 5e-4, halved at 250k, 400k, 450k, 475k, then 300k from 5e-5,
-halved every 100k. Unspecified: the second loss, weight decay, augmentation, EMA (the file holds
-plain and EMA weights; the EMA weights are ranked).
+halved every 100k. Unspecified: the second loss and optimizer, weight decay, augmentation, EMA (the
+file holds plain and EMA weights; the EMA weights are ranked).
 """
 
 import jax

@@ -19,9 +19,9 @@ released class computes all three images and returns one; the organisers' counte
 other two. The class accepts only images whose sides are multiples of the window size, so its caller
 pads them (by reflection, last row and column repeated); here the network does.
 
-Training recipe of the factsheet: L1, then MSE, on DIV2K, LSDIR and Flickr2K; LR patches of 64, then
-128; 250k steps each, then 100k on selected images; all of it five times, from ImageNet weights. The
-loss weights of the heads are unspecified.
+Training recipe of the factsheet: L1, then MSE, on DIV2K, LSDIR and Flickr2K; patches of 64, then
+128 (LR or HR is unspecified); 250k steps each, then 100k on selected images; all of it five
+times, from ImageNet weights. The loss weights of the heads are unspecified.
 """
 
 from typing import Any

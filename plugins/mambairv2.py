@@ -20,9 +20,9 @@ order; `eval_noise=true` samples. The prompts stay in raster order while the tok
 token meets another token's prompt; DWMamba sorts both. The organisers' counter does not count the
 scan. The released class returns all three images, and their heads are counted.
 
-Training recipe of the factsheet: L1, then MSE, on DIV2K, LSDIR and Flickr2K; LR patches of 64, then
-128; 250k steps each, then 100k on selected images, five times over; the other heads have half the
-weight, and the sum is divided by two.
+Training recipe of the factsheet: L1, then MSE, on DIV2K, LSDIR and Flickr2K; patches of 64, then
+128 (LR or HR is unspecified); 250k steps each, then 100k on selected images, five times over. In
+the code the other heads have half the weight, and the sum is divided by two.
 """
 
 from typing import Any

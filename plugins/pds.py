@@ -8,9 +8,10 @@ weights show that the channels between fusion and last convolution were reduced 
 two layers were trained (31 of 35 tensors are bit-exact SPANF's). The 20 channels are not a
 selection of SPANF's 32.
 
-Training recipe of the report: SPANF's weights, the tail reinitialized, all else frozen; DIV2K +
-LSDIR, patches of 256, batch size 16, flips and rotations, Adam, L1 and distillation (teacher and
-loss weight unspecified; SPANF by context). Learning rate, schedule and length are unspecified. A
+Training recipe of the report: SPANF's weights with a pruned tail; DIV2K + LSDIR, patches of 256,
+batch size 16, flips and rotations, Adam, L1 and distillation (teacher and loss weight unspecified;
+SPANF by context). Learning rate, schedule and length are unspecified. The released weights show a
+new tail, and that all else was frozen. A
 good initialization of the tail is the best approximation, with 20 channels in between, of SPANF's
 own tail as one linear map from 112 to 48 channels.
 """

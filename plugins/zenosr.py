@@ -17,8 +17,8 @@ Training recipe of the report: Adam, five stages of 800k steps, batch size 64: H
 288, 384, 384, 512; L1 and a frequency loss in the first three, the frequency loss alone in the
 fourth, L2 in the last; learning rates 2e-3, 2e-3, 1e-3, 5e-4, 2e-4, lowered after 200k, 400k, 600k,
 700k steps. DIV2K with 10k images of LSDIR, from the third stage on with all of it. Unspecified: the
-decay factor, the frequency loss and its weight, augmentation, the initialization of later stages,
-EMA.
+decay factor, the frequency loss and its weight, augmentation, the initialization and the optimizer
+of later stages, EMA.
 """
 
 import numpy as np

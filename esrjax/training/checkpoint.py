@@ -53,7 +53,7 @@ from esrjax.training import recipe_loader, run_data
 from esrjax.training.distributed import all_agree, barrier, is_main_process
 from esrjax.training.init_from import LoadedModel
 from esrjax.training.logging import Throughput
-from esrjax.training.recipe import Recipe, StageRun, to_json
+from esrjax.training.recipe import Recipe, StageRun, StageWeights, to_json
 
 MAX_TO_KEEP = 3  # older checkpoints are deleted
 _REMEDY = "free disk space and continue with --resume, or choose another folder with -o"
@@ -166,25 +166,35 @@ class RunDir:
             return False
         try:
             self.load(run)
+            if self.recipe.needs_raw_weights(run.stage):
+                self.load(run, "raw")
         except UserError as error:
             log_note(f"{path}: {error.problem}; stage {run.name!r} is finished again")
             return False
         return True
 
-    def save(self, run: StageRun, model: LoadedModel) -> None:
+    def save(self, run: StageRun, model: LoadedModel, raw: LoadedModel) -> None:
         """Save the result of a stage; LoRA factors are saved as such, not merged into kernels.
 
         The file appears whole or not at all, and marks the stage as finished when a run resumes.
-        """
-        _write_weights({self._stage_file(run): model}, self._stage_note(run))
 
-    def load(self, run: StageRun) -> LoadedModel:
-        """Return the result of a stage.
+        Args:
+            run: The stage run.
+            model: Its result.
+            raw: The network after its last step, saved first if a later stage starts from it.
+        """
+        files = (
+            {self._stage_file(run, "raw"): raw} if self.recipe.needs_raw_weights(run.stage) else {}
+        )
+        _write_weights(files | {self._stage_file(run): model}, self._stage_note(run))
+
+    def load(self, run: StageRun, weights: StageWeights = "ema", /) -> LoadedModel:
+        """Return the result of a stage, or the network after its last step ("raw").
 
         Raises:
             UserError: The file cannot be read, is damaged, or is of another stage or recipe.
         """
-        path = self._stage_file(run)
+        path = self._stage_file(run, weights)
         checkpoint = checkpoint_io.read_checkpoint(path)
         metadata = checkpoint.metadata
         if metadata is None or metadata.note != self._stage_note(run):
@@ -214,9 +224,10 @@ class RunDir:
         for path in (*map(self._stage_file, self.recipe.runs), *weights):
             check_writable(path, "delete it, or choose another folder with -o")
 
-    def _stage_file(self, run: StageRun) -> Path:
+    def _stage_file(self, run: StageRun, weights: StageWeights = "ema") -> Path:
         slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-")
-        return self.path / "stages" / f"{run.index:02d}-{slug}.safetensors"
+        ending = ".raw" * (weights == "raw")
+        return self.path / "stages" / f"{run.index:02d}-{slug}{ending}.safetensors"
 
     def _stage_note(self, run: StageRun) -> str:
         return f"stage {run.name} of recipe {self.recipe.sha256}"

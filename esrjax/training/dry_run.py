@@ -24,7 +24,14 @@ from esrjax.training.distributed import DataParallel
 from esrjax.training.init_from import LoadedModel, find_checkpoint
 from esrjax.training.loader import check_patch_sizes, usable_pairs
 from esrjax.training.optim import make_schedule
-from esrjax.training.recipe import InitFrom, Prune, Recipe, StageRun, TeacherConfig
+from esrjax.training.recipe import (
+    InitFrom,
+    Prune,
+    Recipe,
+    StageRun,
+    StageWeights,
+    TeacherConfig,
+)
 from esrjax.training.stage_trainer import StageSetup
 
 
@@ -172,11 +179,12 @@ def _find_equal_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) 
     if first is None:
         return None
     # A run starts from the run before it (the latest) or a fixed source. Where that run, this one
-    # and the first repetition agree in form and hparams, nothing that is planned differs.
-    before, hparams_at = plans[-1], recipe.hparams_at
+    # and the first repetition agree in form, method and hparams, nothing that is planned differs.
+    before = plans[-1]
     is_same_form = first.setup.model.form == before.setup.model.form
-    is_same = is_same_form and hparams_at(first.run) == hparams_at(before.run) == hparams_at(run)
-    return first if is_same else None
+    runs = (first.run, before.run, run)
+    nets = [(recipe.method_of(other.stage), recipe.hparams_at(other)) for other in runs]
+    return first if is_same_form and nets[0] == nets[1] == nets[2] else None
 
 
 def _make_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) -> StagePlan:
@@ -238,7 +246,7 @@ def _init_abstract(recipe: Recipe, run: StageRun, models: Sequence[LoadedModel])
     traced: list[StageSetup] = []
 
     def build(nets: list[nnx.Module]) -> Any:
-        def load_stage(earlier: StageRun) -> LoadedModel:
+        def load_stage(earlier: StageRun, _: StageWeights = "ema", /) -> LoadedModel:
             return replace(models[earlier.index], net=nets[earlier.index])
 
         setup = StageSetup.create(recipe, run, load_stage)
@@ -266,10 +274,9 @@ def check_stages(recipe: Recipe) -> None:
         DistributedError: The processes do not divide the batch.
     """
     check_hparams(recipe)
-    min_side = registry.get_method(recipe.method).min_side
     runs = {(run.stage.name, recipe.scale_at(run)): run for run in reversed(recipe.runs)}
     for (name, scale), run in reversed(runs.items()):
-        data = run.stage.data
+        data, min_side = run.stage.data, registry.get_method(recipe.method_of(run.stage)).min_side
         try:
             check_patch_sizes(data, scale, min_side)
             DataParallel.for_batch(data.batch_size // run.stage.grad_accum_steps, recipe.parallel)
@@ -285,12 +292,13 @@ def check_stages(recipe: Recipe) -> None:
 
 def check_hparams(recipe: Recipe) -> None:
     """Raise `InvalidArgument` unless the network has the hyperparameters of the recipe."""
-    method = registry.get_method(recipe.method)
-    tables = {"hparams": recipe.hparams}
-    tables |= {f"stage {stage.name!r}, hparams": stage.hparams for stage in recipe.stage}
-    for location, hparams in tables.items():
+    tables = [("hparams", recipe.method, recipe.hparams)]
+    for stage in recipe.stage:
+        location = f"stage {stage.name!r}, hparams"
+        tables.append((location, recipe.method_of(stage), stage.hparams))
+    for location, method, hparams in tables:
         try:
-            method.check_hparams(hparams)
+            registry.get_method(method).check_hparams(hparams)
         except UserError as error:
             raise error.with_location(location) from None
 
@@ -324,6 +332,6 @@ def _source_scale(recipe: Recipe, run: StageRun, source: InitFrom | TeacherConfi
         path = find_checkpoint(source.checkpoint)
     except NotFound:
         return None
-    method = registry.get_method(source.method or recipe.method)
+    method = registry.get_method(source.method or recipe.method_of(run.stage))
     hparams = stored_hparams(method, checkpoint_io.read_checkpoint(path))
     return method.scale_of({**hparams, **source.hparams})

@@ -3,10 +3,10 @@
 A stage starts from scratch, from the result of another stage, or from a checkpoint.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flax import nnx
 
@@ -21,7 +21,7 @@ from esrjax.nn.prune import Weights, prune_channels
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import named_parameters
 from esrjax.schema import bullet_list
-from esrjax.training.recipe import InitFrom, LoRA, Recipe, StageRun
+from esrjax.training.recipe import InitFrom, LoRA, Recipe, StageRun, StageWeights
 
 
 def find_checkpoint(name: str) -> Path:
@@ -86,7 +86,10 @@ class LoadedModel:
         return replace(self, net=deploy(self.net), form="deploy", lora=None)
 
 
-StageModelLoader = Callable[[StageRun], LoadedModel]  # returns the result of an earlier run
+class StageModelLoader(Protocol):
+    """Returns the result of an earlier run, or its weights without averaging."""
+
+    def __call__(self, run: StageRun, weights: StageWeights = "ema", /) -> LoadedModel: ...
 
 
 def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> LoadedModel:
@@ -100,13 +103,13 @@ def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader
     Raises:
         RecipeError: The initial weights do not match the network.
     """
-    stage, hparams = run.stage, recipe.hparams_at(run)
+    stage, hparams, method = run.stage, recipe.hparams_at(run), recipe.method_of(run.stage)
     loaded = load_initial_model(recipe, run, load_stage)
     if stage.form == "deploy":
         loaded = loaded.to_deploy_form()
-    defaults = registry.get_method(recipe.method).default_hparams()
+    defaults = registry.get_method(method).default_hparams()
     has_other_hparams = {**defaults, **hparams} != {**defaults, **loaded.hparams}
-    if stage.reinit or loaded.method != recipe.method or has_other_hparams:
+    if stage.reinit or loaded.method != method or has_other_hparams:
         loaded = _rebuild(recipe, run, loaded.without_lora())
     elif stage.prune is not None:
         raise RecipeError(
@@ -114,10 +117,15 @@ def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader
             rule="prune reduces wider initial weights to the network of the stage",
             remedy="set narrower hparams for the stage, or remove prune",
         )
-    if loaded.lora == stage.lora:
+    if _adapters(loaded.lora) == _adapters(stage.lora):
         return loaded
     loaded = loaded.without_lora()
     return loaded if stage.lora is None else loaded.with_lora(stage.lora, recipe.seed + run.index)
+
+
+def _adapters(lora: LoRA | None) -> LoRA | None:
+    """Return the configuration of the adapters alone, which is what two stages can share."""
+    return lora and replace(lora, train=())
 
 
 def load_initial_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> LoadedModel:
@@ -126,9 +134,10 @@ def load_initial_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoad
     if init == "scratch" or (init == "previous" and run.index == 0):
         return _build(recipe, run)
     if isinstance(init, InitFrom) and init.checkpoint is not None:
-        return load_model(init.method or recipe.method, init.checkpoint, init.hparams)
-    stage_name = init.stage if isinstance(init, InitFrom) else None
-    return load_stage(recipe.latest_run(run.index, stage_name))
+        method = init.method or recipe.method_of(run.stage)
+        return load_model(method, init.checkpoint, init.hparams)
+    source, weights = (init.stage, init.weights) if isinstance(init, InitFrom) else (None, "ema")
+    return load_stage(recipe.latest_run(run.index, source), weights)
 
 
 def load_model(name: str, checkpoint: str, hparams: Mapping[str, Any]) -> LoadedModel:
@@ -149,9 +158,9 @@ def load_model(name: str, checkpoint: str, hparams: Mapping[str, Any]) -> Loaded
 
 def _build(recipe: Recipe, run: StageRun) -> LoadedModel:
     """Return the stage's network with new weights."""
-    hparams = recipe.hparams_at(run)
-    net = registry.get_method(recipe.method).build(seed=recipe.seed + run.index, **hparams)
-    return LoadedModel(method=recipe.method, net=net, form="train", hparams=hparams)
+    name, hparams = recipe.method_of(run.stage), recipe.hparams_at(run)
+    net = registry.get_method(name).build(seed=recipe.seed + run.index, **hparams)
+    return LoadedModel(method=name, net=net, form="train", hparams=hparams)
 
 
 def _rebuild(recipe: Recipe, run: StageRun, loaded: LoadedModel) -> LoadedModel:

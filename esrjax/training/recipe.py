@@ -34,6 +34,7 @@ NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
 MAX_RUNS = 1000  # of stages, repetitions included
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Globs = tuple[str, ...]
+StageWeights = Literal["ema", "raw"]  # the result of a stage, or the weights after its last step
 
 Augment = Literal["hflip", "vflip", "rot90", "rgb"]
 PatchSize = tuple[PositiveInt, PositiveInt]  # height and width of an HR crop, pixels
@@ -308,12 +309,15 @@ class InitFrom:
 
     Attributes:
         stage: Name of an earlier stage.
+        weights: Which weights of that stage: "ema", its result, which is the moving average if it
+            has one; or "raw", the weights after its last step.
         checkpoint: Path or name of a file of weights.
-        method: Method of the checkpoint, if it is not the recipe's.
+        method: Method of the checkpoint, if it is not the stage's.
         hparams: Hyperparameters of the network that the checkpoint needs, beyond the defaults.
     """
 
     stage: str | None = None
+    weights: StageWeights = "ema"
     checkpoint: str | None = None
     method: str | None = None
     hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -325,6 +329,8 @@ class InitFrom:
             raise ValueError(
                 "init_from takes `method` and `hparams` only with `checkpoint`; a stage has its own"
             )
+        if self.stage is None and self.weights == "raw":
+            raise ValueError("init_from takes `weights` only with `stage`")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -340,20 +346,22 @@ class Prune:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LoRA:
-    """Low-rank adapters on convolutions; they alone are trained.
+    """Low-rank adapters on convolutions; all other parameters are frozen but those of `train`.
 
-    Later stages keep them as long as their `lora` is equal; otherwise they are merged into the
-    kernels first.
+    Later stages keep them as long as rank, alpha and target modules are equal; otherwise they are
+    merged into the kernels first.
 
     Attributes:
         rank: Rank of the adapters.
         alpha: The product of the factors is scaled by `alpha / rank`.
         target_modules: Globs of the paths of the convolutions.
+        train: Globs of parameters of the network that are trained beside the adapters: `*.bias`.
     """
 
     rank: PositiveInt
     alpha: PositiveFloat
     target_modules: Annotated[Globs, Field(min_length=1)] = ("*",)
+    train: Globs = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -379,6 +387,8 @@ class Stage:
 
     Attributes:
         name: Unique name within the recipe.
+        ours: Whether the stage is not one of the source of the recipe, such as a paper.
+        method: Method of the network, if it is not the recipe's; the last stage has the recipe's.
         steps: Length in optimizer steps; either this or `epochs`.
         epochs: Length in epochs, in each of which every image is cropped once.
         data: Datasets, patches and augmentation.
@@ -390,13 +400,13 @@ class Stage:
         init_from: Initial weights: "scratch", "previous" (the result of the stage before), a table,
             or any other string: the path or name of a checkpoint.
         reinit: Globs of parameters that `init_from` lacks and that keep their initialization.
-        hparams: Hyperparameters of the network from this stage on.
+        hparams: Hyperparameters of the network from this stage on, in all stages of its method.
         prune: How wider initial weights are reduced to this network.
         form: "deploy" fuses the reparameterized branches first and trains the fused network.
         train_fused: Train the branches, but compute with the convolutions that they fuse to: the
             same loss and gradient at the cost of the deploy form.
         teacher: The teacher of the distillation terms.
-        lora: Low-rank adapters to train instead of the weights.
+        lora: Low-rank adapters to train instead of the kernels.
         freeze: Globs of parameters that are not trained.
         ema: Decay of an exponential moving average of the weights, which then is the result. It
             starts at the initial weights of the stage.
@@ -415,6 +425,8 @@ class Stage:
     """
 
     name: str
+    ours: bool = False
+    method: str | None = None
     steps: PositiveInt | None = None
     epochs: PositiveInt | None = None
     data: Data
@@ -466,6 +478,9 @@ class Stage:
                 self.data.batch_size % self.grad_accum_steps == 0
             ),
             f"unspecified: no such key: {', '.join(map(repr, unknown))}": not unknown,
+            "unspecified is for stages of the source, not for `ours`": (
+                not (self.ours and self.unspecified)
+            ),
         }
         if problems := [rule for rule, holds in rules.items() if not holds]:
             raise ValueError("; ".join(problems))
@@ -508,7 +523,7 @@ class Stage:
     def resume_key(self) -> "Stage":
         """The stage with the fields reset that change only its speed and how often it is saved."""
         data = replace(self.data, crop_on="host", **_DATA_DEFAULTS)
-        return replace(self, data=data, save_every=5000, unspecified=())
+        return replace(self, data=data, save_every=5000, unspecified=(), ours=False)
 
     @property
     def checkpoints(self) -> dict[str, str]:
@@ -572,7 +587,7 @@ class Recipe:
         seed: Seed of weights, patches and augmentation.
         stage: The stages, in order.
         repeat: Groups of consecutive stages that run several times.
-        hparams: Hyperparameters of the network, beyond the method's defaults.
+        hparams: Hyperparameters of the method's network, beyond its defaults.
         parallel: Data parallelism over devices: one jitted program over a mesh, or pmap.
     """
 
@@ -596,6 +611,8 @@ class Recipe:
         names = [stage.name for stage in self.stage]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             yield f"stage names must be unique, duplicates: {', '.join(duplicates)}"
+        if (last := self.stage[-1]).method not in (None, self.method):
+            yield f"{last.name}: the last stage trains {self.method}, not {last.method}"
         for group in self.repeat:
             first = names.index(group.stages[0]) if group.stages[0] in names else 0
             if tuple(names[first : first + len(group.stages)]) != group.stages:
@@ -617,6 +634,14 @@ class Recipe:
                 if name is not None and name not in earlier:
                     names = f"(earlier stages: {', '.join(earlier) or 'none'})"
                     yield f"{stage.name}: {key} {name!r} is not an earlier stage {names}"
+            source = next((s for s in self.stage[:index] if s.name == init), None)
+            if source and _is_raw(stage.init_from) and not (source.ema or source.select == "best"):
+                yield f'{stage.name}: weights = "raw" has no effect: {init!r} has no `ema`'
+
+    def needs_raw_weights(self, stage: Stage) -> bool:
+        """Return whether another stage starts from the weights after the last step of `stage`."""
+        sources = [other.init_from for other in self.stage if _is_raw(other.init_from)]
+        return stage.name in [getattr(source, "stage", None) for source in sources]
 
     @property
     def runs(self) -> tuple[StageRun, ...]:
@@ -642,16 +667,22 @@ class Recipe:
         """
         return [run for run in self.runs[:index] if name in (None, run.stage.name)][-1]
 
+    def method_of(self, stage: Stage) -> str:
+        """Return the name of the method whose network a stage trains."""
+        return stage.method or self.method
+
     def hparams_at(self, run: StageRun) -> dict[str, Any]:
         """Return the hyperparameters that the recipe sets for the network that `run` trains."""
-        hparams = dict(self.hparams)
+        method = self.method_of(run.stage)
+        hparams = dict(self.hparams) if method == self.method else {}
         for earlier in self.runs[: run.index + 1]:
-            hparams |= earlier.stage.hparams
+            if self.method_of(earlier.stage) == method:
+                hparams |= earlier.stage.hparams
         return hparams
 
     def scale_at(self, run: StageRun) -> int:
         """Return the upscaling factor of the network that `run` trains."""
-        return registry.get_method(self.method).scale_of(self.hparams_at(run))
+        return registry.get_method(self.method_of(run.stage)).scale_of(self.hparams_at(run))
 
     def _unroll(self) -> list[Stage]:
         """Return the stages in order of execution, repetitions included."""
@@ -681,6 +712,10 @@ class Recipe:
     def total_steps(self) -> int:
         """Steps of all runs together; a stage in epochs counts 0 until `resolve_epochs`."""
         return sum(run.stage.steps or 0 for run in self.runs)
+
+
+def _is_raw(init_from: str | InitFrom) -> bool:
+    return isinstance(init_from, InitFrom) and init_from.weights == "raw"
 
 
 RECIPE = TypeAdapter(Recipe)

@@ -1,7 +1,7 @@
 """Loading of recipes: shipped or from a file, with defaults and overrides, all errors at once.
 
 `[defaults]` of a recipe has what its stages share: every stage takes from it what it does not say,
-tables merged key by key.
+tables merged key by key, unless it says `defaults = false`.
 """
 
 import copy
@@ -64,6 +64,7 @@ def parse(
     problems = _apply_overrides(data, of_defaults)
     if not isinstance(data.get("defaults", {}), dict):
         problems.append(f"defaults should be a table, found {data['defaults']!r}")
+    problems += _invalid_switches(data)
     problems += [
         f"--set {o} has no effect: no stage takes it" for o in of_defaults if _is_unused(data, o)
     ]
@@ -93,17 +94,27 @@ def file_schema() -> dict[str, Any]:
         table.pop("required", None)
     stage = schema["$defs"]["Stage"]
     stage["required"] = ["name"]
+    shared = dict(stage["properties"])
+    text = "Whether the stage takes from `defaults` what it lacks."
+    stage["properties"]["defaults"] = {"type": "boolean", "default": True, "description": text}
     description = "What the stages share: each takes the keys that it lacks, tables key by key."
     defaults = {"type": "object", "description": description, "additionalProperties": False}
-    schema["properties"]["defaults"] = defaults | {"properties": stage["properties"]}
+    schema["properties"]["defaults"] = defaults | {"properties": shared}
     return schema
 
 
 def _is_unused(data: Mapping[str, Any], override: str) -> bool:
     """Return whether every stage has a value of its own at the path of a `defaults.PATH=VALUE`."""
     path = override.partition("=")[0].split(".")[1:]
-    stages = data.get("stage")
-    return isinstance(stages, list) and all(_get_at(s, path) is not None for s in stages)
+    stages: Any = data.get("stage")
+    return isinstance(stages, list) and all(
+        _get_at(s, path) is not None or not _takes_defaults(s) for s in stages
+    )
+
+
+def _takes_defaults(stage: Any) -> bool:
+    """Return whether a stage takes from `[defaults]`: it does not say `defaults = false`."""
+    return not (isinstance(stage, dict) and stage.get("defaults") is False)
 
 
 def _merge_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +123,27 @@ def _merge_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     if not (isinstance(defaults, dict) and isinstance(stages, list)):
         return copy.deepcopy(dict(data))  # without defaults, or invalid, which validation reports
     rest = {key: value for key, value in data.items() if key != "defaults"}
-    return copy.deepcopy(rest | {"stage": [_merge(defaults, stage) for stage in stages]})
+    merged = [_merge(defaults, s) if _takes_defaults(s) else s for s in stages]
+    merged = [{k: s[k] for k in s if k != "defaults"} if isinstance(s, dict) else s for s in merged]
+    return copy.deepcopy(rest | {"stage": merged})
+
+
+def _invalid_switches(data: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with `defaults = true` or `false` of the stages."""
+    stages: Any = data.get("stage")
+    entries: list[Any] = stages if isinstance(stages, list) else []
+    switches = {
+        f"stage.{index}.defaults": stage["defaults"]
+        for index, stage in enumerate(entries)
+        if isinstance(stage, dict) and "defaults" in stage
+    }
+    if switches and "defaults" not in data:
+        return [f"{path} has no effect: the recipe has no [defaults]" for path in switches]
+    return [
+        f"{path} should be true or false, found {value!r}"
+        for path, value in switches.items()
+        if not isinstance(value, bool)
+    ]
 
 
 def _merge(default: Any, value: Any) -> Any:

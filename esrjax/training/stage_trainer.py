@@ -117,7 +117,7 @@ class StageSetup:
         objective = Objective(
             graphdef=graphdef,
             stage=stage,
-            data_range=registry.get_method(recipe.method).data_range,
+            data_range=registry.get_method(model.method).data_range,
             teacher=teacher,
         )
         return cls(model, objective, lr_schedule, optimizer, state)
@@ -199,7 +199,7 @@ class StageTrainer:
 
     def __init__(self, recipe: Recipe, run: StageRun, load_stage: StageModelLoader):
         stage, setup = run.stage, StageSetup.create(recipe, run, load_stage)
-        teacher, method = setup.objective.teacher, registry.get_method(recipe.method)
+        teacher, method = setup.objective.teacher, registry.get_method(setup.model.method)
         micro_batch_size = stage.data.batch_size // stage.grad_accum_steps
         assert stage.steps is not None  # `resolve_epochs` ran before
         self.recipe, self.run, self.stage, self.num_steps = recipe, run, stage, stage.steps
@@ -297,6 +297,10 @@ class StageTrainer:
         """Return the result of the stage: the last weights, or those with the best validation."""
         net = self._network(state, best=self.stage.select == "best")
         return replace(self.model, net=net)
+
+    def raw_model(self, state: TrainState) -> LoadedModel:
+        """Return the network with the weights after the last step, without averaging."""
+        return replace(self.model, net=self._network(replace(state, ema=None)))
 
     def _network(self, state: TrainState, *, best: bool = False) -> nnx.Module:
         return train_state.merge_network(self.objective.graphdef, local_replica(state), best=best)

@@ -32,7 +32,7 @@ from esrjax.training.init_from import LoadedModel, find_checkpoint
 from esrjax.training.loader import usable_pairs
 from esrjax.training.logging import Meter, Throughput, TrainReport
 from esrjax.training.pipeline import ImageBatch
-from esrjax.training.recipe import Recipe, Stage, StageRun
+from esrjax.training.recipe import Recipe, Stage, StageRun, StageWeights
 from esrjax.training.run_data import DataSummaries, summarize_data
 from esrjax.training.stage_trainer import StageTrainer, Validator
 from esrjax.training.train_state import TrainState
@@ -129,7 +129,8 @@ def run_stages(
                 trainer = StageTrainer(recipe, stage_run, run_dir.load)
                 progress = Progress.start(trainer, checkpoints)
                 run_dir.write_start(data, range(progress.total_step + 1, end + 1))
-                run_dir.save(stage_run, fit(progress, run_dir, on_report, should_stop))
+                model = fit(progress, run_dir, on_report, should_stop)
+                run_dir.save(stage_run, model, trainer.raw_model(progress.state))
         run_dir.write_start(data, range(0))
         return run_dir.export(run_dir.load(recipe.runs[-1]))
 
@@ -142,8 +143,8 @@ def check_recipe(recipe: Recipe) -> None:
             stage fails in the dry run.
     """
     check_hparams(recipe)
-    method = registry.get_method(recipe.method)
     for stage, scale in _scales(recipe):
+        method = registry.get_method(recipe.method_of(stage))
         for name in stage.data.dataset_weights:
             list_pairs(name, scale)
         if stage.validation is not None:
@@ -421,5 +422,5 @@ def measure_step_time(recipe: Recipe, num_steps: int = 8) -> float:
     return (time.perf_counter() - start) / num_steps
 
 
-def _no_stage(run: StageRun) -> LoadedModel:
+def _no_stage(run: StageRun, _: StageWeights = "ema", /) -> LoadedModel:
     raise AssertionError(f"the first stage needs {run.name!r}")  # the schema forbids it

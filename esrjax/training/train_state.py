@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,7 +123,8 @@ def init_state(
         adapters: Trained kernels of the `teacher_features` term, or ().
 
     Raises:
-        RecipeError: A glob of `freeze` matches nothing, or nothing is left to train.
+        RecipeError: A glob of `freeze` or `lora.train` matches nothing, or nothing is left to
+            train.
     """
     net.train()
     trainable_paths = _trainable_paths(net, stage)
@@ -152,28 +153,38 @@ def init_state(
 
 
 def _trainable_paths(net: nnx.Module, stage: Stage) -> set[str]:
-    """Return the trained parameters: LoRA factors alone if there are any, none frozen.
+    """Return the trained parameters: with LoRA its factors and those of `lora.train`; none frozen.
 
-    In a glob of `freeze`, `*` also matches dots: `block_1.*` covers all levels below `block_1`.
+    In a glob, `*` also matches dots: `block_1.*` covers all levels below `block_1`.
     """
     graph = nnx.iter_graph(net)
     paths = [_dotted(path) for path, leaf in graph if isinstance(leaf, nnx.Param)]
-    trainable = {
-        path
-        for path in paths
-        if (stage.lora is None or path.split(".")[-1] in LORA_FACTORS)
-        and not matches_any(path, stage.freeze)
-    }
-    unmatched = ", ".join(map(repr, unmatched_patterns(stage.freeze, paths)))
-    problem = f"{unmatched} match no parameter" if unmatched else "no parameter is left to train"
-    if unmatched or not trainable:
-        raise RecipeError(
-            f"freeze of stage {stage.name!r}: {problem}",
-            rule="freeze contains globs of parameter paths, and leaves some parameters to train",
-            location=", ".join(paths[:12]),
-            remedy="correct or remove the globs",
-        )
+    factors = {path for path in paths if path.split(".")[-1] in LORA_FACTORS}
+    others = [path for path in paths if path not in factors]
+    trainable = set(paths)
+    if stage.lora is not None:
+        _check_globs("lora.train", stage.lora.train, others, stage)
+        trainable = factors | {path for path in others if matches_any(path, stage.lora.train)}
+    _check_globs("freeze", stage.freeze, paths, stage)
+    trainable = {path for path in trainable if not matches_any(path, stage.freeze)}
+    if not trainable:
+        raise _bad_globs("freeze", "no parameter is left to train", paths, stage)
     return trainable
+
+
+def _check_globs(key: str, globs: Sequence[str], paths: Sequence[str], stage: Stage) -> None:
+    """Raise `RecipeError` if a glob matches none of the parameters with these paths."""
+    if unmatched := ", ".join(map(repr, unmatched_patterns(globs, paths))):
+        raise _bad_globs(key, f"{unmatched} match no parameter", paths, stage)
+
+
+def _bad_globs(key: str, problem: str, paths: Sequence[str], stage: Stage) -> RecipeError:
+    return RecipeError(
+        f"{key} of stage {stage.name!r}: {problem}",
+        rule=f"{key} contains globs of parameter paths; some parameters are trained",
+        location=", ".join(paths[:12]),
+        remedy="correct or remove the globs",
+    )
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from esrjax import registry
-from esrjax.errors import NotFound, RecipeError
+from esrjax.errors import InvalidArgument, NotFound, RecipeError
 from esrjax.nn import checkpoint_io
 from esrjax.nn.lora import LoRAConv2d
 from esrjax.nn.state_dict import KeyMap, named_parameters, to_state_dict
@@ -34,7 +34,7 @@ def recipe(recipe_dict):
 
 def init_second_stage(recipe, first=None):
     """Return the initial model of the second stage, given the result of the first."""
-    return init_from.init_stage_model(recipe, recipe.runs[1], lambda name: first)
+    return init_from.init_stage_model(recipe, recipe.runs[1], lambda run, weights: first)
 
 
 def make_model(method="pkdsr", form="deploy", hparams=HPARAMS, seed=7):
@@ -115,6 +115,8 @@ def test_adapters_are_kept_by_stages_with_equal_lora_and_merged_otherwise(recipe
     for conv in convs:
         conv.lora_B.set_value(conv.lora_B[...] + 0.1)
     assert init_second_stage(recipe(lora=lora), first).net is first.net
+    with_biases = recipe(lora=lora | {"train": ["*.bias"]})
+    assert init_second_stage(with_biases, first).net is first.net
     merged = init_second_stage(recipe(), first)
     assert merged.lora is None
     assert not any(isinstance(module, LoRAConv2d) for _, module in nnx.iter_modules(merged.net))
@@ -127,11 +129,28 @@ def test_result_of_a_stage_is_saved_bit_exact(recipe, tmp_path):
     model, run = init_second_stage(two_stages, make_model()), two_stages.runs[1]
     artifacts = RunDir(tmp_path, two_stages)
     assert not artifacts.has_finished(run)
-    artifacts.save(run, model)
+    artifacts.save(run, model, model)
     loaded = artifacts.load(run)
     assert artifacts.has_finished(run)
     assert (loaded.form, loaded.lora) == (model.form, model.lora)
     assert_equal(param_values(loaded.net), param_values(model.net))
+
+
+def test_stage_of_another_method_has_hyperparameters_of_its_own(recipe_dict):
+    first, second = recipe_dict["stage"]
+    first |= {"method": "emsr", "hparams": {"channels": 6}}
+    second |= {"init_from": "scratch", "teacher": {"stage": "first"}, "loss": {"teacher_l1": 1.0}}
+    recipe = recipe_loader.parse(recipe_dict)
+    assert [recipe.hparams_at(run)["channels"] for run in recipe.runs] == [6, 4]
+    plans = dry_run(recipe)
+    assert [plan.setup.model.method for plan in plans] == ["emsr", "spanv2"]
+    assert plans[1].setup.objective.teacher.method is registry.get_method("emsr")
+    first["hparams"] = {"tail_channels": 6}
+    with pytest.raises(InvalidArgument, match="tail_channels"):
+        dry_run(recipe_loader.parse(recipe_dict))
+    second["method"] = "emsr"
+    with pytest.raises(RecipeError, match="last stage trains spanv2, not emsr"):
+        recipe_loader.parse(recipe_dict)
 
 
 def test_stage_name_refers_to_its_latest_run(recipe_dict):

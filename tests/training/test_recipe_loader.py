@@ -87,7 +87,7 @@ def test_parsed_data_are_not_changed(with_defaults):
 def test_no_stage_of_a_shipped_recipe_repeats_a_default(name):
     data = tomllib.loads((resources.files("esrjax_configs") / f"{name}.toml").read_text("utf-8"))
     defaults = dict(leaves(data.get("defaults", {})))
-    for stage in data["stage"]:
+    for stage in [stage for stage in data["stage"] if stage.get("defaults", True)]:
         assert [path for path, value in leaves(stage) if defaults.get(path) == value] == []
 
 
@@ -180,6 +180,18 @@ def test_defaults_that_are_no_table_are_an_error(recipe_dict, defaults):
         recipe_loader.parse({**recipe_dict, "defaults": defaults})
 
 
+def test_stage_without_defaults_takes_nothing_from_them(with_defaults):
+    with_defaults["stage"][0]["defaults"] = False
+    with pytest.raises(RecipeError, match=r"stage\.0\.data is missing"):
+        recipe_loader.parse(with_defaults)
+    with_defaults["stage"][0]["defaults"] = "no"
+    with pytest.raises(RecipeError, match=r"stage\.0\.defaults should be true or false.*'no'"):
+        recipe_loader.parse(with_defaults)
+    del with_defaults["defaults"]
+    with pytest.raises(RecipeError, match=r"stage\.0\.defaults has no effect"):
+        recipe_loader.parse(with_defaults)
+
+
 @pytest.mark.parametrize("stages", [5, {}, ["first"]])
 def test_stages_that_are_no_tables_are_an_error(with_defaults, stages):
     with pytest.raises(RecipeError, match="stage"):
@@ -245,10 +257,11 @@ def test_show_resolved_has_every_value_in_its_stage():
     shown = CliRunner().invoke(app, ["recipes", "show", "dscf", "--resolved"])
     assert shown.exit_code == 0
     data = json.loads(shown.stdout)
-    assert "defaults" not in data and len(data["stage"]) == 4
-    for stage in data["stage"]:
+    teacher, *stages = data["stage"]
+    assert "defaults" not in data and teacher["ours"] and len(stages) == 4
+    for stage in stages:
         assert stage["steps"] == 200_000 and stage["optimizer"]["muon_learning_rate"] == 1.5e-3
-        assert stage["unspecified"] == ["init_from", "lora", "schedule"]
+        assert stage["lora"]["train"] == ["*.bias"] and not stage["ours"]
         assert len(stage["teacher"]["taps"]) == 6 and stage["grad_clip_norm"] is None
 
 

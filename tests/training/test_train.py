@@ -13,8 +13,16 @@ from runs import hashes, logged_steps, write_recipe
 
 from esrjax import registry
 from esrjax.data import image_io
-from esrjax.errors import CheckpointError, Diverged, NotFound, UnwritableFile, UserError
+from esrjax.errors import (
+    CheckpointError,
+    Diverged,
+    NotFound,
+    RecipeError,
+    UnwritableFile,
+    UserError,
+)
 from esrjax.inference import open_method
+from esrjax.nn.checkpoint_io import read_checkpoint
 from esrjax.training import recipe_loader, train
 from esrjax.training.checkpoint import Checkpointer
 from esrjax.training.stage_trainer import StageTrainer, Validator
@@ -55,23 +63,26 @@ def test_run_writes_weights_metrics_recipe_and_learns(tmp_path, recipe_dict, ima
     assert model(np.zeros((9, 7, 3), np.uint8)).shape == (36, 28, 3)
 
 
-def test_stage_starts_from_the_ema_of_the_previous_one(tmp_path, recipe_dict):
-    """With a tiny learning rate, the second stage keeps the result of the first."""
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_stage_starts_from_averaged_or_raw_weights(tmp_path, recipe_dict, weights):
+    """With a tiny learning rate, the second stage keeps what it starts from."""
     for stage, ema in zip(recipe_dict["stage"], (0.5, None), strict=True):
-        stage |= {"ema": ema, "data": recipe_dict["stage"][1]["data"]}
+        stage |= {"ema": ema, "ema_warmup": False, "data": recipe_dict["stage"][1]["data"]}
+        stage["steps"] = 3
     recipe_dict["stage"][1] |= {
+        "init_from": {"stage": "first", "weights": weights},
         "optimizer": {"name": "adam", "learning_rate": 1e-30},
         "schedule": {},
     }
-    both = recipe_loader.parse(recipe_dict)
-    first = recipe_loader.parse(recipe_dict | {"stage": recipe_dict["stage"][:1]})
-    train.run(both, tmp_path / "both")
-    train.run(first, tmp_path / "first")
-    result, expected = (
-        open_method("crumb", tmp_path / name).checkpoint for name in ("both", "first")
-    )
-    for key, value in expected.state_dict.items():
-        np.testing.assert_array_equal(result.state_dict[key], value)
+    run = tmp_path / "run"
+    train.run(recipe_loader.parse(recipe_dict), run)
+    stages = {path.stem: read_checkpoint(path).state_dict for path in (run / "stages").iterdir()}
+    averaged, raw = stages["00-first"], stages.get("00-first.raw")
+    result, expected = stages["01-second"], averaged if weights == "ema" else raw
+    for key, value in expected.items():
+        np.testing.assert_array_equal(result[key], value)
+    assert (raw is not None) == (weights == "raw")
+    assert raw is None or any(not np.array_equal(raw[key], averaged[key]) for key in raw)
 
 
 def test_patience_ends_a_stage(tmp_path, recipe_dict, image_dir):
@@ -133,6 +144,14 @@ def test_epoch_crops_every_image_once(tmp_path, recipe_dict):
     recipe = train.resolve_epochs(recipe_loader.parse(recipe_dict))
     assert recipe.stage[0].steps == 6  # 4 images in batches of 2, three times
     assert recipe.stage[0].epochs is None
+
+
+def test_raw_weights_of_a_stage_without_average_are_an_error(recipe_dict):
+    first, second = recipe_dict["stage"]
+    second["init_from"] = {"stage": "first", "weights": "raw"}
+    del first["ema"], first["ema_warmup"]
+    with pytest.raises(RecipeError, match='weights = "raw" has no effect'):
+        recipe_loader.parse(recipe_dict)
 
 
 def test_pruning_distillation_and_lora_stages_in_sequence(tmp_path, recipe_dict):

@@ -15,7 +15,8 @@ from esrjax.nn.state_dict import cast, named_parameters
 from esrjax.training import recipe_loader, train_state
 from esrjax.training.distributed import DataParallel
 from esrjax.training.init_from import LoadedModel
-from esrjax.training.recipe import LoRA, TeacherConfig
+from esrjax.training.optim import param_labels
+from esrjax.training.recipe import LoRA, Optimizer, TeacherConfig
 from esrjax.training.stage_trainer import make_adapters, make_stage_optimizer
 from esrjax.training.teacher import Teacher
 from esrjax.training.train_state import Objective
@@ -164,6 +165,31 @@ def test_lora_trains_only_the_adapters(net, stage):
     )
     factors = {f"block_{i}.c1.lora_{ab}" for i in range(1, 6) for ab in "AB"}
     assert names == factors
+
+
+def test_lora_trains_its_factors_and_the_parameters_that_it_lists(net, stage):
+    """As DSCF's recipe: kernels are frozen, the factors are Muon's and the biases AdamW's."""
+    from esrjax.nn.lora import add_lora
+
+    lora = LoRA(rank=2, alpha=4.0, target_modules=("block_*.c1",), train=("*.bias",))
+    adapted = add_lora(net, lora.target_modules, rank=2, alpha=4.0, rngs=nnx.Rngs(0))
+    muadamw = Optimizer(name="muadamw", learning_rate=1e-3, muon_learning_rate=1e-2)
+    stage = replace(stage, lora=lora, optimizer=muadamw, ema=None, ema_warmup=False)
+    graphdef, before, after = two_steps(adapted, stage)
+    names = changed_params(
+        train_state.merge_network(graphdef, before), train_state.merge_network(graphdef, after)
+    )
+    biases = {path for path, _ in named_parameters(net) if path.endswith(".bias")}
+    factors = {f"block_{i}.c1.lora_{ab}" for i in range(1, 6) for ab in "AB"}
+    assert biases and names == factors | biases
+    labels = jax.tree.leaves(param_labels(before.params))
+    assert (labels.count("muon"), labels.count("adamw")) == (len(factors), len(biases))
+
+
+def test_glob_of_lora_that_matches_no_parameter_is_reported(net, stage):
+    lora = LoRA(rank=2, alpha=4.0, train=("*.bais",))
+    with pytest.raises(RecipeError, match=r"lora\.train .*'\*\.bais' match no parameter"):
+        two_steps(net, replace(stage, lora=lora))
 
 
 def test_ema_changes_and_does_not_affect_training(net, stage):

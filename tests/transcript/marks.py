@@ -1,26 +1,37 @@
-"""Comparison of `unspecified` of a recipe with the report.
+"""What the report says of each setting of a recipe, and comparison of `unspecified` with that.
 
-The values that it lists, by path or by the path of their table, are those that the report neither
-states nor implies, and no others.
+The values that `unspecified` lists, by path or by the path of their table, are those that the
+report neither states nor implies, and no others.
 """
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from esrjax.training.recipe import Recipe, to_json
-from transcript.said import implied, readings, stage_of_runs, stated
+from esrjax import registry
+from esrjax.training.recipe import InitFrom, Recipe, Stage, to_json
+from transcript.said import implied, left_open, notes, readings, stage_of_runs, stated
 
-KEYS = "steps epochs data loss optimizer schedule ema init_from teacher lora prune".split()
-# about our images and machines; eps is PyTorch's everywhere
-EXCLUDED_KEYS = {"data.undersized", "data.crop_on", "data.cache_gib", "optimizer.eps"}
+# About our images and machines, not about the training; eps is PyTorch's everywhere.
+EXCLUDED_KEYS = {
+    *("name", "ours", "unspecified", "save_every", "grad_accum_steps", "ema_warmup"),
+    *("data.undersized", "data.crop_on", "data.cache_gib", "data.num_workers", "optimizer.eps"),
+    *("teacher.hparams",),
+}
+# Defaults that are no setting: what a stage is without it.
+DEFAULTS = {"form": "train", "select": "last", "precision": "fp32", "repeat": 1}
 USED_BY = {  # key -> names of the schedules or optimizers that use it; its default says nothing
     "schedule.gamma": ("multistep", "step"),
     "optimizer.momentum": ("muadamw",),
+    "optimizer.trust_coefficient": ("lars",),
 }
 FIELDS = {  # key -> fields of the transcript, any of which states it
     "steps": {"steps"},
     "epochs": {"epochs"},
+    "repeat": {"times"},
+    "hparams.channels": {"hparams"},
+    "hparams.tail_channels": {"hparams"},
+    "hparams.depth": {"hparams"},
     "data.datasets": {"data"},
     "data.hr_patch_sizes": {"hr_patch_size", "lr_patch_size", "patch_size"},
     "data.batch_size": {"batch_size", "batch_size_per_gpu"},
@@ -33,6 +44,7 @@ FIELDS = {  # key -> fields of the transcript, any of which states it
     "optimizer.momentum": {"momentum"},
     "ema": {"ema"},
     "init_from": {"init_from"},
+    "lora.train": {"lora_train"},
     "teacher.stage": {"teacher"},
     "teacher.method": {"teacher"},
     "teacher.checkpoint": {"teacher"},
@@ -40,7 +52,7 @@ FIELDS = {  # key -> fields of the transcript, any of which states it
 }
 SCHEDULE_FIELDS = {  # key -> entries of the field `learning_rate`, any of which states it
     "optimizer.learning_rate": {"from"},
-    "schedule.name": {"cosine", "halved_at", "halved_every", "lowered_at"},
+    "schedule.name": {"cosine", "halved_at", "halved_every", "lowered_at", "multistep"},
     "schedule.end_learning_rate": {"to"},
     "schedule.restarts": {"period", "restarts"},
     "schedule.restart_weights": {"restarts"},
@@ -50,23 +62,42 @@ SCHEDULE_FIELDS = {  # key -> entries of the field `learning_rate`, any of which
 }
 
 
+class Setting(NamedTuple):
+    """A setting of a stage, and what the report says of it.
+
+    `status` is "stated", "stated in part", "implied", "unspecified" or "ours"; `note` says what the
+    report leaves open.
+    """
+
+    key: str
+    value: Any
+    status: str
+    note: str = ""
+
+
 def unmarked(name: str, recipe: Recipe) -> list[str]:
     """Return the values that the report leaves open and that `unspecified` does not list."""
     return [
-        f"{stage['name']}: {key}"
-        for stage, known in stages_with_known_keys(name, recipe)
-        for key, is_known in known.items()
-        if not is_known and not any(contains(path, key) for path in stage["unspecified"])
+        f"{stage.name}: {setting.key}"
+        for stage, settings in stage_settings(name, recipe)
+        for setting in settings
+        if setting.status == "unspecified"
+        and not any(contains(path, setting.key) for path in stage.unspecified)
     ]
 
 
 def wrongly_marked(name: str, recipe: Recipe) -> list[str]:
     """Return the entries of `unspecified` with a value that the report states or implies."""
     return [
-        f"{stage['name']}: {path}"
-        for stage, known in stages_with_known_keys(name, recipe)
-        for path in stage["unspecified"]
-        if any(known[key] and (contains(path, key) or contains(key, path)) for key in known)
+        f"{stage.name}: {path}"
+        for stage, settings in stage_settings(name, recipe)
+        for path in stage.unspecified
+        if any(
+            setting.status != "unspecified"
+            and (contains(path, setting.key) or contains(setting.key, path))
+            for setting in settings
+            if setting.key != "init_from" or path != "init_from.weights"
+        )
     ]
 
 
@@ -74,39 +105,70 @@ def contains(path: str, key: str) -> bool:
     return f"{key}.".startswith(f"{path}.")
 
 
-def stages_with_known_keys(
-    name: str, recipe: Recipe
-) -> Iterator[tuple[dict[str, Any], dict[str, bool]]]:
-    """Yield every stage with key -> whether the report states or implies it, in its first run."""
+def stage_settings(name: str, recipe: Recipe) -> Iterator[tuple[Stage, list[Setting]]]:
+    """Yield every stage with its settings, of its first run."""
     run = 0
-    for index, stage in enumerate(json.loads(to_json(recipe))["stage"]):
+    for index, stage in enumerate(recipe.stage):
+        values = leaves(recipe, index)
+        if stage.ours:
+            yield stage, [Setting(key, value, "ours") for key, value in values]
+            continue
         entry = stage_of_runs(name)[run]
-        values = {**implied(name)[entry], **stated(name)[entry]}
+        first = next(run for run in recipe.runs if run.stage.name == stage.name)
+        defaults = registry.get_method(recipe.method_of(stage)).default_hparams()
+        is_released = {**defaults, **recipe.hparams_at(first)} == defaults
+        settings = [setting(name, entry, key, value) for key, value in values]
         yield (
             stage,
-            {
-                key: is_stated(values, key, value)
-                or (index, key, value) == (0, "init_from", "scratch")
-                for key, value in leaves(stage)
-            },
+            [
+                s._replace(status="implied")  # by the released network
+                if is_released and s.key.startswith("hparams.") and s.status == "unspecified"
+                else s
+                for s in settings
+            ],
         )
-        run += stage["repeat"]
+        run += stage.repeat
 
 
-def leaves(stage: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the path and the value of all compared keys, such as `optimizer.learning_rate`."""
-    for name in KEYS:
-        value = stage[name]
+def setting(name: str, entry: int, key: str, value: Any) -> Setting:
+    """Return a setting of the stage `entry` of the report."""
+    note = next((text for path, text in notes(name)[entry].items() if contains(path, key)), "")
+    is_first = (entry, key, value) == (0, "init_from", "scratch")
+    if key in left_open(name)[entry]:
+        return Setting(key, value, "unspecified", note)
+    if is_stated(stated(name)[entry], key, value):
+        return Setting(key, value, "stated in part" if note else "stated", note)
+    if is_stated(implied(name)[entry], key, value) or is_first:
+        return Setting(key, value, "implied", note)
+    return Setting(key, value, "unspecified", note)
+
+
+def leaves(recipe: Recipe, index: int) -> Iterator[tuple[str, Any]]:
+    """Yield the path and the value of all settings of a stage, such as `optimizer.b1`."""
+    stage = json.loads(to_json(recipe))["stage"][index]
+    for name, value in stage.items():
         table = value if isinstance(value, dict) and name != "init_from" else {"": value}
         for key, leaf in table.items():
             path = f"{name}.{key}".rstrip(".")
             is_used = path not in USED_BY or value["name"] in USED_BY[path]
-            if leaf and is_used and path not in EXCLUDED_KEYS:
+            is_set = leaf not in (None, False, [], {}, 0, DEFAULTS.get(path))
+            if is_set and is_used and path not in EXCLUDED_KEYS:
                 yield path, leaf
+        if name == "init_from" and starts_from_average(recipe, index):
+            yield "init_from.weights", value["weights"] if isinstance(value, dict) else "ema"
+
+
+def starts_from_average(recipe: Recipe, index: int) -> bool:
+    """Return whether a stage starts from a stage with a moving average, or without it from that."""
+    source = recipe.stage[index].init_source
+    if source == "previous" and index:
+        return recipe.stage[index - 1].ema is not None
+    name = source.stage if isinstance(source, InitFrom) else None
+    return any(stage.ema is not None for stage in recipe.stage if stage.name == name)
 
 
 def is_stated(values: dict[str, Any], key: str, value: Any) -> bool:
-    """Return whether the report states or implies the value of a key."""
+    """Return whether these fields of the report determine the value of a key."""
     if key in SCHEDULE_FIELDS:
         rate = values.get("learning_rate", {})
         return bool(SCHEDULE_FIELDS[key] & (set(rate) if isinstance(rate, dict) else {"from"}))

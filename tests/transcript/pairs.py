@@ -9,8 +9,11 @@ from fnmatch import fnmatchcase
 
 import jax
 import numpy as np
+from flax import nnx
 
 from esrjax import registry
+from esrjax.io import matches_any
+from esrjax.nn.state_dict import named_parameters
 from esrjax.training import optim
 from esrjax.training.recipe import InitFrom
 
@@ -93,6 +96,11 @@ def learning_rate(value, run, _):
     """Return the learning rate at step -> value, at the start and around all changes."""
     if not isinstance(value, dict):
         return {0: value}, schedule_values(run, [0])
+    if "multistep" in value:
+        return ("multistep", {0: value["from"]}), (
+            run.stage.schedule.name,
+            schedule_values(run, [0]),
+        )
     first = value.get("from", run.stage.optimizer.learning_rate)
     report = (
         cosine_values(value, first, run) if "cosine" in value else step_values(value, first, run)
@@ -145,6 +153,10 @@ def step_values(value, first, run):
 
 def init_from(value, run, recipe):
     init = run.stage.init_source
+    if value.startswith("HAT-L"):
+        plain = getattr(init, "hparams", {}) == {"extra_scales": []}
+        checkpoint = getattr(init, "checkpoint", None)
+        return ("HAT-L_SRx4_ImageNet-pretrain.pth", True), (checkpoint, plain)
     if isinstance(init, InitFrom) and init.checkpoint:
         return value.lower(), init.method or recipe.method
     before = recipe.runs[run.index - 1].stage.name if run.index else None
@@ -157,12 +169,21 @@ def teacher(value, run, recipe):
     cfg = run.stage.teacher
     if cfg is None or cfg.stage is None:
         return value.lower(), cfg and cfg.method
-    return value, f"stage {[stage.name for stage in recipe.stage].index(cfg.stage) + 1}"
+    stage = next(stage for stage in recipe.stage if stage.name == cfg.stage)
+    if stage.ours:  # it trains what the report has
+        return value.lower(), recipe.method_of(stage)
+    stages = [other.name for other in recipe.stage if not other.ours]
+    return value, f"stage {stages.index(cfg.stage) + 1}"
 
 
-def teacher_channels(value, run, _):
+def teacher_channels(value, run, recipe):
     cfg = run.stage.teacher
-    return value, {**registry.get_method(cfg.method).default_hparams(), **cfg.hparams}["channels"]
+    if cfg.stage:
+        source = recipe.latest_run(run.index, cfg.stage)
+        method, hparams = recipe.method_of(source.stage), recipe.hparams_at(source)
+    else:
+        method, hparams = cfg.method, cfg.hparams
+    return value, {**registry.get_method(method).default_hparams(), **hparams}["channels"]
 
 
 def hparams(value, run, recipe):
@@ -181,6 +202,22 @@ def lora(value, run, _):
     return True, cfg is not None and any(
         fnmatchcase("upsampler.0", glob) for glob in cfg.target_modules
     )
+
+
+def lora_train(value, run, recipe):
+    """Return the parameters of one axis, and those that are trained beside the adapters."""
+    method, hparams = registry.get_method(recipe.method), recipe.hparams_at(run)
+    net = nnx.eval_shape(lambda: method.build(seed=0, **hparams))
+    shapes = {path: leaf.get_value().shape for path, leaf in named_parameters(net)}
+    assert value == "tensors of one axis"
+    report = {path for path, shape in shapes.items() if len(shape) == 1}
+    return report, {path for path in shapes if matches_any(path, run.stage.lora.train)}
+
+
+def loss_scales(value, run, recipe):
+    """Return the scales of the outputs in the loss: those of the heads, and the network's own."""
+    heads = {int(name.removeprefix("head_").removesuffix("x")) for name in run.stage.heads}
+    return set(value), heads | {recipe.scale_at(run)}
 
 
 def newton_schulz(value, *_):
@@ -217,4 +254,6 @@ PAIRS = {
     "teacher_channels": teacher_channels,
     "tapped_blocks": lambda value, run, _: (value, len(run.stage.teacher.taps)),
     "lora": lora,
+    "lora_train": lora_train,
+    "loss_scales": loss_scales,
 }
