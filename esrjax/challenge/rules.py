@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from esrjax.data.datasets import dataset_info
 from esrjax.errors import NotFound, RankingError, RulesError
 from esrjax.io import MAX_TOML_BYTES, matches_any, parse_toml, read_bytes
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, bullet_list, format_errors
@@ -134,7 +135,7 @@ class DataPolicy:
 
     Attributes:
         challenge_datasets: Datasets that the challenge provides.
-        extra_data_allowed: Whether other datasets may be used too.
+        extra_data_allowed: Whether external data, all other datasets, may be used too.
         forbidden: Datasets that may not be used in any case.
     """
 
@@ -300,9 +301,11 @@ def _violation(rules: Rules, dataset: str) -> str | None:
     # Lower-case names of the dataset: its last folder, and its last two (`DIV2K/valid`).
     folders = PurePath(dataset.lower()).parts
     aliases = {"/".join(folders[-count:]) for count in (1, 2)}
+    # `valid` alone may be DIV2K's; `LSDIR/valid` is not.
+    names = {"/".join(folders[-2:])} if dataset_info(dataset) else aliases
     for entry in policy.forbidden:
         globs = [glob.lower() for glob in entry.datasets]
-        if any(matches_any(alias, globs) for alias in aliases):
+        if any(matches_any(name, globs) for name in names):
             return entry.reason
     if policy.extra_data_allowed or aliases & {name.lower() for name in policy.challenge_datasets}:
         return None

@@ -51,8 +51,11 @@ DATASETS = (
     DatasetInfo(
         "DIV2K, validation", r"div2k[_-]?val(id)?(ation)?(_hr)?", 100, _numbers(4, 801, 900)
     ),
+    DatasetInfo("DIV2K, test", r"div2k[_-]?test(_hr)?", 100, _numbers(4, 901, 1000)),
     DatasetInfo("Flickr2K", r"flickr2k(_hr)?", 2650, _numbers(6, 1, 2650)),
     DatasetInfo("LSDIR, training", r"lsdir([_-]?train)?(_hr)?", 84991, _numbers(7, 1, 84991)),
+    DatasetInfo("LSDIR, validation", r"lsdir[_-]?val(id)?(ation)?(_hr)?", 1000),
+    DatasetInfo("LSDIR, test", r"lsdir[_-]?test(_hr)?", 1000),
     # The NTIRE efficient SR challenge concatenates 100 images of LSDIR and 100 of DIV2K.
     DatasetInfo(
         "NTIRE DIV2K and LSDIR, validation",
@@ -87,6 +90,8 @@ def dataset_info(name: str) -> DatasetInfo | None:
     folders = PurePath(name if name_parts.subset else name_parts.dataset).parts
     parts = [part.lower() for part in folders if part not in ("HR", "train")]
     folder = parts[-1] if parts else ""
+    if folder in ("val", "valid", "validation", "test"):
+        folder = "_".join(parts[-2:])  # DIV2K/valid
     return next((info for info in DATASETS if re.fullmatch(info.name_pattern, folder)), None)
 
 
