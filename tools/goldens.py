@@ -22,6 +22,7 @@ sys.path.insert(0, str(TESTS))
 from twins.drawn import random_state_dict  # noqa: E402 # a package in tests/
 
 SEED = 2026
+WINDOWS = {"channels": 8, "num_groups": 1, "depth": 2, "num_heads": 2, "window_size": 4}
 CASES: dict[str, dict[str, Any]] = {  # image_size: (h, w) of x0
     "span": {"hparams": {"channels": 4}, "form": "train", "image_size": (6, 7)},
     "spanv2": {"hparams": {"channels": 4}, "form": "deploy", "image_size": (6, 7)},
@@ -40,6 +41,16 @@ CASES: dict[str, dict[str, Any]] = {  # image_size: (h, w) of x0
         "hparams": {"channels": 4, "d_state": 3},
         "form": "train",
         "image_size": (6, 7),
+    },
+    "hat": {
+        "hparams": {**WINDOWS, "squeeze_factor": 4},
+        "form": "deploy",
+        "image_size": (7, 9),
+    },
+    "mambairv2": {
+        "hparams": {**WINDOWS, "d_state": 3, "num_tokens": 5, "inner_rank": 2},
+        "form": "deploy",
+        "image_size": (7, 9),
     },
 }
 

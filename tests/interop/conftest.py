@@ -9,6 +9,7 @@ from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import KeyMap, perturb_weights, to_state_dict
 
 TWINS = Path(__file__).parents[1] / "twins"
+WINDOWS = {"channels": 8, "num_groups": 1, "depth": 2, "num_heads": 2, "window_size": 4}
 SMALL_HPARAMS = {
     "span": {"channels": 6},
     "spanv2": {"channels": 8},
@@ -16,6 +17,8 @@ SMALL_HPARAMS = {
     "hfenet": {"channels": 9, "num_blocks": 1},
     "safmn_deep15": {"channels": 12, "num_blocks": 1},
     "mambagate_sr": {"channels": 5, "d_state": 3},
+    "hat": {**WINDOWS, "squeeze_factor": 4},
+    "mambairv2": {**WINDOWS, "d_state": 3, "num_tokens": 5, "inner_rank": 2},
 }
 
 

@@ -277,3 +277,12 @@ def test_equal_networks_have_no_divergence(make_pair, name, form):
     assert layers.num_compared > 80
     assert set(layers.shape_mismatch) == {"upsampler (Sequential)"}
     assert "upsampler.1 (PixelShuffle)" in layers.torch_only
+
+
+@pytest.mark.parametrize("name", ["hat", "mambairv2"])
+def test_attention_and_scan_are_compared_module_by_module(make_pair, name):
+    diffs, layers, _ = compare_float64(make_pair(name), X)
+    assert all(diff.passed for diff in diffs)
+    assert (layers.first_divergence, layers.harmless_diffs, layers.shape_mismatch) == (None, (), ())
+    assert all(path.endswith(".steps") for path in layers.jax_only)  # in PyTorch, the head itself
+    assert layers.num_compared > 130

@@ -1,5 +1,6 @@
 """Layers that several twins share. Images are `(N, C, h, w)`."""
 
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -20,6 +21,21 @@ def conv(in_channels, out_channels, kernel_size=3, **options):
 def upsampler(channels, scale):
     """A convolution and a pixel shuffle."""
     return nn.Sequential(conv(channels, 3 * scale**2), nn.PixelShuffle(scale))
+
+
+def selective_scan(x, delta, A, B, C, D):
+    """The scan of Mamba (arXiv:2312.00752), Algorithm 2, as a loop over tokens.
+
+    `x` and `delta` are `(N, L, d_inner)`, `A (d_inner, d_state)`, `B` and `C (N, L, d_state)`, and
+    `D (d_inner,)`.
+    """
+    decay = torch.exp(delta[..., None] * A)
+    delta_B_x = (delta * x)[..., None] * B[:, :, None]
+    state, states = torch.zeros_like(delta_B_x[:, 0]), []
+    for factor, update in zip(decay.unbind(1), delta_B_x.unbind(1), strict=True):
+        state = factor * state + update
+        states.append(state)
+    return torch.einsum("nlds,nls->nld", torch.stack(states, 1), C) + D * x
 
 
 class Conv3XC(nn.Module):
