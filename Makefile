@@ -6,7 +6,7 @@ PYTHON312 ?= python3.12
 PYTHON313 ?= python3.13
 
 .PHONY: demo test test-slow test-gpu test-export test-jax-0.11 test-newest test-python-3.13 test-lowest \
-	attack parity bench readme docs lint format clean
+	attack parity bench readme recipes docs lint format clean
 
 demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -61,6 +61,9 @@ bench: $(VENV)/installed  ## write the tables of docs/benchmarks.md; needs an id
 
 readme: $(VENV)/installed  ## write the generated blocks of README.md
 	$(RUN)/python tools/readme.py
+
+recipes: $(VENV)/installed  ## write docs/recipes.md, every setting of the recipes of the report
+	$(RUN)/python tools/recipes.py
 
 docs: $(VENV)/installed  ## build the documentation site in build/site, without warnings
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet

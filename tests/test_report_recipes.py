@@ -1,13 +1,15 @@
 """Shipped recipes have the values of the report, and mark those that it leaves open."""
 
+import importlib.util
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transcript.marks import contains, stage_settings, unmarked, wrongly_marked
 from transcript.pairs import PAIRS
-from transcript.said import (
+from transcript.report import (
     REPORT,
     implied,
     notes,
@@ -22,6 +24,7 @@ from esrjax.training.recipe_loader import find_recipe_file, load
 
 DEVIATIONS = {("smt_hat", "loss_scales"): "the released HAT has heads for x2 and x1, none for x3"}
 
+ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(REPORT)
 
 
@@ -160,6 +163,15 @@ def test_wrong_mark_is_detected(method, path):
 def test_second_stage_of_spanv2_says_which_weights_of_the_first_it_starts_from():
     changed = load("spanv2", ["stage.1.unspecified=[]"])
     assert unmarked("spanv2", changed) == ["fine-tuning: init_from.weights"]
+
+
+def test_page_of_all_settings_is_current():
+    spec = importlib.util.spec_from_file_location("recipes", ROOT / "tools/recipes.py")
+    assert spec and spec.loader
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    assert generator.PAGE == ROOT / "docs/recipes.md"
+    assert generator.page() == generator.PAGE.read_text(), "run `make recipes`"
 
 
 @pytest.mark.parametrize("method", RECIPES)

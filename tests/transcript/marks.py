@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from esrjax import registry
 from esrjax.training.recipe import InitFrom, Recipe, Stage, to_json
-from transcript.said import implied, left_open, notes, readings, stage_of_runs, stated
+from transcript.report import implied, left_open, notes, readings, stage_of_runs, stated
 
 # About our images and machines, not about the training; eps is PyTorch's everywhere.
 EXCLUDED_KEYS = {
-    *("name", "ours", "unspecified", "save_every", "grad_accum_steps", "ema_warmup"),
+    *("name", "ours", "unspecified", "save_every", "grad_accum_steps"),
     *("data.undersized", "data.crop_on", "data.cache_gib", "data.num_workers", "optimizer.eps"),
     *("teacher.hparams",),
 }
@@ -121,7 +121,7 @@ def stage_settings(name: str, recipe: Recipe) -> Iterator[tuple[Stage, list[Sett
         yield (
             stage,
             [
-                s._replace(status="implied")  # by the released network
+                s._replace(status="implied", note=s.note or "as in the released network")
                 if is_released and s.key.startswith("hparams.") and s.status == "unspecified"
                 else s
                 for s in settings
@@ -153,9 +153,16 @@ def leaves(recipe: Recipe, index: int) -> Iterator[tuple[str, Any]]:
             is_used = path not in USED_BY or value["name"] in USED_BY[path]
             is_set = leaf not in (None, False, [], {}, 0, DEFAULTS.get(path))
             if is_set and is_used and path not in EXCLUDED_KEYS:
-                yield path, leaf
+                yield path, without_weights(leaf) if name == "init_from" else leaf
         if name == "init_from" and starts_from_average(recipe, index):
             yield "init_from.weights", value["weights"] if isinstance(value, dict) else "ema"
+
+
+def without_weights(init_from: Any) -> Any:
+    """Return `init_from` without its key `weights`, a setting of its own."""
+    if not isinstance(init_from, dict):
+        return init_from
+    return {key: value for key, value in init_from.items() if key != "weights"}
 
 
 def starts_from_average(recipe: Recipe, index: int) -> bool:
