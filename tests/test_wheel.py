@@ -17,13 +17,13 @@ from importlib import resources
 import esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span
 from esrjax import registry
 from esrjax.challenge import rules
-from esrjax.challenge.report import page
+from esrjax.challenge import report
 from esrjax.inference import open_method
 from esrjax.nn import ops
 
 for package in (esrjax, esrjax_configs, esrjax_kernels, esrjax_plugins.span):
     print(package.__file__ or list(package.__path__)[0])
-assert "<html" in page.render_page({"title": "a page"})
+assert "<html" in report.render_page({"title": "a page"})
 assert rules.load_rules("ntire2026").teams["22"] == "XiaomiMM"
 configs = resources.files("esrjax_configs").iterdir()
 assert sorted(path.name for path in configs if path.suffix == ".toml") == CONFIGS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,18 +13,32 @@ from typer import Option
 
 from esrjax import registry
 from esrjax.cli import options
-from esrjax.cli.output import print_json, print_lr_source, print_note, print_notes, progress_bar
+from esrjax.cli.output import (
+    markdown_table,
+    number_text,
+    print_json,
+    print_lr_source,
+    print_note,
+    print_notes,
+    progress_bar,
+)
 from esrjax.errors import InvalidArgument
 from esrjax.io import check_outputs
 
 if TYPE_CHECKING:
+    from esrjax.challenge.published_table import CellDiff, TableDiff
     from esrjax.challenge.rank import BaselineSource, Figures, Ranking
     from esrjax.challenge.report.content import SRSource
     from esrjax.challenge.results import Row
+    from esrjax.challenge.sensitivity import Margin, RankChange, RankStability, Scenario
     from esrjax.data.datasets import Pair
     from esrjax.inference import Model
 
 NUM_IMAGES, CROP_SIZE = 4, 320  # of `report`: images that are shown, and HR pixels of each
+_NO_BOOTSTRAP = (
+    "No bootstrap: the runtimes are not means over images. `esrjax eval ... -o ... "
+    "--protocol-timing` measures such runtimes, and `esrjax rank --protocol-timing` scores them."
+)
 
 
 def rank(
@@ -52,7 +66,6 @@ def rank(
     from esrjax.challenge import published_table, table
     from esrjax.challenge import sensitivity as what_ifs
     from esrjax.challenge.rank import rerank
-    from esrjax.cli import rank_output
 
     options.check_table_format(format, as_json)
     if format == "latex" and (what_if or sensitivity or against):
@@ -73,18 +86,18 @@ def rank(
         if scenario:
             report["what_if"] = scenario
         if sensitivity:
-            report["sensitivity"] = rank_output.sensitivity_json(ranking)
+            report["sensitivity"] = sensitivity_json(ranking)
         if comparison:
-            report["against"] = rank_output.comparison_json(comparison)
+            report["against"] = comparison_json(comparison)
         print_json(report)
         return
     typer.echo(table.latex(ranking) if format == "latex" else table.markdown(ranking))
     if scenario:
-        typer.echo(f"{rank_output.scenario_text(scenario)}\n")
+        typer.echo(f"{scenario_text(scenario)}\n")
     if sensitivity:
-        typer.echo(f"{rank_output.sensitivity_text(ranking)}\n")
+        typer.echo(f"{sensitivity_text(ranking)}\n")
     if comparison and against:
-        typer.echo(f"{rank_output.comparison_text(comparison, against.name)}\n")
+        typer.echo(f"{comparison_text(comparison, against.name)}\n")
 
 
 def _rank(
@@ -113,6 +126,152 @@ def _rank(
     return rows, ranking
 
 
+# --- further output of `rank`: what-if, sensitivity, differences from a published table ---------
+
+
+def scenario_text(scenario: Scenario) -> str:
+    """`- **without ...**: main: A 8 → 7, B 9 → 8; runtime: ...`."""
+    from esrjax.challenge.rank import TRACKS
+    from esrjax.challenge.table import escape_markdown
+
+    tracks = {t: [c for c in scenario.rank_changes if c.track == t] for t in TRACKS[::-1]}
+    texts = [f"{track}: {', '.join(map(_change, cs))}" for track, cs in tracks.items() if cs]
+    return f"- **{escape_markdown(scenario.name)}**: {'; '.join(texts) or 'none'}"
+
+
+def _change(change: RankChange) -> str:
+    from esrjax.challenge.table import escape_markdown
+
+    before, after = change.before or "unranked", change.after or "unranked"
+    return f"{escape_markdown(change.team)} {before} → {after}"
+
+
+def sensitivity_text(ranking: Ranking) -> str:
+    """Return who passes by rounding, what changes ranks, their stability, and margins."""
+    from esrjax.challenge.sensitivity import all_scenarios, compute_margins, rank_stability
+
+    stability, margins = rank_stability(ranking), compute_margins(ranking)
+    parts = [
+        _passes_by_rounding(ranking, margins),
+        "Changes of ranks\n\n" + "\n".join(map(scenario_text, all_scenarios(ranking))),
+        _stability_table(stability) if stability else _NO_BOOTSTRAP,
+        _margins_table(margins),
+    ]
+    return "\n\n".join(parts)
+
+
+def sensitivity_json(ranking: Ranking) -> dict[str, Any]:
+    """Return what `sensitivity_text` prints, for `print_json`."""
+    from esrjax.challenge.sensitivity import all_scenarios, compute_margins, rank_stability
+
+    return {
+        "scenarios": all_scenarios(ranking),
+        "bootstrap": rank_stability(ranking),
+        "margins": compute_margins(ranking),
+    }
+
+
+def _passes_by_rounding(ranking: Ranking, margins: Iterable[Margin]) -> str:
+    from esrjax.challenge.table import escape_markdown
+
+    thresholds = ranking.rules.psnr_thresholds
+    rounding = f"is rounded to {thresholds.decimals} decimals"
+    rounded: list[str] = []
+    for margin in margins:
+        for split in sorted(margin.passes_by_rounding):
+            lowest = getattr(thresholds, split) - 0.5 * 10**-thresholds.decimals
+            psnr = lowest + margin.psnr_margin_mdb[split] / 1000
+            rounded.append(f"{escape_markdown(margin.team)} ({split}: {psnr:.4f} dB)")
+    if not rounded:
+        return f"No method reaches a PSNR threshold only because its PSNR {rounding}."
+    names = ", ".join(rounded)
+    return f"{len(rounded)} reach a PSNR threshold only because their PSNR {rounding}: {names}."
+
+
+def _stability_table(stability: Iterable[RankStability]) -> str:
+    cells = [["rank", "team", "runtime, ms", "95 % interval", "95 % of main ranks", "same rank"]]
+    for row in stability:
+        is_certain = row.best_rank == row.worst_rank
+        ranks = str(row.best_rank) if is_certain else f"{row.best_rank} to {row.worst_rank}"
+        interval = f"[{row.low_ms:.3f}, {row.high_ms:.3f}]"
+        runtime, fraction = f"{row.runtime_ms:.3f}", f"{row.same_rank_fraction:.1%}"
+        cells.append([str(row.rank), row.team, runtime, interval, ranks, fraction])
+    title = "Stability of ranks: bootstrap over images, the same images for all methods"
+    return markdown_table(cells, title)
+
+
+def _margins_table(margins: Iterable[Margin]) -> str:
+    from esrjax.challenge.sensitivity import STEP_MS
+
+    head = [f"score for -{STEP_MS} ms", "to the next rank, ms", "slack to the rank below, ms"]
+    cells = [["team", *head, "PSNR margin on valid, mdB", "on test, mdB"]]
+    cells += [
+        [
+            margin.team,
+            number_text(margin.score_drop and -100 * margin.score_drop, "+.2f", " %"),
+            number_text(margin.speedup_to_next_ms and -margin.speedup_to_next_ms, "+.3f"),
+            number_text(margin.slack_ms, "+.3f"),
+            *(
+                number_text(margin.psnr_margin_mdb.get(split), "+.1f")
+                for split in ("valid", "test")
+            ),
+        ]
+        for margin in margins
+    ]
+    title = (
+        f"Margins: the change of the main score when a method is {STEP_MS} ms faster, and the "
+        "distance to the next rank by runtime alone.\nPSNR is not scored; below 0 mdB it misses "
+        "the threshold"
+    )
+    return markdown_table(cells, title)
+
+
+def comparison_text(comparison: TableDiff, source: str) -> str:
+    """Return how many cells agree, then every cell that differs, with numbered reasons.
+
+    Args:
+        comparison: The differences.
+        source: The file name of the published table.
+    """
+    from esrjax.challenge.table import escape_markdown
+
+    equal, total = (sum(counts[k] for counts in comparison.agreement.values()) for k in (0, 1))
+    counts = ", ".join(f"{column} {n}/{of}" for column, (n, of) in comparison.agreement.items())
+    reasons = list(dict.fromkeys(r for diff in comparison.cell_diffs for r in diff.reasons))
+    parts = [f"Against {source}: {equal} of {total} cells agree as printed ({counts})."]
+    if comparison.unmatched_teams:
+        teams = ", ".join(map(escape_markdown, comparison.unmatched_teams))
+        parts.append(f"Only in one of the two tables, so ranks are not compared: {teams}.")
+    if comparison.cell_diffs:
+        head = ["team", "cell", "computed", source, "difference", "reasons"]
+        cells = [head, *(_diff_cells(diff, reasons) for diff in comparison.cell_diffs)]
+        title = "Cells that differ, each with the fewest reasons that explain it"
+        parts.append(markdown_table(cells, title))
+    parts += [f"({number}) {reason}" for number, reason in enumerate(reasons, start=1)]
+    return "\n\n".join(parts)
+
+
+def _diff_cells(diff: CellDiff, reasons: list[str]) -> list[str]:
+    labels = " ".join(sorted(f"({1 + reasons.index(reason)})" for reason in diff.reasons))
+    relative = None if diff.column.startswith("rank") else diff.relative_difference
+    percent = number_text(relative and 100 * relative, "+.2f", " %")
+    computed, published = diff.computed or "unranked", diff.published or "unranked"
+    explanation = labels or "not explained"
+    return [diff.team, diff.column, computed, published, percent, explanation]
+
+
+def comparison_json(comparison: TableDiff) -> dict[str, Any]:
+    """Return the differences from a published table, for `print_json`."""
+    diffs = [
+        {**vars(diff), "relative_difference": diff.relative_difference}
+        for diff in comparison.cell_diffs
+    ]
+    return {**vars(comparison), "cell_diffs": diffs}
+
+
+# --- the report --------------------------------------------------------------------------------
+
+
 def report(
     source: options.SourceArgument,
     output: Annotated[Path, options.output()] = Path("report.html"),
@@ -139,11 +298,11 @@ def report(
         num_images: Number of images to show.
         crop_size: Side of the crop shown of each image, HR pixels.
     """
-    from esrjax.challenge.report import content, page
+    from esrjax.challenge.report import check_page, content, write_page
     from esrjax.data import datasets
     from esrjax.evaluation.metrics import get_spec
 
-    page.check_page(output)
+    check_page(output)
     check_outputs([output], source.glob("*.json") if source.is_dir() else [source])
     if data is None and (texts := [*(images or ()), *(checkpoint or ())]):
         rule = "--images and --checkpoint show images of the dataset of --data"
@@ -164,7 +323,7 @@ def report(
     print_notes({comparison.name: comparison.notes for comparison in comparisons})
     version, today = metadata.version("esrjax"), datetime.now(UTC)
     footer = f"Written by esrjax {version} on {today:%Y-%m-%d}."
-    page.write_page(output, content.build_content(ranking, source.name, comparisons, footer))
+    write_page(output, content.build_content(ranking, source.name, comparisons, footer))
     typer.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -14,9 +14,10 @@ from browser import Browser, find_browser
 from fields import RULES
 from showcase import FAST, HOSTILE, HOSTILE_NAME, ROWS, SLOW, SPAN, report_content, with_series
 
+from esrjax.challenge import report as page
 from esrjax.challenge import results
 from esrjax.challenge.rank import rank
-from esrjax.challenge.report import content, page
+from esrjax.challenge.report import content
 from esrjax.challenge.results import ImageSeries
 from esrjax.cli import rank as rank_command
 from esrjax.data import datasets
