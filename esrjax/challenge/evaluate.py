@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import jax
@@ -120,8 +121,9 @@ def time_by_protocol(
     images: Sequence[Pair] | Sequence[LrImage],
     rules: Rules,
     progress: Progress = iter,
+    num_runs: int = 1,
 ) -> ProtocolTiming:
-    """Time each image once, as the organisers' program does.
+    """Time each image once in every run, as the organisers' program does.
 
     For a cold start as in the challenge this must be the first work of its process.
 
@@ -129,7 +131,9 @@ def time_by_protocol(
         model: Model to time.
         images: The images of the dataset, in order; only LR is used, and HR need not exist.
         rules: Rules with the warm-up passes of the model's team.
-        progress: Wraps the pairs, for example in a progress bar.
+        progress: Wraps the images, for example in a progress bar.
+        num_runs: Number of runs over all images; the runtime of an image is the mean of its runs.
+            They are runs of one process: only the first starts cold.
 
     Raises:
         ImageTooSmall: An LR image is smaller than the method accepts; nothing has run by then.
@@ -143,12 +147,13 @@ def time_by_protocol(
         warmup = timing.compile_forward(forward, lr)
         for _ in range(passes):
             timing.time_forward_ms(warmup, lr)
-    times: dict[str, float] = {}
-    for image in progress(cast(Any, images)):  # any sequence; it is typed for pairs
+    runs_ms: dict[str, list[float]] = {image.name: [] for image in images}
+    for image in progress(cast(Any, [*images] * num_runs)):  # it is typed for pairs
         lr = _load_lr(model, image)
-        times[image.name] = timing.time_forward_ms(compiled[lr.shape], lr)
+        runs_ms[image.name].append(timing.time_forward_ms(compiled[lr.shape], lr))
     return ProtocolTiming(
-        ms_per_image=times,
+        ms_per_image={name: fmean(times) for name, times in runs_ms.items()},
+        num_runs=num_runs,
         warmup_passes=passes,
         num_shapes=len(compiled),
         compile_s=sum(program.compile_s for program in compiled.values()),

@@ -107,14 +107,39 @@ class Ranking:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on waivers, on published figures that need an explanation, and on units."""
+        """Remarks on waivers, published figures, an unknown PSNR, who measured, and units."""
         remarks = [
             f"{entry.row.team}: {text}."
             for entry in self.entries
             for text in (entry.waiver, *self.rules.notes_for(entry.row.team, entry.row.flops_g))
             if text
         ]
-        return (*remarks, *_unit_notes(self))
+        return (*remarks, *_unknown_notes(self), *_measurer_notes(self), *_unit_notes(self))
+
+
+def _unknown_notes(ranking: Ranking) -> Iterator[str]:
+    """Yield a sentence for every entry whose PSNR is known on one of the two splits only."""
+    for row in ranking.rows:
+        unknown = ranking.rules.psnr_thresholds.by_split.keys() - row.psnr_by_split.keys()
+        if len(unknown) == 1:
+            (split,) = unknown
+            yield (
+                f"{row.team}, {row.method}: PSNR on {split} is unknown, so that it has no rank; "
+                "the organisers compute it from the SR images (`esrjax submit score`)."
+            )
+
+
+def _measurer_notes(ranking: Ranking) -> Iterator[str]:
+    """Yield who measured the runtimes, unless it was one for all, or no source tells."""
+    teams: dict[str | None, list[str]] = {}
+    for row in ranking.rows:
+        teams.setdefault(row.measured_by, []).append(row.team)
+    if len(teams) > 1:
+        texts = (f"{name or 'not recorded'} ({', '.join(t)})" for name, t in teams.items())
+        yield (
+            f"Runtimes were measured by different parties: {'; '.join(texts)}. On different "
+            "machines they are not comparable, and neither are their scores."
+        )
 
 
 def _unit_notes(ranking: Ranking) -> Iterator[str]:

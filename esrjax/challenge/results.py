@@ -4,7 +4,6 @@ They are made from result files, from a CSV table like the published one, from t
 results.json, or from the `reported` figures of methods.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
@@ -12,9 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from esrjax.challenge import record
 from esrjax.challenge.record import (
     IGNORE_EXTRA,
     RESULT_ADAPTER,
@@ -27,7 +27,6 @@ from esrjax.challenge.rules import Rules
 from esrjax.challenge.source_files import (
     Contradiction,
     OnNote,
-    invalid_results,
     json_keys,
     json_problems,
     mean_problems,
@@ -51,7 +50,6 @@ Name = Annotated[str, AfterValidator(_check_name)]
 Figure = Annotated[float, Field(ge=1e-9, le=1e12)]
 FigureOrZero = Annotated[float, Field(ge=0, le=1e12)]
 Psnr = Annotated[float, Field(gt=0, le=200)]  # of 8-bit images that differ, dB
-_PSNR_TOLERANCE, _RUNTIME_TOLERANCE = 0.005, 0.005  # dB; relative, of rounded means
 
 # Column of the published table -> field of Row.
 FIGURE_COLUMNS = {
@@ -118,6 +116,7 @@ class Row:
         weights_origin: Whose weights it has; None if the source does not tell.
         weights_sha256: Hash of the checkpoint; None if the source does not tell.
         images_sha256: Dataset, with its number of images -> hash of these, where the source tells.
+        measured_by: Who measured runtime and cost; None if the source does not tell.
         series: Dataset -> per-image figures.
         provenance: Field -> where its figure comes from.
     """
@@ -140,6 +139,7 @@ class Row:
     weights_origin: WeightsOrigin | None = None
     weights_sha256: str | None = None
     images_sha256: Mapping[str, str] = field(default_factory=dict[str, str])
+    measured_by: str | None = None
     series: Mapping[str, ImageSeries] = field(default_factory=dict[str, ImageSeries])
     provenance: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
@@ -296,7 +296,8 @@ def read_rows(
     """Read the rows to rank.
 
     Args:
-        source: A CSV table, the organisers' results.json, or a folder of result files.
+        source: A CSV table, the organisers' results.json, or a folder of result files and of
+            entries (`TEAM.json` or `TEAM/results.json`, in the form of results.json).
         rules: Rules of the challenge: its teams, image names and thresholds.
         protocol_timing: Score the runtime that was measured by the organisers' protocol; applies to
             folders of result files only.
@@ -313,7 +314,7 @@ def read_rows(
     elif os.path.isfile(path) and path.suffix.lower() == ".csv":
         rows = _read_table(path, on_note)
     elif os.path.isfile(path) and path.suffix.lower() == ".json":
-        rows = _read_official(path, rules)
+        rows = _read_official(path, rules, on_note)
     if not rows:
         raise _unknown_source(f"No results in {str(source)!r}")
     return rows
@@ -322,8 +323,8 @@ def read_rows(
 def _unknown_source(problem: str) -> NotFound:
     return NotFound(
         problem,
-        rule="results are a .csv table, the organisers' results.json, or a folder that "
-        "`esrjax eval -o` wrote",
+        rule="results are a .csv table, the organisers' results.json, or a folder of what "
+        "`esrjax eval -o`, `submit build` or `submit score` wrote",
         remedy="check the path, or write results with `esrjax eval METHOD --data DATASET -o DIR`",
     )
 
@@ -331,11 +332,13 @@ def _unknown_source(problem: str) -> NotFound:
 def _read_folder(
     path: Path, rules: Rules, protocol_timing: bool, on_note: OnNote
 ) -> tuple[Row, ...]:
-    files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
-    others = [file.name for file in files if file.suffix.lower() != ".json" or not file.is_file()]
+    """Rows of result files, and of entries: `TEAM.json` or `TEAM/results.json`."""
+    files, others = record.result_files(path)
     if others:
         on_note(f"not read, as result files end with .json: {list_some(others)}")
-    texts = [(file.name, read_text(file)) for file in files if file.name not in others]
+    texts = [(name, read_text(file)) for name, file in files.items()]
+    with_entries = {name for name, text in texts if record.is_entries(text)}
+    texts = [(name, text) for name, text in texts if name not in with_entries]
     results = dict(parse_all(_parse_result, texts, path))
     untimed = [name for name, result in results.items() if not result.protocol_timing]
     if protocol_timing and untimed:
@@ -351,9 +354,25 @@ def _read_folder(
         return row_of_result(item[1], rules, item[0], protocol_timing=protocol_timing)
 
     rows = parse_all(row_of, ((name, (name, result)) for name, result in results.items()), path)
+    for name in sorted(with_entries):
+        rows += _rows_of_entries(name, files[name], rules, on_note)
     _check_unique(rows, path)
     baselines = [] if protocol_timing else _baseline_rows(results.values(), rules)
     return (*(row for _, row in rows), *baselines)
+
+
+def _rows_of_entries(
+    place: str, file: Path, rules: Rules, on_note: OnNote
+) -> list[tuple[str, Row]]:
+    """`PLACE, KEY` and the row of each entry; a team without a number is called as its file."""
+    entries, team = record.read_entries(file), record.name_of_place(place)
+    _note_sizes(entries, rules, place, on_note)
+
+    def row_of(item: tuple[str, ResultsEntry]) -> Row:
+        return _official_row(item[0].strip(), item[1], rules, place, team)
+
+    items = ((f"{place}, {key.strip()}", (key, entry)) for key, entry in entries.items())
+    return parse_all(row_of, items, file)
 
 
 def _parse_result(text: str) -> Result:
@@ -424,58 +443,55 @@ def _table_row(path: Path, line: str, cells: Mapping[str, str]) -> Row:
     row = TypeAdapter(Row).validate_python({**figures, "provenance": origins})
     runtimes = [row.runtime_valid_ms, row.runtime_test_ms]
     if None not in runtimes:
-        problems = mean_problems("runtime_ms", row.runtime_ms, runtimes, _RUNTIME_TOLERANCE)
+        problems = mean_problems("runtime_ms", row.runtime_ms, runtimes, record.RUNTIME_TOLERANCE)
         if problems:
             raise Contradiction(problems)
     return row
 
 
-def _read_official(path: Path, rules: Rules) -> tuple[Row, ...]:
+def _read_official(path: Path, rules: Rules, on_note: OnNote) -> tuple[Row, ...]:
     """Rows of the organisers' results.json: `<number>_<name>` -> figures of one run."""
-    text = read_text(path)
-    if problems := json_problems(text):
-        raise invalid_results(problems, path)
-    try:
-        objects = TypeAdapter(dict[str, dict[str, object]]).validate_json(text)
-    except ValidationError:
-        raise NotFound(
-            f"{path.name} is not the organisers' results.json",
-            rule="an object with one object per method",
-            location=str(path),
-            remedy="to rank result files of esrjax, name their folder instead",
-        ) from None
+    entries = record.read_entries(path)
 
-    def row_of(item: tuple[str, Mapping[str, object]]) -> Row:
-        return _official_row(item[0].strip(), _parse_entry(item[1]), rules, path.name)
+    def row_of(item: tuple[str, ResultsEntry]) -> Row:
+        return _official_row(item[0].strip(), item[1], rules, path.name)
 
-    rows = parse_all(row_of, ((key, (key, entry)) for key, entry in objects.items()), path)
-    places = {key.name: f"{key.name!r} ({key.place})" for _, key in json_keys(text) if not key.path}
+    rows = parse_all(row_of, ((key, (key, entry)) for key, entry in entries.items()), path)
+    keys = json_keys(read_text(path))
+    places = {key.name: f"{key.name!r} ({key.place})" for _, key in keys if not key.path}
     _check_unique([(places[key], row) for key, row in rows], path)
+    _note_sizes(entries, rules, path.name, on_note)
     return tuple(row for _, row in rows)
 
 
-def _parse_entry(figures: Mapping[str, object]) -> ResultsEntry:
-    """Return an entry; its means are those of its lists."""
-    entry = TypeAdapter(ResultsEntry).validate_json(json.dumps(figures), strict=True)
-    problems: list[str] = []
+def _note_sizes(
+    entries: Mapping[str, ResultsEntry], rules: Rules, file: str, on_note: OnNote
+) -> None:
+    """Note the entries whose splits have another number of images than the challenge's."""
+    required = rules.psnr_thresholds.num_images
     for split in ("valid", "test"):
-        psnrs, runtimes = getattr(entry, f"{split}_psnr"), getattr(entry, f"{split}_runtime")
-        if psnrs and runtimes and len(psnrs) != len(runtimes):
-            lengths = f"{len(psnrs)} and {len(runtimes)}"
-            problems.append(f"{split}_psnr and {split}_runtime have {lengths} images")
-        psnr, runtime = getattr(entry, f"{split}_ave_psnr"), getattr(entry, f"{split}_ave_runtime")
-        problems += mean_problems(f"{split}_ave_psnr", psnr, psnrs, abs_tol=_PSNR_TOLERANCE)
-        problems += mean_problems(f"{split}_ave_runtime", runtime, runtimes, _RUNTIME_TOLERANCE)
-    if problems:
-        raise Contradiction(problems)
-    return entry
+        sizes = {
+            key.strip(): len(getattr(e, f"{split}_psnr") or getattr(e, f"{split}_runtime"))
+            for key, e in entries.items()
+        }
+        other = [f"{size} of {key}" for key, size in sizes.items() if size not in (0, required)]
+        if other:
+            on_note(f"{file}: {split} has {required} images, but {list_some(other)}")
 
 
-def _official_row(key: str, entry: ResultsEntry, rules: Rules, file: str) -> Row:
+def _official_row(
+    key: str, entry: ResultsEntry, rules: Rules, file: str, folder_team: str | None = None
+) -> Row:
     """Row of one entry. Keys are kept as the program wrote them, `009_RFDN_SPAN` among them."""
     number, _, name = key.partition("_")
+    origins = {field: f"{file}, {key}: {keys}" for field, keys in _OFFICIAL_KEYS.items()}
+    for split, source in entry.psnr_source.items():
+        origins[f"psnr_{split}"] += f", {source}"
+    if entry.measured_by:
+        measured = [field for field in origins if not field.startswith("psnr_")]
+        origins |= {k: f"{origins[k]}, measured by {entry.measured_by}" for k in measured}
     return Row(
-        team=rules.teams.get(number.lstrip("0").zfill(2), name or number),
+        team=record.team_of_key(key, entry, rules) or folder_team or name or number,
         method=name or number,
         psnr_valid=entry.valid_ave_psnr,
         psnr_test=entry.test_ave_psnr,
@@ -484,14 +500,15 @@ def _official_row(key: str, entry: ResultsEntry, rules: Rules, file: str) -> Row
         runtime_ms=(entry.valid_ave_runtime + entry.test_ave_runtime) / 2,
         params_m=entry.num_parameters,
         flops_g=entry.flops,
+        measured_by=entry.measured_by,
         series={split: _official_series(split, entry, rules) for split in ("valid", "test")},
-        provenance={name: f"{file}, {key}: {keys}" for name, keys in _OFFICIAL_KEYS.items()},
+        provenance=origins,
     )
 
 
 def _official_series(split: str, entry: ResultsEntry, rules: Rules) -> ImageSeries:
     """Per-image figures of a split; without image names if the rules list another number."""
-    psnr, runtime_ms = getattr(entry, f"{split}_psnr"), getattr(entry, f"{split}_runtime")
+    psnr, runtime_ms = getattr(entry, f"{split}_psnr") or (), getattr(entry, f"{split}_runtime")
     names = rules.image_names(split)
     return ImageSeries(
         psnr=psnr,

@@ -5,6 +5,7 @@ Also their loader from TOML, and the check of training datasets against the data
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from importlib import resources
@@ -165,6 +166,39 @@ class PublishedRuntimes:
     decimals: NonNegativeInt
 
 
+README_FIELDS = ("runtime_s", "is_cpu", "extra_data", "description")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class UploadFormat:
+    """What the evaluation server takes: a zip of the SR images and `readme.txt`, without folders.
+
+    Attributes:
+        image_name: File name of an SR image; `{name}` is the name of the image.
+        readme: Text of `readme.txt`; `{runtime_s}` are the seconds per image, `{is_cpu}` and
+            `{extra_data}` are 1 or 0, `{description}` is a line about the solution.
+    """
+
+    image_name: str = "{name}x4.png"
+    readme: str = (
+        "runtime per image [s] : {runtime_s}\n"
+        "CPU[1] / GPU[0] : {is_cpu}\n"
+        "Extra Data [1] / No Extra Data [0] : {extra_data}\n"
+        "Other description : {description}\n"
+    )
+
+    def __post_init__(self) -> None:
+        for text, names in ((self.image_name, ("name",)), (self.readme, README_FIELDS)):
+            try:
+                text.format(**dict.fromkeys(names, ""))
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
+                fields = ", ".join(f"{{{name}}}" for name in names)
+                raise ValueError(f"{text!r} has other fields than {fields}: {error}") from error
+        is_plain = "/" not in self.image_name and "\\" not in self.image_name
+        if "{name}" not in self.image_name or not self.image_name.endswith(".png") or not is_plain:
+            raise ValueError(f"image_name should be like {{name}}x4.png, found {self.image_name!r}")
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Rules:
     """Rules by which a challenge filters, scores and ranks its entries.
@@ -180,6 +214,7 @@ class Rules:
         data_policy: What may be trained on; None where the challenge has no such rule.
         timing: Warm-up of the organisers' test program; None if it has none.
         published_runtimes: How published runtimes were averaged and rounded, if it is known.
+        upload: What the evaluation server takes.
         teams: Model number in the organisers' results.json -> team.
         image_order: Split (`valid`, `test`) -> ranges of image names in the organisers' order.
     """
@@ -194,6 +229,7 @@ class Rules:
     data_policy: DataPolicy | None = None
     timing: TimingProtocol | None = None
     published_runtimes: PublishedRuntimes | None = None
+    upload: UploadFormat = UploadFormat()
     teams: Mapping[str, str]
     image_order: Mapping[str, tuple[NameRange, ...]] = field(
         default_factory=dict[str, tuple[str, ...]]
@@ -310,3 +346,18 @@ def _violation(rules: Rules, dataset: str) -> str | None:
     if policy.extra_data_allowed or aliases & {name.lower() for name in policy.challenge_datasets}:
         return None
     return f"{rules.name} allows {', '.join(policy.challenge_datasets)} only"
+
+
+def extra_datasets(rules: Rules, datasets: Sequence[str]) -> list[str]:
+    """Return the datasets that the challenge does not provide; none if it has no data policy.
+
+    Args:
+        rules: Rules of the challenge.
+        datasets: Names or folders; one that begins with the name of a provided dataset, such as
+            `data/DIV2K_train_HR`, is that dataset.
+    """
+    if rules.data_policy is None:
+        return []
+    pattern = "|".join(map(re.escape, rules.data_policy.challenge_datasets))
+    begins = re.compile(rf"(^|.*[/\\:])({pattern})(?![a-z0-9])", re.IGNORECASE)
+    return [name for name in datasets if not begins.match(name)]

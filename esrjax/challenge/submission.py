@@ -1,16 +1,14 @@
-"""Submission of a model: PSNR thresholds, measurements, entry in results.json, factsheet."""
+"""Submission of a model: PSNR thresholds, measurements, entry in results.json."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
-from esrjax.bench.record import Timing
 from esrjax.challenge import evaluate
 from esrjax.challenge.record import ProtocolTiming, Result, ResultsEntry
 from esrjax.challenge.rules import Rules
-from esrjax.data.datasets import LrImage, Pair, Progress, has_hr
+from esrjax.data.datasets import Images, Progress, has_hr
 from esrjax.errors import InvalidArgument, SubmissionError
 from esrjax.evaluation.metrics import get_spec
 from esrjax.evaluation.score import Scores, as_scorable, score
@@ -88,10 +86,21 @@ def threshold_checks(
     )
 
 
+def threshold_text(check: ThresholdCheck) -> str:
+    """Return a check in words.
+
+    For example `threshold 26.90 dB: +0 mdB rounded, -3.6 mdB unrounded; passes only after
+    rounding`.
+    """
+    rounded, unrounded = check.rounded_margin_mdb, check.unrounded_margin_mdb
+    margins = f"{rounded:+.0f} mdB rounded, {unrounded:+.1f} mdB unrounded"
+    text = f"threshold {check.threshold:.{check.decimals}f} dB: {margins}; {check.outcome}"
+    if check.outcome == "not checked":
+        return f"{text}: {check.num_images} images instead of {check.required_images}"
+    return f"{text}: {check.waiver}" if check.outcome == "waived" else text
+
+
 # --- measurements ---
-
-
-Images = Sequence[Pair] | Sequence[LrImage]  # of a split; without HR they cannot be scored
 
 
 def model_number(rules: Rules, team: str, requested: int | None) -> int:
@@ -140,7 +149,11 @@ def score_splits(
 
 
 def measure_submission(
-    model: Model, pairs: Mapping[Split, Sequence[Pair]], rules: Rules, progress: Progress
+    model: Model,
+    images: Mapping[Split, Images],
+    rules: Rules,
+    progress: Progress,
+    num_runs: int = 1,
 ) -> tuple[Result, dict[Split, Scores]]:
     """Measure everything that a submission reports, and return it with the scores.
 
@@ -150,15 +163,16 @@ def measure_submission(
 
     Args:
         model: Model to measure.
-        pairs: Split -> LR/HR pairs.
+        images: Split -> LR/HR pairs, or LR images, which are timed and not scored.
         rules: Rules of the challenge.
-        progress: Wraps the pairs, for example in a progress bar.
+        progress: Wraps the images, for example in a progress bar.
+        num_runs: Number of runs that the runtimes over images are means of.
     """
     protocol = {
-        split: evaluate.time_by_protocol(model, split_pairs, rules, progress)
-        for split, split_pairs in pairs.items()
+        split: evaluate.time_by_protocol(model, split_images, rules, progress, num_runs)
+        for split, split_images in images.items()
     }
-    scores = score_splits(model, pairs, rules, progress)
+    scores = score_splits(model, images, rules, progress)
     name = model.name
     timings, baseline = evaluate.time_models({name: model}, evaluate.baseline_name(rules))
     result = evaluate.make_result(model, {**scores}, timings[name])
@@ -166,21 +180,23 @@ def measure_submission(
 
 
 def results_entry(result: Result) -> ResultsEntry:
-    """Return the organisers' figures of a result with quality and protocol timing of both splits.
+    """Return the organisers' figures of a result with protocol timing of both splits.
+
+    The PSNR of a split that was not scored is None.
 
     Raises:
         SubmissionError: The memory of a split is unknown.
     """
     figures: dict[str, Any] = {}
     for split in SPLITS:
-        timing = result.protocol_timing[split]
-        psnr = tuple((result.quality[split].psnr_per_image or {}).values())
+        timing, quality = result.protocol_timing[split], result.quality.get(split)
+        psnr = tuple((quality.psnr_per_image or {}).values()) if quality else None
         figures |= {
             f"{split}_runtime": tuple(timing.ms_per_image.values()),
             f"{split}_psnr": psnr,
             f"{split}_memory": memory_mib(timing),
             f"{split}_ave_runtime": timing.mean_ms,
-            f"{split}_ave_psnr": fmean(psnr),
+            f"{split}_ave_psnr": fmean(psnr) if psnr else None,
         }
     return ResultsEntry(
         **figures,
@@ -205,96 +221,3 @@ def memory_mib(timing: ProtocolTiming) -> float:
             remedy="measure on another device",
         )
     return memory
-
-
-def results_json(key: str, entry: ResultsEntry) -> str:
-    """Return the organisers' results.json with one entry; its key is like `23_NAME`."""
-    return json.dumps({key: asdict(entry)}, allow_nan=False) + "\n"
-
-
-# --- factsheet ---
-
-
-def factsheet_markdown(
-    key: str,
-    result: Result,
-    entry: ResultsEntry,
-    checks: Sequence[ThresholdCheck],
-    training: Sequence[str],
-    weights: Sequence[str],
-) -> str:
-    """Return the factsheet of a submission.
-
-    Args:
-        key: Key of the submission, like `23_NAME`.
-        result: Everything measured of the model.
-        entry: Its entry in results.json.
-        checks: Its PSNR against the thresholds.
-        training: Lines about the training.
-        weights: Lines about the weights.
-    """
-    table = "\n".join(f"| {' | '.join(row)} |" for row in _rows(result, entry, checks))
-    sections = {"Training": training, "Weights": weights, "Environment": _environment(result)}
-    parts = [f"# {key}, {result.team}", f"| | | |\n|---|---:|---|\n{table}"]
-    for title, lines in sections.items():
-        parts.append(f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def threshold_text(check: ThresholdCheck) -> str:
-    """Return a check in words.
-
-    For example `threshold 26.90 dB: +0 mdB rounded, -3.6 mdB unrounded; passes only after
-    rounding`.
-    """
-    rounded, unrounded = check.rounded_margin_mdb, check.unrounded_margin_mdb
-    margins = f"{rounded:+.0f} mdB rounded, {unrounded:+.1f} mdB unrounded"
-    text = f"threshold {check.threshold:.{check.decimals}f} dB: {margins}; {check.outcome}"
-    if check.outcome == "not checked":
-        return f"{text}: {check.num_images} images instead of {check.required_images}"
-    return f"{text}: {check.waiver}" if check.outcome == "waived" else text
-
-
-def _rows(
-    result: Result, entry: ResultsEntry, checks: Sequence[ThresholdCheck]
-) -> list[tuple[str, str, str]]:
-    """Figures of the factsheet: name, value with unit, how it was counted or measured."""
-    timings = {split: result.protocol_timing[split] for split in SPLITS}
-    one_size = {"runtime": result.runtime}
-    if result.baseline:
-        one_size[f"runtime of {result.baseline.method}"] = result.baseline.runtime
-    counted = "as the organisers count, at 256x256"
-    plan, peak = "the compiler's plan for the largest image", "the allocator's peak"
-    protocol = "each image once, mean including the first"
-    average = fmean(timing.mean_ms for timing in timings.values())
-    return [
-        ("parameters", f"{entry.num_parameters:.6f} M", counted),
-        ("FLOPs", f"{entry.flops:.4f} G", f"multiply-adds, {counted}"),
-        ("activations", f"{entry.activations:.4f} M", f"outputs of convolutions, {counted}"),
-        ("convolutions", str(entry.num_conv), counted),
-        *(
-            (f"memory, {split}", f"{memory_mib(t):.2f} MiB", plan if t.peak_mib is None else peak)
-            for split, t in timings.items()
-        ),
-        *((f"runtime, {split}", f"{t.mean_ms:.3f} ms", protocol) for split, t in timings.items()),
-        ("runtime, average", f"{average:.3f} ms", "mean of the two"),
-        *(_median_row(f"{name}, one size", timing) for name, timing in one_size.items()),
-        *((f"PSNR, {c.split}", f"{c.psnr:.4f} dB", threshold_text(c)) for c in checks),
-    ]
-
-
-def _median_row(name: str, timing: Timing) -> tuple[str, str, str]:
-    size = "x".join(map(str, timing.shape[1:3]))
-    method = f"median of {timing.num_runs} runs at {size}, 95 % interval {timing.low_ms:.3f} to"
-    return name, f"{timing.median_ms:.3f} ms", f"{method} {timing.high_ms:.3f} ms, interleaved"
-
-
-def _environment(result: Result) -> list[str]:
-    timing = result.runtime
-    return [
-        f"device: {timing.device}" + (f", driver {timing.driver}" if timing.driver else ""),
-        f"one size: {timing.conditions}, implementation of ops: {timing.implementation}",
-        f"metric: `{result.spec}`",
-        ", ".join(f"{name} {version}" for name, version in result.versions.items()),
-        result.created,
-    ]

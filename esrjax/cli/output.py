@@ -87,10 +87,11 @@ def print_notes(notes: Mapping[str, Sequence[str]], prefix: str = "", max_lines:
 
 def print_lr_source(name: str, images: Sequence[Pair] | Sequence[LrImage]) -> None:
     """Print to standard error how many images a dataset has, and where its LR images come from."""
-    from esrjax.data.datasets import lr_source
+    from esrjax.data.datasets import has_hr, lr_source
 
     count = f"{len(images):,} image{'s' * (len(images) != 1)}"
-    typer.echo(f"{name}: {count}, LR: {lr_source(images)}", err=True)
+    kind = "LR" if has_hr(images) else "LR only, no PSNR"
+    print_note(f"{name}: {count}, {kind}: {lr_source(images)}")
 
 
 def show_table(

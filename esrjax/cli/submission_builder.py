@@ -1,4 +1,7 @@
-"""Builder of challenge submissions, and its report: PSNR thresholds, data policy, state dict."""
+"""Builder of challenge submissions, and its report: PSNR thresholds, data policy, state dict.
+
+A submission is the weights, results.json, the factsheet, and the SR images for the server.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from esrjax.challenge import submission
-from esrjax.challenge.rules import Rules
-from esrjax.challenge.submission import Images, Split, ThresholdCheck, threshold_text
+from esrjax.challenge import factsheet, record, submission, uploads
+from esrjax.challenge.record import Result, ResultsEntry
+from esrjax.challenge.rules import Rules, extra_datasets
+from esrjax.challenge.submission import Split, ThresholdCheck, threshold_text
 from esrjax.cli.dry_run import policy_violations, stage_summary, training_datasets
 from esrjax.cli.output import print_notes, progress_bar
-from esrjax.data.datasets import Pair, has_hr, lr_source
-from esrjax.errors import SubmissionError, UnwritableFile
+from esrjax.data.datasets import Images, has_hr, lr_source, parse_name
+from esrjax.errors import SubmissionError, UnwritableFile, list_some
+from esrjax.evaluation.upscale import uint8_upscaler
 from esrjax.inference import Model
 from esrjax.interop.convert import ExportedCheckpoint, export_official
 from esrjax.io import atomic_write
-from esrjax.training.recipe import Recipe, StageRun
+from esrjax.training.recipe import Recipe, StageRun, to_json
 
 Means = Mapping[Split, tuple[float, int]]  # mean PSNR in dB, and the number of images
 
@@ -32,20 +37,28 @@ class SubmissionReport:
         key: The submission's key in results.json, such as `22_spanv2`.
         threshold_checks: The PSNR on each split against the threshold of the challenge.
         lr_sources: Where the LR images of each split come from.
+        unknown_psnr: The splits without HR; their PSNR is computed by the organisers.
         trained_on: The training datasets; None where no recipe is known.
         policy_violations: A line for each training dataset that the rules forbid.
         files: Weights that the recipe takes from outside: initial weights and teachers.
         state_dict: The exported checkpoint, compared with the published one.
+        upload: The zip or folder of SR images that was checked, or None.
+        zips: The zips of SR images that were written.
+        blanks: What the team has to fill in in the factsheet; None if none was written.
         output: The folder of the submission; None if nothing was written.
     """
 
     key: str
     threshold_checks: Sequence[ThresholdCheck]
     lr_sources: Mapping[Split, str]
+    unknown_psnr: Sequence[Split]
     trained_on: Sequence[str] | None
     policy_violations: Sequence[str]
     files: Sequence[str]
     state_dict: ExportedCheckpoint
+    upload: Path | None = None
+    zips: Sequence[str] = ()
+    blanks: Sequence[str] | None = None
     output: Path | None = None
 
     @property
@@ -57,8 +70,7 @@ class SubmissionReport:
     @property
     def undetermined(self) -> list[str]:
         """The checks that could not be made with the given datasets and recipe."""
-        checked = {check.split for check in self.threshold_checks}
-        without_hr = [f"PSNR on {split}" for split in self.lr_sources if split not in checked]
+        without_hr = [f"PSNR on {split}" for split in self.unknown_psnr]
         unknown_data = ["data policy"] * (self.trained_on is None)
         return self._splits("not checked") + without_hr + unknown_data
 
@@ -83,10 +95,16 @@ class SubmissionReport:
         lines = [
             self.key,
             *(f"{c.split:<14} {c.psnr:.4f} dB, {threshold_text(c)}" for c in self.threshold_checks),
+            *(f"{split:<14} PSNR unknown; {factsheet.UNKNOWN_PSNR}" for split in self.unknown_psnr),
             f"training data  {self.data_policy}",
             f"state dict     {self.state_dict.summary}",
-            f"result         {result}",
+            *([f"SR images      {self.upload}: complete"] if self.upload else []),
+            *(f"SR images      {name}" for name in self.zips),
         ]
+        if self.blanks is not None:
+            count = f"{len(self.blanks)} blanks to be filled"
+            lines.append(f"factsheet      {count}: {list_some(self.blanks, 4, '; ')}")
+        lines.append(f"result         {result}")
         return "\n".join(lines + ([f"written        {self.output}"] if self.output else []))
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,13 +123,13 @@ class SubmissionReport:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionBuilder:
-    """Builds or checks the submission of a model: weights, factsheet and results.json.
+    """Builds or checks the submission of a model: weights, factsheet, results.json, SR images.
 
     Attributes:
         model: The network with its weights.
         number: The model's number in the challenge.
-        images: The image pairs of the validation and the test dataset; LR images can be checked
-            without HR, but for the PSNR.
+        images: The image pairs of the validation and the test dataset; of LR images without HR,
+            as those of a hidden test set, the PSNR is unknown.
         rules: The rules of the challenge.
         recipe: How the model was trained; None where it is unknown.
     """
@@ -127,8 +145,17 @@ class SubmissionBuilder:
         """The submission's key in the organisers' results.json."""
         return f"{self.number:02d}_{self.model.name}"
 
-    def check(self) -> SubmissionReport:
-        """Score and export the model without keeping any file."""
+    def check(self, upload: Path | None = None) -> SubmissionReport:
+        """Score and export the model without keeping any file.
+
+        Args:
+            upload: A zip or folder of SR images of the test split, which is checked too.
+
+        Raises:
+            SubmissionError: Files of the upload are missing, not expected or of another size.
+        """
+        if upload is not None:
+            uploads.check_upload(upload, self.images["test"], self.rules.upload)
         with tempfile.TemporaryDirectory() as temporary:
             exported = export_official(self.model, Path(temporary) / self._weights_name)
         bar = progress_bar(self.key)
@@ -136,33 +163,37 @@ class SubmissionBuilder:
         for split, split_scores in scores.items():
             print_notes(split_scores.notes, f"{split}, ")
         means: Means = {split: (s.mean.psnr, len(s.images)) for split, s in scores.items()}
-        return self._report(means, exported)
+        return replace(self._report(means, exported), upload=upload)
 
-    def write(self, folder: Path) -> SubmissionReport:
-        """Write weights, factsheet and results.json to `folder`, as a whole or not at all.
+    def write(
+        self, folder: Path, num_runs: int = 1, zips: Sequence[Split] = ("test",)
+    ) -> SubmissionReport:
+        """Write the submission to `folder`, as a whole or not at all.
+
+        Args:
+            folder: A new or empty folder.
+            num_runs: Number of runs that the runtimes are means of.
+            zips: The splits whose SR images are written.
 
         Raises:
             UnwritableFile: The folder is not empty, or cannot be created.
-            SubmissionError: The state dict differs from the official one, or a split has no HR.
+            SubmissionError: The state dict differs from the official one, or valid has no HR.
         """
-        pairs: dict[Split, Sequence[Pair]] = {
-            split: images for split, images in self.images.items() if has_hr(images)
-        }
-        if without_hr := [split for split in self.images if split not in pairs]:
+        if not has_hr(self.images["valid"]):
             raise SubmissionError(
-                f"There are no HR images of {' and '.join(without_hr)}, only LR images",
-                rule="results.json contains the PSNR on both splits",
-                remedy="give datasets with HR images; `submit check` checks the rest without them",
+                "There are no HR images of valid, only LR images",
+                rule="results.json contains the PSNR on the validation split, whose HR is public; "
+                "that on test may be unknown",
+                remedy="give the validation dataset with HR images; `submit check` checks the rest "
+                "without them",
             )
         _check_folder(folder)
         with atomic_write(folder, "name another folder with -o") as temporary:
             temporary.mkdir()
-            report = self._write_files(temporary, pairs)
+            report = self._write_files(temporary, num_runs, zips)
         return replace(report, output=folder)
 
-    def _write_files(
-        self, folder: Path, all_pairs: Mapping[Split, Sequence[Pair]]
-    ) -> SubmissionReport:
+    def _write_files(self, folder: Path, num_runs: int, zips: Sequence[Split]) -> SubmissionReport:
         exported = export_official(self.model, folder / self._weights_name)
         if exported.mismatches:
             raise SubmissionError(
@@ -171,24 +202,78 @@ class SubmissionBuilder:
                 remedy="submit weights of the published hyperparameters and form",
             )
         bar = progress_bar(self.key)
-        result, scores = submission.measure_submission(self.model, all_pairs, self.rules, bar)
+        result, scores = submission.measure_submission(
+            self.model, self.images, self.rules, bar, num_runs
+        )
         for split, split_scores in scores.items():
             print_notes(split_scores.notes, f"{split}, ")
-        means: Means = {s: (result.quality[s].psnr, len(pairs)) for s, pairs in all_pairs.items()}
+        means: Means = {split: (s.mean.psnr, len(s.images)) for split, s in scores.items()}
         report, entry = self._report(means, exported), submission.results_entry(result)
-        (folder / "results.json").write_text(submission.results_json(self.key, entry))
+        (folder / "results.json").write_text(record.entries_json({self.key: entry}))
+        names = [self._write_zip(folder, split, result) for split in zips]
+        sections = factsheet.factsheet(self._factsheet_data(report, result, entry))
+        title = f"Factsheet of {self.key}, {self.model.method.team}"
+        (folder / "factsheet.md").write_text(factsheet.markdown(title, sections))
+        (folder / "factsheet.tex").write_text(factsheet.latex(title, sections))
+        blanks = factsheet.blanks(sections)
+        if self._extra_data is None and zips:
+            blanks.append(f"1 or 0 for extra data in {uploads.README}, or give the --recipe")
+        return replace(report, zips=names, blanks=blanks)
+
+    def _write_zip(self, folder: Path, split: Split, result: Result) -> str:
+        """Write the SR images of a split, and return what was written, in words."""
+        images, timing, upload = (
+            self.images[split],
+            result.protocol_timing[split],
+            self.rules.upload,
+        )
+        description = (self.model.method.description or "").strip().partition("\n")[0]
+        extra = self._extra_data
+        readme = uploads.readme_text(
+            upload,
+            timing.mean_ms,
+            timing.device,
+            extra_data=factsheet.blank("1 or 0") if extra is None else str(int(bool(extra))),
+            description=f"{self.model.name}; {factsheet.fill(description, 'description')}",
+        )
+        file, bar = folder / f"{split}_sr.zip", progress_bar(f"{split}_sr.zip")
+        upscale = uint8_upscaler(self.model.upscaler())
+        uploads.write_upload(file, images, upscale, upload, readme, bar)
+        uploads.check_upload(file, images, upload)
+        name = upload.image_name.format(name=images[0].name)
+        return f"{file.name}: {len(images)} images ({name}, ...) and {uploads.README}"
+
+    @property
+    def _extra_data(self) -> list[str] | None:
+        """The training datasets that the challenge does not provide; None if they are unknown."""
+        if self.recipe is None:
+            return None
+        names = [parse_name(name).dataset for name in training_datasets(self.recipe)]
+        return extra_datasets(self.rules, names)
+
+    def _factsheet_data(
+        self, report: SubmissionReport, result: Result, entry: ResultsEntry
+    ) -> factsheet.FactsheetData:
+        recipe, exported = self.recipe, report.state_dict
         training = [report.data_policy]
-        if self.recipe is not None:
-            training += [*map(_stage_line, self.recipe.runs), f"recipe sha256 {self.recipe.sha256}"]
-        weights = [
-            f"`{self._weights_name}`, sha256 {exported.sha256}, {exported.form} form",
-            f"converted from weights with sha256 {self.model.checkpoint.sha256}",
-            exported.summary,
-        ]
-        checks = report.threshold_checks
-        sheet = submission.factsheet_markdown(self.key, result, entry, checks, training, weights)
-        (folder / "factsheet.md").write_text(sheet)
-        return report
+        if recipe is not None:
+            training += [*map(_stage_line, recipe.runs), f"recipe sha256 {recipe.sha256}"]
+        return factsheet.FactsheetData(
+            key=self.key,
+            method=self.model.method,
+            result=result,
+            entry=entry,
+            checks=report.threshold_checks,
+            training=training,
+            recipe=None if recipe is None else to_json(recipe),
+            external=None if recipe is None else report.files,
+            weights=[
+                f"weights: {self._weights_name}, sha256 {exported.sha256}, {exported.form} form",
+                f"converted from weights with sha256 {self.model.checkpoint.sha256}",
+                exported.summary,
+            ],
+            hparams=self.model.hparams,
+        )
 
     @property
     def _weights_name(self) -> str:
@@ -201,6 +286,7 @@ class SubmissionBuilder:
         return SubmissionReport(
             key=self.key,
             lr_sources={split: lr_source(images) for split, images in self.images.items()},
+            unknown_psnr=[split for split, images in self.images.items() if not has_hr(images)],
             threshold_checks=submission.threshold_checks(means, self.rules, team),
             trained_on=training_datasets(recipe) if recipe else None,
             policy_violations=policy_violations(recipe, self.rules) if recipe else (),

@@ -212,6 +212,7 @@ class LrImage:
 
 
 Image = TypeVar("Image", Pair, LrImage)
+Images = Sequence[Pair] | Sequence[LrImage]  # of a dataset; without HR they cannot be scored
 
 
 def header_size(source: Path | TfdsImage) -> tuple[int, int]:

@@ -1,10 +1,12 @@
-"""Fixtures with made-up data: a timing, a result, and image comparisons of a report."""
+"""Fixtures with made-up data: a timing, results, and image comparisons of a report."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from esrjax.bench.record import Timing
-from esrjax.challenge.record import DatasetMetrics, Result
+from esrjax.challenge.record import DatasetMetrics, ProtocolTiming, Result
 from esrjax.challenge.report import content
 from esrjax.data import datasets
 from esrjax.data.image_io import write_image
@@ -42,6 +44,35 @@ def result(timing: Timing) -> Result:
         runtime=timing,
         versions={"jax": "0.10.2"},
         created="2026-08-01T12:00:00+00:00",
+    )
+
+
+@pytest.fixture
+def both_splits(result: Result) -> Result:
+    """A result with quality and protocol timing of both splits, two images each."""
+    splits = {
+        "valid": ({"a": 27.0, "b": 26.5}, {"a": 30.0, "b": 10.0}),
+        "test": ({"c": 28.0, "d": 27.25}, {"c": 9.0, "d": 11.0}),
+    }
+    timing = {
+        "warmup_passes": 0,
+        "num_shapes": 1,
+        "compile_s": 1.0,
+        "device": "Some GPU",
+        "peak_mib": 812.5,
+    }
+    return replace(
+        result,
+        method="net",
+        team="Ours",
+        quality={
+            split: DatasetMetrics(psnr=sum(psnr.values()) / 2, num_images=2, psnr_per_image=psnr)
+            for split, (psnr, _) in splits.items()
+        },
+        protocol_timing={
+            split: ProtocolTiming(ms_per_image=times, **timing)
+            for split, (_, times) in splits.items()
+        },
     )
 
 

@@ -1,7 +1,7 @@
 """PSNR thresholds: what counts is the rounded PSNR, and what rounding adds is reported."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esrjax.challenge import results, rules
-from esrjax.challenge.record import BaselineTiming, DatasetMetrics, ProtocolTiming, Result
+from esrjax.challenge.record import Result, entries_json
 from esrjax.challenge.results import row_of_result
 from esrjax.challenge.submission import (
-    factsheet_markdown,
     model_number,
     results_entry,
-    results_json,
     threshold_checks,
     threshold_text,
 )
-from esrjax.errors import InvalidArgument, SubmissionError
+from esrjax.errors import InvalidArgument, SubmissionError, UnreadableFile
 
 RULES = rules.load_rules("ntire2026")
 
@@ -82,40 +80,11 @@ TWO_IMAGES = replace(RULES, psnr_thresholds=replace(RULES.psnr_thresholds, num_i
 SHARED_FIELDS = "psnr_valid psnr_test runtime_ms params_m flops_g".split()
 
 
-@pytest.fixture
-def both_splits(result: Result) -> Result:
-    """A result with quality and protocol timing of both splits, two images each."""
-    splits = {
-        "valid": ({"a": 27.0, "b": 26.5}, {"a": 30.0, "b": 10.0}),
-        "test": ({"c": 28.0, "d": 27.25}, {"c": 9.0, "d": 11.0}),
-    }
-    timing = {
-        "warmup_passes": 0,
-        "num_shapes": 1,
-        "compile_s": 1.0,
-        "device": "Some GPU",
-        "peak_mib": 812.5,
-    }
-    return replace(
-        result,
-        method="net",
-        team="Ours",
-        quality={
-            split: DatasetMetrics(psnr=sum(psnr.values()) / 2, num_images=2, psnr_per_image=psnr)
-            for split, (psnr, _) in splits.items()
-        },
-        protocol_timing={
-            split: ProtocolTiming(ms_per_image=times, **timing)
-            for split, (_, times) in splits.items()
-        },
-    )
-
-
 def test_entry_has_the_organisers_keys_in_their_order_and_types(
     reference: Path, both_splits: Result
 ) -> None:
     official = json.loads((reference / "protocol/results.json").read_text())
-    ours = json.loads(results_json("23_net", results_entry(both_splits)))["23_net"]
+    ours = json.loads(entries_json({"23_net": results_entry(both_splits)}))["23_net"]
     for entry in official.values():
         assert list(entry) == list(ours)
         assert {key: type(value) for key, value in entry.items()} == {
@@ -124,7 +93,7 @@ def test_entry_has_the_organisers_keys_in_their_order_and_types(
 
 
 def test_row_read_from_an_entry_is_the_row_of_the_result(tmp_path: Path, both_splits: Result):
-    (tmp_path / "results.json").write_text(results_json("23_net", results_entry(both_splits)))
+    (tmp_path / "results.json").write_text(entries_json({"23_net": results_entry(both_splits)}))
     (read,) = results.read_rows(tmp_path / "results.json", TWO_IMAGES)
     row = row_of_result(both_splits, TWO_IMAGES, protocol_timing=True)
     assert {name: getattr(read, name) for name in SHARED_FIELDS} == pytest.approx(
@@ -170,26 +139,17 @@ def test_missing_number_and_that_of_another_team_are_rejected() -> None:
     assert "--id" in error.value.remedy
 
 
-def test_factsheet_has_every_figure_and_the_baselines_runtime(both_splits: Result) -> None:
-    runtime = replace(both_splits.runtime, median_ms=9.5)
-    baseline = BaselineTiming(method="span", team="O", params=1, macs=1, runtime=runtime)
-    result = replace(both_splits, baseline=baseline)
-    means = {split: (quality.psnr, 200) for split, quality in result.quality.items()}
-    checks = threshold_checks(means, RULES, "Ours")
-    entry = results_entry(result)
-    text = factsheet_markdown("23_net", result, entry, checks, ["on DIV2K"], ["net.pth"])
-    assert text.startswith("# 23_net, Ours\n")
-    for line in (
-        "| FLOPs | 9.8338 G |",
-        "| memory, test | 812.50 MiB | the allocator's peak |",
-        "| runtime, average | 15.000 ms |",
-        "| runtime, one size | 5.000 ms | median of 40 runs at 256x256",
-        "| runtime of span, one size | 9.500 ms |",
-        "| PSNR, valid | 26.7500 dB | threshold 26.90 dB: -150 mdB",
-        "## Training\n\n- on DIV2K\n",
-        "- device: Some GPU",
-    ):
-        assert line in text
-    without_baseline = factsheet_markdown("", both_splits, results_entry(both_splits), (), [], [])
-    assert "runtime of" not in without_baseline
-    assert set(asdict(entry)) and text.endswith("\n")
+def test_unknown_psnr_is_null_and_is_read_as_unknown(tmp_path: Path, both_splits: Result) -> None:
+    valid_only = replace(both_splits, quality={"valid": both_splits.quality["valid"]})
+    text = entries_json({"23_net": results_entry(valid_only)})
+    figures = json.loads(text)["23_net"]
+    assert len(figures) == 14
+    assert (figures["test_psnr"], figures["test_ave_psnr"]) == (None, None)
+    assert figures["test_ave_runtime"] == 10.0
+    (tmp_path / "results.json").write_text(text)
+    (row,) = results.read_rows(tmp_path / "results.json", TWO_IMAGES)
+    assert (row.psnr_valid, row.psnr_test, row.series["test"].psnr) == (26.75, None, ())
+    figures["test_psnr"] = [27.0, 28.0]
+    (tmp_path / "results.json").write_text(json.dumps({"23_net": figures}))
+    with pytest.raises(UnreadableFile, match="test_ave_psnr is null, test_psnr has 2 values"):
+        results.read_rows(tmp_path / "results.json", TWO_IMAGES)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -34,7 +35,10 @@ RECIPE = {
         }
     ],
 }
-LINE = re.compile(r"^(valid|test|training data|state dict|result|written) +(.*)$", re.MULTILINE)
+LINE = re.compile(
+    r"^(valid|test|training data|state dict|SR images|factsheet|result|written) +(.*)$",
+    re.MULTILINE,
+)
 
 
 @pytest.fixture
@@ -84,7 +88,8 @@ def test_submission_has_weights_factsheet_and_results(submit, tmp_path, monkeypa
     result = submit("build", "-o", tmp_path / "out", "--id", 77)
     assert result.code == 0, result.err
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"team77_spanv2.pth", "factsheet.md", "results.json"}
+    texts = {"factsheet.md", "factsheet.tex", "results.json"}
+    assert files == {"team77_spanv2.pth", "test_sr.zip", *texts}
     assert dict(LINE.findall(result.out))["written"] == str(tmp_path / "out")
     (row,) = results.read_rows(tmp_path / "out/results.json", rules.load_rules("ntire2026"))
     entry = json.loads((tmp_path / "out/results.json").read_text())["77_spanv2"]
@@ -95,10 +100,12 @@ def test_submission_has_weights_factsheet_and_results(submit, tmp_path, monkeypa
     assert sum(tensor.numel() for tensor in state_dict.values()) == 1e6 * entry["num_parameters"]
     sheet = (tmp_path / "out/factsheet.md").read_text()
     assert "trained on DIV2K, LSDIR[:10]" in sheet and "1 l1 + 0.05 fft" in sheet
+    assert "| optimizer.learning_rate | 0.001 |" in sheet and "TO BE FILLED: name" in sheet
     assert f"| PSNR, valid | {row.psnr_valid:.4f} dB |" in sheet
 
 
-def test_test_images_without_hr_are_checked_but_not_built(submit, tmp_path):
+def test_psnr_of_test_images_without_hr_is_unknown(submit, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "baseline_name", lambda rules: None)  # timing it is slow
     (tmp_path / "test").rename(tmp_path / "test_LR")
     (tmp_path / "test").mkdir()
     (tmp_path / "test_LR").rename(tmp_path / "test/test_LR")
@@ -108,8 +115,33 @@ def test_test_images_without_hr_are_checked_but_not_built(submit, tmp_path):
         "valid": "bicubic from HR",
         "test": f"read from {tmp_path / 'test/test_LR'}",
     }
+    assert report["unknown_psnr"] == ["test"]
+    result = submit("build", "-o", tmp_path / "out", "--runs", 2, "--zip", "both")
+    assert "test: 2 images, LR only, no PSNR: read from" in result.err
+    lines = dict(LINE.findall(result.out))
+    assert lines["test"] == "PSNR unknown; LR only: the organisers compute it from the SR images"
+    assert lines["result"] == "no failures; undetermined: PSNR on valid, PSNR on test"
+    entry = json.loads((tmp_path / "out/results.json").read_text())["22_spanv2"]
+    assert (entry["test_ave_psnr"], len(entry["test_runtime"])) == (None, 2)
+    sheet = (tmp_path / "out/factsheet.md").read_text()
+    assert "| PSNR, test | unknown | LR only" in sheet and "mean of 2 runs of one process" in sheet
+    for split in ("valid", "test"):
+        with zipfile.ZipFile(tmp_path / f"out/{split}_sr.zip") as archive:
+            assert archive.namelist() == ["ax4.png", "bx4.png", "readme.txt"]
+            readme = archive.read("readme.txt").decode()
+        assert f": {entry[f'{split}_ave_runtime'] / 1000:.6f}\nCPU[1] / GPU[0] : 1\n" in readme
+        assert "No Extra Data [0] : 0\n" in readme
+    assert submit("check", "--upload", tmp_path / "out/test_sr.zip").code == 0
+    result = submit("check", "--upload", tmp_path / "valid")
+    assert result.code == 2 and "ax4.png is missing" in result.err
+
+
+def test_validation_images_without_hr_are_refused(submit, tmp_path):
+    (tmp_path / "valid").rename(tmp_path / "valid_LR")
+    (tmp_path / "valid").mkdir()
+    (tmp_path / "valid_LR").rename(tmp_path / "valid/valid_LR")
     result = submit("build", "-o", tmp_path / "out")
-    assert result.code == 2 and "no HR images of test" in result.err
+    assert result.code == 2 and "no HR images of valid" in result.err
     assert not (tmp_path / "out").exists()
 
 
