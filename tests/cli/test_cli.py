@@ -22,7 +22,7 @@ GROUPS = {
 TREE = {
     "recipes": ["list", "show", "schema"],
     "metrics": ["list", "explain"],
-    "submit": ["build", "check"],
+    "submit": ["build", "check", "score", "merge"],
     "method": ["list", "show", "check", "new", "cost"],
     "weights": ["list", "get", "convert"],
     "data": ["pack", "verify", "select"],
