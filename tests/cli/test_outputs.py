@@ -20,11 +20,15 @@ REFUSED = {
     "report": "report IN:table.csv -o link.html",
     "parity": "parity crumb --golden IN:golden.json -o IN",
     "train": "train recipe.toml -o runs",
+    "submit score": "submit score sr.zip --data photos --entry IN:entries/A.json -o IN",
+    "submit merge": "submit merge entries -o entries/A.json",
 }
 # These write to a new or empty folder, or to files that nobody but the command itself has written.
 NEW_FOLDER = {"data pack", "data select", "submit build", "method new", "weights get", "demo"}
 RESULT_FILES = {"eval"}  # refuses an existing file that is not a result file
 
+ENTRY = """{"77_net": {"valid_ave_runtime": 1.0, "test_ave_runtime": 1.0, "flops": 1.0,
+"num_parameters": 1.0, "valid_ave_psnr": 27.0, "test_ave_psnr": null}}"""
 RECIPE = """
 method = "crumb"
 seed = 0
@@ -69,6 +73,8 @@ def folder(crumbs, tmp_path, monkeypatch) -> Path:
     Path("table.csv").write_text("team\n")
     os.link("table.csv", "link.html")
     Path("golden.json").write_text("{}")
+    Path("entries").mkdir()
+    Path("entries/A.json").write_text(ENTRY)
     Path("recipe.toml").write_text(RECIPE.format(folder=tmp_path))
     return tmp_path
 
