@@ -107,7 +107,7 @@ def check(
     """Check PSNR thresholds, data policy and state dict; exit code 1 if any of them fails.
 
     Args:
-        upload: A zip or folder of SR images of the test dataset: also check names, number, sizes.
+        upload (UPLOAD): A zip or folder of SR images of the test dataset: also check names, number, sizes.
     """
     report = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams).check(upload)
     _print_report(report, as_json)
@@ -117,8 +117,8 @@ def check(
 @app.command()
 def score(
     upload: Path,
-    data: str,
-    entry: Path,
+    data: Annotated[str, Option()],
+    entry: Annotated[Path, Option()],
     output: Annotated[Path, options.output()],
     split: Literal["valid", "test"] = "test",
     team: Annotated[str | None, Option(show_default="that of its number, or of -o")] = None,
@@ -132,7 +132,7 @@ def score(
     and wrong-size images are refused.
 
     Args:
-        upload: A zip or a folder of SR images.
+        upload (UPLOAD): A zip or a folder of SR images.
         data (DATASET): The dataset with HR: its name or its folder.
         entry (FILE): The results.json of the submission.
         output: The file of the entry, TEAM.json in a folder of all entries, for `esrjax rank`.
