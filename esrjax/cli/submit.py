@@ -107,7 +107,8 @@ def check(
     """Check PSNR thresholds, data policy and state dict; exit code 1 if any of them fails.
 
     Args:
-        upload (UPLOAD): A zip or folder of SR images of the test dataset: also check names, number, sizes.
+        upload (UPLOAD): A zip or folder of SR images of the test dataset, whose names, number and
+            sizes are checked too.
     """
     report = _builder(name, valid, test, checkpoint, number, recipe, rules, hparams).check(upload)
     _print_report(report, as_json)
@@ -134,7 +135,7 @@ def score(
     Args:
         upload (UPLOAD): A zip or a folder of SR images.
         data (DATASET): The dataset with HR: its name or its folder.
-        entry (FILE): The results.json of the submission.
+        entry (FILE): The results.json of the submission, or its folder.
         output: The file of the entry, TEAM.json in a folder of all entries, for `esrjax rank`.
         split: The split that the images are of.
         team: Name of the team.
