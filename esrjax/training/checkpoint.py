@@ -276,7 +276,7 @@ def _recipe_mismatch(path: Path, stored: Recipe, recipe: Recipe) -> CheckpointEr
     ]
     return CheckpointError(
         f"the run has another recipe: {list_some(differences, 5, '; ')}",
-        rule="a run is resumed with its own recipe; only save_every, data.num_workers, "
+        rule="a run is resumed with its own recipe; only parallel, save_every, data.num_workers, "
         "data.cache_gib and data.crop_on may change",
         location=str(path / "recipe.json"),
         remedy="omit the recipe and pass only --resume and -o, or choose another folder",
@@ -447,7 +447,9 @@ class Checkpointer:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, leaves)
         arrays = self._orbax.restore(path, args=ocp.args.StandardRestore(abstract))
         for name, leaf in leaves.items():
-            if jnp.issubdtype(leaf.dtype, jnp.inexact) and np.isnan(arrays[name]).any():
+            shards = [shard.data for shard in arrays[name].addressable_shards]
+            is_float = jnp.issubdtype(leaf.dtype, jnp.inexact)
+            if is_float and any(np.isnan(shard).any() for shard in shards):
                 raise ValueError(f"{name} has NaN")
         # In the order of the template: `tree.map` sorts the keys of a dict.
         return jax.tree.unflatten(jax.tree.structure(template), map(arrays.get, leaves)), stored

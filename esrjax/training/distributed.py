@@ -12,27 +12,30 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import jax
 import numpy as np
 import optax
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from esrjax.errors import DistributedError, UnwritableFile, log_note
 from esrjax.nn.compilation import jit
 from esrjax.runtime import STOP_SIGNALS
+from esrjax.training.recipe import Parallel
 from esrjax.training.train_state import Objective, TrainStepFn, make_train_step
 
 INIT_TIMEOUT_S = 60  # within which all processes must connect
 HEARTBEAT_TIMEOUT_S = 30  # without a heartbeat, after which a process counts as dead
+FSDP_MIN_SIZE = 1024  # values of an array, below which all devices have it whole
 _AXIS = "data"
 _SAME_SIGNAL_S = 0.5  # within which signals count as one: a terminal and a parent both send it
 
@@ -285,18 +288,20 @@ def _unwritable(folder: Path, error: OSError) -> UnwritableFile:
 
 @dataclass(frozen=True, kw_only=True)
 class DataParallel:
-    """The devices over which batches are sharded and weights are replicated.
+    """The devices over which batches are sharded, and states replicated or sharded as well.
 
     Attributes:
-        mesh: Mesh of one axis, "data".
-        parallel: "jit": one program over the mesh; "pmap": one program per device.
+        mesh: Mesh of one axis, "data"; with "fsdp" of an axis for each prime factor of the number
+            of devices.
+        parallel: "jit": one program over the mesh, and the state replicated; "fsdp": the same, with
+            the state sharded; "pmap": one program per device.
     """
 
     mesh: Mesh
-    parallel: Literal["jit", "pmap"]
+    parallel: Parallel
 
     @classmethod
-    def for_batch(cls, batch_size: int, parallel: Literal["jit", "pmap"] = "jit") -> DataParallel:
+    def for_batch(cls, batch_size: int, parallel: Parallel = "jit") -> DataParallel:
         """Return the largest set of devices that divides a batch, as many of every process.
 
         Args:
@@ -312,7 +317,7 @@ class DataParallel:
                 f"pmap does not support {num_processes} processes",
                 rule="pmap shards a batch over the devices of one process",
                 location="parallel",
-                remedy='set parallel = "jit"',
+                remedy='set parallel = "jit" or "fsdp"',
             )
         if batch_size % num_processes:
             raise DistributedError(
@@ -322,12 +327,34 @@ class DataParallel:
                 remedy="change data.batch_size, or start another number of processes",
             )
         per_process = math.gcd(batch_size // num_processes, jax.local_device_count())
-        devices = [jax.local_devices(process)[:per_process] for process in range(num_processes)]
-        return cls(mesh=Mesh(np.concatenate(devices), (_AXIS,)), parallel=parallel)
+        devices = [
+            device
+            for process in range(num_processes)
+            for device in jax.local_devices(process)[:per_process]
+        ]
+        return cls.over(devices, parallel)
+
+    @classmethod
+    def over(cls, devices: Sequence[Any], parallel: Parallel) -> DataParallel:
+        """Return these devices.
+
+        Args:
+            devices: The devices, those of one process after those of another.
+            parallel: How the step is parallelized.
+        """
+        axes = fsdp_axes(len(devices)) if parallel == "fsdp" else {_AXIS: len(devices)}
+        mesh = Mesh(np.reshape(np.array(devices), tuple(axes.values())), tuple(axes))
+        return cls(mesh=mesh, parallel=parallel)
+
+    def place(self, state: Any) -> Any:
+        """Return the arrays of a training state on the devices, replicated or sharded."""
+        if self.parallel != "fsdp":
+            return self.replicate(state)
+        return jax.device_put(state, jax.tree.map(self._fsdp_sharding, state))
 
     def replicate(self, tree: Any) -> Any:
         """Return the arrays of a pytree, replicated on every device."""
-        return jax.device_put(tree, self._sharding())
+        return jax.device_put(tree, self._replicated)
 
     def replicate_host(self, array: np.ndarray[Any, Any]) -> jax.Array:
         """Return a host array, replicated on every device.
@@ -335,22 +362,31 @@ class DataParallel:
         Every process supplies its own copy. Unlike `device_put`, this does not compare the copies
         of all processes, which would send all images over the network.
         """
-        return jax.make_array_from_callback(array.shape, self._sharding(), array.__getitem__)
+        return jax.make_array_from_callback(array.shape, self._replicated, array.__getitem__)
 
     def shard(self, batch: Any) -> Any:
         """Return the arrays of a pytree, sharded along their first axis.
 
         Each process supplies its own rows, which follow those of the process before.
         """
-        to_global = partial(jax.make_array_from_process_local_data, self._sharding(_AXIS))
-        return jax.tree.map(to_global, batch)
+        sharding = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)
+
+    def local_replica(self, tree: Any) -> Any:
+        """Return arrays of a state, whole, on the first device of this process.
+
+        Sharded arrays are gathered, for which all processes call this.
+        """
+        tree = self._gather(tree) if self.parallel == "fsdp" else tree
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
     def compile_step(
         self, objective: Objective, optimizer: optax.GradientTransformation
     ) -> TrainStepFn:
         """Return the compiled training step.
 
-        With "jit", its first argument, the state, is donated: do not use it after the call.
+        With "jit" and "fsdp", its first argument, the state, is donated: do not use it after the
+        call.
 
         Args:
             objective: The loss.
@@ -358,6 +394,11 @@ class DataParallel:
         """
         if self.parallel == "jit":
             return jit(make_train_step(objective, optimizer), donate_argnums=0)
+        if self.parallel == "fsdp":
+            step = make_train_step(
+                objective, optimizer, gather=self._constrain_whole, shard=self._constrain_sharded
+            )
+            return jit(step, donate_argnums=0)
         devices = list(self.mesh.devices.flat)
         pmapped = jax.pmap(
             make_train_step(objective, optimizer, axis=_AXIS),
@@ -373,13 +414,55 @@ class DataParallel:
 
         return run_step
 
-    def _sharding(self, *axes: str) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(*axes))
+    def _constrain_whole(self, tree: Any) -> Any:
+        return lax.with_sharding_constraint(tree, self._replicated)
+
+    def _constrain_sharded(self, tree: Any) -> Any:
+        return lax.with_sharding_constraint(tree, jax.tree.map(self._fsdp_sharding, tree))
+
+    @cached_property
+    def _gather(self) -> Any:
+        return jax.jit(lambda tree: tree, out_shardings=self._replicated)
+
+    @property
+    def _replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def _fsdp_sharding(self, leaf: Any) -> NamedSharding:
+        return NamedSharding(self.mesh, fsdp_spec(leaf.shape, self.mesh.shape))
 
 
-def local_replica(tree: Any) -> Any:
-    """Return replicated arrays as arrays on the first device of this process."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+def fsdp_axes(num_devices: int) -> dict[str, int]:
+    """Return the mesh axes of fully sharded data parallelism: name -> prime factor.
+
+    Factors and not one axis, since few channel counts are multiples of the number of devices: a
+    matrix of 180 x 180 is sharded over 8 devices as 4 x 2.
+    """
+    factors, rest = list[int](), num_devices
+    while rest > 1:
+        factors.append(next(k for k in range(2, rest + 1) if rest % k == 0))
+        rest //= factors[-1]
+    return {f"{_AXIS}{index}": factor for index, factor in enumerate(factors or [1])}
+
+
+def fsdp_spec(shape: Sequence[int], axes: Mapping[str, int]) -> PartitionSpec:
+    """Return how an array of a training state is sharded.
+
+    Each mesh axis shards the array axis that is largest so far among those that it divides.
+    Without one, and for arrays of fewer than `FSDP_MIN_SIZE` values, it replicates the array.
+
+    Args:
+        shape: Shape of the array.
+        axes: Name of each mesh axis -> its number of devices.
+    """
+    sides, names = list(shape), [list[str]() for _ in shape]
+    for name, size in axes.items() if math.prod(shape) >= FSDP_MIN_SIZE else ():
+        divisible = [i for i, side in enumerate(sides) if side % size == 0]
+        if divisible:
+            largest = max(divisible, key=sides.__getitem__)
+            sides[largest] //= size
+            names[largest].append(name)
+    return PartitionSpec(*(tuple(group) or None for group in names))
 
 
 # --- signals ---

@@ -35,6 +35,7 @@ MAX_RUNS = 1000  # of stages, repetitions included
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Globs = tuple[str, ...]
 StageWeights = Literal["ema", "raw"]  # the result of a stage, or the weights after its last step
+Parallel = Literal["jit", "fsdp", "pmap"]
 
 Augment = Literal["hflip", "vflip", "rot90", "rgb"]
 PatchSize = tuple[PositiveInt, PositiveInt]  # height and width of an HR crop, pixels
@@ -588,7 +589,9 @@ class Recipe:
         stage: The stages, in order.
         repeat: Groups of consecutive stages that run several times.
         hparams: Hyperparameters of the method's network, beyond its defaults.
-        parallel: Data parallelism over devices: one jitted program over a mesh, or pmap.
+        parallel: Data parallelism over devices: one jitted program over a mesh ("jit"), the same
+            with parameters, moving average and optimizer sharded over the devices instead of
+            replicated ("fsdp"), or pmap.
     """
 
     method: str
@@ -596,7 +599,7 @@ class Recipe:
     stage: Annotated[tuple[Stage, ...], Field(min_length=1)]
     repeat: tuple[Repeat, ...] = ()
     hparams: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    parallel: Literal["jit", "pmap"] = "jit"
+    parallel: Parallel = "jit"
 
     def __post_init__(self) -> None:
         if problems := [*self._invalid_names(), *self._invalid_references()]:
@@ -699,9 +702,11 @@ class Recipe:
     def resume_key(self) -> "Recipe":
         """The recipe with the fields reset that may change when a run is resumed.
 
-        Two recipes with equal keys train bit-identical weights.
+        Two recipes with equal keys train bit-identical weights; if they differ in `parallel`, as
+        with other numbers of devices, weights that differ by the order of sums.
         """
-        return replace(self, stage=tuple(stage.resume_key for stage in self.stage))
+        stages = tuple(stage.resume_key for stage in self.stage)
+        return replace(self, stage=stages, parallel="jit")
 
     @property
     def sha256(self) -> str:

@@ -22,7 +22,7 @@ from esrjax.method import Method
 from esrjax.nn.compilation import jit
 from esrjax.nn.reparam import deploy, has_branches
 from esrjax.training import losses, optim, train_state
-from esrjax.training.distributed import DataParallel, broadcast_from_main, local_replica
+from esrjax.training.distributed import DataParallel, broadcast_from_main
 from esrjax.training.init_from import LoadedModel, StageModelLoader, init_stage_model
 from esrjax.training.loader import open_batches
 from esrjax.training.logging import Throughput, TrainReport
@@ -185,7 +185,7 @@ class StageTrainer:
         model: The initial network.
         objective: The loss, with the teacher.
         lr_schedule: Step -> learning rate.
-        state: The initial training state, replicated over the devices.
+        state: The initial training state, on the devices.
         num_steps: Number of steps, if `patience` does not end the stage earlier.
         start_step: Steps of the runs before this one.
         teacher_state: Variables of the teacher, replicated; None without a teacher.
@@ -206,8 +206,8 @@ class StageTrainer:
         self.method, self.model, self.objective = method, setup.model, setup.objective
         self.lr_schedule: Any = setup.lr_schedule
         self.data_parallel = DataParallel.for_batch(micro_batch_size, recipe.parallel)
-        # Not the whole setup is kept: its state, which is not replicated, would stay in memory.
-        self.state: TrainState = self.data_parallel.replicate(setup.state)
+        # Not the whole setup is kept: its state, which is on one device, would stay in memory.
+        self.state: TrainState = self.data_parallel.place(setup.state)
         self.start_step = sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index])
         self.teacher_state = self.data_parallel.replicate(teacher and teacher.state)
         self.step_fn = self.data_parallel.compile_step(setup.objective, setup.optimizer)
@@ -303,4 +303,6 @@ class StageTrainer:
         return replace(self.model, net=self._network(replace(state, ema=None)))
 
     def _network(self, state: TrainState, *, best: bool = False) -> nnx.Module:
-        return train_state.merge_network(self.objective.graphdef, local_replica(state), best=best)
+        # Moments are not gathered: the network does not have them.
+        state = self.data_parallel.local_replica(replace(state, opt_state=()))
+        return train_state.merge_network(self.objective.graphdef, state, best=best)

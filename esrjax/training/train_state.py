@@ -363,7 +363,12 @@ def _micro_batches(images: Array, num_micro_batches: int) -> Array:
 
 
 def make_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, *, axis: str | None = None
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    axis: str | None = None,
+    gather: Callable[[Any], Any] = lambda tree: tree,
+    shard: Callable[[Any], Any] = lambda tree: tree,
 ) -> TrainStepFn:
     """Return the training step, to be compiled.
 
@@ -374,12 +379,16 @@ def make_train_step(
         objective: The loss.
         optimizer: The optax transformation.
         axis: Name of the `pmap` axis over which gradients are averaged, None under `jit`.
+        gather: Applied to the parameters before the forward pass: gathers sharded ones.
+        shard: Applied to the gradients, and to the new state: shards them as the state is.
     """
 
     def train_step(
         state: TrainState, teacher_state: Any, lr: Array, hr: Array
     ) -> tuple[TrainState, Array]:
-        loss, rest, grads = loss_and_grads(objective, state, teacher_state, lr, hr)
+        whole = replace(state, params=gather(state.params), frozen=gather(state.frozen))
+        loss, rest, grads = loss_and_grads(objective, whole, teacher_state, lr, hr)
+        grads = shard(grads)
         if axis is not None:
             loss, grads = lax.pmean((loss, grads), axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -397,7 +406,7 @@ def make_train_step(
             step=state.step + 1,
             first_nonfinite_step=jnp.where(is_first, state.step, state.first_nonfinite_step),
         )
-        return new_state, loss
+        return shard(new_state), loss
 
     return train_step
 

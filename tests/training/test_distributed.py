@@ -14,11 +14,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import sharded
 from arrays import load_npz
+from jax.sharding import PartitionSpec
 
 from esrjax.errors import DistributedError, UnwritableFile
 from esrjax.runtime import STOP_SIGNALS
 from esrjax.training import distributed
+from esrjax.training.checkpoint import Checkpointer, CheckpointInfo
 from esrjax.training.distributed import (
     Cluster,
     DataParallel,
@@ -68,7 +71,10 @@ def start_python(*args: object, devices: int = 1, **env: object) -> subprocess.P
 
 
 def test_weights_do_not_depend_on_processes_and_devices(tmp_path):
-    """Two processes of two devices each, under SLURM, one process of four, and one device."""
+    """Two processes of two devices each, under SLURM, one process of four, and one device.
+
+    With the state replicated and sharded.
+    """
     script = HERE / "twenty.py"
     slurm = {"SLURM_JOB_ID": 1, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": 2}
     slurm |= {"JAX_COORDINATOR_PORT": free_port()}
@@ -81,12 +87,75 @@ def test_weights_do_not_depend_on_processes_and_devices(tmp_path):
         assert run.returncode == 0, stderr
     single, *pair = (load_npz(tmp_path / f"{name}.npz") for name in ("alone0", "pair0", "pair1"))
     assert [int(result["devices"]) for result in (single, *pair)] == [4, 4, 4]
-    results = [(single, "one"), (pair[0], "all"), (pair[1], "all")]
+    results = [(single, "one"), (single, "fsdp")]
+    results += [(result, name) for result in pair for name in ("all", "fsdp")]
     for index in range(sum(name.startswith("all") for name in single)):
         for result, name in results:
             weights, expected = result[f"{name}{index}"], single[f"all{index}"]
             assert weights.dtype == np.float64
             np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-10)
+
+
+# --- sharded states ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "tolerance"),
+    [
+        ("spanv2", "float32", 1e-6),
+        # Adam divides a tiny gradient, which is rounding alone, by its size + ε = 1e-3.
+        pytest.param("hat", "float32", 1e-4, marks=pytest.mark.slow),
+        pytest.param("hat", "float64", 1e-12, marks=pytest.mark.slow),
+        pytest.param("mambairv2", "float32", 1e-4, marks=pytest.mark.slow),
+        pytest.param("mambairv2", "float64", 1e-12, marks=pytest.mark.slow),
+    ],
+)
+def test_sharded_states_train_the_same_weights(tmp_path, method, dtype, tolerance):
+    """Three steps on eight devices; the checkpoint is restored on the two devices here."""
+    run = start_python(HERE / "sharded.py", method, 32, dtype, tmp_path, devices=8)
+    stdout, stderr = run.communicate(timeout=500)
+    assert run.returncode == 0, stderr
+    report = json.loads(stdout)
+    assert max(report["difference"], report["opt_difference"]) <= tolerance
+    assert 1 / 8 < report["share"] < 1.15 / 8  # small arrays are replicated
+    with jax.enable_x64(dtype == "float64"):
+        for parallel in ("jit", "fsdp"):
+            check_restored(tmp_path, parallel, method, 32, dtype)
+
+
+def check_restored(folder: Path, parallel: str, *args: object) -> None:
+    """Check that the checkpoint has the state of `state.npz`, placed as `parallel` says."""
+    data_parallel, _, state = sharded.start(*args, parallel)
+    expected = np.load(folder / "state.npz").values()
+    info = CheckpointInfo(recipe="r", stage="s")
+    restored = Checkpointer(folder).restore(state, info, range(sharded.STEPS + 1))
+    assert restored is not None and restored[0] == sharded.STEPS
+    for old, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(restored[1]), strict=True):
+        assert leaf.sharding.is_equivalent_to(old.sharding, leaf.ndim)
+    whole = jax.tree.leaves(data_parallel.local_replica(restored[1]))
+    assert sharded.device_bytes(restored[1]) < sum(leaf.nbytes for leaf in whole) or (
+        parallel == "jit"
+    )
+    for leaf, value in zip(whole, expected, strict=True):
+        np.testing.assert_array_equal(leaf, value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_devices", "spec"),
+    [
+        ((3, 3, 64, 12), 8, (None, None, ("data0", "data1", "data2"), None)),
+        ((180, 180), 8, (("data0", "data2"), ("data1",))),
+        ((961, 6), 8, (None, ("data0",))),
+        ((1024,), 6, (("data0",),)),
+        ((1023, 3), 6, (("data1",), None)),
+        ((1023,), 8, (None,)),
+        ((961, 7), 8, (None, None)),
+    ],
+)
+def test_largest_axes_that_devices_divide_are_sharded(shape, num_devices, spec):
+    axes = distributed.fsdp_axes(num_devices)
+    assert np.prod(list(axes.values())) == num_devices
+    assert distributed.fsdp_spec(shape, axes) == PartitionSpec(*spec)
 
 
 # --- the command in two processes ----------------------------------------------------------------

@@ -72,6 +72,32 @@ def test_stopped_run_resumes_to_the_same_weights(tmp_path, recipe, full_run, mon
     assert_same_run(run, full_run)
 
 
+def test_run_moves_between_replicated_and_sharded_states(
+    tmp_path, recipe_dict, image_dir, monkeypatch
+):
+    """Sharded until step 5, with a validation there, then replicated; equal up to rounding."""
+    recipe_dict |= {"method": "spanv2", "hparams": {"channels": 4}}
+    recipe_dict["stage"] = recipe_dict["stage"][:1]
+    recipe_dict["stage"][0] |= {
+        "steps": 8,
+        "validation": {"dataset": str(image_dir), "every": 5},
+        "select": "best",
+    }
+    recipe = recipe_loader.parse(recipe_dict)
+    sharded = recipe_loader.parse(recipe_dict | {"parallel": "fsdp"})
+    assert sharded.sha256 == recipe.sha256
+    train.run(recipe, tmp_path / "replicated")
+    stop_after(5, sharded, tmp_path / "both", monkeypatch)
+    train.run(recipe, tmp_path / "both", resume=True)
+    assert recipe_loader.load(tmp_path / "both/recipe.json").parallel == "jit"
+    result, expected = (
+        read_checkpoint(tmp_path / name / "train.safetensors").state_dict
+        for name in ("both", "replicated")
+    )
+    for key, value in expected.items():
+        np.testing.assert_allclose(result[key], value, rtol=0, atol=1e-5, err_msg=key)
+
+
 def test_finished_stage_is_not_trained_again(tmp_path, recipe, full_run, monkeypatch):
     """Interrupted after the weights of a stage are written, and one form of the final weights."""
     for num_files, resume in ((1, False), (2, True)):  # stages/00; stages/01, train.safetensors

@@ -5,13 +5,13 @@ import sys
 
 import jax
 import numpy as np
-from crumbs import Crumb
 from flax import nnx
-from jax.sharding import Mesh
 
+from esrjax.nn.functional import pixel_shuffle
+from esrjax.nn.layers import Conv2d
 from esrjax.nn.state_dict import cast
 from esrjax.training import recipe_loader, train_state
-from esrjax.training.distributed import Cluster, DataParallel, local_replica
+from esrjax.training.distributed import Cluster, DataParallel
 from esrjax.training.stage_trainer import make_stage_optimizer
 from esrjax.training.train_state import Objective
 
@@ -27,6 +27,16 @@ STAGE = {
 }
 
 
+class OneConv(nnx.Module):
+    """A convolution of 1296 weights, enough to be sharded, and pixel shuffle."""
+
+    def __init__(self):
+        self.conv = Conv2d(3, 48, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return pixel_shuffle(self.conv(x), 4)
+
+
 def batch(step):
     """Return this process's rows of the batch of a step."""
     lr = np.random.default_rng(step).integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
@@ -39,24 +49,25 @@ def train(data_parallel):
     """Return the weights after twenty steps."""
     stage = recipe_loader.parse({"method": "spanv2", "seed": 0, "stage": [STAGE]}).stage[0]
     _, optimizer = make_stage_optimizer(stage)
-    graphdef, state = train_state.init_state(
-        cast(Crumb(rngs=nnx.Rngs(0)), np.float64), stage, optimizer
-    )
+    graphdef, state = train_state.init_state(cast(OneConv(), np.float64), stage, optimizer)
     objective = Objective(graphdef=graphdef, stage=stage, data_range=1.0)
     step = data_parallel.compile_step(objective, optimizer)
-    state = data_parallel.replicate(state)
+    state = data_parallel.place(state)
     for index in range(stage.steps):
         state, _ = step(state, None, *data_parallel.shard(batch(index)))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(local_replica((state.params, state.ema)))]
+    is_sharded = any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+    assert is_sharded == (data_parallel.parallel == "fsdp")
+    weights = data_parallel.local_replica((state.params, state.ema))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(weights)]
 
 
 def main(out):
     if "SLURM_PROCID" in os.environ:
         Cluster().join()
-    results = {"all": train(DataParallel.for_batch(BATCH))}
+    parallels = {"all": "jit", "fsdp": "fsdp"}
+    results = {name: train(DataParallel.for_batch(BATCH, p)) for name, p in parallels.items()}
     if jax.process_count() == 1:
-        one_device = DataParallel(mesh=Mesh(np.array(jax.devices()[:1]), ("data",)), parallel="jit")
-        results["one"] = train(one_device)
+        results["one"] = train(DataParallel.over(jax.devices()[:1], "jit"))
     arrays = {f"{name}{i}": x for name, leaves in results.items() for i, x in enumerate(leaves)}
     np.savez(f"{out}{jax.process_index()}.npz", devices=jax.device_count(), **arrays)
 
