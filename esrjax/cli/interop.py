@@ -24,6 +24,8 @@ from esrjax.errors import InvalidArgument, list_some
 
 if TYPE_CHECKING:
     from esrjax.interop.array_diff import OptimizerPair
+    from esrjax.interop.counts import CountsReport
+    from esrjax.interop.exercise import ExerciseReport
     from esrjax.interop.export import ExportMetadata
     from esrjax.interop.parity import GoldenComparison
     from esrjax.interop.torch_compare import LiveComparison
@@ -211,7 +213,7 @@ def _show(comparison: Any, as_json: bool) -> None:
     is_live = hasattr(comparison, "layers")
     columns = ["case", "shape", "max |difference|", "tolerance", "changed uint8", "precision"]
     if is_live:
-        columns = ["case", "precision", *columns[2:5], "worst"]
+        columns = ["case", "precision", *columns[2:5], "worst case", "worst weight"]
     rows = [
         {
             "case": diff.name,
@@ -220,7 +222,8 @@ def _show(comparison: Any, as_json: bool) -> None:
             "max |difference|": f"{diff.max_abs_diff:.2e}",
             "tolerance": f"{diff.tolerance:.2e}",
             "changed uint8": diff.num_changed_u8,
-            "worst": diff.worst_key,
+            "worst case": diff.case,
+            "worst weight": diff.worst_key,
             "passed": diff.passed,
         }
         for diff in comparison.diffs
@@ -245,7 +248,11 @@ def _golden_notes(comparison: GoldenComparison) -> Iterator[str]:
 
 
 def _live_notes(comparison: LiveComparison) -> Iterator[str]:
+    cases = comparison.cases
+    yield f"{len(cases)} cases, 2 images each: {list_some(cases, 3, '; ')}"
     yield from _layer_notes(comparison.layers)
+    yield from _exercise_notes(comparison.exercise)
+    yield from _counts_notes(comparison.counts)
     if (quality := comparison.quality) is not None:
         psnr = f"JAX {quality.jax_psnr:.4f} dB, PyTorch {quality.torch_psnr:.4f} dB"
         yield (
@@ -258,18 +265,49 @@ def _live_notes(comparison: LiveComparison) -> Iterator[str]:
 
 def _layer_notes(layers: LayerReport) -> Iterator[str]:
     if (divergence := layers.first_divergence) is None:
-        yield f"layers: equal wherever both have them ({layers.num_compared} arrays)"
+        yield f"layers: equal wherever both have them ({layers.num_compared:,} arrays)"
     else:
         yield f"first divergence {divergence.location}"
         yield f"  {divergence.description}"
+        if not divergence.persists:
+            yield (
+                "  the modules after it agree: a mistake that the rest hides, or modules that "
+                "contain different parts (then give the JAX module another name, or map it in "
+                "Method.torch_names)"
+            )
     for title, paths in {
-        "different boundaries, without effect": layers.harmless_diffs,
+        "differ, but the modules after them agree": layers.hidden_diffs,
+        "different boundaries, without effect": layers.boundary_diffs,
         "only in PyTorch": layers.torch_only,
         "only in JAX": layers.jax_only,
         "shapes cannot be compared": layers.shape_mismatch,
     }.items():
         if paths:
             yield f"{title}: {list_some(paths, 8)}"
+
+
+def _exercise_notes(exercise: ExerciseReport) -> Iterator[str]:
+    for title, places in {
+        "not exercised, never opens": exercise.closed,
+        "not exercised, output never varies": exercise.constant,
+        "exercised on one side only": exercise.one_sided,
+        "channels that never opened": exercise.dead_units,
+        "gradient zero everywhere": exercise.zero_gradients,
+    }.items():
+        if places:
+            yield f"{title}: {list_some(places, 8)}"
+
+
+def _counts_notes(counts: CountsReport) -> Iterator[str]:
+    height, width = counts.image_size
+    labels = {"conv_macs": "MACs of convolutions", "matmul_macs": "MACs of matrix products"}
+    equal = [labels.get(name, name) for name in vars(counts.jax) if name not in counts.differences]
+    yield f"counts at {height}x{width}, equal: {', '.join(equal) or 'none'}"
+    for name, (jax_count, torch_count) in counts.differences.items():
+        label = labels.get(name, name)
+        yield f"counts differ: {label}: JAX {jax_count:,}, PyTorch {torch_count:,}"
+    for line in counts.not_counted:
+        yield f"the organisers' counter loses {line}"
 
 
 # --- export ------------------------------------------------------------------------------------

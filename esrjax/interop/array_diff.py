@@ -7,9 +7,10 @@ zero, where a relative error per element says nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -45,6 +46,7 @@ class ArrayDiff:
         precision: Precision that both sides were computed in.
         float32_max_abs_diff: `max_abs_diff` in float32, where that failed and the comparison was
             repeated in float64.
+        case: Weights, image size, mode and image, where the difference is the worst of several.
         worst_key: State-dict key of the array with the largest ratio of difference to tolerance,
             where several arrays are summarized in one.
         max_changed_u8: Largest `num_changed_u8` that passes; None where it is not limited.
@@ -59,6 +61,7 @@ class ArrayDiff:
     num_changed_u8: int | None = None
     precision: Precision = "float32"
     float32_max_abs_diff: float | None = None
+    case: str | None = None
     worst_key: str | None = None
     max_changed_u8: int | None = None
     num_changed_u8_unperturbed: int | None = None
@@ -95,6 +98,9 @@ class ArrayDiff:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields and `passed` in plain types, for JSON."""
         return {**vars(self), "shape": list(self.shape), "passed": self.passed}
+
+
+float64_diff = partial(ArrayDiff.of, precision="float64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +156,44 @@ def ratio(value: float, limit: float) -> float:
     """Return `value / limit` for sorting: infinity for NaN, and 1 for a positive value / 0."""
     quotient = value / limit if limit else float(value > 0)
     return np.inf if np.isnan(quotient) else quotient
+
+
+def worst(diffs: Sequence[ArrayDiff]) -> ArrayDiff:
+    """Return the difference with the largest ratio to its tolerance; the first of several.
+
+    Args:
+        diffs: At least one; `num_changed_u8` is summed.
+    """
+    largest = max(diffs, key=lambda diff: ratio(diff.max_abs_diff, diff.tolerance))
+    changed = [diff.num_changed_u8 for diff in diffs if diff.num_changed_u8 is not None]
+    return replace(largest, num_changed_u8=sum(changed)) if changed else largest
+
+
+def worst_of_keys(
+    name: str,
+    jax_values: Mapping[str, Array],
+    torch_values: Mapping[str, Array],
+    tolerances: Mapping[str, float],
+) -> list[ArrayDiff]:
+    """Return the worst difference of the float64 arrays that both have, under `worst_key`.
+
+    Args:
+        name: What the arrays are.
+        jax_values: JAX's arrays by key.
+        torch_values: PyTorch's.
+        tolerances: Largest absolute differences that pass.
+    """
+    diffs = [
+        float64_diff(name, jax_values[key], value, tolerances[key], worst_key=key)
+        for key, value in torch_values.items()
+        if key in jax_values
+    ]
+    return [worst(diffs)] if diffs else []
+
+
+def max_abs(array: Array) -> float:
+    """Return the largest absolute value; 0 of an empty array."""
+    return float(np.abs(array).max(initial=0.0))
 
 
 # --- precision ---

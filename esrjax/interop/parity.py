@@ -34,7 +34,7 @@ from esrjax.method import Form, Method
 from esrjax.nn import checkpoint_io
 from esrjax.nn.compilation import jit
 from esrjax.nn.hooks import heads, taps
-from esrjax.nn.state_dict import KeyMap, cast, to_state_dict
+from esrjax.nn.state_dict import KeyMap, cast
 from esrjax.schema import STRICT
 
 # Of hash keys: files that the PyTorch file imports, relative to it.
@@ -258,12 +258,12 @@ class ParityRequest:
         method: Name of the method.
         hparams: Hyperparameters of the JAX network; defaults for those not named.
         checkpoint: Weights of both networks. Without one, a golden file is compared with the
-            method's published weights, and a live network with random weights.
+            method's published weights. A live network is also compared with random weights.
         golden: An .npz of inputs and outputs that PyTorch computed, see `compare`.
         torch: The PyTorch network, FILE.py:Class.
         torch_args: Keyword arguments of its constructor.
         data: Dataset, a name or a folder, on which both networks' PSNR is compared.
-        seed: Seed of random weights and inputs.
+        seed: Seed of random weights and images; another seed draws others.
         implementation: Implementation of operations in float32.
 
     Raises:
@@ -346,24 +346,25 @@ def _compare_live(
     request: ParityRequest, source: str, optimizers: Sequence[OptimizerPair]
 ) -> ParityResult:
     checkpoint_io.import_torch("Comparison with a PyTorch network")
-    from esrjax.interop import torch_compare, torch_model
+    from esrjax.interop import draws, torch_compare, torch_model
 
     pairs = image_pairs(request)
     model = torch_model.build(torch_model.parse_source(source, request.torch_args), request.seed)
-    if request.checkpoint is None:
-        pair = torch_compare.random_pair(request.method, model, request.hparams, request.seed)
-    else:
-        checkpoint = checkpoint_io.read_checkpoint(request.checkpoint)
-        pair = torch_compare.load_pair(request.method, model, request.hparams, checkpoint)
-    x = torch_compare.draw_inputs(pair.method, request.seed)
-    hashes = {"weights": checkpoint_io.hash_tensors(to_state_dict(pair.jax_net, pair.key_map))}
-    for name, image in zip(torch_compare.INPUT_NAMES, x, strict=True):
-        hashes[name] = checkpoint_io.hash_tensors({"": image})
+    file = request.checkpoint
+    checkpoint = None if file is None else checkpoint_io.read_checkpoint(file)
+    pair = draws.make_pair(request.method, model, request.hparams, checkpoint, request.seed)
+    hashes: dict[str, str] = {}
+    for draw in pair.draws:
+        hashes[f"weights, {draw.name}"] = checkpoint_io.hash_tensors(draw.state_dict)
+        for size in draws.image_sizes(pair.method):
+            images = draws.draw_images(pair.method, draw.seed, size)
+            name = f"images, {draw.name}, {size[0]}x{size[1]}"
+            hashes[name] = checkpoint_io.hash_tensors({"": images})
     for file in model.local_imports:
         relative_path = os.path.relpath(file, model.source.file.resolve().parent)
         hashes[IMPORT_PREFIX + relative_path] = hash_file(file)
     hashes |= hash_inputs(request)
-    comparison = torch_compare.compare(pair, x, optimizers, pairs, request.implementation)
+    comparison = torch_compare.compare(pair, optimizers, pairs, request.implementation)
     return ParityResult(comparison=comparison, form=pair.form, hashes=hashes)
 
 

@@ -45,7 +45,7 @@ class ParityReport:
         results: All results, as `LiveComparison.as_dict` or `GoldenComparison.as_dict` gives them.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     request: ParityRequest
     form: Form
     passed: bool

@@ -3,12 +3,12 @@
 `jax_*` names values of JAX and optax, `torch_*` those of PyTorch; arrays are in PyTorch's layout
 (N, C, H, W) and under PyTorch's names. The architecture, gradients and optimizer steps are compared
 in float64, where rounding cannot hide an error, and the network as it is used in float32, with the
-kernels that users get.
+kernels that users get. Each comparison is made for several draws of weights and images.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -16,137 +16,134 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from esrjax import registry
 from esrjax.data.datasets import Pair, lr_source
 from esrjax.errors import TorchModelError, list_some
 from esrjax.evaluation import upscale
 from esrjax.evaluation.metrics import NTIRE, psnr
-from esrjax.interop import array_diff, torch_model, torch_optim, trace
+from esrjax.interop import array_diff, torch_optim, trace
 from esrjax.interop.array_diff import Array, ArrayDiff, Comparison, Implementation, OptimizerPair
-from esrjax.interop.torch_model import TorchModel
-from esrjax.interop.trace import LayerReport
-from esrjax.loading import load_network
-from esrjax.method import Form, Method
-from esrjax.nn.checkpoint_io import Checkpoint, StateDict
+from esrjax.interop.counts import CountsReport, compare_counts
+from esrjax.interop.draws import IMAGE_NAMES, Case, Draw, ModelPair, draw_images, image_sizes
+from esrjax.interop.exercise import Exercise, ExerciseReport
+from esrjax.interop.trace import JaxCalls, LayerReport
+from esrjax.method import Form
+from esrjax.nn.checkpoint_io import StateDict
 from esrjax.nn.compilation import FAST_COMPILE, jit
-from esrjax.nn.reparam import deploy
-from esrjax.nn.state_dict import KeyMap, cast, named_parameters, perturb_weights, to_state_dict
+from esrjax.nn.state_dict import cast, named_parameters, to_state_dict
 
 NhwcForward = Callable[[Any], Any]  # (N, h, w, 3) -> (N, s·h, s·w, 3), in [0, data_range]
 
-MIN_SIDE = 16  # smallest side of the random inputs, LR pixels
-INPUT_NAMES = ("image", "noise")
 # A network may amplify rounding beyond FLOAT32_RTOL, most of all for noise. PyTorch's own distance
 # between float32 and float64 measures that, and this multiple of it is tolerated.
 ROUNDING_FACTOR = 10
-WEIGHT_ROUNDING_RTOL = 8 * float(np.finfo(np.float64).eps)  # of a weight: rounding of `w + update`
 GRAD_FLOOR = 1e-3  # of the largest gradient of all: smaller gradients are compared with this
 MAX_PSNR_DIFF_MDB = 1.0  # largest difference of the mean PSNR that passes, mdB
 
-_float64_diff = functools.partial(ArrayDiff.of, precision="float64")
 
-
-# --- the two networks ---
+# --- runs of the JAX network ---
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ModelPair:
-    """A JAX and a PyTorch network with the same weights.
+class JaxRun:
+    """Result of one forward and backward pass of the JAX network, in float64.
 
     Attributes:
-        name: Name of the method.
-        method: The method.
-        jax_net: The nnx network, in eval mode.
-        form: Its form, "train" or "deploy".
-        torch_model: The PyTorch network, in eval mode.
+        calls: Inputs and outputs of every module.
+        x_grad: Gradient of the input `(N, 3, h, w)`, of `sum(sin(y))`, y the output.
+        grads: Gradients of the weights, in PyTorch's layout and names.
     """
 
-    name: str
-    method: Method
-    jax_net: nnx.Module
-    form: Form
-    torch_model: TorchModel
+    calls: JaxCalls
+    x_grad: Array
+    grads: StateDict
 
     @property
-    def key_map(self) -> KeyMap:
-        """Map between nnx paths and PyTorch's names."""
-        return KeyMap(self.method.torch_names)
+    def output(self) -> Array:
+        """SR images `(N, 3, s·h, s·w)`."""
+        return array_diff.to_channels_first(self.calls[trace.ROOT, "out"][0][0])
 
 
-def load_pair(
-    name: str, model: TorchModel, hparams: Mapping[str, Any], checkpoint: Checkpoint
-) -> ModelPair:
-    """Load a checkpoint into both networks; it determines the JAX network's form.
+class JaxRuns:
+    """Runs of the JAX networks of a pair, which do not depend on the PyTorch network.
 
     Args:
-        name: Name of the method.
-        model: The PyTorch network.
-        hparams: Hyperparameters of the JAX network.
-        checkpoint: The weights.
-
-    Raises:
-        UserError: If the weights do not fit one of the networks.
+        pair: The networks.
+        implementation: Implementation of operations in float32; float64 uses the reference.
     """
-    method = registry.get_method(name)
-    loaded = load_network(name, method, checkpoint, hparams)
-    torch_model.load_state_dict(
-        model, loaded.checkpoint.state_dict, method.unused_torch_keys, str(checkpoint.path)
-    )
-    return ModelPair(
-        name=name, method=method, jax_net=loaded.net, form=loaded.form, torch_model=model
-    )
+
+    def __init__(self, pair: ModelPair, implementation: Implementation = "auto"):
+        self.pair = pair
+        self.implementation: Implementation = implementation
+        self._programs: dict[tuple[Any, str], Callable[..., Any]] = {}
+        self._runs: dict[tuple[str, str], Any] = {}
+
+    def images(self, case: Case) -> Array:
+        """Return the LR images `(N, h, w, 3)` of a case, float32."""
+        return draw_images(self.pair.method, case.draw.seed, case.image_size)
+
+    def float64(self, case: Case) -> JaxRun:
+        """Return outputs of all modules and gradients."""
+        return self._cached(case, "float64", self._run_float64)
+
+    def float32(self, case: Case) -> Array:
+        """Return the SR images `(N, 3, s·h, s·w)`, computed as for users."""
+        return self._cached(case, "float32", self._run_float32)
+
+    def forward(self, net: nnx.Module) -> NhwcForward:
+        """Return the network in float32 as a function, compiled once for each image size."""
+        graphdef, state = nnx.split(net)
+
+        def make() -> Callable[..., Any]:
+            return jit(lambda state, x: nnx.merge(graphdef, state)(x))  # pyright: ignore[reportCallIssue] # networks are callable
+
+        return functools.partial(self._program(graphdef, "float32", make), state)
+
+    def _cached(self, case: Case, precision: str, run: Callable[[Case], Any]) -> Any:
+        key = str(case), precision
+        if key not in self._runs:
+            self._runs[key] = run(case)
+        return self._runs[key]
+
+    def _program(self, graphdef: Any, name: str, make: Callable[[], Any]) -> Callable[..., Any]:
+        """Return a compiled function; draws of the same structure share it."""
+        if (graphdef, name) not in self._programs:
+            self._programs[graphdef, name] = make()
+        return self._programs[graphdef, name]
+
+    def _run_float32(self, case: Case) -> Array:
+        with array_diff.full_precision(self.implementation):
+            y = self.forward(case.draw.net)(self.images(case))
+        return array_diff.to_channels_first(np.asarray(y))
+
+    def _run_float64(self, case: Case) -> JaxRun:
+        with array_diff.float64_reference():
+            net = cast(case.draw.train_net if case.training else case.draw.net, np.float64)
+            net.train() if case.training else net.eval()
+            graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+            program = self._program(graphdef, "float64", lambda: _gradient_program(graphdef))
+            x = self.images(case).astype(np.float64)
+            calls, (params_grad, x_grad) = program(params, x, rest)
+            # `rest` (batch statistics) has values here, not gradients; PyTorch has none for them,
+            # so that `compare_gradients` skips them.
+            grads = to_state_dict(nnx.merge(graphdef, params_grad, rest), self.pair.key_map)
+            calls = jax.tree.map(np.asarray, calls)
+        return JaxRun(
+            calls=calls, x_grad=array_diff.to_channels_first(np.asarray(x_grad)), grads=grads
+        )
 
 
-def random_pair(name: str, model: TorchModel, hparams: Mapping[str, Any], seed: int) -> ModelPair:
-    """Give both networks random weights; the JAX network has the form that fits PyTorch's keys.
+def _gradient_program(graphdef: Any) -> Callable[..., Any]:
+    """Return a function of weights, images and other state: all calls, and gradients."""
 
-    Args:
-        name: Name of the method.
-        model: The PyTorch network.
-        hparams: Hyperparameters of the JAX network.
-        seed: Seed of the weights.
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    def run(params: Any, x: Any, rest: Any) -> Any:
+        def forward(params: Any, x: Any) -> Any:
+            return trace.call_traced(nnx.merge(graphdef, params, rest), x)
 
-    Raises:
-        UserError: If the PyTorch network has other weights than the JAX network in either form.
-    """
-    method = registry.get_method(name)
-    net = perturb_weights(method.build(seed=seed, **hparams), seed=seed)
-    net.eval()
-    nets: dict[Form, nnx.Module] = {"deploy": deploy(net), "train": net}
-    key_map, optional_keys = KeyMap(method.torch_names), method.unused_torch_keys
-    state_dicts = {form: to_state_dict(net, key_map) for form, net in nets.items()}
+        y, vjp, calls = jax.vjp(forward, params, x, has_aux=True)
+        return calls, vjp(jnp.cos(y))
 
-    def num_mismatches(form: Form) -> int:
-        return len(torch_model.state_dict_mismatches(model, state_dicts[form], optional_keys))
-
-    form = min(nets, key=num_mismatches)
-    location = f"random weights of {name} in {form} form"
-    torch_model.load_state_dict(model, state_dicts[form], optional_keys, location)
-    return ModelPair(name=name, method=method, jax_net=nets[form], form=form, torch_model=model)
-
-
-def draw_inputs(method: Method, seed: int) -> Array:
-    """Return a random smooth image with an edge, and white noise.
-
-    Args:
-        method: The method; its `min_side` and `data_range` apply.
-        seed: Seed of the random numbers.
-
-    Returns:
-        `(2, h, w, 3)`, float32, values k / 255 · `data_range`.
-    """
-    side = max(MIN_SIDE, method.min_side)
-    height, width = side + 5, side + 13  # differ from each other and from most channel counts
-    rng = np.random.RandomState(seed)  # the only generator whose stream NumPy guarantees
-    rows, columns = np.mgrid[:height, :width][..., None]
-    waves = sum(
-        np.sin(freq_y * rows + freq_x * columns + rng.uniform(0, 2 * np.pi, 3))
-        for freq_y, freq_x in rng.uniform(-0.6, 0.6, (6, 2))
-    )
-    edge = rows + 2 * columns > height + width / 2
-    image = np.rint(255 * np.clip(0.5 + waves / 12 + 0.2 * edge, 0, 1))
-    noise = rng.randint(0, 256, image.shape)
-    return np.stack([image, noise]).astype(np.float32) / np.float32(255 / method.data_range)
+    return run
 
 
 # --- the whole comparison ---
@@ -195,17 +192,24 @@ class QualityComparison:
 class LiveComparison(Comparison):
     """Results of comparing a JAX network with a live PyTorch network.
 
-    `diffs` are those of outputs in float64 and float32, gradients, weights after optimizer steps.
+    `diffs` are those of outputs and gradients, the worst of all cases, and of weights after
+    optimizer steps.
 
     Attributes:
         form: Form of the JAX network, "train" or "deploy".
-        layers: Comparison of all modules, in float64.
+        cases: What was compared: weights, image size, mode.
+        layers: Comparison of all modules, in float64: of the first case in which they differ.
+        exercise: What no case has exercised.
+        counts: Parameters, multiply-adds and activations of both networks.
         quality: PSNR on a dataset, where one was given.
         notes: What was redirected to the CPU or could not be compared.
     """
 
     form: Form
+    cases: tuple[str, ...]
     layers: LayerReport
+    exercise: ExerciseReport
+    counts: CountsReport
     quality: QualityComparison | None = None
     notes: tuple[str, ...] = ()
 
@@ -214,81 +218,153 @@ class LiveComparison(Comparison):
         """Name of every check, and whether it passed."""
         checks = {f"{diff.name}, {diff.precision}": diff.passed for diff in self.diffs}
         checks["layers"] = self.layers.first_divergence is None
+        checks["exercise"] = self.exercise.passed
         return checks if self.quality is None else {**checks, "quality": self.quality.passed}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields and `passed` in plain types, for JSON."""
-        quality = self.quality and self.quality.as_dict()
-        return {**super().as_dict(), "layers": self.layers.as_dict(), "quality": quality}
+        return {
+            **super().as_dict(),
+            "layers": self.layers.as_dict(),
+            "exercise": self.exercise.as_dict(),
+            "counts": self.counts.as_dict(),
+            "quality": self.quality and self.quality.as_dict(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """Results of one case.
+
+    Attributes:
+        case: The case.
+        diffs: Differences of outputs and gradients.
+        layers: Comparison of all modules.
+    """
+
+    case: Case
+    diffs: tuple[ArrayDiff, ...]
+    layers: LayerReport
+
+    @property
+    def passed(self) -> bool:
+        """Whether all arrays agree."""
+        return self.layers.first_divergence is None and all(diff.passed for diff in self.diffs)
 
 
 def compare(
     pair: ModelPair,
-    x: Array,
     optimizers: Sequence[OptimizerPair] = (),
     image_pairs: Sequence[Pair] = (),
     implementation: Implementation = "auto",
 ) -> LiveComparison:
     """Compare both networks.
 
-    In float64: outputs, inputs and outputs of every module, gradients, and weights after optimizer
-    steps. In float32: outputs, and PSNR on a dataset.
+    In float64: outputs, inputs and outputs of every module, and gradients, in eval mode at two
+    image sizes and in train mode at one, for every draw; and weights after optimizer steps. In
+    float32: outputs at one size, for every draw, and PSNR on a dataset.
 
     Args:
         pair: The networks.
-        x: LR images `(2, h, w, 3)`, float32, from `draw_inputs`.
-        optimizers: Optimizers of which steps are compared.
-        image_pairs: LR and HR images of a dataset.
+        optimizers: Optimizers of which steps are compared, with the first draw.
+        image_pairs: LR and HR images of a dataset, upscaled with the first draw.
         implementation: Implementation of operations in float32; float64 uses the reference.
 
     Raises:
         TorchModelError: If the PyTorch network's code raises an error, or the outputs have
             different shapes.
     """
-    float64_diffs, layers, torch_out = compare_float64(pair, x)
-    training_diffs, notes = _compare_training(pair, x, torch_out, optimizers)
-    graphdef, state = nnx.split(pair.jax_net)
-    run = jit(lambda state, x: nnx.merge(graphdef, state)(x))  # pyright: ignore[reportCallIssue] # networks are callable
-    forward = functools.partial(run, state)
-
-    def torch_forward(x: Any) -> Any:
-        return np.moveaxis(torch_optim.forward(pair.torch_model, x), 1, -1)
-
+    runs, exercise = JaxRuns(pair, implementation), Exercise()
+    cases, notes = list_cases(pair)
+    results = [compare_case(runs, case, exercise) for case in cases]
+    first_draw = pair.draws[0]
+    pair.load(first_draw)
+    diffs = _worst_diffs(results)
+    diffs += _compare_optimizers(pair, runs, cases[0], optimizers)
     quality = None
-    with array_diff.full_precision(implementation):
-        float32_diffs = _compare_float32(pair, forward, x, torch_out)
-        if image_pairs:
-            quality = compare_quality(forward, torch_forward, pair.method.data_range, image_pairs)
+    if image_pairs:
+        with array_diff.full_precision(implementation):
+            quality = compare_quality(
+                runs.forward(first_draw.net),
+                lambda x: np.moveaxis(torch_optim.forward(pair.torch_model, x), 1, -1),
+                pair.method.data_range,
+                image_pairs,
+            )
     return LiveComparison(
         method=pair.name,
         form=pair.form,
-        diffs=(*float64_diffs, *float32_diffs, *training_diffs),
-        layers=layers,
+        diffs=tuple(diffs),
+        cases=tuple(map(str, cases)),
+        layers=_merge_layers(results),
+        exercise=exercise.report(),
+        counts=compare_counts(pair.method, first_draw.net, pair.torch_model, cases[0].image_size),
         quality=quality,
-        notes=(*sorted(pair.torch_model.notes), *notes),
+        notes=(*sorted(pair.torch_model.notes), *notes, *_gradient_notes(pair, runs, results)),
     )
 
 
-def compare_float64(pair: ModelPair, x: Array) -> tuple[list[ArrayDiff], LayerReport, Array]:
-    """Compare outputs and all modules in float64.
+def list_cases(pair: ModelPair) -> tuple[list[Case], list[str]]:
+    """Return the cases of a comparison, and notes on what cannot be compared.
+
+    Train mode is compared with random weights only: a checkpoint may lack the branches that the
+    PyTorch network then runs.
+    """
+    sizes = image_sizes(pair.method)
+    cases = [Case(draw=draw, image_size=size) for draw in pair.draws for size in sizes]
+    random_draws = [draw for draw in pair.draws if draw.name != "checkpoint"]
+    pair.load(random_draws[0])
+    x = draw_images(pair.method, random_draws[0].seed, sizes[0]).astype(np.float64)
+    if torch_optim.is_stochastic(pair.torch_model, x):
+        return cases, ["train mode is not compared: PyTorch's output depends on random numbers"]
+    if unused_keys := _unused_params(pair, random_draws[0]):
+        what = f"JAX has no {list_some(unused_keys, 2)} in {pair.form} form"
+        return cases, [f"train mode is not compared: {what}"]
+    return [
+        *cases,
+        *(Case(draw=draw, image_size=sizes[0], training=True) for draw in random_draws),
+    ], []
+
+
+def _unused_params(pair: ModelPair, draw: Draw) -> list[str]:
+    """Return the weights of the PyTorch network that the JAX network does not have."""
+    params = dict(pair.torch_model.module.named_parameters())
+    return sorted(params.keys() - draw.state_dict.keys())
+
+
+def compare_case(runs: JaxRuns, case: Case, exercise: Exercise) -> CaseResult:
+    """Compare outputs, all modules and gradients in float64; outputs of each draw in float32.
 
     Args:
-        pair: The networks.
-        x: LR images `(2, h, w, 3)`.
-
-    Returns:
-        Differences of the outputs, comparison of the modules, and PyTorch's output `(2, 3, H, W)`.
+        runs: Runs of the JAX network.
+        case: Weights, image size and mode.
+        exercise: Receives what PyTorch has exercised.
 
     Raises:
         TorchModelError: If the PyTorch network's code raises an error, or the outputs have
             different shapes.
     """
-    x = x.astype(np.float64)
-    hook_events = torch_optim.record_events(pair.torch_model, x)
-    with array_diff.float64_reference():
-        jax_calls = trace.record_calls(cast(pair.jax_net, np.float64), x)
-    torch_out = hook_events[-1].arrays[0]
-    jax_out = array_diff.to_channels_first(jax_calls[trace.ROOT, "out"][0][0])
+    pair, x = runs.pair, runs.images(case)
+    pair.load(case.draw)
+    torch_run = torch_optim.run(
+        pair.torch_model, x.astype(np.float64), exercise, training=case.training
+    )
+    jax_run = runs.float64(case)
+    _check_shapes(pair, jax_run.output, torch_run.output)
+    mode = ", train mode" * case.training
+    diffs = [_compare_outputs(f"outputs{mode}", jax_run.output, torch_run.output, case)]
+    if not case.training and case.image_size == image_sizes(pair.method)[0]:
+        diffs.append(_compare_float32(runs, case, x, torch_run.output))
+    jax_grads, torch_grads = (jax_run.x_grad, jax_run.grads), (torch_run.x_grad, torch_run.grads)
+    diffs += [
+        replace(diff, name=f"{diff.name}{mode}", case=str(case))
+        for diff in compare_gradients(jax_grads, torch_grads)
+    ]
+    events = trace.align(torch_run.events, jax_run.calls, pair.key_map)
+    layers = trace.summarize(events, [path for path, _ in jax_run.calls])
+    return CaseResult(case=case, diffs=tuple(diffs), layers=layers)
+
+
+def _check_shapes(pair: ModelPair, jax_out: Array, torch_out: Array) -> None:
     if jax_out.shape != torch_out.shape:
         raise TorchModelError(
             f"{pair.torch_model.source.class_name} returns {torch_out.shape}, "
@@ -297,29 +373,69 @@ def compare_float64(pair: ModelPair, x: Array) -> tuple[list[ArrayDiff], LayerRe
             location=str(pair.torch_model.source.file),
             remedy="check the constructor arguments (--torch-args) and --hparam scale",
         )
-    diffs: list[ArrayDiff] = []
-    for name, jax_sr, torch_sr in zip(INPUT_NAMES, jax_out, torch_out, strict=True):
-        tolerance = array_diff.FLOAT64_RTOL * array_diff.value_range(torch_sr)
-        diffs.append(_float64_diff(name, jax_sr, torch_sr, tolerance))
-    events = trace.align(hook_events, jax_calls, pair.key_map)
-    return diffs, trace.summarize(events, [path for path, _ in jax_calls]), torch_out
 
 
-def _compare_float32(
-    pair: ModelPair, forward: NhwcForward, x: Array, torch_out64: Array
-) -> list[ArrayDiff]:
+def _compare_outputs(name: str, jax_out: Array, torch_out: Array, case: Case) -> ArrayDiff:
+    """Return the worst difference of the images in float64."""
+    diffs = [
+        array_diff.float64_diff(
+            name,
+            jax_sr,
+            torch_sr,
+            array_diff.FLOAT64_RTOL * array_diff.value_range(torch_sr),
+            case=f"{case}, {image_name}",
+        )
+        for image_name, jax_sr, torch_sr in zip(IMAGE_NAMES, jax_out, torch_out, strict=True)
+    ]
+    return array_diff.worst(diffs)
+
+
+def _compare_float32(runs: JaxRuns, case: Case, x: Array, torch_out64: Array) -> ArrayDiff:
     """Compare outputs in float32; the tolerance grows with PyTorch's own rounding."""
-    data_range, model = pair.method.data_range, pair.torch_model
-    jax_out = array_diff.to_channels_first(np.asarray(forward(x)))
-    images = zip(INPUT_NAMES, jax_out, torch_optim.forward(model, x), torch_out64, strict=True)
+    data_range, model = runs.pair.method.data_range, runs.pair.torch_model
+    jax_out, torch_out = runs.float32(case), torch_optim.forward(model, x)
     diffs: list[ArrayDiff] = []
+    images = zip(IMAGE_NAMES, jax_out, torch_out, torch_out64, strict=True)
     for name, jax_sr, torch_sr, torch_sr64 in images:
-        torch_rounding = _max_abs(torch_sr - torch_sr64)
+        torch_rounding = array_diff.max_abs(torch_sr - torch_sr64)
         max_value = max(data_range, array_diff.value_range(torch_sr))
         tolerance = max(array_diff.FLOAT32_RTOL * max_value, ROUNDING_FACTOR * torch_rounding)
         num_changed_u8 = array_diff.count_changed_u8(jax_sr, torch_sr, data_range)
-        diffs.append(ArrayDiff.of(name, jax_sr, torch_sr, tolerance, num_changed_u8=num_changed_u8))
-    return diffs
+        fields = {"num_changed_u8": num_changed_u8, "case": f"{case}, {name}"}
+        diffs.append(ArrayDiff.of("outputs", jax_sr, torch_sr, tolerance, **fields))
+    return array_diff.worst(diffs)
+
+
+def _worst_diffs(results: Sequence[CaseResult]) -> list[ArrayDiff]:
+    """Return the worst difference of each kind, of all cases."""
+    groups: dict[tuple[str, str], list[ArrayDiff]] = {}
+    for result in results:
+        for diff in result.diffs:
+            groups.setdefault((diff.name, diff.precision), []).append(diff)
+    return [array_diff.worst(diffs) for diffs in groups.values()]
+
+
+def _merge_layers(results: Sequence[CaseResult]) -> LayerReport:
+    """Return the report of the first case in which a module differs, counting all cases."""
+    reports = [result.layers for result in results]
+    differing = (report for report in reports if report.first_divergence is not None)
+    first = next(differing, reports[0])
+    return replace(first, num_compared=sum(report.num_compared for report in reports))
+
+
+def _gradient_notes(pair: ModelPair, runs: JaxRuns, results: Sequence[CaseResult]) -> list[str]:
+    """Return a note on the weights that JAX trains and PyTorch does not."""
+    keys: set[str] = set()
+    case = results[-1].case
+    torch_grads = {
+        key for key, param in pair.torch_model.module.named_parameters() if param.requires_grad
+    }
+    net = case.draw.train_net if case.training else case.draw.net
+    params = [path for path, var in named_parameters(net) if isinstance(var, nnx.Param)]
+    for key in set(map(pair.key_map.to_torch, params)) - torch_grads:
+        keys |= {key} if runs.float64(case).grads[key].any() else set()
+    note = f"PyTorch has no gradient for {list_some(sorted(keys), 3)}: not compared"
+    return [note] if keys else []
 
 
 def compare_quality(
@@ -363,52 +479,15 @@ def compare_quality(
 # --- gradients and optimizer steps ---
 
 
-def _compare_training(
-    pair: ModelPair, x: Array, torch_out: Array, optimizers: Sequence[OptimizerPair]
-) -> tuple[list[ArrayDiff], list[str]]:
-    """Compare gradients and optimizer steps; return notes on weights without PyTorch gradients."""
-    x, key_map = x.astype(np.float64), pair.key_map
-    target = np.random.RandomState(1).random_sample(torch_out.shape) * pair.method.data_range
-    torch_grads = torch_optim.gradients(pair.torch_model, x, target)
+def _compare_optimizers(
+    pair: ModelPair, runs: JaxRuns, case: Case, optimizers: Sequence[OptimizerPair]
+) -> list[ArrayDiff]:
+    """Compare optimizer steps with the gradients of a case."""
+    grads = runs.float64(case).grads
+    weights = {key: value.astype(np.float64) for key, value in case.draw.state_dict.items()}
     with array_diff.float64_reference():
-        jax_net = cast(pair.jax_net, np.float64)
-        jax_grads = jax_gradients(jax_net, key_map, x, target)
-        diffs = compare_gradients(jax_grads, torch_grads)
-        for optimizer in optimizers:
-            diffs += compare_optimizer(to_state_dict(jax_net, key_map), torch_grads[1], optimizer)
-    params = [path for path, var in named_parameters(jax_net) if isinstance(var, nnx.Param)]
-    jax_only = sorted(set(map(key_map.to_torch, params)) - set(torch_grads[1]))
-    uncompared = [key for key in jax_only if jax_grads[1][key].any()]
-    note = f"PyTorch has no gradient for {list_some(uncompared, 3)}: not compared"
-    return diffs, [note] if uncompared else []
-
-
-def jax_gradients(
-    net: nnx.Module, key_map: KeyMap, x: Array, target: Array
-) -> tuple[Array, StateDict]:
-    """Return JAX's gradients of the mean squared error with respect to input and weights.
-
-    Args:
-        net: The network.
-        key_map: Maps nnx paths to PyTorch's names.
-        x: LR images `(N, h, w, 3)`.
-        target: HR images `(N, 3, H, W)`.
-
-    Returns:
-        Gradients of the input `(N, 3, h, w)` and of the weights, in PyTorch's layout and names.
-    """
-    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-
-    def loss(params: Any, x: Any, rest: Any, target: Any) -> Any:
-        y = nnx.merge(graphdef, params, rest)(x)  # pyright: ignore[reportCallIssue] # networks are callable
-        return jnp.square(y - target).mean()
-
-    run = jax.jit(jax.grad(loss, argnums=(0, 1)), compiler_options=FAST_COMPILE)
-    params_grad, x_grad = run(params, x, rest, np.moveaxis(target, 1, -1))
-    # `rest` (batch statistics) has values here, not gradients; PyTorch has none for them, so that
-    # `compare_gradients` skips them.
-    grads = nnx.merge(graphdef, params_grad, rest)
-    return array_diff.to_channels_first(np.asarray(x_grad)), to_state_dict(grads, key_map)
+        diffs = [torch_optim.compare_optimizer(weights, grads, o) for o in optimizers]
+    return [diff for group in diffs for diff in group]
 
 
 def compare_gradients(
@@ -417,8 +496,8 @@ def compare_gradients(
     """Compare the input's gradient, and the gradients of all weights that both sides have.
 
     Args:
-        jax_grads: JAX's gradients of input and weights, from `jax_gradients`.
-        torch_grads: PyTorch's, from `torch_optim.gradients`.
+        jax_grads: JAX's gradients of input and weights.
+        torch_grads: PyTorch's.
 
     Returns:
         The difference of the input's gradient; and, if there are common weights, that of the
@@ -426,74 +505,11 @@ def compare_gradients(
     """
     (jax_x_grad, jax_params), (torch_x_grad, torch_params) = jax_grads, torch_grads
     rtol = array_diff.FLOAT64_RTOL
-    max_grads = {key: _max_abs(grad) for key, grad in torch_params.items()}
+    max_grads = {key: array_diff.max_abs(grad) for key, grad in torch_params.items()}
     floor = GRAD_FLOOR * max(max_grads.values(), default=0.0)
     tolerances = {key: rtol * max(max_grad, floor) for key, max_grad in max_grads.items()}
+    x_tolerance = rtol * array_diff.max_abs(torch_x_grad)
     return [
-        _float64_diff("gradient, input", jax_x_grad, torch_x_grad, rtol * _max_abs(torch_x_grad)),
-        *_worst_diff("gradient, weights", jax_params, torch_params, tolerances),
+        array_diff.float64_diff("gradient, input", jax_x_grad, torch_x_grad, x_tolerance),
+        *array_diff.worst_of_keys("gradient, weights", jax_params, torch_params, tolerances),
     ]
-
-
-def compare_optimizer(
-    weights: StateDict, grads: StateDict, optimizer: OptimizerPair
-) -> list[ArrayDiff]:
-    """Compare the weights after the same optimizer steps in optax and `torch.optim`.
-
-    Both sides use the same gradients, so that a wrong gradient is not reported twice.
-
-    Args:
-        weights: Weights before the steps, float64, in PyTorch's layout.
-        grads: Their gradients; weights without one are skipped.
-        optimizer: The optimizer in both frameworks.
-
-    Returns:
-        The difference of the weight with the largest ratio of difference to tolerance; an empty
-        list if the optimizer updates none of the weights, or this PyTorch does not have it.
-    """
-    params = {
-        key: value
-        for key, value in weights.items()
-        if key in grads and (value.ndim == 2 or not optimizer.only_2d)
-    }
-    if not params or not torch_optim.has_optimizer(optimizer.torch_name):
-        return []
-    jax_params = _optax_steps(params, grads, optimizer)
-    torch_params = torch_optim.optimizer_steps(optimizer, params, grads)
-    max_step = max(_max_abs(torch_params[key] - params[key]) for key in params)
-    tolerances = {
-        key: array_diff.FLOAT64_RTOL * max_step + WEIGHT_ROUNDING_RTOL * _max_abs(weight)
-        for key, weight in torch_params.items()
-    }
-    name = f"weights after {optimizer.torch_name}"
-    return _worst_diff(name, jax_params, torch_params, tolerances)
-
-
-def _optax_steps(weights: StateDict, grads: StateDict, optimizer: OptimizerPair) -> StateDict:
-    """Return the weights after the steps of optax."""
-    params: dict[str, Any] = {key: jnp.asarray(value) for key, value in weights.items()}
-    update: Any = optimizer.optax_tx.update  # typed as a Protocol over pytrees
-    opt_state = optimizer.optax_tx.init(params)
-    for scale in optimizer.grad_scales:
-        scaled_grads = {key: jnp.asarray(scale * grads[key]) for key in params}
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes int and float
-            updates, opt_state = update(scaled_grads, opt_state, params)
-        params = {key: value + updates[key] for key, value in params.items()}
-    return {key: np.asarray(value) for key, value in params.items()}
-
-
-def _worst_diff(
-    name: str, jax_values: StateDict, torch_values: StateDict, tolerances: Mapping[str, float]
-) -> list[ArrayDiff]:
-    """Return the largest difference relative to its tolerance, of the keys that both have."""
-    diffs = [
-        _float64_diff(name, jax_values[key], value, tolerances[key], worst_key=key)
-        for key, value in torch_values.items()
-        if key in jax_values
-    ]
-    ratios = [array_diff.ratio(diff.max_abs_diff, diff.tolerance) for diff in diffs]
-    return [diffs[ratios.index(max(ratios))]] if diffs else []
-
-
-def _max_abs(array: Array) -> float:
-    return float(np.abs(array).max())

@@ -1,4 +1,4 @@
-"""Runs of a PyTorch network: forward pass, module trace, gradients, optimizer steps, timed modes.
+"""Runs of a PyTorch network: modules, gradients, optimizer steps beside optax, timed modes.
 
 Inputs are images `(N, h, w, C)`, as in JAX. Results are NumPy arrays in PyTorch's layout, but for
 `prepare`, whose function `esrjax bench` times. Everything runs on the CPU in the input's precision,
@@ -10,22 +10,34 @@ import copy
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from esrjax.errors import TorchCompileError, TorchModelError, error_summary
-from esrjax.interop.array_diff import Array, OptimizerPair
+from esrjax.interop.array_diff import (
+    FLOAT64_RTOL,
+    Array,
+    ArrayDiff,
+    OptimizerPair,
+    max_abs,
+    worst_of_keys,
+)
+from esrjax.interop.exercise import Exercise, Watch
 from esrjax.interop.torch_model import CudaToCpu, TorchModel, wrap_user_errors
 from esrjax.interop.trace import HookEvent, InOut
 from esrjax.nn.checkpoint_io import StateDict
 
 TorchMode = Literal["eager", "channels-last", "compiled"]
 INDUCTOR_CACHE_VAR = "TORCHINDUCTOR_CACHE_DIR"
+WEIGHT_ROUNDING_RTOL = 8 * float(np.finfo(np.float64).eps)  # of a weight: rounding of `w + update`
 
 
 def forward(model: TorchModel, x: Array) -> Array:
@@ -55,34 +67,82 @@ def record_events(model: TorchModel, x: Array) -> list[HookEvent]:
     Raises:
         TorchModelError: If the network's code raises an error.
     """
-    events: list[HookEvent] = []
-    with contextlib.ExitStack() as hooks, _prepared_input(model, x) as x_torch, torch.no_grad():
-        for path, module in model.module.named_modules():
-            for handle in _add_hooks(path, module, events):
-                hooks.enter_context(handle)
-        model.module(x_torch)
-    return events
+    with _prepared_input(model, x) as x_torch, torch.no_grad():
+        return _run_with_hooks(model, x_torch, Exercise().watch())[1]
 
 
-def gradients(model: TorchModel, x: Array, target: Array) -> tuple[Array, StateDict]:
-    """Return the gradients of the mean squared error with respect to input and weights.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TorchRun:
+    """Result of one forward and backward pass of a PyTorch network.
+
+    Attributes:
+        events: Inputs and outputs of every module, in execution order.
+        output: SR images `(N, 3, s·h, s·w)`.
+        x_grad: Gradient of the input `(N, 3, h, w)`.
+        grads: Gradients of the weights by PyTorch's names. Weights with `requires_grad=False`, or
+            that the network does not read in this mode, have none.
+        buffers: Buffers after the pass, such as running statistics, by PyTorch's names.
+    """
+
+    events: Sequence[HookEvent]
+    output: Array
+    x_grad: Array
+    grads: StateDict
+    buffers: StateDict
+
+
+def run(model: TorchModel, x: Array, exercise: Exercise, *, training: bool = False) -> TorchRun:
+    """Run the network and compute the gradients of `sum(sin(y))`, y its output.
 
     Args:
-        model: The network.
+        model: The network. Its mode and buffers are restored.
         x: LR images `(N, h, w, 3)`; the network runs in their precision.
-        target: HR images `(N, 3, H, W)`.
+        exercise: Receives what the run has exercised.
+        training: Whether the network runs in train mode, with a fixed seed.
 
-    Returns:
-        Gradients of the input `(N, 3, h, w)` and of the weights, by PyTorch's names. Weights with
-        `requires_grad=False`, or that the network does not read in eval mode, have none.
+    Raises:
+        TorchModelError: If the network's code raises an error, or its output has no gradient.
     """
-    with _prepared_input(model, x) as x_torch:
+    module = model.module
+    with _prepared_input(model, x) as x_torch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        saved = {key: value.clone() for key, value in module.named_buffers()}
+        module.train(training)
+        module.zero_grad()
         x_torch.requires_grad_()
-        model.module.zero_grad()
-        (model.module(x_torch) - torch.from_numpy(target)).square().mean().backward()
-        params = model.module.named_parameters()
-        grads = {key: _to_numpy(param.grad) for key, param in params if param.grad is not None}
-        return _to_numpy(x_torch.grad), grads
+        y, events = _run_with_hooks(model, x_torch * 1, exercise.watch())  # a copy: not a leaf
+        torch.sin(y).sum().backward()
+        buffers = {key: _to_numpy(value) for key, value in module.named_buffers()}
+        module.eval()
+        for key, value in module.named_buffers():
+            value.data.copy_(saved[key])
+    grads = {
+        key: _to_numpy(param.grad)
+        for key, param in module.named_parameters()
+        if param.grad is not None
+    }
+    exercise.add_gradients({key: float(np.abs(grad).max()) for key, grad in grads.items()})
+    x_grad = np.zeros_like(np.moveaxis(x, -1, 1)) if x_torch.grad is None else x_torch.grad.numpy()
+    return TorchRun(events=events, output=_to_numpy(y), x_grad=x_grad, grads=grads, buffers=buffers)
+
+
+def is_stochastic(model: TorchModel, x: Array) -> bool:
+    """Return whether the network in train mode depends on PyTorch's generator, as of dropout.
+
+    Args:
+        model: The network. Its mode and buffers are restored.
+        x: LR images `(N, h, w, 3)`.
+    """
+    outputs: list[Array] = []
+    buffers = copy.deepcopy(dict(model.module.named_buffers()))
+    with _prepared_input(model, x) as x_torch, torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            outputs.append(_to_numpy(model.module.train()(x_torch)))
+            for key, value in model.module.named_buffers():
+                value.data.copy_(buffers[key])
+        model.module.eval()
+    return not np.array_equal(outputs[0], outputs[1])
 
 
 def has_optimizer(name: str) -> bool:
@@ -110,6 +170,53 @@ def optimizer_steps(optimizer: OptimizerPair, weights: StateDict, grads: StateDi
     return {key: _to_numpy(param) for key, param in params.items()}
 
 
+def compare_optimizer(
+    weights: StateDict, grads: StateDict, optimizer: OptimizerPair
+) -> list[ArrayDiff]:
+    """Compare the weights after the same optimizer steps in optax and `torch.optim`.
+
+    Both sides use the same gradients, so that a wrong gradient is not reported twice.
+
+    Args:
+        weights: Weights before the steps, float64, in PyTorch's layout.
+        grads: Their gradients; weights without one are skipped.
+        optimizer: The optimizer in both frameworks.
+
+    Returns:
+        The difference of the weight with the largest ratio of difference to tolerance; an empty
+        list if the optimizer updates none of the weights, or this PyTorch does not have it.
+    """
+    params = {
+        key: value
+        for key, value in weights.items()
+        if key in grads and (value.ndim == 2 or not optimizer.only_2d)
+    }
+    if not params or not has_optimizer(optimizer.torch_name):
+        return []
+    jax_params = _optax_steps(params, grads, optimizer)
+    torch_params = optimizer_steps(optimizer, params, grads)
+    max_step = max(max_abs(torch_params[key] - params[key]) for key in params)
+    tolerances = {
+        key: FLOAT64_RTOL * max_step + WEIGHT_ROUNDING_RTOL * max_abs(weight)
+        for key, weight in torch_params.items()
+    }
+    name = f"weights after {optimizer.torch_name}"
+    return worst_of_keys(name, jax_params, torch_params, tolerances)
+
+
+def _optax_steps(weights: StateDict, grads: StateDict, optimizer: OptimizerPair) -> StateDict:
+    """Return the weights after the steps of optax."""
+    params: dict[str, Any] = {key: jnp.asarray(value) for key, value in weights.items()}
+    update: Any = optimizer.optax_tx.update  # typed as a Protocol over pytrees
+    opt_state = optimizer.optax_tx.init(params)
+    for scale in optimizer.grad_scales:
+        scaled_grads = {key: jnp.asarray(scale * grads[key]) for key in params}
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes int and float
+            updates, opt_state = update(scaled_grads, opt_state, params)
+        params = {key: value + updates[key] for key, value in params.items()}
+    return {key: np.asarray(value) for key, value in params.items()}
+
+
 @contextlib.contextmanager
 def _prepared_input(model: TorchModel, x: Array) -> Generator[Any]:
     """Yield the input as a tensor `(N, C, h, w)`, with the network in the same precision."""
@@ -122,7 +229,19 @@ def _prepared_input(model: TorchModel, x: Array) -> Generator[Any]:
         yield x_torch
 
 
-def _add_hooks(path: str, module: Any, events: list[HookEvent]) -> tuple[Any, Any]:
+def _run_with_hooks(model: TorchModel, x: Any, watch: Watch) -> tuple[Any, list[HookEvent]]:
+    """Return the output, and inputs and outputs of every module in execution order."""
+    events: list[HookEvent] = []
+    with contextlib.ExitStack() as hooks:
+        for path, module in model.module.named_modules():
+            for handle in _add_hooks(path, module, events, watch):
+                hooks.enter_context(handle)
+        with watch:
+            y = model.module(x)
+    return y, events
+
+
+def _add_hooks(path: str, module: Any, events: list[HookEvent], watch: Watch) -> tuple[Any, Any]:
     """Append inputs and outputs of a module's calls to `events`: its floating-point tensors.
 
     Returns handles of the hooks, contexts at whose end the hooks are removed.
@@ -132,22 +251,25 @@ def _add_hooks(path: str, module: Any, events: list[HookEvent]) -> tuple[Any, An
     def record(io: InOut, values: Any) -> None:
         tensors = [v for v in values if torch.is_tensor(v) and v.ndim and v.is_floating_point()]
         call_counts[io] += 1
-        events.append(
-            HookEvent(
-                path=path,
-                class_name=type(module).__name__,
-                io=io,
-                call_index=call_counts[io],
-                tensors=tuple(tensors),
-                arrays=tuple(map(_to_numpy, tensors)),
-            )
+        event = HookEvent(
+            path=path,
+            class_name=type(module).__name__,
+            io=io,
+            call_index=call_counts[io],
+            tensors=tuple(tensors),
+            arrays=tuple(map(_to_numpy, tensors)),
         )
+        if io == "out":
+            watch.exercise.add_output(path or "the network", event.arrays)
+        events.append(event)
 
     def on_input(_: Any, args: Any, kwargs: Any) -> None:
+        watch.stack.append(path)
         record("in", (*args, *kwargs.values()))
 
     def on_output(_: Any, args: Any, output: Any) -> None:
         record("out", output if isinstance(output, tuple | list) else (output,))
+        watch.stack.pop()
 
     return (
         module.register_forward_pre_hook(on_input, with_kwargs=True),

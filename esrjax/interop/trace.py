@@ -81,12 +81,15 @@ class TraceEvent(HookEvent):
 
     Attributes:
         jax_path: Path of the nnx module; None if it has no counterpart, or ran less often.
+        is_wrapper: Whether `Method.torch_names` names a module inside of this one as the
+            counterpart, for example of a convolution with a ReLU after it.
         diff: Largest difference; None where no arrays could be compared.
         stack_before: Paths of the PyTorch modules that run just before the event, outermost first.
         stack_after: Paths of those that run just after it. One of the two has the module itself.
     """
 
     jax_path: str | None
+    is_wrapper: bool
     diff: MaxDiff | None
     stack_before: tuple[str, ...]
     stack_after: tuple[str, ...]
@@ -111,17 +114,23 @@ def record_calls(net: nnx.Module, x: Array) -> JaxCalls:
 
     @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
     def run(state: Any, x: Any) -> Any:
-        calls: dict[CallKey, list[Any]] = defaultdict(list)
-        net = with_hooks(
-            nnx.merge(graphdef, state),
-            lambda path, output: calls[path, "out"].append(_arrays(output)),
-            lambda path, inputs: calls[path, "in"].append(_arrays(inputs)),
-        )
-        calls[ROOT, "in"].append((x,))
-        calls[ROOT, "out"].append((net(x),))
-        return dict(calls)
+        return call_traced(nnx.merge(graphdef, state), x)[1]
 
     return jax.tree.map(np.asarray, run(state, x))
+
+
+def call_traced(net: nnx.Module, x: Any) -> tuple[Any, dict[CallKey, list[Any]]]:
+    """Run the JAX network under a transformation of JAX; return its output and `JaxCalls`."""
+    calls: dict[CallKey, list[Any]] = defaultdict(list)
+    hooked: Any = with_hooks(
+        net,
+        lambda path, output: calls[path, "out"].append(_arrays(output)),
+        lambda path, inputs: calls[path, "in"].append(_arrays(inputs)),
+    )
+    y = hooked(x)
+    calls[ROOT, "in"].append((x,))
+    calls[ROOT, "out"].append((y,))
+    return y, dict(calls)
 
 
 def align(
@@ -137,17 +146,21 @@ def align(
     Returns:
         One event per hook event, in PyTorch's order.
     """
-    trace_events: list[TraceEvent] = []
+    hook_events, trace_events = list(hook_events), list[TraceEvent]()
+    jax_paths = {path: key_map.to_flax(path) for path in sorted({e.path for e in hook_events})}
+    # A module comes after those that contain it, so that these are the innermost.
+    innermost = {jax_path: path for path, jax_path in jax_paths.items()}
     stack: tuple[str, ...] = ()
     for hook in hook_events:
         stack_before = stack
         stack = (*stack, hook.path) if hook.io == "in" else stack[:-1]
-        jax_path = key_map.to_flax(hook.path) if hook.path else ROOT
+        jax_path = jax_paths[hook.path]
         calls = jax_calls.get((jax_path, hook.io), ())
         has_run = hook.call_index <= len(calls)
         event = TraceEvent(
             **vars(hook),
             jax_path=jax_path if has_run else None,
+            is_wrapper=hook.path == jax_path and innermost[jax_path] != hook.path,
             diff=_largest_diff(calls[hook.call_index - 1], hook.arrays) if has_run else None,
             stack_before=stack_before,
             stack_after=stack,
@@ -228,6 +241,8 @@ class Divergence:
         last_agreeing: PyTorch's path of the last module before it whose outputs agree.
         enclosing: PyTorch's path of the module whose `forward` contains the difference.
         torch_only: Modules, with their classes, that ran in between and exist in PyTorch only.
+        persists: Whether the modules that enclose or consume the array differ as well; if not, the
+            rest of the network hides the difference, at least for these images.
         diff: The largest difference there.
     """
 
@@ -240,6 +255,7 @@ class Divergence:
     last_agreeing: str | None
     enclosing: str
     torch_only: tuple[str, ...]
+    persists: bool
     diff: MaxDiff
 
     @property
@@ -282,9 +298,10 @@ class LayerReport:
 
     Attributes:
         num_compared: Inputs and outputs that were compared.
-        first_divergence: The first difference that persists; None if the networks agree.
-        harmless_diffs: Modules that differ while the modules around and after them agree: the two
-            networks are divided into modules differently there.
+        first_divergence: The first difference that persists, or else the first of all; None if
+            all inputs and outputs agree.
+        hidden_diffs: Modules that differ while the modules around and after them agree.
+        boundary_diffs: Wrappers of which the same holds; these are no divergence.
         torch_only: Modules that ran in PyTorch only.
         jax_only: Modules that ran in JAX only.
         shape_mismatch: Modules whose arrays have no common layout and are not compared.
@@ -292,7 +309,8 @@ class LayerReport:
 
     num_compared: int
     first_divergence: Divergence | None
-    harmless_diffs: tuple[str, ...]
+    hidden_diffs: tuple[str, ...]
+    boundary_diffs: tuple[str, ...]
     torch_only: tuple[str, ...]
     jax_only: tuple[str, ...]
     shape_mismatch: tuple[str, ...]
@@ -312,11 +330,18 @@ def summarize(events: Sequence[TraceEvent], jax_paths: Sequence[str]) -> LayerRe
     """
     indices = [index for index, event in enumerate(events) if event.agrees is False]
     persistent = [index for index in indices if _persists(index, events)]
+    hidden = [index for index in indices if index not in persistent]
+    boundaries = [index for index in hidden if events[index].is_wrapper]
+    hidden = [index for index in hidden if index not in boundaries]
+    first = next(iter(persistent or hidden), None)
     uncompared = [event for event in events if event.diff is None]
     return LayerReport(
         num_compared=len(events) - len(uncompared),
-        first_divergence=_make_divergence(events, persistent[0]) if persistent else None,
-        harmless_diffs=_unique_labels(events[i] for i in indices if i not in persistent),
+        first_divergence=None
+        if first is None
+        else _make_divergence(events, first, persists=bool(persistent)),
+        hidden_diffs=_unique_labels(events[i] for i in hidden),
+        boundary_diffs=_unique_labels(events[i] for i in boundaries),
         torch_only=_unique_labels(event for event in uncompared if event.jax_path is None),
         jax_only=tuple(sorted(set(jax_paths) - {event.jax_path for event in events})),
         shape_mismatch=_unique_labels(event for event in uncompared if event.jax_path is not None),
@@ -330,8 +355,8 @@ def _unique_labels(events: Iterable[TraceEvent]) -> tuple[str, ...]:
 def _persists(index: int, events: Sequence[TraceEvent]) -> bool:
     """Return whether the modules that enclose or consume the differing array differ as well.
 
-    A difference that vanishes is no fault: for example, PyTorch applies a ReLU inside of a module
-    and JAX after it.
+    A difference that vanishes may be one of boundaries: PyTorch applies a ReLU inside of a module
+    and JAX after it. Or the images and weights hide it, so that it is reported all the same.
     """
     event, later = events[index], events[index + 1 :]
     outputs = [e for e in later if e.io == "out"]
@@ -342,7 +367,7 @@ def _persists(index: int, events: Sequence[TraceEvent]) -> bool:
     return not any(e.agrees for e in dependents)
 
 
-def _make_divergence(events: Sequence[TraceEvent], index: int) -> Divergence:
+def _make_divergence(events: Sequence[TraceEvent], index: int, *, persists: bool) -> Divergence:
     event = events[index]
     last = max((i for i in range(index) if events[i].agrees), default=-1)
     agreeing = None if last == -1 else events[last]
@@ -358,6 +383,7 @@ def _make_divergence(events: Sequence[TraceEvent], index: int) -> Divergence:
         last_agreeing=agreeing.path if agreeing and agreeing.io == "out" else None,
         enclosing=_innermost_common(agreeing.stack_after if agreeing else (), event.stack_before),
         torch_only=_unique_labels(e for e in events[last + 1 : index] if e.jax_path is None),
+        persists=persists,
         diff=event.diff,
     )
 

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 Net = TypeVar("Net", bound=nnx.Module)
-Hook = Callable[[str, Any], None]
+Hook = Callable[[str, Any], Any]
 HEAD_PREFIX = "head_"
 SCOPE_FORMAT = "<{}>"  # tells named scopes of module paths from those of JAX and of networks
 
@@ -55,7 +55,8 @@ def with_hooks(
 
     Args:
         net: A network.
-        on_output: Called as `on_output(path, output)` after a submodule has run, innermost first.
+        on_output: Called as `on_output(path, output)` after a submodule has run, innermost first. A
+            result other than None replaces the output.
         on_input: Called as `on_input(path, inputs)` before it runs, with a tuple of its arguments.
         paths: Paths of the submodules to hook; all by default.
     """
@@ -75,8 +76,8 @@ def _add_hooks(module: nnx.Module, path: str, on_output: Hook, on_input: Hook | 
             on_input(path, (*args, *kwargs.values()))
         with jax.named_scope(SCOPE_FORMAT.format(path)):
             output = cls.__call__(self, *args, **kwargs)
-        on_output(path, output)
-        return output
+        replacement = on_output(path, output)
+        return output if replacement is None else replacement
 
     # Python looks `__call__` up on the class, so that a hook needs a subclass. nnx modules refuse
     # ordinary assignment to `__class__`.

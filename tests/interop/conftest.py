@@ -4,10 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from esrjax import registry
-from esrjax.nn.reparam import deploy
-from esrjax.nn.state_dict import KeyMap, perturb_weights, to_state_dict
-
 TWINS = Path(__file__).parents[1] / "twins"
 WINDOWS = {"channels": 8, "num_groups": 1, "depth": 2, "num_heads": 2, "window_size": 4}
 SMALL_HPARAMS = {
@@ -24,25 +20,15 @@ SMALL_HPARAMS = {
 
 @pytest.fixture
 def make_pair():
-    """Build a JAX network and its PyTorch twin with equal weights: `make_pair("span", "train")`."""
+    """A JAX network and its PyTorch twin with random weights: `make_pair("span", "train")`."""
     pytest.importorskip("torch", reason="torch is not installed")
-    from esrjax.interop.torch_compare import ModelPair
-    from esrjax.interop.torch_model import build, load_state_dict, parse_source
+    from esrjax.interop import draws
+    from esrjax.interop.torch_model import build, parse_source
 
     def make(name, form="deploy"):
-        method = registry.get_method(name)
-        net = perturb_weights(method.build(**SMALL_HPARAMS[name]))
-        net.eval()
-        net = net if form == "train" else deploy(net)
         kwargs = {"form": form} if name == "span" else {}
         torch_model = build(parse_source(f"{TWINS / name}.py:Twin", SMALL_HPARAMS[name] | kwargs))
-        load_state_dict(
-            torch_model,
-            to_state_dict(net, KeyMap(method.torch_names)),
-            method.unused_torch_keys,
-            "random",
-        )
-        return ModelPair(name=name, method=method, jax_net=net, form=form, torch_model=torch_model)
+        return draws.make_pair(name, torch_model, SMALL_HPARAMS[name])
 
     return make
 

@@ -33,7 +33,10 @@ def test_report_has_request_results_hashes_and_versions(report_path, weights):
     report = json.loads(report_path.read_text())
     assert report["request"]["method"] == "crumb"
     assert report["request"]["torch"].endswith("crumb.py:Net")
-    assert set(report["hashes"]) == {"weights", "torch", "image", "noise"}
+    draws = ["checkpoint", "seed 0", "seed 1", "seed 2"]
+    images = {f"images, {draw}, {size}" for draw in draws for size in ("17x23", "24x18")}
+    weights_keys = {"weights", *(f"weights, {draw}" for draw in draws)}
+    assert set(report["hashes"]) == {"torch", *weights_keys, *images}
     assert report["checkpoint_sha256"] == checkpoint_io.read_checkpoint(weights).sha256
     assert {"python", "jax", "flax", "torch", "numpy", "esrjax"} <= set(report["versions"])
     assert report["tolerances"] == {"float32": 1e-4, "float64": 1e-9}

@@ -13,7 +13,8 @@ from PIL import Image
 from esrjax.data.image_io import write_image
 from esrjax.interop import torch_optim
 from esrjax.interop.array_diff import OptimizerPair
-from esrjax.interop.torch_compare import compare_gradients, compare_optimizer
+from esrjax.interop.torch_compare import compare_gradients
+from esrjax.interop.torch_optim import compare_optimizer
 
 TWO_STEPS = (1.0, -0.5)
 ADAMW_KWARGS = {"lr": 1e-3, "weight_decay": 0.01}
@@ -143,12 +144,13 @@ def test_gradient_with_the_largest_relative_difference_is_named():
 
 
 CHECKS = [
-    "image, float64",
-    "noise, float64",
-    "image, float32",
-    "noise, float32",
+    "outputs, float64",
+    "outputs, float32",
     "gradient, input, float64",
     "gradient, weights, float64",
+    "outputs, train mode, float64",
+    "gradient, input, train mode, float64",
+    "gradient, weights, train mode, float64",
     "weights after Adam, float64",
     "weights after AdamW, float64",
 ]
@@ -173,9 +175,17 @@ def test_same_network_passes_every_check(run_parity, write_torch_file, crumbs):
     )
     diffs, layers = comparison["diffs"], comparison["layers"]
     assert [f"{diff['name']}, {diff['precision']}" for diff in diffs] == CHECKS
-    assert [diff["num_changed_u8"] for diff in diffs[2:4]] == [0, 0]
-    assert layers["first_divergence"] is None and layers["num_compared"] == 4
+    assert diffs[1]["num_changed_u8"] == 0
+    assert comparison["cases"] == [
+        "checkpoint, 17x23",
+        "checkpoint, 24x18",
+        *(f"seed {seed}, {size}" for seed in range(3) for size in ("17x23", "24x18")),
+        *(f"seed {seed}, 17x23, train mode" for seed in range(3)),
+    ]
+    assert layers["first_divergence"] is None and layers["num_compared"] == 4 * 11
     assert (comparison["quality"], comparison["notes"]) == (None, [])
+    assert comparison["exercise"]["passed"] is True
+    assert comparison["counts"]["differences"] == {}
     assert max(diff["max_abs_diff"] for diff in diffs) < 1e-6
 
 
@@ -249,9 +259,12 @@ def test_psnr_on_a_dataset_is_compared(run_parity, write_torch_file, tmp_path):
 
 
 def test_jax_network_has_the_form_of_the_weights(make_pair):
-    pair = make_pair("span", "train")
-    keys = set(pair.torch_model.module.state_dict())
-    assert "conv_1.sk.weight" in keys and "conv_1.eval_conv.weight" not in keys
+    pairs = {form: make_pair("span", form) for form in ("train", "deploy", "both")}
+    forms = {form: pair.form for form, pair in pairs.items()}
+    assert forms == {"train": "train", "deploy": "deploy", "both": "deploy"}
+    draw = pairs["both"].draws[0]  # branches in train mode, fused weights in eval mode
+    assert draw.net is not draw.train_net
+    assert {"conv_1.sk.weight", "conv_1.eval_conv.weight"} <= draw.state_dict.keys()
 
 
 def test_local_imports_of_the_torch_file_are_hashed(run_parity, write_torch_file, tmp_path):
@@ -267,7 +280,7 @@ def test_twin_with_official_weights_passes(esrjax, reference, request):
     args = ["--checkpoint", reference / "weights/team22_spanv2_c2.pth", "--json"]
     result = esrjax("parity", "spanv2", "--torch", f"{file}:Twin", *args)
     assert result.code == 0, result.out
-    assert result.json["layers"]["num_compared"] == 78
+    assert result.json["layers"]["num_compared"] == 78 * 11
 
 
 def test_missing_pytorch_is_reported(run_parity, write_torch_file, monkeypatch):

@@ -10,7 +10,9 @@ from flax import nnx
 
 from esrjax.interop import trace
 from esrjax.interop.array_diff import candidate_layouts
-from esrjax.interop.torch_compare import compare_float64
+from esrjax.interop.draws import Case, image_sizes
+from esrjax.interop.exercise import Exercise
+from esrjax.interop.torch_compare import JaxRuns, compare_case
 from esrjax.interop.torch_model import TorchModel, TorchSource
 from esrjax.interop.torch_optim import record_events
 from esrjax.interop.trace import summarize
@@ -96,7 +98,7 @@ def ignore_float32_rounding(event):
 def test_different_module_boundaries_are_distinguished_from_a_fault(compare_modules):
     layers = compare_modules()
     assert layers.first_divergence is None
-    assert layers.harmless_diffs == ("body (Body)",)
+    assert layers.boundary_diffs == ("body (Body)",) and layers.hidden_diffs == ()
     assert (layers.torch_only, layers.jax_only, layers.shape_mismatch) == ((), (), ())
     assert (
         layers.num_compared == 12
@@ -175,7 +177,9 @@ def test_arrays_without_common_layout_are_not_compared():
 # --- The first module where two networks differ is located, for faults of several kinds ---
 
 
-DSCF_X = np.random.default_rng(0).random((2, 13, 17, 3), np.float32)
+def compare_first_case(pair):
+    case = Case(draw=pair.draws[0], image_size=image_sizes(pair.method)[0])
+    return compare_case(JaxRuns(pair), case, Exercise())
 
 
 def wrong_padding(net):
@@ -259,21 +263,22 @@ def test_fault_is_located(make_pair, fault):
     name, apply_fault, location = FAULTS[fault]
     pair = make_pair(name)
     apply_fault(pair.torch_model.module)
-    diffs, layers, _ = compare_float64(pair, DSCF_X)
-    assert layers.first_divergence is not None
-    assert layers.first_divergence.location == location
-    diff = layers.first_divergence.diff
+    result = compare_first_case(pair)
+    divergence = result.layers.first_divergence
+    assert divergence is not None and divergence.location == location
+    diff = divergence.diff
     assert (
         diff.max_abs_diff == pytest.approx(abs(diff.jax_value - diff.torch_value)) and diff.differs
     )
-    assert not any(output_diff.passed for output_diff in diffs)
+    assert not result.diffs[0].passed and not result.passed
 
 
 @pytest.mark.parametrize(("name", "form"), [("span", "train"), ("rfdn_span", "deploy")])
 def test_equal_networks_have_no_divergence(make_pair, name, form):
-    diffs, layers, _ = compare_float64(make_pair(name, form), DSCF_X)
-    assert all(diff.passed for diff in diffs)
-    assert (layers.first_divergence, layers.harmless_diffs, layers.jax_only) == (None, (), ())
+    result = compare_first_case(make_pair(name, form))
+    layers = result.layers
+    assert result.passed and all(diff.passed for diff in result.diffs)
+    assert (layers.first_divergence, layers.hidden_diffs, layers.jax_only) == (None, (), ())
     assert layers.num_compared > 80
     assert set(layers.shape_mismatch) == {"upsampler (Sequential)"}
     assert "upsampler.1 (PixelShuffle)" in layers.torch_only
