@@ -24,7 +24,8 @@ API_MODULES: Mapping[str, str] = {  # package -> its documented modules
     "esrjax.bench": "timing bench roofline record",
     "esrjax.challenge": "rules record results evaluate rank table sensitivity published_table "
     "submission",
-    "esrjax.interop": "parity parity_report convert torch_model torch_compare trace export engines",
+    "esrjax.interop": "parity parity_report draws convert torch_model torch_compare torch_watch "
+    "trace export engines",
     "esrjax.testing": "methods kernels",
 }
 

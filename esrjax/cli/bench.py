@@ -101,9 +101,9 @@ def _backends(engine: str) -> dict[str, Backend]:
 
     backends = {} if engine == "onnxruntime" else cases.jax_backend()
     if engine != "jax":
-        from esrjax.interop.onnx import runtime
+        from esrjax.interop.onnx import graph
 
-        backends[f"onnxruntime-{runtime.device()}"] = cases.Backend(factory=_onnx_factory)
+        backends[f"onnxruntime-{graph.device()}"] = cases.Backend(factory=_onnx_factory)
     return backends
 
 
@@ -148,7 +148,7 @@ def _torch_factories(
             rule="PyTorch networks run on the CPU, and both sides are timed on the same device",
             remedy="set JAX_PLATFORMS=cpu",
         )
-    from esrjax.interop.onnx.runtime import import_library
+    from esrjax.interop.onnx.graph import import_library
 
     import_library("torch", "torch")
     from esrjax.interop import torch_model, torch_optim

@@ -24,11 +24,10 @@ from esrjax.errors import InvalidArgument, list_some
 
 if TYPE_CHECKING:
     from esrjax.interop.array_diff import OptimizerPair
-    from esrjax.interop.counts import CountsReport
-    from esrjax.interop.exercise import ExerciseReport
     from esrjax.interop.export import ExportMetadata
     from esrjax.interop.parity import GoldenComparison
     from esrjax.interop.torch_compare import LiveComparison
+    from esrjax.interop.torch_watch import CountsReport, ExerciseReport
     from esrjax.interop.trace import LayerReport
 
 LEARNING_RATE = 1e-3  # of the optimizer steps that are compared

@@ -126,10 +126,10 @@ def _open_model(
         )
     if engine == "onnxruntime" or has_onnx_file:
         from esrjax.interop import engines
-        from esrjax.interop.onnx import runtime
+        from esrjax.interop.onnx import graph
 
         model = engines.load(method, files.get(method), hparams)
-        return model, f"ONNX Runtime on {runtime.device()}"
+        return model, f"ONNX Runtime on {graph.device()}"
     import jax
 
     from esrjax.inference import open_model

@@ -125,6 +125,8 @@ def draw_images(method: Method, seed: int, image_size: tuple[int, int]) -> Array
 def random_net(method: Method, hparams: Mapping[str, Any], seed: int) -> nnx.Module:
     """Return a network in train form, in eval mode, whose random weights use every unit.
 
+    Weights that no layer is calibrated by are the initial ones plus noise.
+
     Args:
         method: The method.
         hparams: Its hyperparameters.
@@ -139,9 +141,11 @@ def random_net(method: Method, hparams: Mapping[str, Any], seed: int) -> nnx.Mod
     rng = np.random.RandomState(seed)
     layers: dict[str, tuple[nnx.Param[Any], nnx.Param[Any] | None]] = {}  # kernel, bias
     means: dict[str, Array | None] = {}
+    images = draw_images(method, seed, image_sizes(method)[0])
+    called = _called_modules(net, images)
     for path, module in nnx.iter_modules(net):
-        if isinstance(module, _AFFINE_LAYERS):
-            name = ".".join(map(str, path))
+        name = ".".join(map(str, path))
+        if isinstance(module, _AFFINE_LAYERS) and name in called:
             kernel, bias = layers[name] = _weights(module)
             value = kernel.get_value()
             stddev = np.prod(value.shape[:-1]) ** -0.5  # keeps the variance of the input
@@ -150,13 +154,20 @@ def random_net(method: Method, hparams: Mapping[str, Any], seed: int) -> nnx.Mod
             if bias is not None:
                 means[name] = rng.uniform(-MAX_SHIFT, MAX_SHIFT, bias.get_value().shape)
                 bias.set_value(jnp.zeros_like(bias.get_value()))
-    images = draw_images(method, seed, image_sizes(method)[0])
     for path, (factor, shift) in _calibrate(net, images, means).items():
         kernel, bias = layers[path]
         kernel.set_value(kernel.get_value() * jnp.asarray(factor, kernel.get_value().dtype))
         if bias is not None:
             bias.set_value(jnp.asarray(shift, bias.get_value().dtype))
     return net
+
+
+def _called_modules(net: nnx.Module, images: Array) -> set[str]:
+    """Return the paths of the modules that run; of others a function takes the weights alone."""
+    paths: set[str] = set()
+    hooked: Any = with_hooks(net, lambda path, output: paths.add(path))
+    jax.eval_shape(hooked, images)
+    return paths
 
 
 def _weights(layer: Any) -> tuple[nnx.Param[Any], nnx.Param[Any] | None]:

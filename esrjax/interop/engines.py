@@ -29,8 +29,8 @@ from esrjax.evaluation import upscale
 from esrjax.evaluation.upscale import FloatImage, ImageSize, Tiling, Upscaler, Windows
 from esrjax.inference import check_min_side, check_windows, open_method
 from esrjax.interop import export
-from esrjax.interop.onnx.converter import INPUT
-from esrjax.interop.onnx.runtime import make_session
+from esrjax.interop.onnx.graph import make_session
+from esrjax.interop.onnx.lowerings import INPUT
 from esrjax.io import is_onnx, read_bytes
 from esrjax.method import Method
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, format_errors

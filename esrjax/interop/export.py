@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from esrjax.errors import ExportError
 from esrjax.inference import Model
-from esrjax.interop.onnx import converter, runtime
+from esrjax.interop.onnx import graph, lowerings
 from esrjax.io import atomic_write, check_outputs, check_writable, write_bytes
 from esrjax.nn import checkpoint_io, functional, ops
 from esrjax.nn.state_dict import cast
@@ -137,7 +137,7 @@ def check_libraries(format: ExportFormat) -> None:
         MissingExtra: If one is not.
     """
     for library in REQUIRED_LIBRARIES[format]:
-        runtime.import_library(library)
+        graph.import_library(library)
 
 
 def export(
@@ -267,7 +267,7 @@ def to_onnx(name: str, net: nnx.Module, min_side: int, dtype: Dtype = "float32")
     """
     # `native_lowering`: convolution and softmax as such, not in the forms that XLA runs faster.
     with functional.native_lowering(True), ops.implementation("reference"):
-        return converter.to_onnx(nchw_forward(net, dtype), symbolic_input(min_side), name)
+        return lowerings.to_onnx(nchw_forward(net, dtype), symbolic_input(min_side), name)
 
 
 def to_stablehlo(net: nnx.Module, min_side: int, dtype: Dtype = "float32") -> bytes:
@@ -294,13 +294,13 @@ def _onnx_bytes(onnx_proto: Any, export_metadata: ExportMetadata) -> bytes:
     """Store metadata in an ONNX model: its fields as JSON, but strings as they are."""
     fields = asdict(export_metadata)
     properties = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
-    runtime.import_library("onnx").helper.set_model_props(onnx_proto, properties)
+    graph.import_library("onnx").helper.set_model_props(onnx_proto, properties)
     return onnx_proto.SerializeToString()
 
 
 def _onnx_forward(onnx_proto: Any) -> NchwForward:
-    session = runtime.make_session(onnx_proto.SerializeToString())
-    return lambda lr: session.run(None, {converter.INPUT: lr})[0]
+    session = graph.make_session(onnx_proto.SerializeToString())
+    return lambda lr: session.run(None, {lowerings.INPUT: lr})[0]
 
 
 def _stablehlo_forward(artifact: bytes) -> NchwForward:

@@ -32,7 +32,8 @@ class ParityReport:
     """A parity request, its result and what the result depends on.
 
     Attributes:
-        format: Version of this file format.
+        format: Version of this file format. In version 1 one set of weights was compared; such a
+            report is read, but cannot be verified.
         request: What was compared.
         form: Form of the JAX network, "train" or "deploy".
         passed: Whether every check passed.
@@ -45,7 +46,7 @@ class ParityReport:
         results: All results, as `LiveComparison.as_dict` or `GoldenComparison.as_dict` gives them.
     """
 
-    format: Literal[2] = 2
+    format: Literal[1, 2] = 2
     request: ParityRequest
     form: Form
     passed: bool
@@ -212,6 +213,13 @@ def verify(path: Path, optimizers: Sequence[OptimizerPair] = ()) -> ReportVerifi
         UserError: If the request cannot be run.
     """
     report = read(path)
+    if report.format == 1:
+        raise UnreadableFile(
+            f"{path.name} has format 1, whose comparison was of one set of weights",
+            rule="a report is verified by the comparison that wrote it",
+            location=str(path),
+            remedy="write a new one: `esrjax parity ... -o`",
+        )
     request = _locate_files(report.request, path)
     hashes = parity.hash_inputs(request) | _hash_imports(report, request)
     comparable = {key: value for key, value in report.hashes.items() if key in hashes}

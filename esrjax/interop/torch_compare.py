@@ -22,13 +22,12 @@ from esrjax.evaluation import upscale
 from esrjax.evaluation.metrics import NTIRE, psnr
 from esrjax.interop import array_diff, torch_optim, trace
 from esrjax.interop.array_diff import Array, ArrayDiff, Comparison, Implementation, OptimizerPair
-from esrjax.interop.counts import CountsReport, compare_counts
-from esrjax.interop.draws import IMAGE_NAMES, Case, Draw, ModelPair, draw_images, image_sizes
-from esrjax.interop.exercise import Exercise, ExerciseReport
+from esrjax.interop.draws import IMAGE_NAMES, Case, ModelPair, draw_images, image_sizes
+from esrjax.interop.torch_watch import CountsReport, Exercise, ExerciseReport, compare_counts
 from esrjax.interop.trace import JaxCalls, LayerReport
 from esrjax.method import Form
 from esrjax.nn.checkpoint_io import StateDict
-from esrjax.nn.compilation import FAST_COMPILE, jit
+from esrjax.nn.compilation import FAST_COMPILE, call_network, jit
 from esrjax.nn.state_dict import cast, named_parameters, to_state_dict
 
 NhwcForward = Callable[[Any], Any]  # (N, h, w, 3) -> (N, s·h, s·w, 3), in [0, data_range]
@@ -114,6 +113,14 @@ class JaxRuns:
         with array_diff.full_precision(self.implementation):
             y = self.forward(case.draw.net)(self.images(case))
         return array_diff.to_channels_first(np.asarray(y))
+
+    def is_stochastic(self, case: Case) -> bool:
+        """Return whether the network draws random numbers, as of stochastic depth."""
+        with array_diff.full_precision("reference"):
+            net = nnx.clone(case.draw.train_net if case.training else case.draw.net)
+            net.train() if case.training else net.eval()
+            jaxpr = jax.make_jaxpr(lambda x: call_network(net, x))(self.images(case))
+        return any(name in str(jaxpr) for name in ("random_bits", "threefry", "rng_bit_generator"))
 
     def _run_float64(self, case: Case) -> JaxRun:
         with array_diff.float64_reference():
@@ -275,7 +282,7 @@ def compare(
             different shapes.
     """
     runs, exercise = JaxRuns(pair, implementation), Exercise()
-    cases, notes = list_cases(pair)
+    cases, notes = list_cases(runs)
     results = [compare_case(runs, case, exercise) for case in cases]
     first_draw = pair.draws[0]
     pair.load(first_draw)
@@ -303,32 +310,34 @@ def compare(
     )
 
 
-def list_cases(pair: ModelPair) -> tuple[list[Case], list[str]]:
+def list_cases(runs: JaxRuns) -> tuple[list[Case], list[str]]:
     """Return the cases of a comparison, and notes on what cannot be compared.
 
     Train mode is compared with random weights only: a checkpoint may lack the branches that the
     PyTorch network then runs.
     """
-    sizes = image_sizes(pair.method)
+    pair, sizes = runs.pair, image_sizes(runs.pair.method)
     cases = [Case(draw=draw, image_size=size) for draw in pair.draws for size in sizes]
     random_draws = [draw for draw in pair.draws if draw.name != "checkpoint"]
-    pair.load(random_draws[0])
-    x = draw_images(pair.method, random_draws[0].seed, sizes[0]).astype(np.float64)
-    if torch_optim.is_stochastic(pair.torch_model, x):
-        return cases, ["train mode is not compared: PyTorch's output depends on random numbers"]
-    if unused_keys := _unused_params(pair, random_draws[0]):
-        what = f"JAX has no {list_some(unused_keys, 2)} in {pair.form} form"
-        return cases, [f"train mode is not compared: {what}"]
-    return [
-        *cases,
-        *(Case(draw=draw, image_size=sizes[0], training=True) for draw in random_draws),
-    ], []
+    train_cases = [Case(draw=draw, image_size=sizes[0], training=True) for draw in random_draws]
+    reason = _no_train_mode(runs, train_cases[0])
+    if reason is not None:
+        return cases, [f"train mode is not compared: {reason}"]
+    return [*cases, *train_cases], []
 
 
-def _unused_params(pair: ModelPair, draw: Draw) -> list[str]:
-    """Return the weights of the PyTorch network that the JAX network does not have."""
+def _no_train_mode(runs: JaxRuns, case: Case) -> str | None:
+    """Return why the networks cannot be compared in train mode, or None."""
+    pair, x = runs.pair, runs.images(case).astype(np.float64)
+    pair.load(case.draw)
     params = dict(pair.torch_model.module.named_parameters())
-    return sorted(params.keys() - draw.state_dict.keys())
+    if unused_keys := sorted(params.keys() - case.draw.state_dict.keys()):
+        return f"JAX has no {list_some(unused_keys, 2)} in {pair.form} form"
+    if torch_optim.is_stochastic(pair.torch_model, x):
+        return "PyTorch's output depends on random numbers"
+    if runs.is_stochastic(case):
+        return "JAX draws random numbers, PyTorch does not (a rate of 0 on one side only?)"
+    return None
 
 
 def compare_case(runs: JaxRuns, case: Case, exercise: Exercise) -> CaseResult:

@@ -30,8 +30,8 @@ from esrjax.interop.array_diff import (
     max_abs,
     worst_of_keys,
 )
-from esrjax.interop.exercise import Exercise, Watch
 from esrjax.interop.torch_model import CudaToCpu, TorchModel, wrap_user_errors
+from esrjax.interop.torch_watch import Exercise, Watch
 from esrjax.interop.trace import HookEvent, InOut
 from esrjax.nn.checkpoint_io import StateDict
 

@@ -8,7 +8,7 @@ from flax import nnx
 from esrjax import registry
 from esrjax.interop.draws import image_sizes, random_net
 from esrjax.nn.hooks import taps
-from esrjax.nn.state_dict import to_state_dict
+from esrjax.nn.state_dict import KeyMap, to_state_dict
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -141,17 +141,11 @@ def test_outputs_of_layers_have_both_signs_and_unit_variance():
 def test_weights_depend_on_the_seed_alone():
     method = registry.get_method("spanv2")
     first, again, other = (
-        to_state_dict(random_net(method, {"channels": 8}, seed), method_key_map(method))
+        to_state_dict(random_net(method, {"channels": 8}, seed), KeyMap(method.torch_names))
         for seed in (1, 1, 2)
     )
     assert all(np.array_equal(first[key], again[key]) for key in first)
     assert not any(np.array_equal(first[key], other[key]) for key in first)
-
-
-def method_key_map(method):
-    from esrjax.nn.state_dict import KeyMap
-
-    return KeyMap(method.torch_names)
 
 
 def test_weights_do_not_depend_on_rounding():

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 from jax.core import max_dim, min_dim
 
-from esrjax.interop.onnx import converter, runtime  # only where there is ONNX Runtime
+from esrjax.interop.onnx import graph, lowerings  # only where there is ONNX Runtime
 from esrjax.nn.functional import conv1d, native_lowering
 
 pytestmark = pytest.mark.export
@@ -45,13 +45,11 @@ def jax_and_onnx(function, size):
     """Outputs of a function in JAX and of its ONNX graph (symbolic size), for a random image."""
     h, w = jax.export.symbolic_shape("h, w", constraints=["h >= 6", "w >= 6"])
     with native_lowering(True):
-        onnx_proto = converter.to_onnx(
+        onnx_proto = lowerings.to_onnx(
             function, jax.ShapeDtypeStruct((1, 3, h, w), jnp.float32), "test"
         )
     lr = np.random.default_rng(0).random((1, 3, *size), np.float32)
-    (output,) = runtime.make_session(onnx_proto.SerializeToString()).run(
-        None, {converter.INPUT: lr}
-    )
+    (output,) = graph.make_session(onnx_proto.SerializeToString()).run(None, {lowerings.INPUT: lr})
     return np.asarray(function(jnp.asarray(lr))), output
 
 

@@ -94,6 +94,13 @@ def test_other_check_and_other_version_are_reported(esrjax, report_path):
     assert result["notes"][0].startswith("version of torch: 1.0 in the report, ")
 
 
+def test_report_of_an_older_format_is_read_and_not_verified(esrjax, report_path):
+    report_path.write_text(report_path.read_text().replace('"format": 2', '"format": 1'))
+    assert read(report_path).format == 1
+    result = esrjax("parity", "verify", report_path)
+    assert result.code == 2 and "format 1" in result.err
+
+
 def test_report_of_a_failed_comparison_is_verified_as_failed(
     esrjax, crumbs, write_torch_file, weights, tmp_path
 ):

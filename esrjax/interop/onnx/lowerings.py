@@ -1,4 +1,4 @@
-"""`lower`, which turns a jaxpr into the nodes of an ONNX graph, and the lowering of each primitive.
+"""`to_onnx`, the ONNX model of a JAX function of images, and the lowering of each primitive.
 
 A lowering takes the graph, the equation and the values of its operands, and returns the value of
 its output, or a list of values. Where a shape is symbolic, JAX passes its dimensions as further
@@ -8,14 +8,28 @@ Images are NHWC in JAX and NCHW in ONNX. Each lowering that needs NCHW transpose
 ONNX Runtime's optimizer cancels most of these transposes.
 """
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
+import jax
 import numpy as np
+from jax import Array
 
-from esrjax.interop.onnx.graph import Eqn, GraphBuilder, Value, int64, unsupported, value_info
-from esrjax.interop.onnx.runtime import import_library
+from esrjax.errors import ExportError
+from esrjax.interop.onnx.graph import (
+    OPSET,
+    Eqn,
+    GraphBuilder,
+    Value,
+    import_library,
+    int64,
+    make_session,
+    unsupported,
+    value_info,
+)
 from esrjax.nn.functional import OP_PREFIX
 from esrjax.nn.masking import is_static
 
@@ -390,3 +404,72 @@ PRIMITIVE_LOWERINGS: Mapping[str, Lowering] = {
     "squeeze": lambda graph, eqn, x: graph.add("Squeeze", x, int64(*eqn.params["dimensions"])),
     "transpose": lambda graph, eqn, x: graph.transpose(x, eqn.params["permutation"]),
 }
+
+
+# --- the whole model ---
+
+INPUT, OUTPUT = "lr", "sr"
+IR_VERSION = 9  # of the file format; readers of opset 18 support it
+SYMBOLS = {"h": (INPUT, 2), "w": (INPUT, 3)}  # symbolic dimensions, by input and axis
+
+TraceableForward = Callable[[Array], Array]  # (1, 3, h, w) -> (1, 3, s·h, s·w)
+
+
+def to_onnx(forward: TraceableForward, lr: jax.ShapeDtypeStruct, name: str) -> Any:
+    """Convert a function of images to an ONNX model.
+
+    Args:
+        forward: The function, NCHW to NCHW.
+        lr: Its input, with the symbols h and w as height and width.
+        name: Name of the graph.
+
+    Returns:
+        An `onnx.ModelProto` with input "lr" and output "sr".
+
+    Raises:
+        ExportError: If an operation has no ONNX equivalent, or ONNX Runtime rejects the model.
+        MissingExtra: If onnx or onnxruntime is not installed.
+    """
+    onnx, graph = import_library("onnx"), GraphBuilder(SYMBOLS)
+    helper = onnx.helper
+    closed_jaxpr = jax.make_jaxpr(forward)(lr)
+    (output,) = lower(graph, closed_jaxpr.jaxpr, closed_jaxpr.consts, [INPUT])
+    graph.nodes.append(helper.make_node("Identity", [graph.name_of(output)], [OUTPUT]))
+    onnx_graph = helper.make_graph(
+        graph.nodes,
+        name,
+        [value_info(INPUT, lr.dtype, _dims(lr))],
+        [value_info(OUTPUT, lr.dtype, _dims(closed_jaxpr.out_avals[0]))],
+        [tensor for tensor, _ in graph.constants.values()],
+    )
+    onnx_proto = helper.make_model(
+        onnx_graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="esrjax",
+    )
+    onnx.checker.check_model(onnx_proto)
+    return _optimize(onnx_proto)
+
+
+def _dims(aval: Any) -> list[int | str]:
+    return [dim if isinstance(dim, int) else str(dim) for dim in aval.shape]
+
+
+def _optimize(onnx_proto: Any) -> Any:
+    """Return the model after ONNX Runtime's basic optimizations.
+
+    These are independent of the machine: they cancel transposes, fuse biases into convolutions and
+    fold constants. The extended ones are not: they insert operators of ONNX Runtime alone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        try:
+            make_session(onnx_proto.SerializeToString(), optimized_path=path)
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
+            raise ExportError(
+                f"ONNX Runtime does not run this network: {' '.join(str(error).split())[:200]}",
+                rule="an exported model is loaded in ONNX Runtime before it is written",
+                remedy="use another --dtype, or --format stablehlo",
+            ) from error
+        return import_library("onnx").load(path)
