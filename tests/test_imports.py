@@ -47,6 +47,7 @@ TORCH_FILES = {
     "esrjax/nn/checkpoint_io.py",
     "esrjax/interop/torch_model.py",
     "esrjax/interop/torch_optim.py",
+    "esrjax/interop/torch_watch.py",
 }
 
 
