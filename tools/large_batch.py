@@ -112,10 +112,12 @@ class Campaign:
     """
 
     def __init__(self, file: Path):
-        self.file = file
-        lines = file.read_text().splitlines() if file.exists() else []
-        self.results: dict[str, Result] = {}
-        for line in lines:
+        self.file, self.results = file, dict[str, Result]()
+        text = file.read_text() if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:  # the last line was cut by a kill
+            file.write_text(whole)
+        for line in whole.splitlines():
             entry = json.loads(line)
             self.results[json.dumps(entry["settings"])] = entry["result"]
 
@@ -191,7 +193,14 @@ def row(campaign: Campaign, optimizer: str, batch_size: int) -> list[str]:
         for name in TEST_SETS
     ]
     steps = PATCHES // batch_size
-    return [str(batch_size), f"{steps:,}", optimizer, scores, f"{best or '-'}", *tests]
+    return [
+        str(batch_size),
+        f"{steps:,}",
+        optimizer,
+        scores,
+        "-" if best is None else f"{best:g}",
+        *tests,
+    ]
 
 
 def decibels(psnr: float | None) -> str:

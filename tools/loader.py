@@ -1,9 +1,16 @@
-"""Data-loading benchmark, without training: loader.py [DATASET] [SECONDS]
+"""Data-loading benchmark, without and with training.
 
-Packs 10,000 sub-images of 96 pixels (from DATASET, by default BSD200 under $ESRJAX_DATA), draws
-patches of 64 in batches of 16, and prints a Markdown table: images decoded for every batch or
+loader.py [DATASET] [SECONDS]
+loader.py --train [RECIPE] [BATCH] [STEPS]
+
+The first packs 10,000 sub-images of 96 pixels (from DATASET, by default BSD200 under $ESRJAX_DATA),
+draws patches of 64 in batches of 16, and prints a Markdown table: images decoded for every batch or
 cached in memory, cropped by threads of this process or by two worker processes. Startup time is
 reported separately.
+
+The second takes the first stage of a recipe, by default spanv2_291 with batches of 1024, and prints
+the patches per second that its loader delivers alone and that `train` consumes, for each way of
+cropping, below the rate of the compiled step alone.
 """
 
 import dataclasses
@@ -13,13 +20,25 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from esrjax.data import datasets, tfds_writer
-from esrjax.training import loader
+from esrjax.runtime import reexec_with_huge_pages
+from esrjax.training import loader, recipe_loader
+from esrjax.training.logging import Meter
 from esrjax.training.recipe import Data
+from esrjax.training.stage_trainer import StageTrainer
+from esrjax.training.train import resolve_epochs
 
 NUM_SUB_IMAGES, BATCH_SIZE = 10_000, 16
 NO_CACHE_GIB, FULL_CACHE_GIB = 1e-6, 4.0  # the cache size must be positive
+CROPS: tuple[dict[str, Any], ...] = (  # settings of `data`
+    {"crop_on": "host"},
+    {"crop_on": "host", "num_workers": 2},
+    {"crop_on": "device"},
+)
 
 
 def main(name: str = "BSD200", seconds: str = "10") -> None:
@@ -67,5 +86,92 @@ def count_batches(source: Iterator[object], seconds: float) -> int:
     return num_batches
 
 
+# --- beside a training step ---
+
+
+def main_train(recipe: str = "spanv2_291", batch_size: str = "1024", steps: str = "4") -> None:
+    """Measure a recipe's loaders and step, and print the table."""
+    trainers = [make_trainer(recipe, int(batch_size), crop) for crop in CROPS]
+    rate = step_rate(trainers[0], int(steps))
+    print(f"{recipe}, batches of {batch_size}: the step alone takes {rate:,.0f} patches/s\n")
+    print("| crop | workers | loader alone, patches/s | train, patches/s | waits for data | load |")
+    print("|---|---|---|---|---|---|")
+    for trainer in trainers:
+        print(train_row(trainer, int(steps)), flush=True)
+
+
+def make_trainer(recipe: str, batch_size: int, crop: dict[str, Any]) -> StageTrainer:
+    """Return the trainer of the first stage, as `train` makes it, without its validation."""
+    loaded = resolve_epochs(recipe_loader.load(recipe))
+    stage = loaded.stage[0]
+    data = dataclasses.replace(stage.data, batch_size=batch_size, **crop)
+    stage = dataclasses.replace(stage, data=data, validation=None, select="last")
+    loaded = dataclasses.replace(loaded, stage=(stage,), repeat=())
+    return StageTrainer(loaded, loaded.runs[0], lambda _: sys.exit("the first stage has no other"))
+
+
+def step_rate(trainer: StageTrainer, steps: int) -> float:
+    """Return patches per second of the training step on one batch; two steps are not counted."""
+    state, (lr, hr) = copy_state(trainer), next(trainer.batches(0))
+    start = 0.0
+    for index in range(-2, steps):
+        state, loss = trainer.train_step(state, lr, hr)
+        jax.block_until_ready(loss)
+        start = time.perf_counter() if index < 0 else start
+    return steps * len(lr) / (time.perf_counter() - start)
+
+
+def train_row(trainer: StageTrainer, steps: int) -> str:
+    """Return the row of the table for one way of cropping."""
+    data, warmup = trainer.stage.data, warmup_batches(trainer)
+    loader_alone = loader_rate(trainer, warmup, 4 * steps) * data.batch_size
+    meter, source, state = Meter(), trainer.batches(0), copy_state(trainer)
+    batches = meter.timed(source)
+    for index in range(1 - warmup, steps + 1):  # as `train` does, it does not wait for the devices
+        state, loss = trainer.train_step(state, *next(batches))
+        meter.add(loss)
+        if index == 0:
+            jax.block_until_ready(loss)
+            meter.reset()
+    throughput = meter.throughput()
+    close(source)
+    speed = f"{loader_alone:,.0f} | {throughput.steps_per_s * data.batch_size:,.0f}"
+    load = f"{throughput.data_wait:.1%} | {os.getloadavg()[0]:.1f}"
+    return f"| {data.crop_on} | {data.num_workers} | {speed} | {load} |"
+
+
+def warmup_batches(trainer: StageTrainer) -> int:
+    """Return the number of batches that are not counted: every worker reads every image first."""
+    data = trainer.stage.data
+    num_images = sum(map(len, loader.usable_pairs(data, trainer.scale)))
+    return 2 + -(-2 * data.num_workers * num_images // data.batch_size)
+
+
+def loader_rate(trainer: StageTrainer, warmup: int, num_batches: int) -> float:
+    """Return batches per second on the devices, after `warmup` that are not counted."""
+    source, start = trainer.batches(0), 0.0
+    for index in range(1 - warmup, num_batches + 1):
+        jax.block_until_ready(next(source))
+        start = time.perf_counter() if index == 0 else start
+    seconds = time.perf_counter() - start
+    close(source)
+    return num_batches / seconds
+
+
+def copy_state(trainer: StageTrainer) -> Any:
+    """Return a copy of the initial state, since a step has its state donated."""
+    return jax.tree.map(lambda leaf: leaf.copy(), trainer.state)
+
+
+def close(source: Any) -> None:
+    """End the threads or worker processes of a source of batches, if it has any."""
+    if hasattr(source, "close"):
+        source.close()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    reexec_with_huge_pages()  # as `esrjax train` does
+    if sys.argv[1:2] == ["--train"]:
+        main_train(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])
