@@ -1,8 +1,12 @@
 """The output of `train --dry-run`, as text and as JSON, and summaries of recipes."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from esrjax.challenge.rules import Rules, data_policy_violations, load_rules
 from esrjax.cli.output import print_json, print_unwrapped, show_table
@@ -11,7 +15,8 @@ from esrjax.errors import list_some
 from esrjax.training import recipe_loader
 from esrjax.training.dry_run import StagePlan, dry_run
 from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun, recipe_notes
-from esrjax.training.run_data import overlap_notes, summarize_data
+from esrjax.training.run_data import DataSummaries, overlap_notes, summarize_data
+from esrjax.training.stage_trainer import device_lines
 
 
 def show_dry_run(
@@ -38,6 +43,7 @@ def show_dry_run(
                 "stages": [_plan_json(plan) for plan in plans],
                 "datasets": {name: vars(summary) for name, summary in data.items()},
                 "policy_violations": violations,
+                "devices": device_lines(recipe),
                 "notes": [*recipe_notes(recipe), *overlap_notes(recipe)],
             }
         )
@@ -47,10 +53,13 @@ def show_dry_run(
     print_unwrapped(head, markup=True)
     show_table([stage_summary(plan.run) for plan in plans])
     show_table([_network(plan) for plan in plans])
+    for stage in recipe.stage:
+        print_unwrapped(f"stage {stage.name!r}:", *setting_lines(stage, data))
     if list_params:
         show_table([row for plan in plans for row in _params(plan)])
     missing = dict.fromkeys(line for plan in plans for line in plan.missing)
     print_unwrapped(
+        *device_lines(recipe),
         *recipe_notes(recipe),
         *overlap_notes(recipe),
         *(f"dataset {name}: {summary}" for name, summary in data.items()),
@@ -69,6 +78,8 @@ def _plan_json(plan: StagePlan) -> dict[str, Any]:
         "num_trainable_params": plan.num_trained,
         "num_frozen_params": plan.num_frozen,
         "ema_initial_share": plan.run.stage.ema_initial_share,
+        "settings": _plain(plan.run.stage),
+        "num_devices": plan.step_estimate.data_parallel.mesh.size,
         "macs_per_step": plan.step_estimate.macs,
         "memory_mib": plan.step_estimate.memory_mib,
         "params": {path: {"shape": shape, "optimizer": name} for path, (shape, name) in params},
@@ -91,6 +102,88 @@ def stage_summary(run: StageRun) -> dict[str, Any]:
         "optimizer": f"{optimizer.name} {optimizer.learning_rate:g}, {stage.schedule.name}",
         "EMA": None if stage.ema is None else _ema(stage),
     }
+
+
+# Settings that `setting_lines` shows although they have their default; others are not shown then.
+ALWAYS_SHOWN = ("optimizer.b1", "optimizer.b2", "optimizer.weight_decay", "ema", "precision")
+NOT_SHOWN = ("name", "unspecified", "save_every")
+
+
+def setting_lines(stage: Stage, data: DataSummaries) -> list[str]:
+    """Return the settings of a stage, a line for each table: all that have not their default.
+
+    Args:
+        stage: The stage.
+        data: Summaries of the datasets, by name, of those that exist.
+    """
+    lines: list[str] = []
+    single: list[str] = []
+    for key, value in _plain(stage).items():
+        table: dict[str, Any] = value if isinstance(value, dict) else {}
+        defaults = _defaults_of(getattr(stage, key)) if table else _defaults_of(stage)
+        shown = {
+            name: item
+            for name, item in (table or {key: value}).items()
+            if item != defaults.get(name) or f"{key}.{name}" in ALWAYS_SHOWN or name in ALWAYS_SHOWN
+        }
+        if key == "data":
+            shown["datasets"] = _dataset_shares(stage, data)
+        texts = [f"{name} {_setting(item)}" for name, item in shown.items()]
+        if table:
+            lines += [f"    {key}: {'; '.join(texts)}"] if texts else []
+        elif key not in NOT_SHOWN:
+            single += texts
+    return [f"    {'; '.join(single)}", *lines]
+
+
+def _plain(stage: Stage) -> dict[str, Any]:
+    """Return a stage as plain data."""
+    return json.loads(TypeAdapter(Stage).dump_json(stage))
+
+
+def _defaults_of(table: Any) -> dict[str, Any]:
+    """Return the defaults of a dataclass as plain data; empty for a table of other keys."""
+    if not is_dataclass(table):
+        return {}
+    values = {
+        field.name: field.default_factory() if callable(field.default_factory) else field.default
+        for field in fields(table)
+    }
+    return {
+        name: [*value] if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownArgumentType]
+        for name, value in values.items()
+    }
+
+
+def _dataset_shares(stage: Stage, data: DataSummaries) -> list[str]:
+    """Return the datasets of a stage with the share of patches that are drawn from each.
+
+    That is of the images, or of the weights; unknown if a dataset does not exist.
+    """
+    weights = stage.data.dataset_weights
+    if None in weights.values():
+        weights = {name: float(data[name].num_images) if name in data else None for name in weights}
+    if None in weights.values():
+        return [f"{name} (by its number of images)" for name in weights]
+    total = sum(filter(None, weights.values()))
+    return [f"{name} {(weight or 0) / total:.1%}" for name, weight in weights.items()]
+
+
+def _setting(value: Any) -> str:
+    """Return a value of a setting: sizes as 64x64, breakpoints as [step, weight]."""
+    match value:
+        case [[int(), int()], *_]:
+            return ", ".join(f"{h}x{w}" for h, w in value)
+        case list():
+            return ", ".join(str(item).replace("'", "") for item in value) or "none"  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        case dict():
+            return ", ".join(f"{key} = {_setting(item)}" for key, item in value.items()) or "none"  # pyright: ignore[reportUnknownVariableType]
+        case float():
+            return f"{value:g}"
+        case None:
+            return "none"
+        case _:
+            return str(value)
 
 
 def _ema(stage: Stage) -> str:
@@ -122,13 +215,13 @@ def _network(plan: StagePlan) -> dict[str, Any]:
     gib = sum(plan.step_estimate.memory_mib.values()) / 1024
     return {
         "stage": plan.run.name,
-        "form": model.form,
+        "network": f"{model.method}, {model.form}",
         "hparams": " ".join(f"{key}={value}" for key, value in model.hparams.items()),
         "trainable params": f"{plan.num_trained:,}",
         "frozen params": f"{plan.num_frozen:,}",
         "optimizer": ", ".join(f"{name} ({count} tensors)" for name, count in optimizers.items()),
         "GMAC/step": f"{plan.step_estimate.macs / 1e9:,.0f}",
-        "memory": f"about {gib:.2f} GiB",
+        "memory/device": f"about {gib:.2f} GiB",
     }
 
 

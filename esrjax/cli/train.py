@@ -209,6 +209,7 @@ def _run_stages(
     from esrjax.training.logging import TensorBoardLogger
     from esrjax.training.recipe import recipe_notes
     from esrjax.training.run_data import overlap_notes, summarize_data
+    from esrjax.training.stage_trainer import device_lines
 
     recipe = recipe_loader.load(recipe_name, overrides or ())
     train.check_recipe(recipe)
@@ -220,7 +221,7 @@ def _run_stages(
         loggers.append(TrainingBar(recipe.total_steps))
         for name, summary in data.items():
             print_line(f"dataset {name}: {summary}", err=True)
-        for note in (*recipe_notes(recipe), *overlap_notes(recipe)):
+        for note in (*device_lines(recipe), *recipe_notes(recipe), *overlap_notes(recipe)):
             print_line(note, err=True)
         _print_reading_notes(recipe)
     with ExitStack() as stack:

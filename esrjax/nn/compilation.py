@@ -1,11 +1,12 @@
-"""Calls of networks: compiler options, `jax.jit` with them, errors of a plugin's code."""
+"""Calls of networks: `jax.jit` with compiler options, platforms, errors of a plugin's code."""
 
 import functools
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
+from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
 from esrjax.errors import PluginError, UserError, error_summary
@@ -21,6 +22,8 @@ DISABLE_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # JAX keeps the executable and the trace of every shape for ever, some 3.5 MB for a network and a
 # size of images.
 MAX_PROGRAMS = 128
+# Context manager: a trace has the branches of this platform ("cpu", "cuda", "tpu") alone.
+single_platform = cast("Any", jax.make_user_context(None))
 _programs: set[Hashable] = set()  # function and shapes of what was compiled since the last clearing
 
 
@@ -37,6 +40,24 @@ def compiler_options() -> Mapping[str, Any]:
     except jax.errors.JaxRuntimeError:  # this version of XLA has no such option
         return {}
     return DISABLE_YNNPACK
+
+
+def platform_dependent(
+    *args: Any, default: Callable[..., Any], **branches: Callable[..., Any]
+) -> Any:
+    """Return `lax.platform_dependent`, or inside of `single_platform` the branch of that platform.
+
+    The trace of the first has every branch, so that it can be lowered for each platform. Its
+    gradient has what each of them saves for the backward pass.
+
+    Args:
+        *args: Arguments of the branches.
+        default: The branch of all platforms that have none.
+        **branches: Platform -> its branch.
+    """
+    if (platform := single_platform.value) is not None:
+        return branches.get(platform, default)(*args)
+    return lax.platform_dependent(*args, default=default, **branches)
 
 
 def jit(function: Callable[P, R], **options: Any) -> Callable[P, R]:

@@ -24,6 +24,8 @@ import numpy as np
 from jax import Array, lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from esrjax.nn.compilation import platform_dependent
+
 IntPair = tuple[int, int]
 # Up to so many pairs of an input and an output channel in a group, shifted products are faster on a
 # CPU than one dense convolution with zeros between the groups (0.17 ms instead of 0.53 ms for nine
@@ -37,7 +39,7 @@ def platform_conv2d(
 ) -> Array:
     """Return the values of `lax_conv2d`, in the form that is fastest on the platform.
 
-    `lax.platform_dependent` keeps one branch for each platform in the trace, so that an export or a
+    `platform_dependent` keeps one branch for each platform in the trace, so that an export or a
     test for another platform lowers to that platform's form.
 
     Args:
@@ -49,7 +51,7 @@ def platform_conv2d(
         groups: Number of groups of channels.
     """
     lax_conv = functools.partial(lax_conv2d, padding=padding, stride=stride, dilation=dilation)
-    # Returned without `lax.platform_dependent`: in a training step on a CPU, XLA misses its fast
+    # Returned without `platform_dependent`: in a training step on a CPU, XLA misses its fast
     # form of the weight gradient inside of one, whatever its branches contain.
     if groups == 1:
         return lax_conv(x, w)
@@ -62,7 +64,7 @@ def platform_conv2d(
     else:
         on_cpu = lambda x, w: lax_conv(x, block_diagonal(w, groups))  # noqa: E731
     grouped = functools.partial(lax_conv, groups=groups)
-    return lax.platform_dependent(x, w, cpu=on_cpu, default=grouped)
+    return platform_dependent(x, w, cpu=on_cpu, default=grouped)
 
 
 def lax_conv2d(

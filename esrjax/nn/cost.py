@@ -1,4 +1,6 @@
-"""Cost of networks: parameters, multiply-adds (MACs), activations and convolutions, from a trace.
+"""Cost of networks: parameters, multiply-adds (MACs), activations, convolutions and memory.
+
+All of them are counted in a trace.
 
 `params`, `macs`, `activations` and `convs` follow the organisers' counters (fvcore for MACs, hooks
 on Conv2d modules for activations and convolutions: NTIRE 2026 report, section 3). `macs_full` also
@@ -11,6 +13,7 @@ declared free of cost is an error, so that nothing is missed in silence.
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -362,3 +365,120 @@ ZERO_COST = frozenset(
     shift_right_logical sign sin sinh slice sort split sqrt square squeeze stack stop_gradient
     sub tan tanh threefry2x32 tile top_k transpose unstack xor zeros_like""".split()
 )
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+# Their output is a view of their input, or XLA computes it wherever it is read.
+VIEWS = frozenset(
+    "broadcast_in_dim copy expand_dims iota optimization_barrier reshape squeeze "
+    "stop_gradient".split()
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """Memory of a value of a trace, `nbytes` bytes."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class FlatEquation:
+    """An equation of a trace: what it reads and writes, and the memory that it takes besides."""
+
+    inputs: tuple[Buffer, ...]
+    outputs: tuple[Buffer, ...]
+    body_bytes: int
+
+
+def peak_bytes(jaxpr: Jaxpr) -> int:
+    """Return the most memory, in bytes, that the values of a jaxpr take at once.
+
+    A value takes memory from its equation to the last one that reads it, in the order of the jaxpr;
+    inputs of the jaxpr are not counted, its outputs are. Loops take the memory of one iteration,
+    and that of all their stacked outputs. XLA orders and fuses operations in its own way: for
+    training steps the result is within a quarter of what it allocates (docs/log.md).
+
+    Args:
+        jaxpr: The jaxpr. Trace it inside of `single_platform`: otherwise its gradients have what
+            every platform saves.
+    """
+    inputs = [Buffer(0) for _ in jaxpr.invars]
+    equations: list[FlatEquation] = []
+    outputs = _flatten(jaxpr, inputs, equations)
+    equations = _needed_equations(equations, outputs)
+    last_use = dict.fromkeys(outputs, len(equations))
+    for index, equation in reversed([*enumerate(equations)]):
+        # A view keeps what it is a view of.
+        views = [o for o in equation.outputs if not o.nbytes]
+        last = max([index, *(last_use.get(view, 0) for view in views)])
+        for buffer in equation.inputs:
+            last_use[buffer] = max(last_use.get(buffer, 0), last)
+    freed = defaultdict[int, int](int)
+    for buffer, index in last_use.items():
+        freed[index] += buffer.nbytes
+    live = peak = 0
+    for index, equation in enumerate(equations):
+        live += sum(buffer.nbytes for buffer in equation.outputs if buffer in last_use)
+        if equation.body_bytes:
+            peak = max(peak, live + equation.body_bytes)
+        live -= freed[index]
+        peak = max(peak, live)
+    return peak
+
+
+def _flatten(jaxpr: Jaxpr, inputs: Iterable[Buffer], equations: list[FlatEquation]) -> list[Buffer]:
+    """Append the equations of a jaxpr and of the functions that it calls; return its outputs."""
+    buffers: dict[Any, Buffer] = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(variable: Any) -> Buffer:
+        return Buffer(0) if hasattr(variable, "val") else buffers.setdefault(variable, Buffer(0))
+
+    for equation in jaxpr.eqns:
+        operands, name = [read(variable) for variable in equation.invars], equation.primitive.name
+        if name in CALL_PRIMITIVES:
+            outputs = _flatten(_inner_jaxprs(equation)[0], operands, equations)
+        else:
+            outputs = [Buffer(_nbytes(variable, name)) for variable in equation.outvars]
+            body = _body_bytes(equation)
+            equations.append(FlatEquation(tuple(operands), tuple(outputs), body))
+        buffers |= zip(equation.outvars, outputs, strict=True)
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _nbytes(variable: Any, primitive: str) -> int:
+    """Return the size of an output; 0 of a view, and of what is not an array of numbers."""
+    dtype = getattr(variable.aval, "dtype", None)
+    itemsize = getattr(dtype, "itemsize", 0)  # a PRNG key has none
+    if dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        itemsize = 4  # XLA's CPU backend computes in float32
+    return 0 if primitive in VIEWS or not itemsize else _size(variable) * itemsize
+
+
+def _body_bytes(equation: Equation) -> int:
+    """Return the memory of one iteration of a loop, or of the largest branch of a cond.
+
+    That of a convolution whose images are features, as in the gradient of a kernel, are transposed
+    copies of its operands.
+    """
+    if equation.primitive.name == "conv_general_dilated":
+        is_kernel_gradient = equation.params["dimension_numbers"].lhs_spec[0] != 0
+        return is_kernel_gradient * sum(_nbytes(variable, "") for variable in equation.invars)
+    keys = {"scan": "jaxpr", "while": "body_jaxpr", "cond": "branches"}
+    if (key := keys.get(equation.primitive.name)) is None:
+        return 0
+    value = equation.params[key]
+    bodies = value if isinstance(value, tuple) else (value,)
+    largest = max(peak_bytes(body.jaxpr) for body in bodies)
+    return largest * equation.params.get("unroll", 1)
+
+
+def _needed_equations(equations: list[FlatEquation], outputs: list[Buffer]) -> list[FlatEquation]:
+    """Return the equations on which the outputs depend, in order."""
+    needed, kept = set(outputs), list[FlatEquation]()
+    for equation in reversed(equations):
+        if not needed.isdisjoint(equation.outputs):
+            kept.append(equation)
+            needed.update(equation.inputs)
+    return kept[::-1]

@@ -29,6 +29,7 @@ from jax import Array, lax
 from jax.core import max_dim
 
 from esrjax.nn import conv_lowering
+from esrjax.nn.compilation import platform_dependent
 from esrjax.nn.masking import Dim, arange, dim_as_array, floor_div, is_static
 
 OP_PREFIX = "op_"  # of the traced names of counted ops
@@ -151,7 +152,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
     """Return the softmax of `x` along `axis`, computed in float32 at least."""
     x32 = at_least_f32(x)
     if axis == -1 and not native_lowering.value:
-        y = lax.platform_dependent(x32, cpu=_softmax_last_axis, default=jax.nn.softmax)
+        y = platform_dependent(x32, cpu=_softmax_last_axis, default=jax.nn.softmax)
     else:
         y = jax.nn.softmax(x32, axis)
     return y.astype(x.dtype)
@@ -173,7 +174,7 @@ def attention_from_logits(logits: Array, v: Array) -> Array:
 
     if native_lowering.value:
         return softmax_then_matmul(logits, v)
-    return lax.platform_dependent(logits, v, cpu=matmul_then_normalize, default=softmax_then_matmul)
+    return platform_dependent(logits, v, cpu=matmul_then_normalize, default=softmax_then_matmul)
 
 
 # With a derivative of its own, as jax.nn.softmax, which needs the output only: JAX would
@@ -215,7 +216,7 @@ def sum_last_axis(x: Array) -> Array:
     direct_sum = functools.partial(jnp.sum, axis=-1, keepdims=True)
     if native_lowering.value or x.shape[-1] <= MAX_DIRECT_SUM:
         return direct_sum(x)
-    return lax.platform_dependent(x, cpu=sum_by_matmul, default=direct_sum)
+    return platform_dependent(x, cpu=sum_by_matmul, default=direct_sum)
 
 
 @jax.jit

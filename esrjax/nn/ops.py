@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
-from jax import Array, lax
+from jax import Array
 
 from esrjax.errors import NotFound, UserError, error_summary, log_note
+from esrjax.nn.compilation import platform_dependent
 from esrjax.nn.functional import (
     OP_PREFIX,
     at_least_f32,
@@ -87,7 +88,7 @@ def find_kernel(name: str) -> Kernel | None:
 def op(reference: Callable[..., Array]) -> Callable[..., Array]:
     """Make an op of its reference implementation; a kernel is registered under the function's name.
 
-    `lax.platform_dependent` keeps the reference for other platforms than the kernel's, so that one
+    `platform_dependent` keeps the reference for other platforms than the kernel's, so that one
     trace can be lowered for each of them.
 
     Args:
@@ -103,7 +104,7 @@ def op(reference: Callable[..., Array]) -> Callable[..., Array]:
         kernel_fn = kernel.call
         if not kernel.differentiable:
             kernel_fn = with_reference_vjp(kernel_fn, reference)
-        return lax.platform_dependent(*args, default=reference, **{kernel.platform: kernel_fn})
+        return platform_dependent(*args, default=reference, **{kernel.platform: kernel_fn})
 
     return counted_op()(call)
 
@@ -146,7 +147,7 @@ def _select_kernel(name: str, args: tuple[Array, ...]) -> Kernel | None:
     """Return the kernel that the current implementation uses for an op, None for the reference.
 
     Under "auto" the platform is not checked: on any other than the kernel's,
-    `lax.platform_dependent` in `op` runs the reference.
+    `platform_dependent` in `op` runs the reference.
     """
     choice = implementation.value
     if choice not in IMPLEMENTATIONS:

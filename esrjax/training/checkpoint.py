@@ -173,7 +173,7 @@ class RunDir:
             return False
         return True
 
-    def save(self, run: StageRun, model: LoadedModel, raw: LoadedModel) -> None:
+    def save(self, run: StageRun, model: LoadedModel, raw: LoadedModel | None = None) -> None:
         """Save the result of a stage; LoRA factors are saved as such, not merged into kernels.
 
         The file appears whole or not at all, and marks the stage as finished when a run resumes.
@@ -181,12 +181,12 @@ class RunDir:
         Args:
             run: The stage run.
             model: Its result.
-            raw: The network after its last step, saved first if a later stage starts from it.
+            raw: The network after its last step, if a later stage starts from it.
         """
-        files = (
-            {self._stage_file(run, "raw"): raw} if self.recipe.needs_raw_weights(run.stage) else {}
-        )
-        _write_weights(files | {self._stage_file(run): model}, self._stage_note(run))
+        files = {self._stage_file(run): model}
+        if raw is not None:  # first: the result marks the stage as finished
+            files = {self._stage_file(run, "raw"): raw} | files
+        _write_weights(files, self._stage_note(run))
 
     def load(self, run: StageRun, weights: StageWeights = "ema", /) -> LoadedModel:
         """Return the result of a stage, or the network after its last step ("raw").

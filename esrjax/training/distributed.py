@@ -27,7 +27,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from esrjax.errors import DistributedError, UnwritableFile, log_note
+from esrjax.errors import DistributedError, UnwritableFile, list_some, log_note
 from esrjax.nn.compilation import jit
 from esrjax.runtime import STOP_SIGNALS
 from esrjax.training.recipe import Parallel
@@ -346,6 +346,24 @@ class DataParallel:
         mesh = Mesh(np.reshape(np.array(devices), tuple(axes.values())), tuple(axes))
         return cls(mesh=mesh, parallel=parallel)
 
+    def __str__(self) -> str:
+        """Number, kind and numbers of the devices, and which others are idle."""
+        used = list(self.mesh.devices.flat)
+        idle = [device for device in jax.devices() if device not in used]
+        text = f"{_device_list(used)} {used[0].device_kind}, {self.parallel}"
+        if not idle:
+            return text
+        rule = "the number of devices divides data.batch_size / grad_accum_steps"
+        return f"{text}; idle: {_device_list(idle)}, as {rule}"
+
+    def device_bytes(self, state: Any) -> int:
+        """Return the bytes that the arrays of a state, or their shapes, take on each device."""
+        sharding = self._fsdp_sharding if self.parallel == "fsdp" else lambda _: self._replicated
+        return sum(
+            math.prod(sharding(leaf).shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(state)
+        )
+
     def place(self, state: Any) -> Any:
         """Return the arrays of a training state on the devices, replicated or sharded."""
         if self.parallel != "fsdp":
@@ -430,6 +448,10 @@ class DataParallel:
 
     def _fsdp_sharding(self, leaf: Any) -> NamedSharding:
         return NamedSharding(self.mesh, fsdp_spec(leaf.shape, self.mesh.shape))
+
+
+def _device_list(devices: Sequence[Any]) -> str:
+    return f"{len(devices)} ({list_some([str(device.id) for device in devices], 8)})"
 
 
 def fsdp_axes(num_devices: int) -> dict[str, int]:

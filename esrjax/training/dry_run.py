@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -18,7 +18,10 @@ from esrjax.errors import NotFound, RecipeError, UserError, error_summary
 from esrjax.evaluation.metrics import get_spec
 from esrjax.loading import stored_hparams
 from esrjax.nn import checkpoint_io
-from esrjax.nn.cost import cost
+from esrjax.nn.compilation import single_platform
+from esrjax.nn.cost import cost, peak_bytes
+from esrjax.nn.ops import platform
+from esrjax.nn.reparam import deploy
 from esrjax.training import optim
 from esrjax.training.distributed import DataParallel
 from esrjax.training.init_from import LoadedModel, find_checkpoint
@@ -32,7 +35,8 @@ from esrjax.training.recipe import (
     StageWeights,
     TeacherConfig,
 )
-from esrjax.training.stage_trainer import StageSetup
+from esrjax.training.stage_trainer import StageSetup, data_parallel_of
+from esrjax.training.train_state import loss_and_grads
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,47 +45,64 @@ class StepEstimate:
 
     Attributes:
         setup: What the stage starts from, with abstract arrays.
+        data_parallel: The devices of the step.
     """
 
     setup: StageSetup
+    data_parallel: DataParallel
 
     def check_loss(self) -> None:
         """Trace the loss, so that it raises what it would raise in the first step."""
-        jax.eval_shape(self._loss, self.setup.state.params, *self._loss_args)
+        jax.eval_shape(self._loss, self.setup.state.params, *self._loss_args())
 
     @cached_property
     def macs(self) -> int:
-        """Multiply-accumulates of a step; the backward pass counts as two forward passes."""
+        """Multiply-accumulates of a step; the backward pass counts as two forward passes.
+
+        The teacher has no backward pass. Adapters and frozen layers are not told apart.
+        """
+        objective, net = self.setup.objective, self.setup.model.net
+        if objective.stage.train_fused:
+            net = nnx.eval_shape(deploy, net)
+        forward = 3 * self._forward_macs(net)
+        if (teacher := objective.teacher) is not None:
+            forward += self._forward_macs(nnx.merge(teacher.graphdef, teacher.state))
+        return forward * objective.stage.data.batch_size
+
+    def _forward_macs(self, net: nnx.Module) -> int:
         side = round(math.sqrt(math.prod(self._largest_patch))) // self._scale
-        forward = cost(self.setup.model.net, image_size=side).macs_full
-        return 3 * forward * self.setup.objective.stage.data.batch_size
+        return cost(net, image_size=side).macs_full
 
     @cached_property
     def memory_mib(self) -> Mapping[str, float]:
-        """MiB of weights, gradients and optimizer, and activations saved for the backward pass.
+        """Estimated MiB of a step with the largest patch, on each device; nothing is compiled.
 
-        The compiler may save fewer activations, and needs temporary buffers in addition.
+        "weights" are parameters, trained or not, moving average, best weights and teacher;
+        "activations" are what the loss and its gradient take at most, gradients included.
         """
-        args = self._loss_args
-        state, teacher_state, *_ = args
-        residuals = jax.eval_shape(self._vjp_residuals, state.params, *args)
-        return {
-            "weights": _mib((state.params, state.frozen, state.ema, state.best, teacher_state)),
-            "gradients and optimizer": _mib((state.params, state.opt_state)),
-            "saved activations": _mib(residuals),
+        state, teacher_state, lr, hr = self._loss_args(self.data_parallel.mesh.size)
+        with single_platform(platform()):
+            jaxpr = jax.make_jaxpr(partial(loss_and_grads, self.setup.objective))(
+                state, teacher_state, lr, hr
+            )
+        device_bytes = self.data_parallel.device_bytes
+        weights = (state.params, state.frozen, state.ema, state.best, state.rest)
+        whole = (state.params, state.frozen) if self.data_parallel.parallel == "fsdp" else ()
+        nbytes = {
+            "weights": device_bytes(weights) + _nbytes((teacher_state, whole)),
+            "optimizer": device_bytes(state.opt_state),
+            "images": _nbytes((lr, hr)),
+            "activations": peak_bytes(jaxpr.jaxpr),
         }
+        return {name: number / 2**20 for name, number in nbytes.items()}
 
     def _loss(self, params: Any, *args: Any) -> Any:
         return self.setup.objective(params, *args)[0]
 
-    def _vjp_residuals(self, params: Any, *args: Any) -> Any:
-        return jax.vjp(lambda params: self._loss(params, *args), params)[1]
-
-    @property
-    def _loss_args(self) -> tuple[Any, ...]:
-        """State, teacher state, and abstract LR and HR images of one micro-batch."""
+    def _loss_args(self, num_devices: int = 1) -> tuple[Any, ...]:
+        """State, teacher state, and abstract LR and HR images of a step on one of some devices."""
         objective, (h, w), s = self.setup.objective, self._largest_patch, self._scale
-        n = objective.stage.data.batch_size // objective.stage.grad_accum_steps
+        n = objective.stage.data.batch_size // num_devices
         lr, hr = (
             jax.ShapeDtypeStruct((n, *size, 3), jnp.uint8) for size in ((h // s, w // s), (h, w))
         )
@@ -98,9 +119,8 @@ class StepEstimate:
         return registry.get_method(model.method).scale_of(model.hparams)
 
 
-def _mib(tree: Any) -> float:
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / 2**20
+def _nbytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +214,7 @@ def _make_plan(recipe: Recipe, run: StageRun, plans: Sequence[StagePlan]) -> Sta
         get_spec(run.stage.validation.spec)
     try:
         setup = _init_abstract(recipe, feasible_run, [plan.setup.model for plan in plans])
-        step_estimate = StepEstimate(setup=setup)
+        step_estimate = StepEstimate(setup=setup, data_parallel=data_parallel_of(recipe, run.stage))
         step_estimate.check_loss()
     except UserError:
         raise
@@ -279,7 +299,7 @@ def check_stages(recipe: Recipe) -> None:
         data, min_side = run.stage.data, registry.get_method(recipe.method_of(run.stage)).min_side
         try:
             check_patch_sizes(data, scale, min_side)
-            DataParallel.for_batch(data.batch_size // run.stage.grad_accum_steps, recipe.parallel)
+            data_parallel_of(recipe, run.stage)
             _check_sources(recipe, run, scale)
             if steps := run.stage.steps:
                 make_schedule(run.stage.schedule, run.stage.optimizer.learning_rate, steps)

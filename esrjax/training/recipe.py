@@ -310,8 +310,7 @@ class InitFrom:
 
     Attributes:
         stage: Name of an earlier stage.
-        weights: Which weights of that stage: "ema", its result, which is the moving average if it
-            has one; or "raw", the weights after its last step.
+        weights: "ema": the result of that stage; "raw": without averaging, after its last step.
         checkpoint: Path or name of a file of weights.
         method: Method of the checkpoint, if it is not the stage's.
         hparams: Hyperparameters of the network that the checkpoint needs, beyond the defaults.
@@ -331,7 +330,7 @@ class InitFrom:
                 "init_from takes `method` and `hparams` only with `checkpoint`; a stage has its own"
             )
         if self.stage is None and self.weights == "raw":
-            raise ValueError("init_from takes `weights` only with `stage`")
+            raise ValueError('init_from takes weights = "raw" only with `stage`')
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -479,9 +478,7 @@ class Stage:
                 self.data.batch_size % self.grad_accum_steps == 0
             ),
             f"unspecified: no such key: {', '.join(map(repr, unknown))}": not unknown,
-            "unspecified is for stages of the source, not for `ours`": (
-                not (self.ours and self.unspecified)
-            ),
+            "unspecified is not for stages that are ours": not (self.ours and self.unspecified),
         }
         if problems := [rule for rule, holds in rules.items() if not holds]:
             raise ValueError("; ".join(problems))
@@ -492,6 +489,12 @@ class Stage:
         if isinstance(self.init_from, InitFrom) or self.init_from in ("scratch", "previous"):
             return self.init_from  # pyright: ignore[reportReturnType] # one of the two words
         return InitFrom(checkpoint=self.init_from)
+
+    @property
+    def raw_source(self) -> str | None:
+        """Name of the stage from whose weights after the last step this one starts."""
+        source = self.init_source
+        return source.stage if isinstance(source, InitFrom) and source.weights == "raw" else None
 
     @property
     def ema_initial_share(self) -> float:
@@ -638,13 +641,12 @@ class Recipe:
                     names = f"(earlier stages: {', '.join(earlier) or 'none'})"
                     yield f"{stage.name}: {key} {name!r} is not an earlier stage {names}"
             source = next((s for s in self.stage[:index] if s.name == init), None)
-            if source and _is_raw(stage.init_from) and not (source.ema or source.select == "best"):
+            if source and stage.raw_source and not (source.ema or source.select == "best"):
                 yield f'{stage.name}: weights = "raw" has no effect: {init!r} has no `ema`'
 
     def needs_raw_weights(self, stage: Stage) -> bool:
         """Return whether another stage starts from the weights after the last step of `stage`."""
-        sources = [other.init_from for other in self.stage if _is_raw(other.init_from)]
-        return stage.name in [getattr(source, "stage", None) for source in sources]
+        return stage.name in [other.raw_source for other in self.stage]
 
     @property
     def runs(self) -> tuple[StageRun, ...]:
@@ -717,10 +719,6 @@ class Recipe:
     def total_steps(self) -> int:
         """Steps of all runs together; a stage in epochs counts 0 until `resolve_epochs`."""
         return sum(run.stage.steps or 0 for run in self.runs)
-
-
-def _is_raw(init_from: str | InitFrom) -> bool:
-    return isinstance(init_from, InitFrom) and init_from.weights == "raw"
 
 
 RECIPE = TypeAdapter(Recipe)

@@ -123,6 +123,27 @@ class StageSetup:
         return cls(model, objective, lr_schedule, optimizer, state)
 
 
+def data_parallel_of(recipe: Recipe, stage: Stage) -> DataParallel:
+    """Return the devices that a stage uses: those that divide its micro-batches.
+
+    Raises:
+        DistributedError: As of `DataParallel.for_batch`.
+    """
+    return DataParallel.for_batch(stage.data.batch_size // stage.grad_accum_steps, recipe.parallel)
+
+
+def device_lines(recipe: Recipe) -> list[str]:
+    """Return which devices the stages use and which are idle, one line if it is the same for all.
+
+    Raises:
+        DistributedError: As of `DataParallel.for_batch`.
+    """
+    texts = {stage.name: str(data_parallel_of(recipe, stage)) for stage in recipe.stage}
+    if len(set(texts.values())) == 1:
+        return [f"devices: {next(iter(texts.values()))}"]
+    return [f"devices of stage {name!r}: {text}" for name, text in texts.items()]
+
+
 def make_stage_optimizer(stage: Stage) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """Return the learning-rate schedule of a stage, and its optimizer with gradient clipping.
 
@@ -200,12 +221,11 @@ class StageTrainer:
     def __init__(self, recipe: Recipe, run: StageRun, load_stage: StageModelLoader):
         stage, setup = run.stage, StageSetup.create(recipe, run, load_stage)
         teacher, method = setup.objective.teacher, registry.get_method(setup.model.method)
-        micro_batch_size = stage.data.batch_size // stage.grad_accum_steps
         assert stage.steps is not None  # `resolve_epochs` ran before
         self.recipe, self.run, self.stage, self.num_steps = recipe, run, stage, stage.steps
         self.method, self.model, self.objective = method, setup.model, setup.objective
         self.lr_schedule: Any = setup.lr_schedule
-        self.data_parallel = DataParallel.for_batch(micro_batch_size, recipe.parallel)
+        self.data_parallel = data_parallel_of(recipe, stage)
         # Not the whole setup is kept: its state, which is on one device, would stay in memory.
         self.state: TrainState = self.data_parallel.place(setup.state)
         self.start_step = sum(earlier.stage.steps or 0 for earlier in recipe.runs[: run.index])

@@ -130,7 +130,9 @@ def run_stages(
                 progress = Progress.start(trainer, checkpoints)
                 run_dir.write_start(data, range(progress.total_step + 1, end + 1))
                 model = fit(progress, run_dir, on_report, should_stop)
-                run_dir.save(stage_run, model, trainer.raw_model(progress.state))
+                needs_raw = recipe.needs_raw_weights(stage_run.stage)
+                raw = trainer.raw_model(progress.state) if needs_raw else None
+                run_dir.save(stage_run, model, raw)
         run_dir.write_start(data, range(0))
         return run_dir.export(run_dir.load(recipe.runs[-1]))
 

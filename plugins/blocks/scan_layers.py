@@ -22,7 +22,8 @@ def apply_blocks(blocks: Iterable[nnx.Module], x: Array, *, scan: bool, remat: b
             rates of stochastic depth) by one `lax.scan`, which compiles the block once. A block
             whose output is captured by `taps` has a structure of its own and is not scanned.
         remat: Save only the inputs of blocks for the backward pass and recompute the rest there.
-            Without `scan`, XLA's CPU compiler undoes this (common subexpression elimination).
+            On a CPU it has no effect without `scan`: XLA would undo it (common subexpression
+            elimination).
     """
     for _, run in groupby(blocks, key=structure_key if scan else id):
         first, *rest = run
@@ -40,7 +41,13 @@ def structure_key(block: nnx.Module) -> Hashable:
     return graph, tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+def xla_keeps_remat() -> bool:
+    """Return whether XLA recomputes what is outside of a loop; on a CPU it merges both runs."""
+    return jax.default_backend() != "cpu"
+
+
 def _apply(block: Any, x: Array, remat: bool) -> Array:
+    remat = remat and xla_keeps_remat()
     return nnx.remat(type(block).__call__, policy=save_keys_policy)(block, x) if remat else block(x)
 
 

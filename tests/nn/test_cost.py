@@ -10,7 +10,8 @@ from jax import lax
 from esrjax import registry
 from esrjax.errors import PluginError, UncountedOp
 from esrjax.nn import functional, ops
-from esrjax.nn.cost import cost, count_ops
+from esrjax.nn.compilation import platform_dependent, single_platform
+from esrjax.nn.cost import cost, count_ops, peak_bytes
 from esrjax.nn.hooks import SCOPE_FORMAT
 from esrjax.nn.layers import Conv2d, Linear
 from esrjax.nn.ops import Kernel
@@ -389,6 +390,52 @@ class Remat(nnx.Module):
 def test_module_paths_are_known_inside_of_transformations(build, repeats):
     (op,) = cost(build(), image_size=8).ops
     assert (op.path, op.macs_full, op.convs) == ("conv", repeats * 64 * 81, repeats)
+
+
+# --- memory ---
+
+KIB_X = 64 * 64 * 4 // 1024  # of a float32 array of 64 x 64
+
+
+def peak_kib(function, platform="cpu"):
+    x = jax.ShapeDtypeStruct((64, 64), "float32")
+    with single_platform(platform):
+        return peak_bytes(jax.make_jaxpr(function)(x).jaxpr) / 1024
+
+
+def chain(x, checkpoint=lambda f: f):
+    """The gradient of three matmuls with an activation each, by their input."""
+    layer = checkpoint(lambda x: jnp.tanh(jnp.exp(x @ x)))
+    return jax.grad(lambda x: layer(layer(layer(x))).sum())(x)
+
+
+def test_values_take_memory_until_their_last_use():
+    assert peak_kib(lambda x: ((x @ x) @ x) @ x) == KIB_X
+    assert peak_kib(lambda x: (x @ x, x @ x)) == 2 * KIB_X
+    assert peak_kib(lambda x: (x @ x).reshape(-1).reshape(64, 64) @ x) == KIB_X  # views
+    assert peak_kib(lambda x: (x @ x, x)[1]) == 0  # not needed
+
+
+def test_loops_take_the_memory_of_one_iteration_and_of_their_outputs():
+    def loop(x, length):
+        return lax.scan(lambda c, _: ((c @ c) @ c, c), x, length=length)[1]
+
+    assert peak_kib(lambda x: loop(x, 20)) - peak_kib(lambda x: loop(x, 10)) == 10 * KIB_X
+    plain = peak_kib(lambda x: lax.scan(lambda c, _: ((c @ c) @ c, None), x, length=10)[0])
+    assert plain <= 3 * KIB_X
+
+
+def test_recomputed_activations_take_less_memory():
+    assert peak_kib(lambda x: chain(x, jax.checkpoint)) < peak_kib(chain)
+
+
+def test_gradients_save_what_one_platform_needs():
+    def loss(x):
+        heavy = lambda x: jnp.tanh(jnp.exp(jnp.sin(x))) @ x  # noqa: E731
+        y = platform_dependent(x, cpu=lambda x: x @ x, default=heavy)
+        return (y @ y).sum()
+
+    assert peak_kib(jax.grad(loss), "cpu") < peak_kib(jax.grad(loss), "cuda")
 
 
 def test_nothing_is_computed():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from esrjax_plugins.blocks import scan_layers
 from esrjax_plugins.blocks.window_attention import overlapping_position_index
 from esrjax_plugins.hat import METHOD, OCAB
 from flax import nnx
@@ -77,7 +78,8 @@ def test_unused_heads_cost_nothing(networks):
     assert flops[0] == flops[1] > 0
 
 
-def test_heads_have_gradients_with_remat():
+def test_heads_have_gradients_with_remat(monkeypatch):
+    monkeypatch.setattr(scan_layers, "xla_keeps_remat", lambda: True)
     graph, state = nnx.split(METHOD.build(**SMALL, remat=True))
 
     def loss(state):

@@ -91,6 +91,46 @@ def test_dry_run_shows_stages_and_missing_datasets(esrjax, monkeypatch, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_shows_every_setting(esrjax, image_dir):
+    """Those of which a reader could take the default for granted, and shares of the datasets."""
+    settings = {
+        "data.datasets": f"{{'{image_dir}'=3,'{image_dir}[:2]'=1}}",
+        "data.hr_patch_sizes": "[[32, 32]]",
+        "data.batch_size": "3",
+        "optimizer.b2": "0.95",
+        "optimizer.weight_decay": "0.01",
+        "schedule": "{name='multistep',milestones=[500,900]}",
+        "grad_accum_steps": "3",
+        "precision": "bf16",
+        "freeze": "['block_1.*']",
+        "ema_warmup": "true",
+    }
+    overrides = [f"stage.0.{path}={value}" for path, value in settings.items()]
+    args = [item for override in overrides for item in ("--set", override)]
+    result = esrjax("train", "quick", "--dry-run", *args)
+    assert result.code == 0, result.err
+    for text in (
+        f"datasets {image_dir} 75.0%, {image_dir}[:2] 25.0%",
+        "b1 0.9; b2 0.95; weight_decay 0.01",
+        "schedule: name multistep; milestones 500, 900",
+        "grad_accum_steps 3",
+        "precision bf16",
+        "freeze block_1.*",
+        "ema 0.99; ema_warmup True",
+        "augment hflip, rot90",
+        "devices: 1 (0) cpu, jit; idle: 1 (1), as the number of devices divides data.batch_size",
+    ):
+        assert text in result.out, text
+    stage = esrjax("train", "quick", "--dry-run", "--json", *args).json["stages"][0]
+    assert stage["settings"]["freeze"] == ["block_1.*"] and stage["num_devices"] == 1
+
+
+def test_dry_run_gives_equally_likely_images_their_share(esrjax, image_dir):
+    data = f"datasets=['{image_dir}', '{image_dir}[:1]'],hr_patch_sizes=[[32, 32]],batch_size=2"
+    result = esrjax("train", "quick", "--dry-run", "--set", f"stage.0.data={{{data}}}")
+    assert f"datasets {image_dir} 80.0%, {image_dir}[:1] 20.0%" in result.out
+
+
 def test_dry_run_says_how_much_of_the_initial_weights_is_left(esrjax):
     overrides = ["--set", "stage.0.ema=0.9999", "--set", "stage.0.steps=200"]
     plain = [*overrides, "--set", "stage.0.ema_warmup=false"]
@@ -128,7 +168,9 @@ def test_recipes_are_listed_and_printed(esrjax):
     resolved = esrjax("recipes", "show", "quick", "--set", "seed=5", "--resolved").json
     assert resolved["seed"] == 5 and resolved["stage"][0]["optimizer"]["b2"] == 0.999
     schema = esrjax("recipes", "schema").json
-    assert schema["properties"]["defaults"]["properties"] == schema["$defs"]["Stage"]["properties"]
+    of_stage = schema["$defs"]["Stage"]["properties"]
+    assert of_stage.pop("defaults")["type"] == "boolean"
+    assert schema["properties"]["defaults"]["properties"] == of_stage
 
 
 def test_demo_does_not_replace_a_run_of_another_kind(esrjax, tmp_path):
