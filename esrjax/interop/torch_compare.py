@@ -24,7 +24,7 @@ from esrjax.interop import array_diff, torch_optim, trace
 from esrjax.interop.array_diff import Array, ArrayDiff, Comparison, Implementation, OptimizerPair
 from esrjax.interop.draws import IMAGE_NAMES, Case, ModelPair, draw_images, image_sizes
 from esrjax.interop.torch_watch import CountsReport, Exercise, ExerciseReport, compare_counts
-from esrjax.interop.trace import JaxCalls, LayerReport
+from esrjax.interop.trace import JaxCalls, JaxGrads, LayerReport
 from esrjax.method import Form
 from esrjax.nn.checkpoint_io import StateDict
 from esrjax.nn.compilation import FAST_COMPILE, call_network, jit
@@ -49,10 +49,12 @@ class JaxRun:
     Attributes:
         calls: Inputs and outputs of every module.
         x_grad: Gradient of the input `(N, 3, h, w)`, of `sum(sin(y))`, y the output.
+        output_grads: Gradients of the outputs of every module.
         grads: Gradients of the weights, in PyTorch's layout and names.
     """
 
     calls: JaxCalls
+    output_grads: JaxGrads
     x_grad: Array
     grads: StateDict
 
@@ -75,6 +77,10 @@ class JaxRuns:
         self.implementation: Implementation = implementation
         self._programs: dict[tuple[Any, str], Callable[..., Any]] = {}
         self._runs: dict[tuple[str, str], Any] = {}
+
+    def share_programs(self, other: "JaxRuns") -> None:
+        """Use the compiled programs of other runs of the same method, and add to them."""
+        self._programs = other._programs
 
     def images(self, case: Case) -> Array:
         """Return the LR images `(N, h, w, 3)` of a case, float32."""
@@ -129,25 +135,25 @@ class JaxRuns:
             graphdef, params, rest = nnx.split(net, nnx.Param, ...)
             program = self._program(graphdef, "float64", lambda: _gradient_program(graphdef))
             x = self.images(case).astype(np.float64)
-            calls, (params_grad, x_grad) = program(params, x, rest)
+            zeros = trace.zero_perturbations(net, x)
+            calls, (params_grad, x_grad, output_grads) = program(params, x, zeros, rest)
             # `rest` (batch statistics) has values here, not gradients; PyTorch has none for them,
             # so that `compare_gradients` skips them.
             grads = to_state_dict(nnx.merge(graphdef, params_grad, rest), self.pair.key_map)
-            calls = jax.tree.map(np.asarray, calls)
-        return JaxRun(
-            calls=calls, x_grad=array_diff.to_channels_first(np.asarray(x_grad)), grads=grads
-        )
+            calls, output_grads = jax.tree.map(np.asarray, (calls, output_grads))
+        x_grad = array_diff.to_channels_first(np.asarray(x_grad))
+        return JaxRun(calls=calls, output_grads=output_grads, x_grad=x_grad, grads=grads)
 
 
 def _gradient_program(graphdef: Any) -> Callable[..., Any]:
     """Return a function of weights, images and other state: all calls, and gradients."""
 
     @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
-    def run(params: Any, x: Any, rest: Any) -> Any:
-        def forward(params: Any, x: Any) -> Any:
-            return trace.call_traced(nnx.merge(graphdef, params, rest), x)
+    def run(params: Any, x: Any, perturbations: Any, rest: Any) -> Any:
+        def forward(params: Any, x: Any, perturbations: Any) -> Any:
+            return trace.call_traced(nnx.merge(graphdef, params, rest), x, perturbations)
 
-        y, vjp, calls = jax.vjp(forward, params, x, has_aux=True)
+        y, vjp, calls = jax.vjp(forward, params, x, perturbations, has_aux=True)
         return calls, vjp(jnp.cos(y))
 
     return run
@@ -368,7 +374,7 @@ def compare_case(runs: JaxRuns, case: Case, exercise: Exercise) -> CaseResult:
         replace(diff, name=f"{diff.name}{mode}", case=str(case))
         for diff in compare_gradients(jax_grads, torch_grads)
     ]
-    events = trace.align(torch_run.events, jax_run.calls, pair.key_map)
+    events = trace.align(torch_run.events, jax_run.calls, pair.key_map, jax_run.output_grads)
     layers = trace.summarize(events, [path for path, _ in jax_run.calls])
     return CaseResult(case=case, diffs=tuple(diffs), layers=layers)
 

@@ -26,6 +26,7 @@ from esrjax.io import matches_any
 from esrjax.nn.checkpoint_io import StateDict
 
 MAX_LISTED = 10  # tensors in an error
+MAX_CALLERS = 3  # lines of the user's code that led to an error, besides the one that raised it
 
 # --- the user's code on a CPU ---
 
@@ -108,7 +109,9 @@ def _user_code_error(file: Path, action: str, error: BaseException) -> TorchMode
     elif "dtype" in str(error) or "Double" in str(error):
         remedy = "use the dtype of the input: torch.zeros(..., dtype=x.dtype)"
     lines = _user_lines(traceback.extract_tb(error.__traceback__), file) or [str(file)]
-    return TorchModelError(problem, rule=rule, location=lines[-1], remedy=remedy)
+    callers = (f"\n    called from {line}" for line in lines[-2 : -2 - MAX_CALLERS : -1])
+    location = lines[-1] + "".join(callers)
+    return TorchModelError(problem, rule=rule, location=location, remedy=remedy)
 
 
 def _user_lines(frames: traceback.StackSummary, file: Path) -> list[str]:

@@ -10,8 +10,9 @@ import copy
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from unittest import mock
 
@@ -79,8 +80,8 @@ class TorchRun:
         events: Inputs and outputs of every module, in execution order.
         output: SR images `(N, 3, s·h, s·w)`.
         x_grad: Gradient of the input `(N, 3, h, w)`.
-        grads: Gradients of the weights by PyTorch's names. Weights with `requires_grad=False`, or
-            that the network does not read in this mode, have none.
+        grads: Gradients of the weights by PyTorch's names. Weights with `requires_grad=False` have
+            none, of those that the network does not read in this mode they are zero.
         buffers: Buffers after the pass, such as running statistics, by PyTorch's names.
     """
 
@@ -112,14 +113,15 @@ def run(model: TorchModel, x: Array, exercise: Exercise, *, training: bool = Fal
         x_torch.requires_grad_()
         y, events = _run_with_hooks(model, x_torch * 1, exercise.watch())  # a copy: not a leaf
         torch.sin(y).sum().backward()
+        _add_zero_grads(events)
         buffers = {key: _to_numpy(value) for key, value in module.named_buffers()}
         module.eval()
         for key, value in module.named_buffers():
             value.data.copy_(saved[key])
     grads = {
-        key: _to_numpy(param.grad)
+        key: np.zeros(tuple(param.shape)) if param.grad is None else _to_numpy(param.grad)
         for key, param in module.named_parameters()
-        if param.grad is not None
+        if param.requires_grad
     }
     exercise.add_gradients({key: float(np.abs(grad).max()) for key, grad in grads.items()})
     x_grad = np.zeros_like(np.moveaxis(x, -1, 1)) if x_torch.grad is None else x_torch.grad.numpy()
@@ -261,20 +263,42 @@ def _add_hooks(path: str, module: Any, events: list[HookEvent], watch: Watch) ->
         )
         if io == "out":
             watch.exercise.add_output(path or "the network", event.arrays)
+            for i, tensor in enumerate(tensors):
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(_keep_grad, event.grads, i))
         events.append(event)
 
     def on_input(_: Any, args: Any, kwargs: Any) -> None:
         watch.stack.append(path)
         record("in", (*args, *kwargs.values()))
 
-    def on_output(_: Any, args: Any, output: Any) -> None:
-        record("out", output if isinstance(output, tuple | list) else (output,))
+    def on_output(_: Any, args: Any, output: Any) -> Any:
         watch.stack.pop()
+        if not isinstance(output, tuple | list):
+            return record("out", (output,))
+        # The module may use one of several outputs itself: its gradient is that of an alias, which
+        # only others use.
+        output = type(output)([v.view_as(v) if torch.is_tensor(v) else v for v in output])
+        record("out", output)
+        return output
 
     return (
         module.register_forward_pre_hook(on_input, with_kwargs=True),
         module.register_forward_hook(on_output),
     )
+
+
+def _add_zero_grads(events: Iterable[HookEvent]) -> None:
+    """Store zeros as gradients of outputs that no gradient has reached."""
+    for event in events:
+        for i, tensor in enumerate(event.tensors if event.io == "out" else ()):
+            if tensor.requires_grad:
+                event.grads.setdefault(i, np.zeros_like(event.arrays[i]))
+
+
+def _keep_grad(grads: dict[int, Array], position: int, grad: Any) -> None:
+    """Store a gradient. Returns None: a hook's return value would replace the gradient."""
+    grads[position] = _to_numpy(grad)
 
 
 def _to_numpy(tensor: Any) -> Array:

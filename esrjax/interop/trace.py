@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -24,8 +24,10 @@ from esrjax.nn.state_dict import KeyMap
 InOut = Literal["in", "out"]
 CallKey = tuple[str, InOut]  # path of an nnx module, and its inputs or outputs
 JaxCalls = Mapping[CallKey, Sequence[tuple[Array, ...]]]  # one tuple of arrays per call
+JaxGrads = Mapping[str, Sequence[tuple[Array, ...]]]  # gradients of the outputs, likewise
 
 ROOT = ""  # path of the network itself, as in `torch.nn.Module.named_modules`
+GRAD_FLOOR = 1e-6  # of the largest gradient of all outputs: smaller ones are compared with this
 FLOAT32_CONSTANT_RTOL = 1e-6  # of the value range: error of a constant kept in float32
 
 
@@ -41,6 +43,7 @@ class HookEvent:
         tensors: Floating-point tensors among its inputs or outputs. A tensor may be the output of
             one module and the input of others.
         arrays: Their values at the time; modules that work in place change the tensors later.
+        grads: Gradients of the outputs by position, after a backward pass.
     """
 
     path: str
@@ -49,6 +52,7 @@ class HookEvent:
     call_index: int
     tensors: tuple[Any, ...]
     arrays: tuple[Array, ...]
+    grads: dict[int, Array] = field(default_factory=dict[int, Array])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,11 @@ class MaxDiff:
     @property
     def differs(self) -> bool:
         """Whether the difference exceeds rounding in float64; NaN does."""
-        return not self.max_abs_diff <= FLOAT64_RTOL * self.value_range
+        return self.exceeds(0.0)
+
+    def exceeds(self, floor: float) -> bool:
+        """Return whether it exceeds rounding of values as large as `floor`, too."""
+        return not self.max_abs_diff <= FLOAT64_RTOL * max(self.value_range, floor)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,6 +92,7 @@ class TraceEvent(HookEvent):
         is_wrapper: Whether `Method.torch_names` names a module inside of this one as the
             counterpart, for example of a convolution with a ReLU after it.
         diff: Largest difference; None where no arrays could be compared.
+        grad_diff: Largest difference of the gradients of the outputs, likewise.
         stack_before: Paths of the PyTorch modules that run just before the event, outermost first.
         stack_after: Paths of those that run just after it. One of the two has the module itself.
     """
@@ -91,6 +100,7 @@ class TraceEvent(HookEvent):
     jax_path: str | None
     is_wrapper: bool
     diff: MaxDiff | None
+    grad_diff: MaxDiff | None
     stack_before: tuple[str, ...]
     stack_after: tuple[str, ...]
 
@@ -119,13 +129,27 @@ def record_calls(net: nnx.Module, x: Array) -> JaxCalls:
     return jax.tree.map(np.asarray, run(state, x))
 
 
-def call_traced(net: nnx.Module, x: Any) -> tuple[Any, dict[CallKey, list[Any]]]:
-    """Run the JAX network under a transformation of JAX; return its output and `JaxCalls`."""
+def call_traced(
+    net: nnx.Module, x: Any, perturbations: JaxGrads | None = None
+) -> tuple[Any, dict[CallKey, list[Any]]]:
+    """Run the JAX network under a transformation of JAX; return its output and `JaxCalls`.
+
+    Args:
+        net: The network.
+        x: Images `(N, h, w, 3)`.
+        perturbations: Added to the outputs of every module: gradients with respect to these zeros
+            are those of the outputs.
+    """
     calls: dict[CallKey, list[Any]] = defaultdict(list)
+
+    def on_output(path: str, output: Any) -> Any:
+        if perturbations is not None:
+            output = _add(output, perturbations[path][len(calls[path, "out"])])
+        calls[path, "out"].append(_arrays(output))
+        return output
+
     hooked: Any = with_hooks(
-        net,
-        lambda path, output: calls[path, "out"].append(_arrays(output)),
-        lambda path, inputs: calls[path, "in"].append(_arrays(inputs)),
+        net, on_output, lambda path, inputs: calls[path, "in"].append(_arrays(inputs))
     )
     y = hooked(x)
     calls[ROOT, "in"].append((x,))
@@ -133,8 +157,31 @@ def call_traced(net: nnx.Module, x: Any) -> tuple[Any, dict[CallKey, list[Any]]]
     return y, dict(calls)
 
 
+def zero_perturbations(net: nnx.Module, x: Any) -> JaxGrads:
+    """Return zeros in the shapes of the outputs of all modules, for `call_traced`."""
+    calls = jax.eval_shape(lambda x: call_traced(net, x)[1], x)
+    return {
+        path: [tuple(np.zeros(array.shape, array.dtype) for array in arrays) for arrays in outputs]
+        for (path, io), outputs in calls.items()
+        if io == "out" and path != ROOT
+    }
+
+
+def _add(output: Any, perturbations: Sequence[Any]) -> Any:
+    """Add to the floating-point arrays of a module's output, see `_arrays`."""
+    if not isinstance(output, tuple | list):
+        return output + perturbations[0] if perturbations else output
+    values, remaining = [], iter(perturbations)
+    for value in output:
+        values.append(value + next(remaining) if _arrays(value) else value)
+    return type(output)(values)
+
+
 def align(
-    hook_events: Iterable[HookEvent], jax_calls: JaxCalls, key_map: KeyMap
+    hook_events: Iterable[HookEvent],
+    jax_calls: JaxCalls,
+    key_map: KeyMap,
+    jax_grads: JaxGrads | None = None,
 ) -> list[TraceEvent]:
     """Pair every hook event of PyTorch with the call of the corresponding JAX module.
 
@@ -142,6 +189,7 @@ def align(
         hook_events: PyTorch's events in execution order, from `torch_optim.record_events`.
         jax_calls: JAX's calls, from `record_calls`.
         key_map: Maps PyTorch's module paths to those of nnx (`Method.torch_names`).
+        jax_grads: JAX's gradients of the outputs of all modules, to compare these too.
 
     Returns:
         One event per hook event, in PyTorch's order.
@@ -162,6 +210,7 @@ def align(
             jax_path=jax_path if has_run else None,
             is_wrapper=hook.path == jax_path and innermost[jax_path] != hook.path,
             diff=_largest_diff(calls[hook.call_index - 1], hook.arrays) if has_run else None,
+            grad_diff=_grad_diff(hook, (jax_grads or {}).get(jax_path, ())) if has_run else None,
             stack_before=stack_before,
             stack_after=stack,
         )
@@ -180,6 +229,16 @@ def _largest_diff(jax_arrays: Sequence[Array], torch_arrays: Sequence[Array]) ->
     """Return the relatively largest difference among the arrays at the same position."""
     diffs = map(max_diff, jax_arrays, torch_arrays)
     return max((diff for diff in diffs if diff is not None), key=_relative_diff, default=None)
+
+
+def _grad_diff(hook: HookEvent, jax_grads: Sequence[tuple[Array, ...]]) -> MaxDiff | None:
+    """Return the relatively largest difference of the gradients of a module's outputs."""
+    if hook.io == "in" or hook.call_index > len(jax_grads):
+        return None
+    grads = jax_grads[hook.call_index - 1]
+    pairs = [(grads[i], grad) for i, grad in hook.grads.items() if i < len(grads)]
+    diffs = [diff for pair in pairs if (diff := max_diff(*pair)) is not None]
+    return max(diffs, key=_relative_diff, default=None)
 
 
 def _relative_diff(diff: MaxDiff) -> float:
@@ -232,7 +291,8 @@ class Divergence:
 
     Attributes:
         cause: "module" if a module has the same inputs and other outputs; "code" if the difference
-            arises in the code between two modules.
+            arises in the code between two modules; "gradient" if all inputs and outputs agree, and
+            the gradient of a module's output differs: it arises in the code after the module.
         torch_path: PyTorch's path of the module at which it shows.
         jax_path: nnx path of the same module.
         class_name: Its class in PyTorch.
@@ -246,7 +306,7 @@ class Divergence:
         diff: The largest difference there.
     """
 
-    cause: Literal["module", "code"]
+    cause: Literal["module", "code", "gradient"]
     torch_path: str
     jax_path: str
     class_name: str
@@ -266,6 +326,9 @@ class Divergence:
             jax_name = f", JAX {self.jax_path}" if self.jax_path != self.torch_path else ""
             call = f", call {self.call_index}" if self.call_index > 1 else ""
             return f"in {module} ({self.class_name}{jax_name}){call}"
+        if self.cause == "gradient":
+            enclosing = self.enclosing or "the network"
+            return f"in the backward pass of {enclosing}, after {module} ({self.class_name})"
         after = f"after {self.last_agreeing}, " if self.last_agreeing else ""
         before = f"the end of {module}" if self.io == "out" else self.torch_path
         torch_only = f"; only PyTorch has {', '.join(self.torch_only)} there"
@@ -281,6 +344,7 @@ class Divergence:
         relative = diff.max_abs_diff / diff.value_range if diff.value_range else float("inf")
         hint = "; often a constant kept in float32" if relative < FLOAT32_CONSTANT_RTOL else ""
         label = "input" if self.io == "in" else "output"
+        label = f"gradient of the {label}" if self.cause == "gradient" else label
         return (
             f"{label} at [{index}] is {diff.jax_value:.9g} in JAX and "
             f"{diff.torch_value:.9g} in PyTorch: "
@@ -298,8 +362,9 @@ class LayerReport:
 
     Attributes:
         num_compared: Inputs and outputs that were compared.
-        first_divergence: The first difference that persists, or else the first of all; None if
-            all inputs and outputs agree.
+        first_divergence: The first difference that persists, or else the first of all, or else
+            the last of gradients, where the backward pass meets it first; None if all inputs,
+            outputs and their gradients agree.
         hidden_diffs: Modules that differ while the modules around and after them agree.
         boundary_diffs: Wrappers of which the same holds; these are no divergence.
         torch_only: Modules that ran in PyTorch only.
@@ -337,7 +402,7 @@ def summarize(events: Sequence[TraceEvent], jax_paths: Sequence[str]) -> LayerRe
     uncompared = [event for event in events if event.diff is None]
     return LayerReport(
         num_compared=len(events) - len(uncompared),
-        first_divergence=None
+        first_divergence=_gradient_divergence(events)
         if first is None
         else _make_divergence(events, first, persists=bool(persistent)),
         hidden_diffs=_unique_labels(events[i] for i in hidden),
@@ -386,6 +451,29 @@ def _make_divergence(events: Sequence[TraceEvent], index: int, *, persists: bool
         persists=persists,
         diff=event.diff,
     )
+
+
+def _gradient_divergence(events: Sequence[TraceEvent]) -> Divergence | None:
+    """Return the first difference of gradients that the backward pass meets."""
+    diffs = [event.grad_diff for event in events if event.grad_diff is not None]
+    floor = GRAD_FLOOR * max((diff.value_range for diff in diffs), default=0.0)
+    for event in reversed(events):
+        diff, jax_path = event.grad_diff, event.jax_path
+        if diff is not None and jax_path is not None and diff.exceeds(floor):
+            return Divergence(
+                cause="gradient",
+                torch_path=event.path,
+                jax_path=jax_path,
+                class_name=event.class_name,
+                call_index=event.call_index,
+                io="out",
+                last_agreeing=None,
+                enclosing=[ROOT, *event.stack_after][-1],
+                torch_only=(),
+                persists=True,
+                diff=diff,
+            )
+    return None
 
 
 def _innermost_common(stack_a: tuple[str, ...], stack_b: tuple[str, ...]) -> str:
