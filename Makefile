@@ -6,7 +6,7 @@ PYTHON312 ?= python3.12
 PYTHON313 ?= python3.13
 
 .PHONY: demo test test-slow test-gpu test-export test-jax-0.11 test-newest test-python-3.13 test-lowest \
-	attack parity bench readme recipes docs lint format clean
+	attack parity parity-faults bench readme recipes docs lint format clean
 
 demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -55,6 +55,9 @@ attack: $(VENV)/installed  ## crashes, damage, hostile files and neighbours; pri
 
 parity: $(VENV)/installed  ## write docs/parity.md; needs the reference folder
 	$(RUN)/python tools/parity.py
+
+parity-faults: $(VENV)/installed  ## plant faults in the PyTorch twins; prints what `parity` finds
+	PYTHONPATH=tools $(RUN)/python -m parity_faults
 
 bench: $(VENV)/installed  ## write the tables of docs/benchmarks.md; needs an idle machine
 	$(RUN)/python tools/bench.py

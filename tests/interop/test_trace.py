@@ -226,6 +226,15 @@ def wrong_shuffle(net):
     net.upsampler[1] = Shuffle()
 
 
+def detached_activation(net):
+    def forward(self, u):
+        f = self.c3(functional.relu(self.c2(functional.relu(self.c1(u)).detach())))
+        return (u + f) * self.guidance_map_conv(f)
+
+    block = net.block_3
+    block.forward = types.MethodType(forward, block)
+
+
 FAULTS = {  # name -> method, function that applies the fault, location that is reported
     "padding mode": (
         "hfenet",
@@ -256,6 +265,16 @@ FAULTS = {  # name -> method, function that applies the fault, location that is 
         "only PyTorch has upsampler.1 (Shuffle) there",
     ),
 }
+
+
+def test_fault_of_the_backward_pass_is_located(make_pair):
+    pair = make_pair("spanv2")
+    detached_activation(pair.torch_model.module)
+    result = compare_first_case(pair)
+    divergence = result.layers.first_divergence
+    assert divergence.location == "in the backward pass of block_3, after block_3.c1 (ConvLayer)"
+    assert divergence.description.startswith("gradient of the output at [")
+    assert [diff.passed for diff in result.diffs[:2]] == [True, True]  # outputs
 
 
 @pytest.mark.parametrize("fault", FAULTS)

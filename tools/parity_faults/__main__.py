@@ -135,7 +135,7 @@ class Campaign:
                 seeds.append(_error_record(error, fault))
         verdict = CAUGHT
         if not all(seed["caught"] for seed in seeds):
-            change = self.largest_change(model)
+            change = self.largest_change(model, NUM_EQUIVALENCE_DRAWS)
             verdict = EQUIVALENT if change <= 1 else MISSED
             record["change"] = change
         right = [seed["right"] for seed in seeds if seed["caught"]]
@@ -173,7 +173,7 @@ class Campaign:
         except UserError:
             return True
 
-    def largest_change(self, model: TorchModel, num_draws: int = NUM_EQUIVALENCE_DRAWS) -> float:
+    def largest_change(self, model: TorchModel, num_draws: int) -> float:
         """Return the largest change of outputs and gradients, as a multiple of the tolerance."""
         largest, method = 0.0, self.runs[next(iter(self.runs))].pair.method
         for seed in range(1000, 1000 + num_draws):
