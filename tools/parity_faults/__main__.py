@@ -235,9 +235,9 @@ def table(records: Iterable[dict[str, Any]]) -> str:
         cells = [name, total, counts[CAUGHT], counts["right"], counts[EQUIVALENT], counts[MISSED]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     for verdict, title in ((MISSED, "Missed"), (EQUIVALENT, "Equivalent")):
-        found = [record for record in records if record["verdict"] == verdict]
-        lines += ["", f"{title}:" if found else f"{title}: none", ""] * bool(found)
-        lines += [f"- {r['fault']}: {r['change']:.1e} of the tolerance" for r in found]
+        matches = [record for record in records if record["verdict"] == verdict]
+        lines += ["", f"{title}:" if matches else f"{title}: none", ""] * bool(matches)
+        lines += [f"- {r['fault']}: {r['change']:.1e} of the tolerance" for r in matches]
     return "\n".join(lines) + "\n"
 
 
