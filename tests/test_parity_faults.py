@@ -28,7 +28,7 @@ def test_sampled_faults_are_caught_and_located(campaign):
     faults = sample(list(find_faults(campaign.twin)), 8)
     records = [record for fault in faults if (record := campaign.run(fault)) is not None]
     assert len(records) >= 6
-    assert [record for record in records if record["verdict"] != CAUGHT] == []
+    assert [record for record in records if record["outcome"] != CAUGHT] == []
     assert [record for record in records if not record["right"]] == []
 
 
@@ -38,7 +38,7 @@ def test_fault_without_effect_is_equivalent(campaign, monkeypatch):
     (fault, *_) = find_faults(campaign.twin)
     same = Fault(**{**vars(fault), "new": fault.old + " ", "instance": "all"})
     record = campaign.run(same)
-    assert (record["verdict"], record["change"]) == ("equivalent", 0.0)
+    assert (record["outcome"], record["change"]) == ("equivalent", 0.0)
 
 
 def test_every_kind_applies_to_a_twin():
@@ -50,7 +50,7 @@ def test_missed_mutants_are_listed():
     record = {
         "kind": "clamp",
         "fault": "a -> b",
-        "verdict": "missed",
+        "outcome": "missed",
         "right": False,
         "change": 5.0,
     }

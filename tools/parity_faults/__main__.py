@@ -133,14 +133,14 @@ class Campaign:
                 if _is_not_applicable(error):
                     return None
                 seeds.append(_error_record(error, fault))
-        verdict = CAUGHT
+        outcome = CAUGHT
         if not all(seed["caught"] for seed in seeds):
             change = self.largest_change(model, NUM_EQUIVALENCE_DRAWS)
-            verdict = EQUIVALENT if change <= 1 else MISSED
+            outcome = EQUIVALENT if change <= 1 else MISSED
             record["change"] = change
         right = [seed["right"] for seed in seeds if seed["caught"]]
         return record | {
-            "verdict": verdict,
+            "outcome": outcome,
             "right": bool(right) and all(right),
             "places": sorted({seed["place"] for seed in seeds if seed["caught"]}),
             "seeds": [seed["caught"] for seed in seeds],
@@ -214,7 +214,7 @@ def _error_record(error: UserError, fault: Fault) -> dict[str, Any]:
     location = str(error.location)
     lines = {f"{fault.file}.py:{fault.line + 1 + i}:" for i in range(-1, 8)}  # one line was added
     right = any(line in location for line in lines) or "layers" in location
-    return {"caught": True, "place": location, "right": right, "verdict": CAUGHT}
+    return {"caught": True, "place": location, "right": right, "outcome": CAUGHT}
 
 
 # --- output ---
@@ -225,17 +225,17 @@ def table(records: Iterable[dict[str, Any]]) -> str:
     records, rows = list(records), defaultdict[str, Counter[str]](Counter)
     for record in records:
         for name in (record["kind"], "all"):
-            rows[name][record["verdict"]] += 1
-            rows[name]["right"] += record["verdict"] == CAUGHT and record["right"]
+            rows[name][record["outcome"]] += 1
+            rows[name]["right"] += record["outcome"] == CAUGHT and record["right"]
     lines = ["| kind | mutants | caught | right place | equivalent | missed |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
     for name in (*read_kinds(), "all"):
         counts = rows[name]
-        total = sum(counts[verdict] for verdict in (CAUGHT, EQUIVALENT, MISSED))
+        total = sum(counts[outcome] for outcome in (CAUGHT, EQUIVALENT, MISSED))
         cells = [name, total, counts[CAUGHT], counts["right"], counts[EQUIVALENT], counts[MISSED]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    for verdict, title in ((MISSED, "Missed"), (EQUIVALENT, "Equivalent")):
-        matches = [record for record in records if record["verdict"] == verdict]
+    for outcome, title in ((MISSED, "Missed"), (EQUIVALENT, "Equivalent")):
+        matches = [record for record in records if record["outcome"] == outcome]
         lines += ["", f"{title}:" if matches else f"{title}: none", ""] * bool(matches)
         lines += [f"- {r['fault']}: {r['change']:.1e} of the tolerance" for r in matches]
     return "\n".join(lines) + "\n"
@@ -267,7 +267,7 @@ def main() -> None:
                             file.write(json.dumps(record) + "\n")
     print(table(records))
     print(f"false alarms: {', '.join(false_alarms) or 'none'}")
-    sys.exit(bool(false_alarms) or any(record["verdict"] == MISSED for record in records))
+    sys.exit(bool(false_alarms) or any(record["outcome"] == MISSED for record in records))
 
 
 def sample(faults: list[Fault], size: int | None) -> list[Fault]:
