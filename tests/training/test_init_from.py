@@ -208,6 +208,7 @@ def compiled_mib(estimate):
 
 
 HAT = {"channels": 24, "num_groups": 2, "depth": 2, "num_heads": 2, "window_size": 8}
+HAT |= {"squeeze_factor": 6}  # of its `tiny` checkpoint
 SCANNED = {"scan_layers": True, "remat": True}
 
 
