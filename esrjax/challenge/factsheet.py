@@ -18,13 +18,12 @@ from esrjax.method import Method
 
 BLANK = "TO BE FILLED: "
 UNKNOWN_PSNR = "LR only: the organisers compute it from the SR images"
-PLACEHOLDERS = (
-    "my team",
-    "title and URL",
-    "describe the method in three sentences",
-)  # `method new`
+# What `method new` writes where the team writes its own text.
+PLACEHOLDERS = ("my team", "title and URL")
+DESCRIPTION_PLACEHOLDER = "describe the method in three sentences"
 _LATEX_SYMBOLS = {"·": r"$\cdot$", "×": r"$\times$", "→": r"$\to$", "−": "--", "⁶": "$^6$"}
 _MAX_COLUMNS = 4  # of stages in a table; of more, each has a table of its own
+_REMARKS = ("name", "ours", "unspecified")  # fields of a stage that are no settings
 
 Table = Sequence[Sequence[str]]  # the first row is the header
 
@@ -102,9 +101,9 @@ def blank(text: str) -> str:
 
 
 def blanks(sections: Sequence[Section]) -> list[str]:
-    """Return what the team has still to fill in, in the order of the factsheet."""
+    """Return what the team has still to fill in, `Team leader: name`, in order."""
     lines = [line for section in sections for line in (*section.paragraphs, *section.items)]
-    return [line.partition(BLANK)[2] for line in lines if BLANK in line]
+    return [line.replace(BLANK, "") for line in lines if BLANK in line]
 
 
 # --- sections ---
@@ -115,8 +114,8 @@ _NO_ENSEMBLE = "none: SR images are single passes of one network, without self-e
 def fill(text: str | None, name: str) -> str:
     """Return the text, or a blank if the method does not have it or it is a placeholder."""
     text = (text or "").strip()
-    has_placeholder = any(placeholder in text for placeholder in PLACEHOLDERS)
-    return blank(name) if not text or has_placeholder else text
+    is_placeholder = text in PLACEHOLDERS or DESCRIPTION_PLACEHOLDER in text
+    return blank(name) if not text or is_placeholder else text
 
 
 def _team(data: FactsheetData) -> list[str]:
@@ -186,14 +185,22 @@ def recipe_tables(recipe: Mapping[str, Any]) -> dict[str, Table]:
         recipe: The recipe as JSON, every default included.
     """
     stages = {stage["name"]: dict(_flatten(stage)) for stage in recipe["stage"]}
-    keys = list(dict.fromkeys(key for stage in stages.values() for key in stage if key != "name"))
+    stages = {
+        name: {key: text for key, text in settings.items() if key not in _REMARKS}
+        for name, settings in stages.items()
+    }
+    keys = list(dict.fromkeys(key for settings in stages.values() for key in settings))
     names = list(stages)
     groups = [names] if len(names) <= _MAX_COLUMNS else [[name] for name in names]
     tables: dict[str, Table] = {}
     for group in groups:
         used = [key for key in keys if any(key in stages[name] for name in group)]
         rows = [[key, *(stages[name].get(key, "-") for name in group)] for key in used]
-        caption = "Settings of every stage" if group == names else f"Settings of {group[0]}"
+        caption = (
+            "Settings of every stage, defaults included"
+            if group == names
+            else f"Settings of {group[0]}, defaults included"
+        )
         tables[caption] = [["setting", *group], *rows]
     return tables
 

@@ -118,14 +118,14 @@ class Ranking:
 
 
 def _unknown_notes(ranking: Ranking) -> Iterator[str]:
-    """Yield a sentence for every entry whose PSNR is known on one of the two splits only."""
-    for row in ranking.rows:
-        unknown = ranking.rules.psnr_thresholds.by_split.keys() - row.psnr_by_split.keys()
-        if len(unknown) == 1:
-            (split,) = unknown
+    """Yield for each split the entries whose PSNR is known on the other split only."""
+    for split in ranking.rules.psnr_thresholds.by_split:
+        rows = [row for row in ranking.rows if row.psnr_by_split]
+        names = [f"{row.team}, {row.method}" for row in rows if split not in row.psnr_by_split]
+        if names:
             yield (
-                f"{row.team}, {row.method}: PSNR on {split} is unknown, so that it has no rank; "
-                "the organisers compute it from the SR images (`esrjax submit score`)."
+                f"PSNR on {split} is unknown of {'; '.join(names)}: no rank until the organisers "
+                "compute it from the SR images, by esrjax submit score."
             )
 
 
@@ -135,10 +135,13 @@ def _measurer_notes(ranking: Ranking) -> Iterator[str]:
     for row in ranking.rows:
         teams.setdefault(row.measured_by, []).append(row.team)
     if len(teams) > 1:
-        texts = (f"{name or 'not recorded'} ({', '.join(t)})" for name, t in teams.items())
+        texts = (
+            name if names == [name] else f"{name or 'not recorded'} (of {', '.join(names)})"
+            for name, names in teams.items()
+        )
         yield (
-            f"Runtimes were measured by different parties: {'; '.join(texts)}. On different "
-            "machines they are not comparable, and neither are their scores."
+            f"Runtimes were measured by several parties: {'; '.join(texts)}. On different machines "
+            "they are not comparable, and neither are their scores."
         )
 
 

@@ -11,7 +11,7 @@ from esrjax.challenge.rank import RankedEntry, Ranking, Status, Track
 from esrjax.challenge.results import Row
 from esrjax.errors import printable
 
-_EMPTY = "-"
+_EMPTY, UNKNOWN = "-", "unknown"
 _TEXT_COLUMNS = ("Team", "Method", "Weights")  # left-aligned and escaped; all others are numbers
 SCORE_LABELS: Mapping[Track, str] = {
     "runtime": "Runtime score",
@@ -44,9 +44,15 @@ class Column:
         return value.get(dataset) if dataset else value
 
     def text(self, row: Row) -> str:
-        """Return the figure of a row as text; `-` if it has none."""
+        """Return the figure of a row as text; `unknown`, or `-` if it has none."""
         value = self.value(row)
-        return _EMPTY if value is None else f"{value:.{self.decimals}f}"
+        missing = UNKNOWN if self.is_unknown(row) else _EMPTY
+        return missing if value is None else f"{value:.{self.decimals}f}"
+
+    def is_unknown(self, row: Row) -> bool:
+        """Return whether this is the PSNR on a split of the challenge, known on the other one."""
+        is_of_split = self.key in ("psnr_valid", "psnr_test")
+        return is_of_split and self.value(row) is None and bool(row.psnr_by_split)
 
     def is_below_threshold(self, entry: RankedEntry) -> bool:
         """Return whether this is a PSNR of an entry that is below its threshold."""
@@ -54,7 +60,7 @@ class Column:
 
 
 def columns(ranking: Ranking) -> Iterator[Column]:
-    """Yield the columns in which at least one method has a figure."""
+    """Yield the columns in which at least one method has a figure, or a PSNR that is unknown."""
     decimals = ranking.rules.score.decimals
     others = sorted({name for row in ranking.rows for name in row.psnr_other})
     protocols = sorted({name for row in ranking.rows for name in row.protocol_ms})
@@ -75,7 +81,7 @@ def columns(ranking: Ranking) -> Iterator[Column]:
     ]
     for key, label, unit, digits in labels:
         column = Column(key=key, label=label, unit=unit, decimals=digits)
-        if any(column.value(row) is not None for row in ranking.rows):
+        if any(column.value(row) is not None or column.is_unknown(row) for row in ranking.rows):
             yield column
 
 
@@ -208,10 +214,9 @@ def describe_status(status: Status, ranking: Ranking) -> str:
     if not ranking.apply_thresholds:
         ranked = "Ranked by score alone: the PSNR thresholds were ignored, "
         ranked += "so this is not a ranking of the challenge."
-    no_psnr = "no PSNR on the challenge's own splits"
     return {
         "ranked": ranked,
-        "no_psnr": f"Not ranked: {no_psnr}, where {required} are required.",
+        "no_psnr": f"Not ranked: PSNR is not known on both splits, where {required} are required.",
         "below_threshold": f"Not ranked: below the PSNR threshold of {required}.",
         "baseline": "Not ranked: the baseline of the organisers.",
     }[status]

@@ -157,7 +157,8 @@ HparamsOption = Annotated[
 SourceArgument = Annotated[
     Path,
     Argument(
-        help="A folder written by `esrjax eval -o`, the organisers' results.json, or a .csv table.",
+        help="A folder written by `esrjax eval -o`, or of entries of `esrjax submit`; the "
+        "organisers' results.json, or a .csv table.",
         metavar="SOURCE",
     ),
 ]

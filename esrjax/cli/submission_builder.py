@@ -37,7 +37,7 @@ class SubmissionReport:
         key: The submission's key in results.json, such as `22_spanv2`.
         threshold_checks: The PSNR on each split against the threshold of the challenge.
         lr_sources: Where the LR images of each split come from.
-        unknown_psnr: The splits without HR; their PSNR is computed by the organisers.
+        unknown_psnr: Split without HR, whose PSNR the organisers compute -> what is known of it.
         trained_on: The training datasets; None where no recipe is known.
         policy_violations: A line for each training dataset that the rules forbid.
         files: Weights that the recipe takes from outside: initial weights and teachers.
@@ -51,7 +51,7 @@ class SubmissionReport:
     key: str
     threshold_checks: Sequence[ThresholdCheck]
     lr_sources: Mapping[Split, str]
-    unknown_psnr: Sequence[Split]
+    unknown_psnr: Mapping[Split, str]
     trained_on: Sequence[str] | None
     policy_violations: Sequence[str]
     files: Sequence[str]
@@ -95,7 +95,7 @@ class SubmissionReport:
         lines = [
             self.key,
             *(f"{c.split:<14} {c.psnr:.4f} dB, {threshold_text(c)}" for c in self.threshold_checks),
-            *(f"{split:<14} PSNR unknown; {factsheet.UNKNOWN_PSNR}" for split in self.unknown_psnr),
+            *(f"{split:<14} {text}" for split, text in self.unknown_psnr.items()),
             f"training data  {self.data_policy}",
             f"state dict     {self.state_dict.summary}",
             *([f"SR images      {self.upload}: complete"] if self.upload else []),
@@ -217,7 +217,9 @@ class SubmissionBuilder:
         (folder / "factsheet.tex").write_text(factsheet.latex(title, sections))
         blanks = factsheet.blanks(sections)
         if self._extra_data is None and zips:
-            blanks.append(f"1 or 0 for extra data in {uploads.README}, or give the --recipe")
+            blanks.append(f"{uploads.README}: extra data, 1 or 0; filled with --recipe")
+        if factsheet.BLANK in self._description and zips:
+            blanks.append(f"{uploads.README}: description; filled from the method's description")
         return replace(report, zips=names, blanks=blanks)
 
     def _write_zip(self, folder: Path, split: Split, result: Result) -> str:
@@ -227,14 +229,13 @@ class SubmissionBuilder:
             result.protocol_timing[split],
             self.rules.upload,
         )
-        description = (self.model.method.description or "").strip().partition("\n")[0]
         extra = self._extra_data
         readme = uploads.readme_text(
             upload,
             timing.mean_ms,
             timing.device,
             extra_data=factsheet.blank("1 or 0") if extra is None else str(int(bool(extra))),
-            description=f"{self.model.name}; {factsheet.fill(description, 'description')}",
+            description=f"{self.model.name}; {self._description}",
         )
         file, bar = folder / f"{split}_sr.zip", progress_bar(f"{split}_sr.zip")
         upscale = uint8_upscaler(self.model.upscaler())
@@ -242,6 +243,12 @@ class SubmissionBuilder:
         uploads.check_upload(file, images, upload)
         name = upload.image_name.format(name=images[0].name)
         return f"{file.name}: {len(images)} images ({name}, ...) and {uploads.README}"
+
+    @property
+    def _description(self) -> str:
+        """The first line of the method's description, or a blank."""
+        text = (self.model.method.description or "").strip().partition("\n")[0]
+        return factsheet.fill(text, "description")
 
     @property
     def _extra_data(self) -> list[str] | None:
@@ -275,6 +282,11 @@ class SubmissionBuilder:
             hparams=self.model.hparams,
         )
 
+    def _unknown_psnr(self, count: int) -> str:
+        required = self.rules.psnr_thresholds.num_images
+        text = f"PSNR unknown, {factsheet.UNKNOWN_PSNR}"
+        return text if count == required else f"{text}; {count} images instead of {required}"
+
     @property
     def _weights_name(self) -> str:
         return f"team{self.key}.pth"
@@ -286,7 +298,11 @@ class SubmissionBuilder:
         return SubmissionReport(
             key=self.key,
             lr_sources={split: lr_source(images) for split, images in self.images.items()},
-            unknown_psnr=[split for split, images in self.images.items() if not has_hr(images)],
+            unknown_psnr={
+                split: self._unknown_psnr(len(images))
+                for split, images in self.images.items()
+                if not has_hr(images)
+            },
             threshold_checks=submission.threshold_checks(means, self.rules, team),
             trained_on=training_datasets(recipe) if recipe else None,
             policy_violations=policy_violations(recipe, self.rules) if recipe else (),

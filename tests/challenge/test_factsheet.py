@@ -12,6 +12,7 @@ from esrjax.challenge import factsheet, rules
 from esrjax.challenge.factsheet import FactsheetData
 from esrjax.challenge.record import BaselineTiming, Result
 from esrjax.challenge.submission import results_entry, threshold_checks
+from esrjax.cli import methods
 from esrjax.training import recipe_loader
 from esrjax.training.recipe import to_json
 
@@ -80,13 +81,18 @@ def test_blanks_are_counted_and_placeholders_of_a_new_method_are_blanks(data: Fa
     sections = factsheet.factsheet(data)
     text = factsheet.markdown("", sections)
     assert len(factsheet.blanks(sections)) == text.count("TO BE FILLED: ") > 10
-    new = replace(data.method, team="my team", paper="title and URL", description="")
+    scaffold = methods.FILES["{package}/__init__.py"]
+    for placeholder in (*factsheet.PLACEHOLDERS, factsheet.DESCRIPTION_PLACEHOLDER):
+        assert placeholder in scaffold
+    team, paper = factsheet.PLACEHOLDERS
+    description = f"Net: {factsheet.DESCRIPTION_PLACEHOLDER}."
+    new = replace(data.method, team=team, paper=paper, description=description)
     unknown = replace(data, method=new, recipe=None, external=None)
     added = set(factsheet.blanks(factsheet.factsheet(unknown))) - {*factsheet.blanks(sections)}
     assert added == {
-        "name of the team",
+        "Team: name of the team",
         "general description of the method",
-        "which",
+        "Weights of other models: which",
         "the paper",
         "training description: stages, loss, optimizer, schedule, patches, batches",
     }

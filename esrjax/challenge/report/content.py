@@ -131,7 +131,7 @@ def _entry_data(
             "below_threshold": column.is_below_threshold(entry),
         }
         for column in columns
-        if (value := column.value(row)) is not None
+        if (value := column.value(row)) is not None or column.is_unknown(row)
     }
     return {
         "team": row.team,

@@ -1,7 +1,8 @@
 // Plots of quality against cost, with the Pareto frontier.
 
 function paretoPlots() {
-  const qualities = data.columns.filter((column) => column.key.startsWith("psnr"));
+  const qualities = data.columns.filter((column) => column.key.startsWith("psnr")
+    && data.entries.some((entry) => isFiniteNumber(entry.cells[column.key]?.value)));
   if (!qualities.length) return null;
   let quality = qualities[0];
   const redraws = [];
@@ -31,7 +32,7 @@ function legend() {
   const statuses = new Set(data.entries.map((entry) => entry.status));
   return h("p", { class: "legend" }, item("ranked on-frontier", "on the frontier"),
     statuses.has("ranked") ? item("ranked", "ranked") : null,
-    statuses.has("no_psnr") ? item("no_psnr", "no PSNR on the challenge's splits") : null,
+    statuses.has("no_psnr") ? item("no_psnr", "PSNR not known on both splits") : null,
     statuses.has("below_threshold") ? item("below_threshold", "below a threshold") : null,
     statuses.has("baseline") ? item("baseline", "baseline") : null);
 }

@@ -72,7 +72,7 @@ function figureButton(entry, column) {
     tabindex: -1 }, formatScore(cell.text), rank);
   return tooltip.attach(button, () => [
     `${entry.team}: ${column.label}`,
-    isScore ? null : `${formatExact(cell.value)} ${column.unit}`,
+    isScore || cell.value === null ? null : `${formatExact(cell.value)} ${column.unit}`,
     cell.below_threshold
       && `Below the threshold of ${formatNumber(data.psnr_thresholds[column.key], 2)} dB.`,
     cell.below_threshold && entry.waiver && `Ranked nevertheless: ${entry.waiver}.`,
