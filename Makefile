@@ -6,7 +6,7 @@ PYTHON312 ?= python3.12
 PYTHON313 ?= python3.13
 
 .PHONY: demo test test-slow test-gpu test-export test-jax-0.11 test-newest test-python-3.13 test-lowest \
-	attack parity parity-faults bench readme recipes docs lint format clean
+	attack parity parity-faults bench readme recipes docs lint format clean release-check
 
 demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -92,6 +92,15 @@ $(VENV)/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
 	touch $@
+
+release-check: $(VENV)/installed  ## build wheel and source package without warnings; try the wheel
+	rm -rf build/dist .venv-release && mkdir -p build
+	$(RUN)/python -m build --outdir build/dist > build/dist.log 2>&1 || (cat build/dist.log; exit 1)
+	! grep -i "warning" build/dist.log
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/pip install --quiet --disable-pip-version-check build/dist/*.whl
+	cd build && ../.venv-release/bin/esrjax --version && ../.venv-release/bin/esrjax method check spanv2
+	ls -l build/dist && du -sh .venv-release
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from esrjax.evaluation.score import Scores
     from esrjax.inference import EnsembleModel, Model
 
-__all__ = ["evaluate", "load", "methods"]
+__all__ = ["__version__", "evaluate", "load", "methods"]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # the one of pyproject.toml; importlib.metadata takes 30 ms to import
+        from importlib import metadata
+
+        return metadata.version("esrjax")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def methods() -> tuple[str, ...]:

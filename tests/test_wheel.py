@@ -89,6 +89,14 @@ def test_command_works_from_the_wheel(site: Path, run) -> None:
     assert {"span", "spanv2"} <= {line.split()[0] for line in output.splitlines()}
 
 
+def test_wheel_is_typed_and_has_one_version(site: Path, run) -> None:
+    assert (site / "esrjax/py.typed").is_file()
+    (info,) = site.glob("esrjax-*.dist-info")
+    version = run("-c", "import esrjax; print(esrjax.__version__)").strip()
+    assert info.name == f"esrjax-{version}.dist-info"
+    assert run(str(site / "bin/esrjax"), "--version") == f"esrjax {version}\n"
+
+
 def test_wheel_contains_nothing_else(site: Path) -> None:
     packages = {path.name for path in site.iterdir() if path.is_dir()}
     info = {name for name in packages if name.endswith(".dist-info")}
