@@ -95,7 +95,7 @@ $(VENV)/demo: pyproject.toml constraints.txt
 
 release-check: $(VENV)/installed  ## build wheel and source package without warnings; try the wheel
 	rm -rf build/dist .venv-release && mkdir -p build
-	$(RUN)/python -m build --outdir build/dist > build/dist.log 2>&1 || (cat build/dist.log; exit 1)
+	env -u PYTHONDONTWRITEBYTECODE $(RUN)/python -m build --outdir build/dist > build/dist.log 2>&1 || (cat build/dist.log; exit 1)
 	! grep -i "warning" build/dist.log
 	$(PYTHON) -m venv .venv-release
 	.venv-release/bin/pip install --quiet --disable-pip-version-check build/dist/*.whl
