@@ -5,12 +5,11 @@ import io
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
-
-import esrjax
 from esrjax.cli import bench, data, evaluate, interop, methods, rank, submit, train, upscale
 from esrjax.cli.options import Command
 from esrjax.errors import run_and_report_errors
@@ -65,7 +64,7 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"esrjax {esrjax.__version__}")
+        typer.echo(f"esrjax {metadata.version('esrjax')}")
         raise typer.Exit
 
 
