@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
 from esrjax.cli import bench, data, evaluate, interop, methods, rank, submit, train, upscale
 from esrjax.cli.options import Command
 from esrjax.errors import run_and_report_errors
