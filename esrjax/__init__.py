@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from esrjax.evaluation.score import Scores
     from esrjax.inference import EnsembleModel, Model
 
+    __version__: str
+
 __all__ = ["__version__", "evaluate", "load", "methods"]
 
 
