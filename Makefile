@@ -56,8 +56,10 @@ attack: $(VENV)/installed  ## crashes, damage, hostile files and neighbours; pri
 parity: $(VENV)/installed  ## write docs/parity.md; needs the reference folder
 	$(RUN)/python tools/parity.py
 
-parity-faults: $(VENV)/installed  ## plant faults in the PyTorch twins; prints what `parity` finds
-	PYTHONPATH=tools $(RUN)/python -m parity_faults
+parity-faults: $(VENV)/installed  ## plant faults in the PyTorch twins, and write docs/parity-faults.md
+	rm -f build/faults.jsonl; mkdir -p build
+	PYTHONPATH=tools $(RUN)/python -m parity_faults -o build/faults.jsonl
+	PYTHONPATH=tools $(RUN)/python -m parity_faults --records build/faults.jsonl
 
 bench: $(VENV)/installed  ## write the tables of docs/benchmarks.md; needs an idle machine
 	$(RUN)/python tools/bench.py

@@ -1,11 +1,15 @@
 """Mutation campaign of the parity checker: `make parity-faults`.
 
     python -m parity_faults [TWIN ...] [--seeds N] [--sample N] [-o FILE.jsonl]
+    python -m parity_faults --records FILE.jsonl [FILE.jsonl ...]
+
+The first form runs the campaign; the second writes docs/parity-faults.md from records of it.
 
 Every kind of fault (kinds.toml) is planted at every place of the twins where it applies, and each
 mutant is compared with its JAX network at every seed, as `esrjax parity` does. A mutant is caught;
 or equivalent, where outputs and gradients of PyTorch itself change by less than the tolerance for
-ten other draws; or missed. The table and the list of equivalents are printed.
+ten other draws; or missed. The table and the list of equivalents are printed. Twins may be named,
+to run parts of the campaign at once.
 """
 
 import argparse
@@ -33,6 +37,20 @@ from . import layers
 from .mutants import TWINS, Fault, Twin, build_mutant, find_faults, place_of, read_kinds
 
 NUM_EQUIVALENCE_DRAWS = 10
+PAGE = Path(__file__).parents[2] / "docs/parity-faults.md"
+HEAD = """# What `parity` catches
+
+Written by `make parity-faults`: faults of many kinds, planted one at a time in our PyTorch twins of
+eight networks, at every place where they apply; at every class of modules in all instances, and in
+the last one alone. `esrjax parity` compared each mutant with the JAX network for three values of
+`--seed`. The kinds are the patterns in `tools/parity_faults/kinds.toml`.
+
+A mutant is **caught** if it was found at every seed; **right place**: the reported location is a
+module of the class with the fault. It is **equivalent** if outputs and gradients of PyTorch itself,
+in float64, change by at most the tolerance (1e-9) for ten other draws of weights and images, in
+eval and in train mode; these are listed with the largest change. All others are **missed**.
+
+"""
 CAUGHT, EQUIVALENT, MISSED = "caught", "equivalent", "missed"
 
 ALL_TWINS = (
@@ -247,8 +265,13 @@ def main() -> None:
     parser.add_argument("twins", nargs="*", help="names of twins; all by default")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of each mutant")
     parser.add_argument("--sample", type=int, help="faults of each twin, drawn with seed 0")
+    parser.add_argument("--records", type=Path, nargs="+", help="write the page from records")
     parser.add_argument("-o", dest="output", type=Path, help="records, one JSON object per line")
     args = parser.parse_args()
+    if args.records:
+        lines = [line for path in args.records for line in path.read_text().splitlines()]
+        PAGE.write_text(HEAD + table(map(json.loads, lines)))
+        return
     torch.set_num_threads(1)  # the networks are small
     records: list[dict[str, Any]] = []
     false_alarms: list[str] = []
