@@ -122,6 +122,9 @@ class JaxRuns:
 
     def is_stochastic(self, case: Case) -> bool:
         """Return whether the network draws random numbers, as of stochastic depth."""
+        return self._cached(case, "stochastic", self._draws_random_numbers)
+
+    def _draws_random_numbers(self, case: Case) -> bool:
         with array_diff.full_precision("reference"):
             net = nnx.clone(case.draw.train_net if case.training else case.draw.net)
             net.train() if case.training else net.eval()
