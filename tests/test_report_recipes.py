@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def statements() -> Iterator[Any]:
     for method in RECIPES:
         stages = zip(implied(method), stated(method), strict=True)
         for index, (implied_fields, fields) in enumerate(stages):
-            for field, value in {**implied_fields, **fields}.items():
+            for field, value in sorted({**implied_fields, **fields}.items(), key=itemgetter(0)):
                 yield pytest.param(method, index, field, value, id=f"{method}-{index + 1}-{field}")
 
 
