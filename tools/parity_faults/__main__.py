@@ -40,10 +40,10 @@ NUM_EQUIVALENCE_DRAWS = 10
 PAGE = Path(__file__).parents[2] / "docs/parity-faults.md"
 HEAD = """# What `parity` catches
 
-Written by `make parity-faults`: faults of many kinds, planted one at a time in our PyTorch twins of
-eight networks, at every place where they apply; at every class of modules in all instances, and in
-the last one alone. `esrjax parity` compared each mutant with the JAX network for three values of
-`--seed`. The kinds are the patterns in `tools/parity_faults/kinds.toml`.
+Written by `make parity-faults`: faults of many kinds, planted one at a time in PyTorch networks,
+implementations of our own, at every place where they apply; in all instances of a class of
+modules, and in the last one alone. `esrjax parity` compared each mutant with the JAX network for
+three values of `--seed`. The kinds are the patterns in `tools/parity_faults/kinds.toml`.
 
 A mutant is **caught** if it was found at every seed; **right place**: the reported location is a
 module of the class with the fault. It is **equivalent** if outputs and gradients of PyTorch itself,
@@ -272,7 +272,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.records:
         lines = [line for path in args.records for line in path.read_text().splitlines()]
-        PAGE.write_text(HEAD + table(map(json.loads, lines)))
+        records = [json.loads(line) for line in lines]
+        counts = Counter(record["twin"] for record in records)
+        networks = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        PAGE.write_text(f"{HEAD}Networks, with their mutants: {networks}.\n\n{table(records)}")
         return
     torch.set_num_threads(1)  # the networks are small
     records: list[dict[str, Any]] = []
