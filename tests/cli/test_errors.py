@@ -466,9 +466,9 @@ def test_torch_class_that_does_not_fit_the_weights_is_reported(user_error, crumb
 def test_file_without_a_parity_report_is_reported(user_error, crumbs, tmp_path):
     file = tmp_path / "c.json"
     assert str(file) in json.dumps(user_error("parity", "verify", file))
-    file.write_text('{"format": 2, "pased": true}')
+    file.write_text('{"format": 3, "pased": true}')
     error = user_error("parity", "verify", file)
-    assert "format should be 1, found 2" in error["problem"]
+    assert "format should be 1 or 2, found 3" in error["problem"]
     assert "pased" in error["problem"] and "'passed'" in error["problem"]
     bare = crumbs / "crumbs/crumb.safetensors"
     assert str(bare) in json.dumps(user_error("parity", "verify", bare))
