@@ -1,8 +1,9 @@
 """Training-step benchmark: a JAX step and the same PyTorch step, interleaved in one process.
 
-steps.py [SHAPE ...]: each SHAPE is BATCHxSIDE, with SIDE the side of an LR patch in pixels. SPANV2,
-float32, L1, Adam, patches stored as uint8. Each side uses its own initialization, because the time
-does not depend on it.
+steps.py [SHAPE ...]: each SHAPE is BATCHxSIDE, with SIDE the side of an LR patch in pixels, or
+BATCHxSIDE/PARTS, with gradient accumulation on our side. SPANV2, float32, L1, Adam, patches stored
+as uint8. The JAX step is the one that `esrjax train` compiles, with its options. Each side uses its
+own initialization, because the time does not depend on it.
 """
 
 import statistics
@@ -26,20 +27,23 @@ from twins.spanv2 import Twin
 from esrjax import registry
 from esrjax.runtime import reexec_with_huge_pages
 from esrjax.training import recipe_loader, train_state
+from esrjax.training.distributed import DataParallel
 from esrjax.training.stage_trainer import make_stage_optimizer
 from esrjax.training.train_state import Objective
 
 LEARNING_RATE, ROUNDS = 1e-3, 15
 
 
-def jax_step(lr: np.ndarray, hr: np.ndarray) -> Callable[[], None]:
+def jax_step(lr: np.ndarray, hr: np.ndarray, parts: int = 1) -> Callable[[], None]:
     """Return a call of the step that `esrjax train quick` compiles, on this batch."""
     method = registry.get_method("spanv2")
-    stage = replace(recipe_loader.load("quick").stage[0], ema=None, ema_warmup=False)
+    stage = replace(
+        recipe_loader.load("quick").stage[0], ema=None, ema_warmup=False, grad_accum_steps=parts
+    )
     _, optimizer = make_stage_optimizer(stage)
     graph, state = train_state.init_state(method.build(), stage, optimizer)
     objective = Objective(graphdef=graph, stage=stage, data_range=method.data_range)
-    step = jax.jit(train_state.make_train_step(objective, optimizer), donate_argnums=0)
+    step = DataParallel.for_batch(len(lr) // parts).compile_step(objective, optimizer)
     carry = [state]
     images = jnp.asarray(lr), jnp.asarray(hr)
 
@@ -65,12 +69,12 @@ def torch_step(lr: np.ndarray, hr: np.ndarray, layout: Any) -> Callable[[], None
     return run
 
 
-def time_steps(batch: int, side: int) -> dict[str, list[float]]:
+def time_steps(batch: int, side: int, parts: int) -> dict[str, list[float]]:
     """Return the milliseconds of every round by framework; two warm-up rounds are not counted."""
     rng = np.random.default_rng(0)
     lr, hr = (rng.integers(0, 256, (batch, s, s, 3), np.uint8) for s in (side, 4 * side))
     runs = {
-        "esrjax": jax_step(lr, hr),
+        "esrjax": jax_step(lr, hr, parts),
         "PyTorch": torch_step(lr, hr, torch.contiguous_format),
         "PyTorch, channels last": torch_step(lr, hr, torch.channels_last),
     }
@@ -90,8 +94,9 @@ def main(shapes: list[str]) -> None:
     )
     print("|---|---|---|---|---|")
     for shape in shapes:
-        batch, side = map(int, shape.split("x"))
-        times_ms = time_steps(batch, side)
+        size, _, parts = shape.partition("/")
+        batch, side = map(int, size.split("x"))
+        times_ms = time_steps(batch, side, int(parts or 1))
         medians = [statistics.median(times) for times in times_ms.values()]
         pairs = zip(times_ms["esrjax"], times_ms["PyTorch"], strict=True)
         ratio = statistics.median(a / b for a, b in pairs)
@@ -101,4 +106,4 @@ def main(shapes: list[str]) -> None:
 
 if __name__ == "__main__":
     reexec_with_huge_pages()  # as `esrjax train` does
-    main(sys.argv[1:] or ["16x32", "8x64"])
+    main(sys.argv[1:] or ["16x32", "16x32/4", "8x64", "64x32"])

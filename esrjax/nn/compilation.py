@@ -24,6 +24,9 @@ DISABLE_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
 MAX_PROGRAMS = 128
 # Context manager: a trace has the branches of this platform ("cpu", "cuda", "tpu") alone.
 single_platform = cast("Any", jax.make_user_context(None))
+# Context manager: `loop_body(True)` while the body of a `lax.scan` is traced, where XLA's CPU
+# backend needs convolutions in another form (`conv_lowering`).
+loop_body = cast("Any", jax.make_user_context(False))
 _programs: set[Hashable] = set()  # function and shapes of what was compiled since the last clearing
 
 

@@ -2,7 +2,9 @@
 
 "The same" is up to rounding: the order of summation differs. Images are `(N, h, w, C)`; kernels are
 `(kh, kw, in / groups, out)`. Dense convolutions are XLA's own everywhere; on a CPU they use all
-cores by an option of `esrjax.nn.compilation`. Grouped ones are XLA's own
+cores by an option of `esrjax.nn.compilation`. Only in the body of a loop (`loop_body`) their
+gradients are written out, as XLA's CPU backend is 15 to 30 times as slow at its own there. Grouped
+ones are XLA's own
 (`feature_group_count`) on accelerators only; XLA's CPU backend has no fast code for them (98 ms for
 3x3 depthwise on 80 channels at 168x256, 2.8 ms as shifted products), so that there they become
 
@@ -24,7 +26,7 @@ import numpy as np
 from jax import Array, lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from esrjax.nn.compilation import platform_dependent
+from esrjax.nn.compilation import loop_body, platform_dependent
 
 IntPair = tuple[int, int]
 # Up to so many pairs of an input and an output channel in a group, shifted products are faster on a
@@ -51,6 +53,11 @@ def platform_conv2d(
         groups: Number of groups of channels.
     """
     lax_conv = functools.partial(lax_conv2d, padding=padding, stride=stride, dilation=dilation)
+    dense_conv: Any = lax_conv
+    if loop_body.value and stride == 1:
+        dense_conv = functools.partial(_dense_conv, padding, dilation)
+        if groups == 1:
+            return platform_dependent(x, w, cpu=dense_conv, default=lax_conv)
     # Returned without `platform_dependent`: in a training step on a CPU, XLA misses its fast
     # form of the weight gradient inside of one, whatever its branches contain.
     if groups == 1:
@@ -62,7 +69,7 @@ def platform_conv2d(
             grouped_conv_as_depthwise, padding=padding, dilation=dilation, groups=groups
         )
     else:
-        on_cpu = lambda x, w: lax_conv(x, block_diagonal(w, groups))  # noqa: E731
+        on_cpu = lambda x, w: dense_conv(x, block_diagonal(w, groups))  # noqa: E731
     grouped = functools.partial(lax_conv, groups=groups)
     return platform_dependent(x, w, cpu=on_cpu, default=grouped)
 
@@ -83,6 +90,46 @@ def lax_conv2d(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+# The static arguments come first, as custom_vjp hands `nondiff_argnums` to the backward pass.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _dense_conv(padding: IntPair, dilation: int, x: Array, w: Array) -> Array:
+    """Return a convolution of stride 1 whose gradients are fast in a loop on a CPU.
+
+    As of every `custom_vjp`, there is no forward mode through it.
+    """
+    return lax_conv2d(x, w, padding=padding, stride=1, dilation=dilation)
+
+
+def _dense_conv_bwd(
+    padding: IntPair, dilation: int, residuals: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    x, w = residuals
+    h_padding, w_padding = _grad_padding(w, padding, dilation)
+    flipped = jnp.flip(w, (0, 1)).swapaxes(2, 3)
+    dx = lax_conv2d(cotangent, flipped, padding=(h_padding, w_padding), stride=1, dilation=dilation)
+    height, width = cotangent.shape[1:3]
+    x = _pad(x, padding)
+    taps = [
+        lax.dot_general(  # one matmul (in, n·h·w) @ (n·h·w, out)
+            x[:, i * dilation : i * dilation + height, j * dilation : j * dilation + width],
+            cotangent,
+            (((0, 1, 2), (0, 1, 2)), ((), ())),
+            preferred_element_type=_acc_dtype(cotangent),
+        )
+        for i, j in np.ndindex(w.shape[:2])
+    ]
+    return dx, jnp.stack(taps).reshape(w.shape).astype(w.dtype)
+
+
+_dense_conv.defvjp(lambda *args: (_dense_conv(*args), args[2:]), _dense_conv_bwd)
+
+
+def _grad_padding(w: Array, padding: IntPair, dilation: int) -> IntPair:
+    """Return the padding of the convolution that is the gradient by the images."""
+    h, width = (dilation * (k - 1) - p for k, p in zip(w.shape[:2], padding, strict=True))
+    return h, width
 
 
 def no_fusion(jitted: Function) -> Function:
@@ -134,7 +181,6 @@ def grouped_conv_as_depthwise(
     return products.reshape(*products.shape[:-1], out_channels, group_in).sum(-1)
 
 
-# The static arguments come first, as custom_vjp hands `nondiff_argnums` to the backward pass.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _depthwise_conv(padding: IntPair, dilation: int, x: Array, w: Array) -> Array:
     return depthwise_shift_add(x, w, padding=padding, dilation=dilation)
@@ -146,7 +192,7 @@ def _depthwise_conv_bwd(
     # JAX's own gradient would save a shifted copy of the images for every tap; here only x and w.
     x, w = residuals
     # The gradient by x is the convolution of the cotangent with the flipped kernel, "full" padding.
-    grad_padding = tuple(dilation * (k - 1) - p for k, p in zip(w.shape[:2], padding, strict=True))
+    grad_padding = _grad_padding(w, padding, dilation)
     dx = depthwise_shift_add(cotangent, w[::-1, ::-1], padding=grad_padding, dilation=dilation)
     dw = depthwise_kernel_grad(
         x, cotangent, kernel_size=w.shape[:2], padding=padding, dilation=dilation
@@ -197,7 +243,7 @@ def depthwise_kernel_grad(
         padding: As of the convolution.
         dilation: As of the convolution.
     """
-    acc_dtype = jnp.float32 if cotangent.dtype.itemsize < 4 else cotangent.dtype
+    acc_dtype = _acc_dtype(cotangent)
     x, cotangent = _pad(x, padding).astype(acc_dtype), cotangent.astype(acc_dtype)
     taps, width = list(np.ndindex(kernel_size)), cotangent.shape[2]
 
@@ -214,6 +260,11 @@ def depthwise_kernel_grad(
     zeros = [jnp.zeros((width, x.shape[-1]), acc_dtype)] * len(taps)
     sums, _ = lax.scan(add_row, zeros, jnp.arange(cotangent.shape[1]))
     return jnp.stack(sums).sum(1).reshape(*kernel_size, 1, -1)
+
+
+def _acc_dtype(cotangent: Array) -> Any:
+    """Return the dtype of sums: float32 at least."""
+    return jnp.float32 if cotangent.dtype.itemsize < 4 else cotangent.dtype
 
 
 def _pad(x: Array, padding: IntPair) -> Array:

@@ -15,6 +15,7 @@ from jax import Array, lax
 from esrjax import registry
 from esrjax.errors import RecipeError
 from esrjax.io import matches_any, unmatched_patterns
+from esrjax.nn.compilation import loop_body
 from esrjax.nn.functional import resize_bicubic
 from esrjax.nn.reparam import deploy
 from esrjax.training import losses
@@ -336,10 +337,10 @@ def loss_and_grads(
 
     # Gradient accumulation: the mean of equal micro-batches is the gradient of the whole batch. A
     # scan, unlike an unrolled loop, compiles the micro-batch once and cannot keep the activations
-    # of two of them in memory. XLA's CPU backend is 25 times as slow at the gradients of
-    # convolutions inside a loop, so that there the scan is unrolled, and saves no memory.
+    # of two of them in memory.
     def add(carry: tuple[Any, Any], micro_batch: tuple[Array, Array]) -> tuple[Any, None]:
-        (loss, rest), grads = grad_fn(state.params, carry[0], *micro_batch)
+        with loop_body(True):
+            (loss, rest), grads = grad_fn(state.params, carry[0], *micro_batch)
         return (rest, jax.tree.map(jnp.add, carry[1], (loss, grads))), None
 
     # The objective computes the loss in the dtype of the parameters, and a scan's carry must keep
@@ -347,8 +348,7 @@ def loss_and_grads(
     zero_loss = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
     init = (state.rest, (zero_loss, jax.tree.map(jnp.zeros_like, state.params)))
     micro_batches = _micro_batches(lr, num_micro_batches), _micro_batches(hr, num_micro_batches)
-    on_cpu = jax.default_backend() == "cpu"
-    (rest, sums), _ = lax.scan(add, init, micro_batches, unroll=on_cpu)
+    (rest, sums), _ = lax.scan(add, init, micro_batches)
     loss, grads = jax.tree.map(lambda leaf: leaf / num_micro_batches, sums)
     return loss, rest, grads
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from esrjax.nn.compilation import loop_body
+
 from .stochastic_depth import StochasticDepth, save_keys_policy
 
 
@@ -62,7 +64,8 @@ def _apply_scanned(blocks: Sequence[nnx.Module], x: Array, remat: bool) -> Array
         block: Any = nnx.merge(graph, params[0])
         for drop, rate in zip(_stochastic_depths(block), params[1], strict=True):
             drop.drop_prob = rate
-        return block(x), None
+        with loop_body(True):
+            return block(x), None
 
     step = jax.checkpoint(step, policy=save_keys_policy) if remat else step
     return lax.scan(step, x, (states, rates))[0]

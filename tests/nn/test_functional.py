@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esrjax.nn import functional
+from esrjax.nn.compilation import loop_body
 from esrjax.nn.functional import native_lowering
 
 torch_functional = torch.nn.functional
@@ -457,3 +458,36 @@ def test_native_max_pool_is_one_primitive():
     with native_lowering(True):
         trace = jax.make_jaxpr(OPS["max_pool"])(x).jaxpr
     assert [equation.primitive.name for equation in trace.eqns] == ["reduce_window_max"]
+
+
+@pytest.mark.parametrize(
+    "kernel_size, padding, dilation, groups",
+    [(3, 1, 1, 1), (1, 0, 1, 1), (5, 4, 2, 1), (3, 0, 1, 1), (3, 3, 1, 1), (3, 1, 1, 2)],
+)
+def test_gradients_of_a_convolution_in_a_loop_equal_those_outside(
+    kernel_size, padding, dilation, groups
+):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.standard_normal((2, 9, 8, 10)))
+        w = jnp.asarray(rng.standard_normal((kernel_size, kernel_size, 10 // groups, 6)))
+
+        def loss(x, w):
+            y = functional.conv2d(
+                x, w, padding=(padding, padding), dilation=dilation, groups=groups
+            )
+            return jnp.sin(y).sum()
+
+        expected = jax.jit(jax.grad(loss, (0, 1)))(x, w)
+        with loop_body(True):
+            actual = jax.jit(jax.grad(loss, (0, 1)))(x, w)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+        assert a.dtype == np.float64
+
+
+def test_gradient_of_the_kernel_in_a_loop_is_summed_in_float32():
+    x, w = jnp.ones((1, 64, 64, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+    with loop_body(True):
+        dw = jax.grad(lambda w: functional.conv2d(x, w).sum().astype(jnp.float32))(w)
+    assert (dw.dtype, float(dw[0, 0, 0, 0])) == (jnp.bfloat16, 4096.0)
