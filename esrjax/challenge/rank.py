@@ -136,7 +136,9 @@ def _measurer_notes(ranking: Ranking) -> Iterator[str]:
         teams.setdefault(row.measured_by, []).append(row.team)
     if len(teams) > 1:
         texts = (
-            name if name and names == [name] else f"{name or 'not recorded'} (of {', '.join(names)})"
+            name
+            if name and names == [name]
+            else f"{name or 'not recorded'} (of {', '.join(names)})"
             for name, names in teams.items()
         )
         yield (
