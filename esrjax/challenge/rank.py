@@ -120,8 +120,9 @@ class Ranking:
 def _unknown_notes(ranking: Ranking) -> Iterator[str]:
     """Yield for each split the entries whose PSNR is known on the other split only."""
     for split in ranking.rules.psnr_thresholds.by_split:
-        rows = [row for row in ranking.rows if row.psnr_by_split]
-        names = [f"{row.team}, {row.method}" for row in rows if split not in row.psnr_by_split]
+        entries = [e for e in ranking.entries if e.status != "baseline" and e.row.psnr_by_split]
+        rows = [entry.row for entry in entries if split not in entry.row.psnr_by_split]
+        names = [f"{row.team}, {row.method}" for row in rows]
         if names:
             yield (
                 f"PSNR on {split} is unknown of {'; '.join(names)}: no rank until the organisers "

@@ -476,7 +476,7 @@ def _note_sizes(
         }
         other = [f"{size} of {key}" for key, size in sizes.items() if size not in (0, required)]
         if other:
-            on_note(f"{file}: {split} has {required} images, but {list_some(other)}")
+            on_note(f"{file}: {list_some(other)} instead of {required} images on {split}")
 
 
 def _official_row(

@@ -186,10 +186,11 @@ def _check_files(files: Files, path: Path, images: Images, upload: UploadFormat)
         return
     more = len(problems) - _MAX_PROBLEMS
     lines = problems[:_MAX_PROBLEMS] + [f"and {more} more"] * (more > 0)
+    example = upload.image_name.format(name="NAME")
     raise SubmissionError(
         f"Invalid upload of {len(images)} images: {bullet_list(lines, 'problem')}",
-        rule=f"an upload has one SR image {upload.image_name} for every image NAME of the split, "
-        f"of {SCALE} x its LR size, {README}, and no other files or folders",
+        rule=f"an upload has one SR image {example} for every image NAME of the split, of "
+        f"{SCALE} x its LR size, {README}, and no other files or folders",
         location=str(path),
         remedy="correct the listed files; the form of names is [upload] image_name of the rules",
     )
