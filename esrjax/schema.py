@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from esrjax.errors import suggest
+from esrjax.errors import list_some, suggest
 
 # Unknown keys, conversions between types, infinities and NaNs are errors.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -55,10 +55,16 @@ def format_errors(error: ValidationError, schema: Mapping[str, Any] | None = Non
     return lines + [f"and {len(details) - MAX_ERRORS:,} more"] * (len(details) > MAX_ERRORS)
 
 
-def bullet_list(lines: list[str], noun: str = "error") -> str:
-    """Return the number of lines (`2 errors:`), followed by the lines, indented."""
+def bullet_list(lines: list[str], noun: str = "error", limit: int | None = None) -> str:
+    """Return the number of lines (`2 errors:`), followed by the lines, indented.
+
+    Args:
+        lines: The lines.
+        noun: What a line is.
+        limit: So many lines are listed at most, and the number of others; None for all.
+    """
     count = f"1 {noun}:" if len(lines) == 1 else f"{len(lines)} {noun}s:"
-    return "\n    ".join([count, *lines])
+    return list_some([count, *lines], 1 + (limit or len(lines)), "\n    ")
 
 
 def _root_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:

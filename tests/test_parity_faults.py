@@ -17,10 +17,10 @@ TWINS = {twin.name: twin for twin in ALL_TWINS}
 
 
 @pytest.fixture(scope="module", params=["spanv2", "safmn_deep15"])
-def campaign(request):
+def campaign(request, tmp_path_factory):
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are small
-    yield Campaign(TWINS[request.param], seeds=[0])
+    yield Campaign(TWINS[request.param], [0], tmp_path_factory.mktemp("faults"))
     torch.set_num_threads(num_threads)
 
 

@@ -198,9 +198,8 @@ class ResultsEntry:
 
 
 _OWN_KEYS = ("team", "measured_by", "psnr_source")  # written only where they say something
-Entries = Mapping[
-    str, ResultsEntry
-]  # `<number>_<name>` -> entry, as in the organisers' results.json
+# `<number>_<name>` -> entry, as in the organisers' results.json
+Entries = Mapping[str, ResultsEntry]
 
 
 def entries_json(entries: Entries) -> str:
@@ -215,13 +214,21 @@ def _entry_dict(entry: ResultsEntry) -> dict[str, Any]:
 
 
 def read_entries(path: Path) -> dict[str, ResultsEntry]:
-    """Read the organisers' results.json; keys are as in the file, with their spaces.
+    """Read the organisers' results.json, see `parse_entries`."""
+    return parse_entries(read_text(path), path)
+
+
+def parse_entries(text: str, path: Path) -> dict[str, ResultsEntry]:
+    """Return the entries of a results.json; keys are as in the file, with their spaces.
+
+    Args:
+        text: Content of the file.
+        path: The file, for errors.
 
     Raises:
         NotFound: It is another document.
         UnreadableFile: Entries are malformed or contradict themselves; lists all.
     """
-    text = read_text(path)
     if problems := json_problems(text):
         raise invalid_results(problems, path)
     try:

@@ -19,6 +19,7 @@ from esrjax.challenge.record import (
     IGNORE_EXTRA,
     RESULT_ADAPTER,
     BaselineTiming,
+    Entries,
     Result,
     ResultsEntry,
     WeightsOrigin,
@@ -336,10 +337,10 @@ def _read_folder(
     files, others = record.result_files(path)
     if others:
         on_note(f"not read, as result files end with .json: {list_some(others)}")
-    texts = [(name, read_text(file)) for name, file in files.items()]
-    with_entries = {name for name, text in texts if record.is_entries(text)}
-    texts = [(name, text) for name, text in texts if name not in with_entries]
-    results = dict(parse_all(_parse_result, texts, path))
+    texts = {name: read_text(file) for name, file in files.items()}
+    entry_texts = {name: text for name, text in texts.items() if record.is_entries(text)}
+    result_texts = [(name, text) for name, text in texts.items() if name not in entry_texts]
+    results = dict(parse_all(_parse_result, result_texts, path))
     untimed = [name for name, result in results.items() if not result.protocol_timing]
     if protocol_timing and untimed:
         problems = [f"{name}: no runtime by protocol" for name in untimed]
@@ -354,19 +355,20 @@ def _read_folder(
         return row_of_result(item[1], rules, item[0], protocol_timing=protocol_timing)
 
     rows = parse_all(row_of, ((name, (name, result)) for name, result in results.items()), path)
-    for name in sorted(with_entries):
-        rows += _rows_of_entries(name, files[name], rules, on_note)
+    for name in sorted(entry_texts):
+        entries = record.parse_entries(entry_texts[name], files[name])
+        _note_sizes(entries, rules, name, on_note)
+        rows += _rows_of_entries(entries, name, files[name], rules)
     _check_unique(rows, path)
     baselines = [] if protocol_timing else _baseline_rows(results.values(), rules)
     return (*(row for _, row in rows), *baselines)
 
 
 def _rows_of_entries(
-    place: str, file: Path, rules: Rules, on_note: OnNote
+    entries: Entries, place: str, file: Path, rules: Rules
 ) -> list[tuple[str, Row]]:
     """`PLACE, KEY` and the row of each entry; a team without a number is called as its file."""
-    entries, team = record.read_entries(file), record.name_of_place(place)
-    _note_sizes(entries, rules, place, on_note)
+    team = record.name_of_place(place)
 
     def row_of(item: tuple[str, ResultsEntry]) -> Row:
         return _official_row(item[0].strip(), item[1], rules, place, team)
@@ -451,22 +453,20 @@ def _table_row(path: Path, line: str, cells: Mapping[str, str]) -> Row:
 
 def _read_official(path: Path, rules: Rules, on_note: OnNote) -> tuple[Row, ...]:
     """Rows of the organisers' results.json: `<number>_<name>` -> figures of one run."""
-    entries = record.read_entries(path)
+    text = read_text(path)
+    entries = record.parse_entries(text, path)
 
     def row_of(item: tuple[str, ResultsEntry]) -> Row:
         return _official_row(item[0].strip(), item[1], rules, path.name)
 
     rows = parse_all(row_of, ((key, (key, entry)) for key, entry in entries.items()), path)
-    keys = json_keys(read_text(path))
-    places = {key.name: f"{key.name!r} ({key.place})" for _, key in keys if not key.path}
+    places = {key.name: f"{key.name!r} ({key.place})" for _, key in json_keys(text) if not key.path}
     _check_unique([(places[key], row) for key, row in rows], path)
     _note_sizes(entries, rules, path.name, on_note)
     return tuple(row for _, row in rows)
 
 
-def _note_sizes(
-    entries: Mapping[str, ResultsEntry], rules: Rules, file: str, on_note: OnNote
-) -> None:
+def _note_sizes(entries: Entries, rules: Rules, file: str, on_note: OnNote) -> None:
     """Note the entries whose splits have another number of images than the challenge's."""
     required = rules.psnr_thresholds.num_images
     for split in ("valid", "test"):

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from esrjax.challenge.record import ResultsEntry
 from esrjax.challenge.rules import SCALE, Rules, UploadFormat
-from esrjax.data.datasets import Images, Pair, Progress, header_size
+from esrjax.data.datasets import Images, Pair, Progress
 from esrjax.data.image_io import Pixels, read_image, read_image_size, write_image
 from esrjax.errors import InvalidOutput, RankingError, SubmissionError, UserError
 from esrjax.evaluation.metrics import get_spec
@@ -170,11 +170,11 @@ def check_upload(path: Path, images: Images, upload: UploadFormat) -> None:
 
 
 def _check_files(files: Files, path: Path, images: Images, upload: UploadFormat) -> None:
-    names, sizes = image_names(images, upload), {image.name: _sr_size(image) for image in images}
+    names, lr_sizes = image_names(images, upload), {image.name: image.lr_size() for image in images}
     problems = [f"{file} is missing" for file in names if file not in files]
     problems += [f"{file} {_extra(file)}" for file in files if file not in (*names, README)]
     for file in (file for file in names if file in files):
-        height, width = sizes[names[file]]
+        height, width = (SCALE * side for side in lr_sizes[names[file]])
         try:
             size = read_image_size(files[file](), file)
         except UserError as error:
@@ -184,11 +184,10 @@ def _check_files(files: Files, path: Path, images: Images, upload: UploadFormat)
             problems.append(f"{file} is {size[0]}x{size[1]}, not {height}x{width} (height x width)")
     if not problems:
         return
-    more = len(problems) - _MAX_PROBLEMS
-    lines = problems[:_MAX_PROBLEMS] + [f"and {more} more"] * (more > 0)
     example = upload.image_name.format(name="NAME")
     raise SubmissionError(
-        f"Invalid upload of {len(images)} images: {bullet_list(lines, 'problem')}",
+        f"Invalid upload of {len(images)} images: "
+        + bullet_list(problems, "problem", _MAX_PROBLEMS),
         rule=f"an upload has one SR image {example} for every image NAME of the split, of "
         f"{SCALE} x its LR size, {README}, and no other files or folders",
         location=str(path),
@@ -199,12 +198,6 @@ def _check_files(files: Files, path: Path, images: Images, upload: UploadFormat)
 def _extra(file: str) -> str:
     folder = "/" in file
     return "is in a folder, not at the top level of the zip" if folder else "is not expected"
-
-
-def _sr_size(image: object) -> tuple[int, int]:
-    """Return (height, width) of the SR image, from the headers."""
-    h, w = image.lr_size() if isinstance(image, Pair) else header_size(image.lr)  # pyright: ignore
-    return SCALE * h, SCALE * w
 
 
 # --- scoring ---

@@ -1,6 +1,5 @@
 """The output of `train --dry-run`, as text and as JSON, and summaries of recipes."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -138,7 +137,7 @@ def setting_lines(stage: Stage, data: DataSummaries) -> list[str]:
 
 def _plain(stage: Stage) -> dict[str, Any]:
     """Return a stage as plain data."""
-    return json.loads(TypeAdapter(Stage).dump_json(stage))
+    return TypeAdapter(Stage).dump_python(stage, mode="json")
 
 
 def _defaults_of(table: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -274,27 +274,29 @@ def _layer_notes(layers: LayerReport) -> Iterator[str]:
                 "contain different parts (then give the JAX module another name, or map it in "
                 "Method.torch_names)"
             )
-    for title, paths in {
+    lists = {
         "differ, but the modules after them agree": layers.hidden_diffs,
         "different boundaries, without effect": layers.boundary_diffs,
         "only in PyTorch": layers.torch_only,
         "only in JAX": layers.jax_only,
         "shapes cannot be compared": layers.shape_mismatch,
-    }.items():
-        if paths:
-            yield f"{title}: {list_some(paths, 8)}"
+    }
+    yield from _titled_lists(lists)
 
 
 def _exercise_notes(exercise: ExerciseReport) -> Iterator[str]:
-    for title, places in {
+    lists = {
         "not exercised, never opens": exercise.closed,
         "not exercised, output never varies": exercise.constant,
         "exercised on one side only": exercise.one_sided,
         "channels that never opened": exercise.dead_units,
         "gradient zero everywhere": exercise.zero_gradients,
-    }.items():
-        if places:
-            yield f"{title}: {list_some(places, 8)}"
+    }
+    yield from _titled_lists(lists)
+
+
+def _titled_lists(lists: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    return (f"{title}: {list_some(paths, 8)}" for title, paths in lists.items() if paths)
 
 
 def _counts_notes(counts: CountsReport) -> Iterator[str]:

@@ -20,6 +20,7 @@ from esrjax.cli.dry_run import policy_violations, stage_summary, training_datase
 from esrjax.cli.output import print_notes, progress_bar
 from esrjax.data.datasets import Images, has_hr, lr_source, parse_name
 from esrjax.errors import SubmissionError, UnwritableFile, list_some
+from esrjax.evaluation.score import Scores
 from esrjax.evaluation.upscale import uint8_upscaler
 from esrjax.inference import Model
 from esrjax.interop.convert import ExportedCheckpoint, export_official
@@ -160,10 +161,7 @@ class SubmissionBuilder:
             exported = export_official(self.model, Path(temporary) / self._weights_name)
         bar = progress_bar(self.key)
         scores = submission.score_splits(self.model, self.images, self.rules, bar)
-        for split, split_scores in scores.items():
-            print_notes(split_scores.notes, f"{split}, ")
-        means: Means = {split: (s.mean.psnr, len(s.images)) for split, s in scores.items()}
-        return replace(self._report(means, exported), upload=upload)
+        return replace(self._report(_means(scores), exported), upload=upload)
 
     def write(
         self, folder: Path, num_runs: int = 1, zips: Sequence[Split] = ("test",)
@@ -205,10 +203,7 @@ class SubmissionBuilder:
         result, scores = submission.measure_submission(
             self.model, self.images, self.rules, bar, num_runs
         )
-        for split, split_scores in scores.items():
-            print_notes(split_scores.notes, f"{split}, ")
-        means: Means = {split: (s.mean.psnr, len(s.images)) for split, s in scores.items()}
-        report, entry = self._report(means, exported), submission.results_entry(result)
+        report, entry = self._report(_means(scores), exported), submission.results_entry(result)
         (folder / "results.json").write_text(record.entries_json({self.key: entry}))
         names = [self._write_zip(folder, split, result) for split in zips]
         sections = factsheet.factsheet(self._factsheet_data(report, result, entry))
@@ -224,12 +219,8 @@ class SubmissionBuilder:
 
     def _write_zip(self, folder: Path, split: Split, result: Result) -> str:
         """Write the SR images of a split, and return what was written, in words."""
-        images, timing, upload = (
-            self.images[split],
-            result.protocol_timing[split],
-            self.rules.upload,
-        )
-        extra = self._extra_data
+        images, upload, extra = self.images[split], self.rules.upload, self._extra_data
+        timing = result.protocol_timing[split]
         readme = uploads.readme_text(
             upload,
             timing.mean_ms,
@@ -309,6 +300,13 @@ class SubmissionBuilder:
             files=list(dict.fromkeys(files)),
             state_dict=exported,
         )
+
+
+def _means(scores: Mapping[Split, Scores]) -> Means:
+    """Print what reading the images has changed, and return the means of the splits."""
+    for split, split_scores in scores.items():
+        print_notes(split_scores.notes, f"{split}, ")
+    return {split: (s.mean.psnr, len(s.images)) for split, s in scores.items()}
 
 
 def _stage_line(run: StageRun) -> str:

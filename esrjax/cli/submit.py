@@ -147,16 +147,16 @@ def score(
 
     loaded_rules = load_rules(rules)
     check_outputs([output], [entry, upload])
-    key, given = record.read_entry(entry)
+    key, reported_entry = record.read_entry(entry)
     pairs = datasets.list_pairs(data, SCALE)
     print_lr_source(split, pairs)
     scores = uploads.score_upload(upload, pairs, loaded_rules, progress_bar(upload.name))
     print_notes(scores.notes, f"{upload.name}, ")
-    name = team or record.team_of_key(key, given, loaded_rules) or output.stem
+    name = team or record.team_of_key(key, reported_entry, loaded_rules) or output.stem
     scored = uploads.scored_entry(
-        given, split, scores, upload, team=name, measured_by=measured_by or name
+        reported_entry, split, scores, upload, team=name, measured_by=measured_by or name
     )
-    reported = getattr(given, f"{split}_ave_psnr")
+    reported = getattr(reported_entry, f"{split}_ave_psnr")
     if reported is not None and abs(scores.mean.psnr - reported) > PSNR_NOTE:
         print_note(
             f"{name} reports {reported:.4f} dB on {split}; its images have {scores.mean.psnr:.4f}"

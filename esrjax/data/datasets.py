@@ -210,6 +210,14 @@ class LrImage:
         """
         return decode_source(self.lr).pixels
 
+    def lr_size(self) -> tuple[int, int]:
+        """Return (h, w) of the image, from its header.
+
+        Raises:
+            UnreadableFile: If the header cannot be read.
+        """
+        return header_size(self.lr)
+
 
 Image = TypeVar("Image", Pair, LrImage)
 Images = Sequence[Pair] | Sequence[LrImage]  # of a dataset; without HR they cannot be scored

@@ -191,6 +191,11 @@ def worst_of_keys(
     return [worst(diffs)] if diffs else []
 
 
+def rebuild(values: Any, items: Sequence[Any]) -> Any:
+    """Return a tuple, named tuple or list of the type of `values`, of other items."""
+    return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
+
+
 def max_abs(array: Array) -> float:
     """Return the largest absolute value; 0 of an empty array."""
     return float(np.abs(array).max(initial=0.0))

@@ -76,6 +76,12 @@ class Case:
     image_size: tuple[int, int]
     training: bool = False
 
+    def net(self) -> nnx.Module:
+        """Return a copy of the JAX network, in its mode."""
+        net = nnx.clone(self.draw.train_net if self.training else self.draw.net)
+        net.train() if self.training else net.eval()
+        return net
+
     def __str__(self) -> str:
         height, width = self.image_size
         return f"{self.draw.name}, {height}x{width}" + ", train mode" * self.training
@@ -287,15 +293,23 @@ def make_pair(
     loaded: LoadedNetwork | None = None
     if checkpoint is not None:
         loaded = load_network(name, method, checkpoint, hparams)
-        state_dict = loaded.checkpoint.state_dict
-        optional_keys = method.unused_torch_keys
-        torch_model.load_state_dict(model, state_dict, optional_keys, str(checkpoint.path))
+        torch_model.load_state_dict(
+            model,
+            loaded.checkpoint.state_dict,
+            method.unused_torch_keys,
+            str(checkpoint.path),
+        )
         hparams = loaded.hparams
     seeds = [NUM_RANDOM_DRAWS * seed + i for i in range(NUM_RANDOM_DRAWS)]
     form, draws = _random_draws(method, model, hparams, seeds)
     if loaded is not None:
-        net, state_dict = loaded.net, to_state_dict(loaded.net, KeyMap(method.torch_names))
-        draw = Draw(name="checkpoint", net=net, train_net=net, state_dict=state_dict, seed=seed)
+        draw = Draw(
+            name="checkpoint",
+            net=loaded.net,
+            train_net=loaded.net,
+            state_dict=loaded.checkpoint.state_dict,
+            seed=seed,
+        )
         form, draws = loaded.form, (draw, *draws)
     return ModelPair(name=name, method=method, form=form, torch_model=model, draws=draws)
 

@@ -126,20 +126,16 @@ class JaxRuns:
 
     def _draws_random_numbers(self, case: Case) -> bool:
         with array_diff.full_precision("reference"):
-            net = nnx.clone(case.draw.train_net if case.training else case.draw.net)
-            net.train() if case.training else net.eval()
-            jaxpr = jax.make_jaxpr(lambda x: call_network(net, x))(self.images(case))
-        return any(name in str(jaxpr) for name in ("random_bits", "threefry", "rng_bit_generator"))
+            net = case.net()
+            jaxpr = str(jax.make_jaxpr(lambda x: call_network(net, x))(self.images(case)))
+        return any(name in jaxpr for name in ("random_bits", "threefry", "rng_bit_generator"))
 
     def _run_float64(self, case: Case) -> JaxRun:
         with array_diff.float64_reference():
-            net = cast(case.draw.train_net if case.training else case.draw.net, np.float64)
-            net.train() if case.training else net.eval()
-            graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+            graphdef, params, rest = nnx.split(cast(case.net(), np.float64), nnx.Param, ...)
             program = self._program(graphdef, "float64", lambda: _gradient_program(graphdef))
             x = self.images(case).astype(np.float64)
-            zeros = trace.zero_perturbations(net, x)
-            calls, (params_grad, x_grad, output_grads) = program(params, x, zeros, rest)
+            calls, (params_grad, x_grad, output_grads) = program(params, x, rest)
             # `rest` (batch statistics) has values here, not gradients; PyTorch has none for them,
             # so that `compare_gradients` skips them.
             grads = to_state_dict(nnx.merge(graphdef, params_grad, rest), self.pair.key_map)
@@ -152,11 +148,14 @@ def _gradient_program(graphdef: Any) -> Callable[..., Any]:
     """Return a function of weights, images and other state: all calls, and gradients."""
 
     @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
-    def run(params: Any, x: Any, perturbations: Any, rest: Any) -> Any:
+    def run(params: Any, x: Any, rest: Any) -> Any:
+        net = nnx.merge(graphdef, params, rest)
+        zeros = trace.zero_perturbations(net, jax.ShapeDtypeStruct(x.shape, x.dtype))
+
         def forward(params: Any, x: Any, perturbations: Any) -> Any:
             return trace.call_traced(nnx.merge(graphdef, params, rest), x, perturbations)
 
-        y, vjp, calls = jax.vjp(forward, params, x, perturbations, has_aux=True)
+        y, vjp, calls = jax.vjp(forward, params, x, zeros, has_aux=True)
         return calls, vjp(jnp.cos(y))
 
     return run
@@ -315,7 +314,7 @@ def compare(
         exercise=exercise.report(),
         counts=compare_counts(pair.method, first_draw.net, pair.torch_model, cases[0].image_size),
         quality=quality,
-        notes=(*sorted(pair.torch_model.notes), *notes, *_gradient_notes(pair, runs, results)),
+        notes=(*sorted(pair.torch_model.notes), *notes, *_gradient_notes(runs, cases[-1])),
     )
 
 
@@ -441,18 +440,15 @@ def _merge_layers(results: Sequence[CaseResult]) -> LayerReport:
     return replace(first, num_compared=sum(report.num_compared for report in reports))
 
 
-def _gradient_notes(pair: ModelPair, runs: JaxRuns, results: Sequence[CaseResult]) -> list[str]:
+def _gradient_notes(runs: JaxRuns, case: Case) -> list[str]:
     """Return a note on the weights that JAX trains and PyTorch does not."""
-    keys: set[str] = set()
-    case = results[-1].case
-    torch_grads = {
-        key for key, param in pair.torch_model.module.named_parameters() if param.requires_grad
-    }
-    net = case.draw.train_net if case.training else case.draw.net
-    params = [path for path, var in named_parameters(net) if isinstance(var, nnx.Param)]
-    for key in set(map(pair.key_map.to_torch, params)) - torch_grads:
-        keys |= {key} if runs.float64(case).grads[key].any() else set()
-    note = f"PyTorch has no gradient for {list_some(sorted(keys), 3)}: not compared"
+    pair, grads = runs.pair, runs.float64(case).grads
+    torch_params = pair.torch_model.module.named_parameters()
+    torch_keys = {key for key, param in torch_params if param.requires_grad}
+    params = [path for path, var in named_parameters(case.net()) if isinstance(var, nnx.Param)]
+    jax_keys = set(map(pair.key_map.to_torch, params)) - torch_keys
+    keys = sorted(key for key in jax_keys if grads[key].any())
+    note = f"PyTorch has no gradient for {list_some(keys, 3)}: not compared"
     return [note] if keys else []
 
 

@@ -29,6 +29,7 @@ from esrjax.interop.array_diff import (
     ArrayDiff,
     OptimizerPair,
     max_abs,
+    rebuild,
     worst_of_keys,
 )
 from esrjax.interop.torch_model import CudaToCpu, TorchModel, wrap_user_errors
@@ -82,14 +83,12 @@ class TorchRun:
         x_grad: Gradient of the input `(N, 3, h, w)`.
         grads: Gradients of the weights by PyTorch's names. Weights with `requires_grad=False` have
             none, of those that the network does not read in this mode they are zero.
-        buffers: Buffers after the pass, such as running statistics, by PyTorch's names.
     """
 
     events: Sequence[HookEvent]
     output: Array
     x_grad: Array
     grads: StateDict
-    buffers: StateDict
 
 
 def run(model: TorchModel, x: Array, exercise: Exercise, *, training: bool = False) -> TorchRun:
@@ -105,19 +104,12 @@ def run(model: TorchModel, x: Array, exercise: Exercise, *, training: bool = Fal
         TorchModelError: If the network's code raises an error, or its output has no gradient.
     """
     module = model.module
-    with _prepared_input(model, x) as x_torch, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        saved = {key: value.clone() for key, value in module.named_buffers()}
-        module.train(training)
+    with _prepared_input(model, x) as x_torch, _mode(module, training=training, seed=0):
         module.zero_grad()
         x_torch.requires_grad_()
         y, events = _run_with_hooks(model, x_torch * 1, exercise.watch())  # a copy: not a leaf
         torch.sin(y).sum().backward()
         _add_zero_grads(events)
-        buffers = {key: _to_numpy(value) for key, value in module.named_buffers()}
-        module.eval()
-        for key, value in module.named_buffers():
-            value.data.copy_(saved[key])
     grads = {
         key: np.zeros(tuple(param.shape)) if param.grad is None else _to_numpy(param.grad)
         for key, param in module.named_parameters()
@@ -125,7 +117,7 @@ def run(model: TorchModel, x: Array, exercise: Exercise, *, training: bool = Fal
     }
     exercise.add_gradients({key: float(np.abs(grad).max()) for key, grad in grads.items()})
     x_grad = np.zeros_like(np.moveaxis(x, -1, 1)) if x_torch.grad is None else x_torch.grad.numpy()
-    return TorchRun(events=events, output=_to_numpy(y), x_grad=x_grad, grads=grads, buffers=buffers)
+    return TorchRun(events=events, output=_to_numpy(y), x_grad=x_grad, grads=grads)
 
 
 def is_stochastic(model: TorchModel, x: Array) -> bool:
@@ -136,15 +128,28 @@ def is_stochastic(model: TorchModel, x: Array) -> bool:
         x: LR images `(N, h, w, 3)`.
     """
     outputs: list[Array] = []
-    buffers = copy.deepcopy(dict(model.module.named_buffers()))
-    with _prepared_input(model, x) as x_torch, torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with _prepared_input(model, x) as x_torch, torch.no_grad():
         for seed in (0, 1):
-            torch.manual_seed(seed)
-            outputs.append(_to_numpy(model.module.train()(x_torch)))
-            for key, value in model.module.named_buffers():
-                value.data.copy_(buffers[key])
-        model.module.eval()
+            with _mode(model.module, training=True, seed=seed):
+                outputs.append(_to_numpy(model.module(x_torch)))
     return not np.array_equal(outputs[0], outputs[1])
+
+
+@contextlib.contextmanager
+def _mode(module: Any, *, training: bool, seed: int) -> Generator[None]:
+    """Context in which a module, else in eval mode, is in train or eval mode with fixed random
+    numbers; its buffers are restored.
+    """
+    buffers = {key: value.clone() for key, value in module.named_buffers()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module.train(training)
+        try:
+            yield
+        finally:
+            module.eval()
+            for key, value in module.named_buffers():
+                value.data.copy_(buffers[key])
 
 
 def has_optimizer(name: str) -> bool:
@@ -278,7 +283,7 @@ def _add_hooks(path: str, module: Any, events: list[HookEvent], watch: Watch) ->
             return record("out", (output,))
         # The module may use one of several outputs itself: its gradient is that of an alias, which
         # only others use.
-        output = type(output)([v.view_as(v) if torch.is_tensor(v) else v for v in output])
+        output = rebuild(output, [v.view_as(v) if torch.is_tensor(v) else v for v in output])
         record("out", output)
         return output
 

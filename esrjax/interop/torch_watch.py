@@ -273,11 +273,10 @@ def compare_counts(
 
 def _torch_counts(model: TorchModel, image_size: tuple[int, int]) -> tuple[Counts, list[str]]:
     """Return PyTorch's counts, and a line on convolutions that are no `torch.nn.Conv2d`."""
-    module, activations, modules_macs = model.module, [], [0]
+    module, convs = model.module, list[tuple[int, int]]()  # activations and MACs
 
     def on_conv2d(conv: Any, _: Any, output: Any) -> None:
-        activations.append(output.numel())
-        modules_macs[0] += output.numel() // output.shape[1] * conv.weight.numel()
+        convs.append((output.numel(), output.numel() // output.shape[1] * conv.weight.numel()))
 
     with contextlib.ExitStack() as stack:
         for conv in module.modules():
@@ -295,10 +294,10 @@ def _torch_counts(model: TorchModel, image_size: tuple[int, int]) -> tuple[Count
         params=sum(param.numel() for param in module.parameters()),
         conv_macs=macs[True],
         matmul_macs=macs[False],
-        activations=sum(activations),
-        convs=len(activations),
+        activations=sum(activations for activations, _ in convs),
+        convs=len(convs),
     )
-    lost = macs[True] - modules_macs[0]
+    lost = macs[True] - sum(conv_macs for _, conv_macs in convs)
     line = f"{lost:,} MACs of convolutions that are no torch.nn.Conv2d: no activations"
     return counts, [line] if lost else []
 

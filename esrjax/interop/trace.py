@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from esrjax.interop.array_diff import FLOAT64_RTOL, Array, candidate_layouts, ratio, value_range
+from esrjax.interop.array_diff import (
+    FLOAT64_RTOL,
+    Array,
+    candidate_layouts,
+    ratio,
+    rebuild,
+    value_range,
+)
 from esrjax.nn.compilation import FAST_COMPILE
 from esrjax.nn.hooks import with_hooks
 from esrjax.nn.state_dict import KeyMap
@@ -157,11 +164,11 @@ def call_traced(
     return y, dict(calls)
 
 
-def zero_perturbations(net: nnx.Module, x: Any) -> JaxGrads:
+def zero_perturbations(net: nnx.Module, x: Any) -> dict[str, list[tuple[Any, ...]]]:
     """Return zeros in the shapes of the outputs of all modules, for `call_traced`."""
     calls = jax.eval_shape(lambda x: call_traced(net, x)[1], x)
     return {
-        path: [tuple(np.zeros(array.shape, array.dtype) for array in arrays) for arrays in outputs]
+        path: [tuple(jnp.zeros(array.shape, array.dtype) for array in arrays) for arrays in outputs]
         for (path, io), outputs in calls.items()
         if io == "out" and path != ROOT
     }
@@ -171,10 +178,8 @@ def _add(output: Any, perturbations: Sequence[Any]) -> Any:
     """Add to the floating-point arrays of a module's output, see `_arrays`."""
     if not isinstance(output, tuple | list):
         return output + perturbations[0] if perturbations else output
-    values, remaining = [], iter(perturbations)
-    for value in output:
-        values.append(value + next(remaining) if _arrays(value) else value)
-    return type(output)(values)
+    remaining = iter(perturbations)
+    return rebuild(output, [v + next(remaining) if _arrays(v) else v for v in output])
 
 
 def align(

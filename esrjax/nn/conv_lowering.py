@@ -4,9 +4,9 @@
 `(kh, kw, in / groups, out)`. Dense convolutions are XLA's own everywhere; on a CPU they use all
 cores by an option of `esrjax.nn.compilation`. Only in the body of a loop (`loop_body`) their
 gradients are written out, as XLA's CPU backend is 15 to 30 times as slow at its own there. Grouped
-ones are XLA's own
-(`feature_group_count`) on accelerators only; XLA's CPU backend has no fast code for them (98 ms for
-3x3 depthwise on 80 channels at 168x256, 2.8 ms as shifted products), so that there they become
+ones are XLA's own (`feature_group_count`) on accelerators only; XLA's CPU backend has no fast code
+for them (98 ms for 3x3 depthwise on 80 channels at 168x256, 2.8 ms as shifted products), so that
+there they become
 
 - sums of shifted products, where a group has few pairs of an input and an output channel
   (`grouped_conv_as_depthwise`; depthwise convolutions are the case of one pair);

@@ -266,8 +266,10 @@ def _op_name(equation: Equation) -> str:
 
 
 def _inner_jaxprs(equation: Equation) -> list[Jaxpr]:
-    """Return the jaxprs that the equation runs; of a custom_vjp the forward pass only."""
-    keys = ("call_jaxpr", "jaxpr", "branches")
+    """Return the jaxprs that the equation runs; of a custom_vjp the forward pass only, of a while
+    loop its body.
+    """
+    keys = ("call_jaxpr", "jaxpr", "body_jaxpr", "branches")
     value: Any = next(equation.params[key] for key in keys if key in equation.params)
     jaxprs: tuple[Jaxpr, ...] = value if isinstance(value, tuple) else (value,)
     return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in jaxprs]
@@ -465,13 +467,9 @@ def _body_bytes(equation: Equation) -> int:
     if equation.primitive.name == "conv_general_dilated":
         is_kernel_gradient = equation.params["dimension_numbers"].lhs_spec[0] != 0
         return is_kernel_gradient * sum(_nbytes(variable, "") for variable in equation.invars)
-    keys = {"scan": "jaxpr", "while": "body_jaxpr", "cond": "branches"}
-    if (key := keys.get(equation.primitive.name)) is None:
+    if equation.primitive.name not in ("scan", "while", "cond"):
         return 0
-    value = equation.params[key]
-    bodies = value if isinstance(value, tuple) else (value,)
-    largest = max(peak_bytes(body.jaxpr) for body in bodies)
-    return largest * equation.params.get("unroll", 1)
+    return max(map(peak_bytes, _inner_jaxprs(equation))) * equation.params.get("unroll", 1)
 
 
 def _needed_equations(equations: list[FlatEquation], outputs: list[Buffer]) -> list[FlatEquation]:

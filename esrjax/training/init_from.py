@@ -202,7 +202,7 @@ def _check_shapes(source: Weights, target: Weights, reinit: set[str], run_name: 
     problems += [f"{path} is unexpected" for path in sources if path not in targets]
     if problems:
         raise RecipeError(
-            f"the initial weights of {run_name!r} have {bullet_list(problems[:12])}",
+            f"the initial weights of {run_name!r} have {bullet_list(problems, limit=12)}",
             rule="the initial weights of a stage have the parameters and shapes of its network",
             remedy="reduce their channels with prune, or list parameters to initialize in reinit",
         )

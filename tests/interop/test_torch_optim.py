@@ -10,6 +10,7 @@ from esrjax.bench import roofline
 from esrjax.errors import TorchModelError
 from esrjax.interop import torch_optim
 from esrjax.interop.torch_model import build, parse_source
+from esrjax.interop.torch_watch import Exercise
 
 LR = np.random.default_rng(0).random((1, 6, 7, 3)).astype(np.float32)
 
@@ -78,3 +79,21 @@ def test_bench_times_a_torch_model_with_its_method(esrjax, crumbs, write_torch_f
     text = esrjax(*args, "--torch", f"crumb={write_torch_file()}:Net").out
     assert "vs. eager PyTorch" in text and "precision" not in text.splitlines()[2]
     assert text.rstrip().endswith("RuntimeError: no compiler")
+
+
+NAMED_OUTPUTS = """class Split(nn.Module):
+            def forward(self, x):
+                return Halves(x / 2, x / 2)
+        self.split = Split()"""
+
+
+def test_named_tuple_of_outputs_keeps_its_fields_and_has_gradients(build_model):
+    model = build_model(
+        imports="from collections import namedtuple\nHalves = namedtuple('Halves', 'a b')",
+        init=NAMED_OUTPUTS,
+        forward="halves = self.split(y); y = halves.a + 2 * halves.b",
+    )
+    run = torch_optim.run(model, LR.astype(np.float64), Exercise())
+    (event,) = [event for event in run.events if (event.path, event.io) == ("split", "out")]
+    assert len(event.tensors) == 2
+    np.testing.assert_allclose(event.grads[1], 2 * event.grads[0])

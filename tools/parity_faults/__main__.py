@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,17 +54,12 @@ eval and in train mode; these are listed with the largest change. All others are
 CAUGHT, EQUIVALENT, MISSED = "caught", "equivalent", "missed"
 
 ALL_TWINS = (
-    Twin(name="span", hparams={"channels": 6}, torch_args={"form": "both"}, jax_hparams={}),
-    Twin(name="spanv2", hparams={"channels": 8}, torch_args={}, jax_hparams={}),
-    Twin(name="rfdn_span", hparams={"channels": 8}, torch_args={}, jax_hparams={}),
-    Twin(name="hfenet", hparams={"channels": 9, "num_blocks": 2}, torch_args={}, jax_hparams={}),
-    Twin(
-        name="safmn_deep15",
-        hparams={"channels": 12, "num_blocks": 2},
-        torch_args={},
-        jax_hparams={},
-    ),
-    Twin(name="mambagate_sr", hparams={"channels": 5, "d_state": 3}, torch_args={}, jax_hparams={}),
+    Twin(name="span", hparams={"channels": 6}, torch_args={"form": "both"}),
+    Twin(name="spanv2", hparams={"channels": 8}),
+    Twin(name="rfdn_span", hparams={"channels": 8}),
+    Twin(name="hfenet", hparams={"channels": 9, "num_blocks": 2}),
+    Twin(name="safmn_deep15", hparams={"channels": 12, "num_blocks": 2}),
+    Twin(name="mambagate_sr", hparams={"channels": 5, "d_state": 3}),
     Twin(
         name="hat",
         hparams={
@@ -75,7 +70,6 @@ ALL_TWINS = (
             "window_size": 4,
             "squeeze_factor": 3,
         },
-        torch_args={},
         jax_hparams={"drop_path_rate": 0.0},  # so that train mode is compared
     ),
     Twin(
@@ -90,8 +84,6 @@ ALL_TWINS = (
             "num_tokens": 8,
             "inner_rank": 4,
         },
-        torch_args={},
-        jax_hparams={},
     ),
 )
 
@@ -102,12 +94,13 @@ class Campaign:
     Args:
         twin: The twin.
         seeds: Values of `--seed`.
+        folder: Where the packages of mutants are written.
     """
 
-    def __init__(self, twin: Twin, seeds: Sequence[int]):
+    def __init__(self, twin: Twin, seeds: Sequence[int], folder: Path):
         self.twin = twin
+        self.folder = folder
         self.runs: dict[int, JaxRuns] = {}
-        self.folder = Path(tempfile.mkdtemp(prefix="parity-faults-"))
         self._num_mutants = 0
         self._equivalence_pairs: dict[int, ModelPair] = {}
         for seed in seeds:
@@ -135,6 +128,13 @@ class Campaign:
             if not result.passed:
                 return result, exercise
         return None, exercise
+
+    def false_alarms(self) -> Iterator[str]:
+        """Yield the seeds at which the twin without a fault differs or is not exercised."""
+        for seed in self.runs:
+            result, exercise = self.compare(self.twin.build(TWINS), seed)
+            if result is not None or not exercise.report().passed:
+                yield f"{self.twin.name}, seed {seed}"
 
     def run(self, fault: Fault) -> dict[str, Any] | None:
         """Return the record of a fault, or None if it does not apply."""
@@ -271,31 +271,40 @@ def main() -> None:
     parser.add_argument("-o", dest="output", type=Path, help="records, one JSON object per line")
     args = parser.parse_args()
     if args.records:
-        lines = [line for path in args.records for line in path.read_text().splitlines()]
-        records = [json.loads(line) for line in lines]
-        counts = Counter(record["twin"] for record in records)
-        networks = ", ".join(f"{name} ({count})" for name, count in counts.items())
-        PAGE.write_text(f"{HEAD}Networks, with their mutants: {networks}.\n\n{table(records)}")
-        return
+        return write_page(args.records)
     torch.set_num_threads(1)  # the networks are small
     records: list[dict[str, Any]] = []
     false_alarms: list[str] = []
     for twin in ALL_TWINS:
         if not args.twins or twin.name in args.twins:
-            campaign = Campaign(twin, range(args.seeds))
-            for seed in campaign.runs:
-                result, exercise = campaign.compare(twin.build(TWINS), seed)
-                if result is not None or not exercise.report().passed:
-                    false_alarms.append(f"{twin.name}, seed {seed}")
-            for fault in sample(list(find_faults(twin)), args.sample):
-                if (record := campaign.run(fault)) is not None:
-                    records.append(record)
-                    if args.output:
-                        with args.output.open("a") as file:
-                            file.write(json.dumps(record) + "\n")
+            with tempfile.TemporaryDirectory(prefix="parity-faults-") as folder:
+                campaign = Campaign(twin, range(args.seeds), Path(folder))
+                false_alarms += campaign.false_alarms()
+                records += run_faults(campaign, args.sample, args.output)
     print(table(records))
     print(f"false alarms: {', '.join(false_alarms) or 'none'}")
     sys.exit(bool(false_alarms) or any(record["outcome"] == MISSED for record in records))
+
+
+def run_faults(
+    campaign: Campaign, num_faults: int | None, output: Path | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of all faults of a twin, or of `num_faults`; append them to `output`."""
+    for fault in sample(list(find_faults(campaign.twin)), num_faults):
+        if (record := campaign.run(fault)) is not None:
+            yield record
+            if output:
+                with output.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+
+
+def write_page(paths: Iterable[Path]) -> None:
+    """Write docs/parity-faults.md from files of records."""
+    lines = [line for path in paths for line in path.read_text().splitlines()]
+    records = [json.loads(line) for line in lines]
+    counts = Counter(record["twin"] for record in records)
+    networks = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    PAGE.write_text(f"{HEAD}Networks, with their mutants: {networks}.\n\n{table(records)}")
 
 
 def sample(faults: list[Fault], size: int | None) -> list[Fault]:

@@ -5,7 +5,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class Twin:
 
     name: str
     hparams: Mapping[str, Any]
-    torch_args: Mapping[str, Any]
-    jax_hparams: Mapping[str, Any]
+    torch_args: Mapping[str, Any] = field(default_factory=dict)
+    jax_hparams: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, folder: Path) -> TorchModel:
         """Build the PyTorch network of a package of twins."""
