@@ -2,11 +2,14 @@
 
 import contextlib
 import functools
+import hashlib
+import importlib.util
 import os
 import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from esrjax.errors import (
@@ -290,6 +293,32 @@ def is_ensemble(name: str) -> bool:
 def distribution_of(name: str) -> str:
     """Return the distribution that registers `name`, with its version: `esrjax 0.1.0`."""
     return _distribution(_entry_point(name))
+
+
+def source_hash(name: str) -> str:
+    """Return a hash of the source of esrjax and of the package that registers `name`.
+
+    It is of the names, sizes and times of change of their Python files; nothing is imported. What
+    was computed from a method holds while its hash is the same.
+
+    Raises:
+        NotFound: No package registers the name.
+        PluginError: Two packages register it.
+    """
+    package = _entry_point(name).value.partition(":")[0].partition(".")[0]
+    files = [file for folder in ("esrjax", package) for file in _source_files(folder)]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((name, sorted(stats))).encode()).hexdigest()
+
+
+def _source_files(package: str) -> Iterator[Path]:
+    """Yield the Python files of a package or module on `sys.path`."""
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        yield from filter(Path.is_file, Path(folder).rglob("*.py"))
+    if spec and not folders and spec.origin:
+        yield Path(spec.origin)
 
 
 def _entry_point(name: str) -> metadata.EntryPoint:

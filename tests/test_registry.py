@@ -44,6 +44,17 @@ def test_method_of_another_package_is_found(install):
     assert registry.get_entry("new") is registry.get_entry("new")
 
 
+def test_source_hash_changes_with_the_package_of_the_method_only(install, tmp_path):
+    install("theirs", GOOD, {"new": "METHOD", "mix": "SMT"})
+    hashes = {name: registry.source_hash(name) for name in ("new", "mix", "span")}
+    assert len({*hashes.values()}) == 3
+    assert registry.source_hash("new") == hashes["new"]
+    (file,) = tmp_path.rglob("fake_theirs.py")
+    file.write_text(GOOD + "\n# changed\n")
+    assert registry.source_hash("new") != hashes["new"]
+    assert registry.source_hash("span") == hashes["span"]
+
+
 def test_plugin_for_another_interface_is_refused_by_name(install):
     install(
         "theirs", GOOD.replace("Method(net", "Method(api=7, net"), {"new": "METHOD", "mix": "SMT"}
