@@ -1,24 +1,30 @@
-"""Models, which are methods and ensembles with weights: loading, upscaling, checks of the input."""
+"""Models, which are methods and ensembles with weights: loading and upscaling."""
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flax import nnx
 from jax import Array
 
 from esrjax import hub, registry
 from esrjax.data.image_arrays import LRArray, convert_like
-from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
+from esrjax.errors import InvalidArgument, NotFound
 from esrjax.evaluation import upscale
-from esrjax.evaluation.upscale import ImageSize, Upscaler, Windows
+from esrjax.evaluation.fuse_images import BlendFn, adaptive_blend, weighted_blend
+from esrjax.evaluation.upscale import (
+    ImageSize,
+    Upscaler,
+    Windows,
+    check_min_side,
+    check_strategy,
+    check_windows,
+)
 from esrjax.loading import HParams, Origin, identify_method, load_network, weights_origin
 from esrjax.method import Ensemble, Method
 from esrjax.nn import checkpoint_io, masking
@@ -26,7 +32,6 @@ from esrjax.nn.checkpoint_io import Checkpoint
 from esrjax.nn.compilation import call_network, jit
 from esrjax.nn.reparam import deploy
 
-MIN_WINDOW_SIDE = 8  # LR pixels
 CheckpointPaths = Mapping[str, str | Path]  # name of a method -> its checkpoint
 
 
@@ -223,11 +228,11 @@ class EnsembleModel:
         }
 
     @property
-    def blend(self) -> upscale.BlendFn:
+    def blend(self) -> BlendFn:
         """The function that blends the outputs of the members, given in their order."""
         if self.ensemble.fusion == "adaptive":
-            return upscale.adaptive_blend
-        return upscale.weighted_blend([m.weight for m in self.ensemble.members.values()])
+            return adaptive_blend
+        return weighted_blend([m.weight for m in self.ensemble.members.values()])
 
 
 # --- loading -------------------------------------------------------------------------------------
@@ -392,80 +397,3 @@ def _no_weights(problem: str, name: str, method: Method) -> NotFound:
         rule=f"published weights of {name}: {', '.join(published) or 'none'}",
         remedy=f"{download}give a file with --checkpoint",
     )
-
-
-# --- checks of the input ------------------------------------------------------------------------
-
-
-def check_min_side(name: str, min_side: int, shape: tuple[int, ...]) -> None:
-    """Raise `ImageTooSmall` unless a method accepts LR images of `shape`.
-
-    Args:
-        name: Of the method, for the message.
-        min_side: Its smallest side, LR pixels.
-        shape: (h, w), LR pixels.
-    """
-    if min(shape) < min_side:
-        raise ImageTooSmall(
-            f"the image is {shape[1]} x {shape[0]} pixels",
-            rule=f"{name} accepts images of at least {min_side} pixels per side",
-            remedy="use a larger image, or another method",
-        )
-
-
-def check_strategy(tile_size: Any, pad_multiple: Any, self_ensemble: Any, windows: Any) -> None:
-    """Raise `InvalidArgument` unless the arguments of `upscaler` are of their types.
-
-    The sides of windows and their weights are compared with the method by `check_windows`.
-    """
-    is_pair = isinstance(tile_size, tuple | list) and len(tile_size) == 2  # pyright: ignore[reportUnknownArgumentType]
-    is_table = isinstance(windows, Mapping)
-    valid = {
-        "tile_size": tile_size is None or (is_pair and all(map(_is_side, tile_size))),
-        "pad_multiple": pad_multiple is None or _is_side(pad_multiple),
-        "self_ensemble": isinstance(self_ensemble, bool),
-        "windows": windows is None
-        or (is_table and all(map(_is_integer, windows)) and all(map(_is_number, windows.values()))),
-    }
-    values = {"tile_size": tile_size, "pad_multiple": pad_multiple}
-    values |= {"self_ensemble": self_ensemble, "windows": windows}
-    if invalid := [f"{name}={values[name]!r}" for name, is_valid in valid.items() if not is_valid]:
-        raise InvalidArgument(
-            f"Invalid arguments of an upscaler: {', '.join(invalid)}",
-            rule="tile_size is (h, w), pad_multiple an integer, both above 0, in LR pixels; "
-            "self_ensemble is True or False; windows are a dictionary side -> weight",
-            remedy="correct them, for example tile_size=(256, 256), windows={200: 1.0}",
-        )
-
-
-def _is_side(value: Any) -> bool:
-    return _is_integer(value) and value > 0
-
-
-def _is_integer(value: Any) -> bool:
-    return type(value) is not bool and isinstance(value, int | np.integer)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is not bool and isinstance(value, int | float | np.number)
-
-
-def check_windows(name: str, min_side: int, windows: Windows) -> None:
-    """Raise `InvalidArgument` unless a method can be run in these windows.
-
-    Args:
-        name: Of the method, for the message.
-        min_side: Its smallest side, LR pixels.
-        windows: Side of the windows, LR pixels -> weight.
-    """
-    # An image slightly larger than `side` is cut into two windows of little more than side / 2.
-    min_window_side = max(2 * min_side, MIN_WINDOW_SIDE)
-    too_small = sorted(side for side in windows if side < min_window_side)
-    if too_small or not all(math.isfinite(w) and w > 0 for w in windows.values()):
-        text = ", ".join(f"{side}:{weight:g}" for side, weight in windows.items())
-        raise InvalidArgument(
-            f"Invalid windows {text}",
-            rule=f"{name} accepts windows of at least {min_window_side} pixels per side, because "
-            "the windows that an image is cut into may have half as many; weights are positive",
-            remedy="use larger windows, or leave them out",
-        )

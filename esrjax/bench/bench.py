@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from esrjax.bench import timing
 from esrjax.bench.roofline import MachinePeak, PeakProbe, Workload, workload
 from esrjax.errors import UncountedOp
-from esrjax.inference import check_min_side
+from esrjax.evaluation.upscale import check_min_side
 from esrjax.method import Method
 from esrjax.nn import ops
 from esrjax.nn.compilation import compiler_options

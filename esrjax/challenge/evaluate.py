@@ -32,8 +32,14 @@ from esrjax.challenge.rules import Rules, check_scale
 from esrjax.data.datasets import LrImage, Pair, Progress
 from esrjax.errors import RankingError, list_some
 from esrjax.evaluation.score import Scores
-from esrjax.evaluation.upscale import ImageSize, count_windows, padded_size, to_network_input
-from esrjax.inference import EnsembleModel, Model, check_min_side
+from esrjax.evaluation.upscale import (
+    ImageSize,
+    check_min_side,
+    count_windows,
+    padded_size,
+    to_network_input,
+)
+from esrjax.inference import EnsembleModel, Model
 from esrjax.loading import abstract_network
 from esrjax.method import Member, Method
 from esrjax.nn import ops

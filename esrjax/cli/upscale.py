@@ -155,7 +155,7 @@ def fuse(
         adaptive: Weight each image by its closeness to the mean, and round down.
     """
     from esrjax.evaluation import fuse_images
-    from esrjax.evaluation.upscale import adaptive_weighted_mean_uint8
+    from esrjax.evaluation.fuse_images import adaptive_weighted_mean_uint8
 
     if adaptive and weights is not None:
         rule = "weights are either given, or computed for every image"
@@ -171,7 +171,7 @@ def fuse(
 
 def _weighted_mean(text: str | None, inputs: list[Path]) -> Callable[[Any], Any]:
     from esrjax.evaluation import fuse_images
-    from esrjax.evaluation.upscale import weighted_mean_uint8
+    from esrjax.evaluation.fuse_images import weighted_mean_uint8
 
     try:
         weights = [1.0] * len(inputs) if text is None else [float(w) for w in text.split(",")]

@@ -11,12 +11,10 @@ The contract, which `check_image` applies for every model:
 A model returns uint8: for a PIL image a PIL image, for a JAX array a JAX array, else a NumPy array.
 """
 
+import sys
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -51,7 +49,7 @@ def check_image(image: Any) -> LRArray:
         InvalidArgument: For anything else, with the offending value and a remedy.
     """
     array = as_array(image)
-    is_float = jnp.issubdtype(array.dtype, jnp.floating)  # bfloat16 included
+    is_float = "float" in array.dtype.name  # bfloat16 included
     if array.dtype != np.uint8 and not is_float:
         code = f"{array.dtype.kind}{array.dtype.itemsize}"
         default = _INTEGER_REMEDY if array.dtype.kind in "iu" else "convert it to uint8"
@@ -76,12 +74,12 @@ def as_array(image: Any) -> NDArray[Any]:
         return image
     if isinstance(image, Image.Image):
         _check_pil_mode(image)
-    elif isinstance(image, Tracer):
+    elif _is_traced(image):
         remedy = (
             "call the network itself in jitted functions: model.net(x), NHWC in [0, data_range]"
         )
         raise _invalid("the image is traced by a transformation of JAX", remedy)
-    elif not isinstance(image, jax.Array) and not hasattr(image, "__dlpack__"):
+    elif not _is_jax_array(image) and not hasattr(image, "__dlpack__"):
         remedy = (
             "read a file with PIL.Image.open, or esrjax.data.image_io.read_image"
             if isinstance(image, str | bytes) or hasattr(image, "__fspath__")
@@ -89,8 +87,9 @@ def as_array(image: Any) -> NDArray[Any]:
         )
         raise _invalid(f"the image is of type {type(image).__name__}", remedy)
     try:
-        has_dlpack = not isinstance(image, Image.Image | jax.Array)
-        return np.from_dlpack(image) if has_dlpack else np.asarray(image)
+        if isinstance(image, Image.Image) or _is_jax_array(image):
+            return np.asarray(image)
+        return np.from_dlpack(image)
     except Exception as error:  # PIL on damaged files, PyTorch on devices: any exception
         remedy = "PyTorch: image.detach().cpu(), .float() for bfloat16; PIL: save the file again"
         problem = f"the {type(image).__name__} cannot be read: {error_summary(error)}"
@@ -107,7 +106,18 @@ def convert_like(pixels: NDArray[np.uint8], image: Any) -> Any:
         result = Image.fromarray(pixels)
         result.info = dict(image.info)
         return result
-    return jnp.asarray(pixels) if isinstance(image, jax.Array) else pixels
+    return sys.modules["jax"].numpy.asarray(pixels) if _is_jax_array(image) else pixels
+
+
+def _is_jax_array(image: Any) -> bool:
+    """Return whether an object is an array of JAX, which need not be imported for others."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(image, jax.Array)
+
+
+def _is_traced(image: Any) -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(image, jax.core.Tracer)
 
 
 def _check_pil_mode(image: Image.Image) -> None:

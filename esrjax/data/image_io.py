@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grain
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -339,6 +338,8 @@ def prefetch_map(
         items: What it is called with.
         buffer_size: How many results are held in memory at most.
     """
+    import grain  # imports JAX
+
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=buffer_size)
     source: Any = grain.MapDataset.range(len(items)).map(lambda index: fn(items[index]))
     return iter(source.to_iter_dataset(options))

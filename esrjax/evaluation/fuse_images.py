@@ -1,17 +1,24 @@
-"""Fusion of image files of the same name in several folders: jobs, checks, execution."""
+"""Fusion of images: blends and means, and jobs on files of the same name in several folders."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from esrjax.data import image_io
 from esrjax.data.image_io import Pixels, is_file_output
 from esrjax.data.image_search import ImageSearch, search_images
 from esrjax.errors import InvalidArgument, list_some
+from esrjax.evaluation.metrics import to_uint8
+from esrjax.evaluation.upscale import FloatImage
 from esrjax.io import check_outputs, check_writable
 
 FuseFn = Callable[[Sequence[Pixels]], Pixels]  # images of one size -> their fusion
+BlendFn = Callable[[Sequence[FloatImage]], FloatImage]  # the same of floats in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,3 +142,54 @@ def fuse_files(job: FusionJob, fuse: FuseFn) -> tuple[str, ...]:
 def _bad_fusion(problem: str, remedy: str, location: str | None = None) -> InvalidArgument:
     rule = "images are fused by name: all folders have the same image names and sizes"
     return InvalidArgument(problem, rule=rule, remedy=remedy, location=location)
+
+
+# --- blends of the outputs of several upscalers, and means of uint8 images ---
+
+
+def weighted_blend(weights: Sequence[float]) -> BlendFn:
+    """Return the weighted mean as a blend function; the weights are divided by their sum."""
+    return lambda images: np.asarray(_weighted_mean(images, weights), np.float32)
+
+
+def adaptive_blend(images: Sequence[FloatImage]) -> FloatImage:
+    """Blend with `adaptive_weighted_mean_uint8`, of the images rounded to uint8.
+
+    Args:
+        images: (H, W, 3) floats in [0, 1].
+
+    Returns:
+        (H, W, 3) float32 in [0, 1], multiples of 1/255.
+    """
+    levels = adaptive_weighted_mean_uint8([to_uint8(image, 1.0) for image in images])
+    return levels.astype(np.float32) / np.float32(255)
+
+
+def weighted_mean_uint8(images: Sequence[Pixels], weights: Sequence[float]) -> Pixels:
+    """Return the weighted mean of uint8 images, rounded half to even."""
+    mean = _weighted_mean([image.astype(np.float64) for image in images], weights)
+    return np.rint(mean).astype(np.uint8)
+
+
+def adaptive_weighted_mean_uint8(images: Sequence[Pixels]) -> Pixels:
+    """Return the mean of uint8 images weighted by their closeness to the plain mean, rounded down.
+
+    The weight of an image is `1 / (mean |image - plain mean| + 1e-8)`, normalized to a sum of 1.
+    Two images have the same distance from their mean, so that both weights are always 1/2 and the
+    result is `floor((a + b) / 2)`. Source: team BBox, NTIRE 2025 image super-resolution, adaptive
+    weighted fusion.
+
+    Args:
+        images: (H, W, 3) uint8.
+    """
+    float_images = [image.astype(np.float64) for image in images]
+    plain_mean = sum(float_images) / len(float_images)
+    closeness = [1 / (np.abs(image - plain_mean).mean() + 1e-8) for image in float_images]
+    total = sum(c / sum(closeness) * p for p, c in zip(float_images, closeness, strict=True))
+    # Where all images have the same level, the sum may be a rounding error below it, which floor
+    # would turn into the level below.
+    return np.floor(np.clip(np.round(total, 9), 0, 255)).astype(np.uint8)
+
+
+def _weighted_mean(images: Sequence[NDArray[Any]], weights: Sequence[float]) -> Any:
+    return sum(w * image for image, w in zip(images, weights, strict=True)) / sum(weights)

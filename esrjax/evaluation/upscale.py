@@ -1,4 +1,4 @@
-"""Inference strategies: single pass, padding, tiles, x8 self-ensemble, windows, blends.
+"""Inference strategies: single pass, padding, tiles, x8 self-ensemble, windows.
 
 An upscaler maps an LR image, (h, w, 3) uint8 or float32 in [0, 1], to an SR image of floats in
 [0, 1]; `uint8_upscaler` rounds its result, `checked_upscaler` checks type and range of LR. A single
@@ -7,30 +7,30 @@ one, so that they compose; `compose_upscaler` does so in a fixed order.
 """
 
 import itertools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from esrjax.data.image_arrays import LRArray, check_image
 from esrjax.data.image_io import Pixels
-from esrjax.errors import InvalidArgument
+from esrjax.errors import ImageTooSmall, InvalidArgument
 from esrjax.evaluation.metrics import to_uint8
 
 FloatImage = NDArray[np.float32]  # (h, w, 3), values in [0, 1], not clipped
 ImageSize = tuple[int, int]  # (h, w)
 Upscaler = Callable[[Any], FloatImage]  # `LRArray` (h, w, 3) -> (scale·h, scale·w, 3)
-BlendFn = Callable[[Sequence[FloatImage]], FloatImage]  # images of one size -> one image
+MIN_WINDOW_SIDE = 8  # LR pixels
 Windows = Mapping[int, float]  # side of the windows, LR pixels -> weight in the mean
 PadMode = Literal["symmetric", "reflect", "constant"]  # of np.pad
-# (1, h, w, 3) -> (1, scale·h, scale·w, 3), values in [0, data_range]
-ForwardFn = Callable[[Array], Array]
+# Arrays of NumPy or JAX: (1, h, w, 3) -> (1, scale·h, scale·w, 3), values in [0, data_range].
+ForwardFn = Callable[[Any], Any]
 # The same with a mask (h, w) that is 1 on the image and 0 on padding.
-MaskedForwardFn = Callable[[Array, Array], Array]
+MaskedForwardFn = Callable[[Any, Any], Any]
 
 
 def uint8_upscaler(upscaler: Upscaler) -> Callable[[Pixels], Pixels]:
@@ -69,15 +69,15 @@ def single_pass(forward: ForwardFn, data_range: float) -> Upscaler:
     return upscale
 
 
-def to_network_input(lr: LRArray, data_range: float) -> Array:
+def to_network_input(lr: LRArray, data_range: float) -> NDArray[np.float32]:
     """Convert (h, w, 3) uint8, or float32 in [0, 1], to float32 in [0, data_range].
 
     The division by `255 / data_range`, instead of a multiplication, is that of the challenge's
     official test code: it gives the same float32 values, bit by bit.
     """
     if lr.dtype != np.uint8:
-        return lr * np.float32(data_range)  # pyright: ignore[reportReturnType] # as below
-    return lr.astype(np.float32) / np.float32(255 / data_range)  # pyright: ignore[reportReturnType] # jit accepts numpy arrays
+        return lr * np.float32(data_range)
+    return lr.astype(np.float32) / np.float32(255 / data_range)
 
 
 def pad_to_multiple(upscaler: Upscaler, multiple: int, scale: int) -> Upscaler:
@@ -354,57 +354,6 @@ def _window_spans(image_side: int, count: int) -> list[TileSpan]:
     ]
 
 
-# --- blends of the outputs of several upscalers, and means of uint8 images ---
-
-
-def weighted_blend(weights: Sequence[float]) -> BlendFn:
-    """Return the weighted mean as a blend function; the weights are divided by their sum."""
-    return lambda images: np.asarray(_weighted_mean(images, weights), np.float32)
-
-
-def adaptive_blend(images: Sequence[FloatImage]) -> FloatImage:
-    """Blend with `adaptive_weighted_mean_uint8`, of the images rounded to uint8.
-
-    Args:
-        images: (H, W, 3) floats in [0, 1].
-
-    Returns:
-        (H, W, 3) float32 in [0, 1], multiples of 1/255.
-    """
-    levels = adaptive_weighted_mean_uint8([to_uint8(image, 1.0) for image in images])
-    return levels.astype(np.float32) / np.float32(255)
-
-
-def weighted_mean_uint8(images: Sequence[Pixels], weights: Sequence[float]) -> Pixels:
-    """Return the weighted mean of uint8 images, rounded half to even."""
-    mean = _weighted_mean([image.astype(np.float64) for image in images], weights)
-    return np.rint(mean).astype(np.uint8)
-
-
-def adaptive_weighted_mean_uint8(images: Sequence[Pixels]) -> Pixels:
-    """Return the mean of uint8 images weighted by their closeness to the plain mean, rounded down.
-
-    The weight of an image is `1 / (mean |image - plain mean| + 1e-8)`, normalized to a sum of 1.
-    Two images have the same distance from their mean, so that both weights are always 1/2 and the
-    result is `floor((a + b) / 2)`. Source: team BBox, NTIRE 2025 image super-resolution, adaptive
-    weighted fusion.
-
-    Args:
-        images: (H, W, 3) uint8.
-    """
-    float_images = [image.astype(np.float64) for image in images]
-    plain_mean = sum(float_images) / len(float_images)
-    closeness = [1 / (np.abs(image - plain_mean).mean() + 1e-8) for image in float_images]
-    total = sum(c / sum(closeness) * p for p, c in zip(float_images, closeness, strict=True))
-    # Where all images have the same level, the sum may be a rounding error below it, which floor
-    # would turn into the level below.
-    return np.floor(np.clip(np.round(total, 9), 0, 255)).astype(np.uint8)
-
-
-def _weighted_mean(images: Sequence[NDArray[Any]], weights: Sequence[float]) -> Any:
-    return sum(w * image for image, w in zip(images, weights, strict=True)) / sum(weights)
-
-
 # --- composition of strategies ---
 
 
@@ -431,3 +380,80 @@ def compose_upscaler(
     composed = pad_to_multiple(upscaler, pad_multiple, scale) if pad_multiple else upscaler
     composed = windowed_upscaler(composed, windows, scale) if windows else composed
     return self_ensemble_upscaler(composed) if self_ensemble else composed
+
+
+# --- checks of the input ------------------------------------------------------------------------
+
+
+def check_min_side(name: str, min_side: int, shape: tuple[int, ...]) -> None:
+    """Raise `ImageTooSmall` unless a method accepts LR images of `shape`.
+
+    Args:
+        name: Of the method, for the message.
+        min_side: Its smallest side, LR pixels.
+        shape: (h, w), LR pixels.
+    """
+    if min(shape) < min_side:
+        raise ImageTooSmall(
+            f"the image is {shape[1]} x {shape[0]} pixels",
+            rule=f"{name} accepts images of at least {min_side} pixels per side",
+            remedy="use a larger image, or another method",
+        )
+
+
+def check_strategy(tile_size: Any, pad_multiple: Any, self_ensemble: Any, windows: Any) -> None:
+    """Raise `InvalidArgument` unless the arguments of `upscaler` are of their types.
+
+    The sides of windows and their weights are compared with the method by `check_windows`.
+    """
+    is_pair = isinstance(tile_size, tuple | list) and len(tile_size) == 2  # pyright: ignore[reportUnknownArgumentType]
+    is_table = isinstance(windows, Mapping)
+    valid = {
+        "tile_size": tile_size is None or (is_pair and all(map(_is_side, tile_size))),
+        "pad_multiple": pad_multiple is None or _is_side(pad_multiple),
+        "self_ensemble": isinstance(self_ensemble, bool),
+        "windows": windows is None
+        or (is_table and all(map(_is_integer, windows)) and all(map(_is_number, windows.values()))),
+    }
+    values = {"tile_size": tile_size, "pad_multiple": pad_multiple}
+    values |= {"self_ensemble": self_ensemble, "windows": windows}
+    if invalid := [f"{name}={values[name]!r}" for name, is_valid in valid.items() if not is_valid]:
+        raise InvalidArgument(
+            f"Invalid arguments of an upscaler: {', '.join(invalid)}",
+            rule="tile_size is (h, w), pad_multiple an integer, both above 0, in LR pixels; "
+            "self_ensemble is True or False; windows are a dictionary side -> weight",
+            remedy="correct them, for example tile_size=(256, 256), windows={200: 1.0}",
+        )
+
+
+def _is_side(value: Any) -> bool:
+    return _is_integer(value) and value > 0
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is not bool and isinstance(value, int | np.integer)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is not bool and isinstance(value, int | float | np.number)
+
+
+def check_windows(name: str, min_side: int, windows: Windows) -> None:
+    """Raise `InvalidArgument` unless a method can be run in these windows.
+
+    Args:
+        name: Of the method, for the message.
+        min_side: Its smallest side, LR pixels.
+        windows: Side of the windows, LR pixels -> weight.
+    """
+    # An image slightly larger than `side` is cut into two windows of little more than side / 2.
+    min_window_side = max(2 * min_side, MIN_WINDOW_SIDE)
+    too_small = sorted(side for side in windows if side < min_window_side)
+    if too_small or not all(math.isfinite(w) and w > 0 for w in windows.values()):
+        text = ", ".join(f"{side}:{weight:g}" for side, weight in windows.items())
+        raise InvalidArgument(
+            f"Invalid windows {text}",
+            rule=f"{name} accepts windows of at least {min_window_side} pixels per side, because "
+            "the windows that an image is cut into may have half as many; weights are positive",
+            remedy="use larger windows, or leave them out",
+        )

@@ -26,8 +26,16 @@ from esrjax.errors import (
     WeightsMismatch,
 )
 from esrjax.evaluation import upscale
-from esrjax.evaluation.upscale import FloatImage, ImageSize, Tiling, Upscaler, Windows
-from esrjax.inference import check_min_side, check_windows, open_method
+from esrjax.evaluation.upscale import (
+    FloatImage,
+    ImageSize,
+    Tiling,
+    Upscaler,
+    Windows,
+    check_min_side,
+    check_windows,
+)
+from esrjax.inference import open_method
 from esrjax.interop import export
 from esrjax.interop.onnx.graph import make_session
 from esrjax.interop.onnx.lowerings import INPUT

@@ -5,9 +5,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from esrjax.data.image_io import read_image, write_image
-from esrjax.evaluation.upscale import (
+from esrjax.evaluation.fuse_images import (
     adaptive_blend,
     adaptive_weighted_mean_uint8,
+    weighted_blend,
     weighted_mean_uint8,
 )
 
@@ -107,3 +108,9 @@ def test_metadata_of_the_first_image_is_kept_and_that_of_others_noted(esrjax, tm
     assert f"{b}: EXIF data and dpi not kept" in result.err and f"{a}: " not in result.err
     result = esrjax("fuse", a, a, "-o", tmp_path / "mean.bmp")
     assert result.err == f"{tmp_path / 'mean.bmp'}: BMP cannot store EXIF data\n"
+
+
+def test_weighted_blend_is_a_weighted_mean():
+    half, full = (np.full((2, 2, 3), level, np.float32) for level in (0.5, 1))
+    assert np.all(weighted_blend([1, 3])([half, full]) == 0.875)
+    assert weighted_blend([7.0])([half]).dtype == np.float32

@@ -25,7 +25,6 @@ from esrjax.evaluation.upscale import (
     single_pass,
     tile_sizes,
     tiled_upscaler,
-    weighted_blend,
     windowed_upscaler,
 )
 from esrjax.evaluation.upscale_files import UpscalePlan, plan_upscale_jobs, upscale_file
@@ -197,12 +196,6 @@ def test_padding_is_symmetric_and_at_least_one_pixel():
     assert padded.shape == (3, 6, 3) and padded_size((16, 15), 16) == (32, 16)
     np.testing.assert_array_equal(padded[2], padded[1])
     np.testing.assert_array_equal(padded[:, 3:], padded[:, 2::-1])
-
-
-def test_weighted_blend_is_a_weighted_mean():
-    half, full = (np.full((2, 2, 3), level, np.float32) for level in (0.5, 1))
-    assert np.all(weighted_blend([1, 3])([half, full]) == 0.875)
-    assert weighted_blend([7.0])([half]).dtype == np.float32
 
 
 def test_uint8_output_is_clipped_and_rounded_half_to_even():
