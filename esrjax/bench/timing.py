@@ -23,7 +23,7 @@ from jax import Array
 from jax.experimental.compilation_cache import compilation_cache
 from jax.typing import DTypeLike
 
-from esrjax.bench.record import Timing
+from esrjax.bench import Timing
 from esrjax.nn import ops
 from esrjax.nn.compilation import call_network, compiler_options
 

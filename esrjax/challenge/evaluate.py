@@ -23,8 +23,7 @@ from flax import nnx
 from jax import Array
 
 from esrjax import inference, registry
-from esrjax.bench import timing
-from esrjax.bench.record import Timing
+from esrjax.bench import Timing, timing
 from esrjax.bench.timing import forward_fn
 from esrjax.challenge import record
 from esrjax.challenge.record import BaselineTiming, DatasetMetrics, ProtocolTiming, Result

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from esrjax.bench.record import Timing
+from esrjax.bench import Timing
 from esrjax.challenge.record import ProtocolTiming, Result, ResultsEntry
 from esrjax.challenge.submission import SPLITS, ThresholdCheck, memory_mib, threshold_text
 from esrjax.challenge.table import escape_latex, escape_markdown

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from esrjax.bench.record import Timing
+from esrjax.bench import Timing
 from esrjax.challenge.rules import Rules
 from esrjax.challenge.source_files import (
     Contradiction,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from esrjax.bench.record import Timing
+from esrjax.bench import Timing
 from esrjax.challenge.record import DatasetMetrics, ProtocolTiming, Result
 from esrjax.challenge.report import content
 from esrjax.data import datasets

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from esrjax.bench.record import Timing
+from esrjax.bench import Timing
 from esrjax.challenge import record
 from esrjax.challenge.record import Result
 from esrjax.errors import UnreadableFile

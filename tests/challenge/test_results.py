@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 
 from esrjax import registry
-from esrjax.bench.record import Timing
+from esrjax.bench import Timing
 from esrjax.challenge import rank, record, results, rules
 from esrjax.challenge.record import BaselineTiming, DatasetMetrics, ProtocolTiming, Result
 from esrjax.errors import NotFound, UnreadableFile

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from esrjax import inference, registry
-from esrjax.bench.record import Timing
+from esrjax.bench import Timing
 from esrjax.challenge import evaluate as challenge
 from esrjax.challenge import record
 from esrjax.cli import evaluate

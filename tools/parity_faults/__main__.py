@@ -64,7 +64,7 @@ ALL_TWINS = (
         name="hat",
         hparams={
             "channels": 12,
-            "num_groups": 1,
+            "num_groups": 2,
             "depth": 2,
             "num_heads": 2,
             "window_size": 4,
