@@ -105,10 +105,11 @@ def _parse_shallow(parse: Callable[[str], Any], text: str) -> Any:
 
 
 def _is_shallow(value: Any, depth: int = _MAX_DEPTH) -> bool:
-    children = value.values() if isinstance(value, dict) else value
     if not isinstance(value, dict | list):
         return True
-    return depth > 0 and all(_is_shallow(child, depth - 1) for child in children)
+    children = value.values() if isinstance(value, dict) else value
+    nested = (child for child in children if isinstance(child, (dict, list)))  # not every number
+    return depth > 0 and all(_is_shallow(child, depth - 1) for child in nested)
 
 
 # --- writing -------------------------------------------------------------------------------------

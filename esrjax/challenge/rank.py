@@ -4,6 +4,7 @@ With the checks that rows can be compared, and the baseline that scores are rela
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -192,8 +193,9 @@ def rank(
     reference = rules.baseline if baseline_source == "published" else find_baseline(rows, rules)
     check_comparable(rows, reference)
     unranked = [_score_row(row, reference, rules, apply_thresholds) for row in rows]
-    field = [entry.log_scores for entry in unranked if entry.status == "ranked"]
-    entries = [_with_ranks(e, field) if e.status == "ranked" else e for e in unranked]
+    field = [entry for entry in unranked if entry.status == "ranked"]
+    scores = {track: sorted(entry.log_scores[track] for entry in field) for track in TRACKS}
+    entries = [_with_ranks(e, scores) if e.status == "ranked" else e for e in unranked]
     return Ranking(
         rules=rules,
         reference=reference,
@@ -279,10 +281,15 @@ def _log_scores(row: Row, reference: Row | Baseline, rules: Rules) -> dict[Track
     return {**logs, "main": largest + math.log(sum(terms))}
 
 
-def _with_ranks(entry: RankedEntry, field: Sequence[Mapping[Track, float]]) -> RankedEntry:
-    """Ranks count from 1; equal scores share the better rank, and the next one is skipped."""
-    num_better = {t: sum(other[t] < entry.log_scores[t] for other in field) for t in TRACKS}
-    return replace(entry, ranks={track: 1 + count for track, count in num_better.items()})
+def _with_ranks(entry: RankedEntry, scores: Mapping[Track, Sequence[float]]) -> RankedEntry:
+    """Ranks count from 1; equal scores share the better rank, and the next one is skipped.
+
+    Args:
+        entry: One of the field.
+        scores: Track -> logarithms of the scores of the field, in ascending order.
+    """
+    ranks = {t: 1 + bisect_left(scores[t], entry.log_scores[t]) for t in TRACKS}
+    return replace(entry, ranks=ranks)
 
 
 def _sort_key(entry: RankedEntry) -> tuple[int, float, str, str]:

@@ -5,7 +5,7 @@ results.json, or from the `reported` figures of methods.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from statistics import fmean
@@ -460,8 +460,7 @@ def _read_official(path: Path, rules: Rules, on_note: OnNote) -> tuple[Row, ...]
         return _official_row(item[0].strip(), item[1], rules, path.name)
 
     rows = parse_all(row_of, ((key, (key, entry)) for key, entry in entries.items()), path)
-    places = {key.name: f"{key.name!r} ({key.place})" for _, key in json_keys(text) if not key.path}
-    _check_unique([(places[key], row) for key, row in rows], path)
+    _check_unique(rows, path, lambda: {k.name: k.place for _, k in json_keys(text) if not k.path})
     _note_sizes(entries, rules, path.name, on_note)
     return tuple(row for _, row in rows)
 
@@ -519,17 +518,29 @@ def _official_series(split: str, entry: ResultsEntry, rules: Rules) -> ImageSeri
     )
 
 
-def _check_unique(rows: Iterable[tuple[str, Row]], path: Path) -> None:
-    """Raise `UnreadableFile` if a method of a team has two rows: it would take two ranks."""
+def _check_unique(
+    rows: Iterable[tuple[str, Row]],
+    path: Path,
+    find_places: Callable[[], Mapping[str, str]] = dict[str, str],
+) -> None:
+    """Raise `UnreadableFile` if a method of a team has two rows: it would take two ranks.
+
+    Args:
+        rows: Key or place of a row, and the row.
+        path: What they were read from.
+        find_places: Returns key -> its place in the file; called only if there are two rows.
+    """
     same: dict[tuple[str, str], list[tuple[str, Row]]] = {}
-    for place, row in rows:
-        same.setdefault((row.team.casefold(), row.method.casefold()), []).append((place, row))
-    problems = [
-        f"{group[0][1].method} of {group[0][1].team}: {' and '.join(place for place, _ in group)}"
-        for group in same.values()
-        if len(group) > 1
-    ]
-    if problems:
+    for key, row in rows:
+        same.setdefault((row.team.casefold(), row.method.casefold()), []).append((key, row))
+    if groups := [group for group in same.values() if len(group) > 1]:
+        places = find_places()
+        texts = {key: f"{key!r} ({place})" for key, place in places.items()}
+        problems = [
+            f"{group[0][1].method} of {group[0][1].team}: "
+            + " and ".join(texts.get(key, key) for key, _ in group)
+            for group in groups
+        ]
         raise UnreadableFile(
             f"Duplicate entries: {bullet_list(problems, 'method')}",
             rule="a method of a team has one entry, and takes one rank",

@@ -3,6 +3,7 @@
 Also their loader from TOML, and the check of training datasets against the data policy.
 """
 
+import functools
 import json
 import os
 import re
@@ -241,12 +242,7 @@ class Rules:
 
     def image_names(self, split: str) -> tuple[str, ...]:
         """Return the image names of a split in the organisers' order; empty if unknown."""
-        ranges = [names.split("-") for names in self.image_order.get(split, ())]
-        return tuple(
-            str(number).zfill(len(first))  # 0801-0803 -> 0801, 0802, 0803
-            for first, last in ranges
-            for number in range(int(first), int(last) + 1)
-        )
+        return _expand_ranges(self.image_order.get(split, ()))
 
     def waiver_reason(self, team: str) -> str | None:
         """Return why a team is ranked even below a threshold, or None if it is not."""
@@ -260,6 +256,16 @@ class Rules:
             for note in self.notes
             if note.team == team and round(note.flops_g, decimals) == round(flops_g, decimals)
         )
+
+
+@functools.lru_cache(maxsize=16)
+def _expand_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:
+    """Image names of ranges: 0801-0803 -> 0801, 0802, 0803; once, not for each row."""
+    return tuple(
+        str(number).zfill(len(first))
+        for first, last in (names.split("-") for names in ranges)
+        for number in range(int(first), int(last) + 1)
+    )
 
 
 def check_scale(name: str, scale: int, remedy: str) -> None:

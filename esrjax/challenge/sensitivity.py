@@ -9,6 +9,7 @@
 import functools
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -190,15 +191,23 @@ class Margin:
 
 def compute_margins(ranking: Ranking) -> tuple[Margin, ...]:
     """Return the margins of every method that is ranked or below a threshold, in order."""
-    entries = (*ranking.with_status("ranked"), *ranking.with_status("below_threshold"))
-    return tuple(_margin(ranking, entry) for entry in entries)
+    ranked = ranking.with_status("ranked")  # by their main scores
+    scores = [entry.log_scores["main"] for entry in ranked]
+    margins: list[Margin] = []
+    for index, entry in enumerate(ranked):
+        first = bisect_left(scores, entry.log_scores["main"])  # of the entries with its score
+        better = ranked[first - 1] if first else None
+        second = first + (index == first)  # an entry is not its own neighbour
+        worse = ranked[second] if second < len(ranked) else None
+        margins.append(_margin(ranking, entry, better, worse))
+    below = ranking.with_status("below_threshold")
+    return (*margins, *(_margin(ranking, entry, None, None) for entry in below))
 
 
-def _margin(ranking: Ranking, entry: RankedEntry) -> Margin:
-    # The next entry with a better main score, and the next with an equal or worse one.
-    main, ranked = entry.log_scores["main"], ranking.with_status("ranked") if entry.ranks else ()
-    better = [other for other in ranked if other.log_scores["main"] < main]
-    worse = [other for other in ranked if other.log_scores["main"] >= main and other is not entry]
+def _margin(
+    ranking: Ranking, entry: RankedEntry, better: RankedEntry | None, worse: RankedEntry | None
+) -> Margin:
+    """Margins to the next entry with a better main score, and to one with an equal or worse one."""
     psnrs = entry.row.psnr_by_split if ranking.apply_thresholds else {}
     thresholds = ranking.rules.psnr_thresholds.by_split
     half_step = 0.5 * 10**-ranking.rules.psnr_thresholds.decimals
@@ -207,8 +216,8 @@ def _margin(ranking: Ranking, entry: RankedEntry) -> Margin:
         team=entry.row.team,
         method=entry.row.method,
         score_drop=_score_drop(ranking, entry) if entry.ranks else None,
-        speedup_to_next_ms=_distance_ms(ranking, entry, better[-1]) if better else None,
-        slack_ms=_distance_ms(ranking, entry, worse[0]) if worse else None,
+        speedup_to_next_ms=_distance_ms(ranking, entry, better) if better else None,
+        slack_ms=_distance_ms(ranking, entry, worse) if worse else None,
         psnr_margin_mdb={
             split: (psnr - (thresholds[split] - half_step)) * 1000 for split, psnr in psnrs.items()
         },
@@ -293,7 +302,7 @@ def rank_stability(ranking: Ranking) -> tuple[RankStability, ...]:
         return ()
     runtimes = np.stack([_resampled_runtime(entry.row) for entry in entries], axis=1)
     log_scores = _log_main_scores(ranking, runtimes)
-    ranks = 1 + np.sum(log_scores[:, None, :] < log_scores[:, :, None], axis=2)
+    ranks = np.stack([1 + np.searchsorted(np.sort(scores), scores) for scores in log_scores])
     low, high = np.quantile(runtimes, [0.025, 0.975], axis=0)
     best, worst = np.quantile(ranks, [0.025, 0.975], axis=0, method="nearest")
     return tuple(

@@ -130,7 +130,8 @@ def json_keys(text: str) -> list[tuple[int, Key]]:
             last = objects.pop()[1]
         elif token["is_key"]:
             number, path = objects[-1]
-            name = json.loads(token["string"])
+            string = token["string"]
+            name = json.loads(string) if "\\" in string else string[1:-1]
             keys.append((number, Key(name=name, path=path, place=lines.place(token.start()))))
             last = (*path, name)
     return keys

@@ -74,8 +74,10 @@ def rank(
     changes = what_ifs.parse_changes(what_if or ())
     published = None if against is None else published_table.read_table(against, print_note)
     rows, before = _rank(source, rules, baseline, figures, ignore_thresholds, protocol_timing)
-    ranking = rerank(before, rows=what_ifs.apply_changes(rows, changes, before.rules))
-    scenario = what_ifs.what_if_scenario(changes, before, ranking) if changes else None
+    ranking, scenario = before, None
+    if changes:
+        ranking = rerank(before, rows=what_ifs.apply_changes(rows, changes, before.rules))
+        scenario = what_ifs.what_if_scenario(changes, before, ranking)
     comparison = None if published is None else published_table.diff_tables(ranking, published)
     if as_json:
         report: dict[str, Any] = {

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from fields import RULES, SPAN
@@ -18,6 +19,7 @@ from esrjax.challenge.table import format_score
 from esrjax.errors import RankingError
 
 E2 = math.exp(2)
+FIGURES = ("runtime_ms", "params_m", "flops_g")
 FAST = replace(SPAN, team="Fast", method="fast", runtime_ms=4.0)
 SMALL = replace(SPAN, team="Small", method="small", params_m=0.075, flops_g=5.0)
 BLURRED = replace(FAST, team="Blurred", method="blurred", psnr_valid=26.89)
@@ -187,6 +189,22 @@ def test_ranks_follow_scores(rows: list[Row]):
         for entry in ranked:
             assert entry.ranks
             assert entry.ranks[track] == 1 + scores.index(entry.log_scores[track])
+
+
+def test_ranks_of_a_large_field_with_ties_are_as_defined():
+    """One more than the number of entries with a better score: four values of each figure."""
+    random = Random(0)
+    rows = [
+        replace(SPAN, team=f"T{k}", method="m", **{f: random.randint(1, 4) for f in FIGURES})
+        for k in range(400)
+    ]
+    ranked = rank([SPAN, *rows], RULES).with_status("ranked")
+    for track in TRACKS:
+        scores = [entry.log_scores[track] for entry in ranked]
+        for entry, score in zip(ranked, scores, strict=True):
+            assert entry.rank(track) == 1 + sum(other < score for other in scores)
+    assert len({entry.rank("runtime") for entry in ranked}) == 4
+    assert len({entry.rank("main") for entry in ranked}) <= 4**3 < len(ranked) == 400
 
 
 def test_missing_or_duplicate_baseline_is_rejected():

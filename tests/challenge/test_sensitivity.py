@@ -146,6 +146,17 @@ def test_runtime_margins_survive_cancellation():
     assert margins["Fast"].slack_ms == pytest.approx(1.0)
 
 
+def test_neighbours_of_tied_methods():
+    """The next better score is that of no tied one; a tied one is next among the worse."""
+    fast, *tied = (make_row(name, runtime_ms=ms) for name, ms in dict(F=4, A=6, B=6, C=6).items())
+    slow = make_row("S", runtime_ms=7)
+    margins = {m.team: m for m in compute_margins(rank([SPAN, slow, fast, *tied], RULES))}
+    distances = {t: (m.speedup_to_next_ms, m.slack_ms) for t, m in margins.items()}
+    assert distances["F"] == (None, pytest.approx(2))
+    assert distances["A"] == distances["B"] == distances["C"] == (pytest.approx(2), 0)
+    assert distances["S"] == (pytest.approx(1), None)
+
+
 def test_no_speedup_makes_up_for_parameters():
     rows = [SPAN, make_row("Light"), make_row("Heavy", params_m=9.0)]
     assert compute_margins(rank(rows, RULES))[1].speedup_to_next_ms is None

@@ -93,6 +93,7 @@ def build_content(
         footer: Version and date, for the end of the page.
     """
     columns, thresholds = list(table.columns(ranking)), ranking.rules.psnr_thresholds.by_split
+    num_ranked = len(ranking.with_status("ranked"))
     return {
         "title": ranking.rules.name,
         "summary": _summary(ranking),
@@ -110,7 +111,9 @@ def build_content(
             for status in STATUSES
             if ranking.with_status(status)
         ],
-        "entries": [_entry_data(entry, ranking, columns, source) for entry in ranking.entries],
+        "entries": [
+            _entry_data(entry, ranking, columns, source, num_ranked) for entry in ranking.entries
+        ],
         "psnr_thresholds": {f"psnr_{split}": threshold for split, threshold in thresholds.items()}
         if ranking.apply_thresholds
         else {},
@@ -120,9 +123,10 @@ def build_content(
 
 
 def _entry_data(
-    entry: RankedEntry, ranking: Ranking, columns: Sequence[Column], source: str
+    entry: RankedEntry, ranking: Ranking, columns: Sequence[Column], source: str, num_ranked: int
 ) -> Data:
     row = entry.row
+    scores = {track: _score_cell(entry, track, ranking, num_ranked) for track in TRACKS}
     figures = {
         column.key: {
             "text": column.text(row),
@@ -140,14 +144,13 @@ def _entry_data(
         "status": entry.status,
         "waiver": entry.waiver,
         "rank": entry.rank("main"),
-        "cells": {**figures, **{track: _score_cell(entry, track, ranking) for track in TRACKS}},
+        "cells": {**figures, **scores},
     }
 
 
-def _score_cell(entry: RankedEntry, track: Track, ranking: Ranking) -> Data:
+def _score_cell(entry: RankedEntry, track: Track, ranking: Ranking, num_ranked: int) -> Data:
     """Cell of a score; its value for sorting is the logarithm, which never overflows."""
-    ranked = len(ranking.with_status("ranked"))
-    rank = f"rank {entry.ranks[track]} of {ranked}" if entry.ranks else "not ranked"
+    rank = f"rank {entry.ranks[track]} of {num_ranked}" if entry.ranks else "not ranked"
     return {
         "text": format_score(entry.score(track)),
         "value": entry.log_scores[track],
