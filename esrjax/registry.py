@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from esrjax.errors import (
     log_note,
     suggest,
 )
+from esrjax.io import cache_dir, parse_json, read_bytes, write_bytes
 from esrjax.method import API_VERSION, Ensemble, Method, check_declaration
 
 T = TypeVar("T")
@@ -31,6 +33,7 @@ _OTHERS = "other methods are not affected"
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,98}[A-Za-z0-9_-])?")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _STDOUT, _STDERR = 1, 2  # file descriptors
+_MAX_CACHE_BYTES = 1 << 20
 
 
 # --- entry points of any group -------------------------------------------------------------------
@@ -295,30 +298,97 @@ def distribution_of(name: str) -> str:
     return _distribution(_entry_point(name))
 
 
-def source_hash(name: str) -> str:
-    """Return a hash of the source of esrjax and of the package that registers `name`.
+def source_hash(name: str, known: dict[str, str] | None = None) -> str:
+    """Return a hash of what a method is computed from: esrjax, its package, all installed versions.
 
-    It is of the names, sizes and times of change of their Python files; nothing is imported. What
-    was computed from a method holds while its hash is the same.
+    It is of the names, sizes and times of change of the files of esrjax and of the package that
+    registers `name`, of the installed distributions, and of Python's version; nothing is imported.
+    What was computed from a method holds while its hash is the same, unless its package uses
+    another one that is edited in place.
+
+    Args:
+        name: The registered name.
+        known: Hashes of packages, which calls that follow each other at once share; it is filled.
 
     Raises:
         NotFound: No package registers the name.
         PluginError: Two packages register it.
+        OSError: Its source is no file.
     """
-    package = _entry_point(name).value.partition(":")[0].partition(".")[0]
-    files = [file for folder in ("esrjax", package) for file in _source_files(folder)]
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr((name, sorted(stats))).encode()).hexdigest()
+    value, known = _entry_point(name).value, {} if known is None else known
+    for package in ("", "esrjax", value.partition(":")[0].partition(".")[0]):
+        if package not in known:
+            files = _source_files(package) if package else _installed_distributions()
+            stats = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+            known[package] = _hash([*sorted(stats), sys.version])
+    return _hash([name, value, known[""], known["esrjax"], known[package]])
 
 
-def _source_files(package: str) -> Iterator[Path]:
-    """Yield the Python files of a package or module on `sys.path`."""
+def _source_files(package: str) -> Iterator[str]:
+    """Yield the files of a package or module on `sys.path`."""
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
-    for folder in folders or ():
-        yield from filter(Path.is_file, Path(folder).rglob("*.py"))
+    for top in folders or ():
+        for folder, _, files in os.walk(top):
+            if not folder.endswith("__pycache__"):
+                yield from (os.path.join(folder, file) for file in files)
     if spec and not folders and spec.origin:
-        yield Path(spec.origin)
+        yield spec.origin
+
+
+def _installed_distributions() -> Iterator[str]:
+    """Yield the folders of metadata on `sys.path`, `NAME-VERSION.dist-info`."""
+    for folder in filter(os.path.isdir, {*sys.path}):
+        names = (name for name in os.listdir(folder) if name.endswith((".dist-info", ".egg-info")))
+        yield from (os.path.join(folder, name) for name in names)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+class MethodCache:
+    """What earlier processes computed from methods: values for JSON, in the user's cache.
+
+    There is one file for each name. It holds while the `source_hash` of the method, and of each
+    member of an ensemble, is the same. A file that is missing or damaged, or that cannot be
+    written, is no error: the value is computed again.
+    """
+
+    def __init__(self) -> None:
+        self._hashes: dict[str, str] = {}  # of packages
+
+    def find(self, name: str) -> Any:
+        """Return the value of a method, None if there is none that holds; nothing is imported."""
+        try:
+            text = read_bytes(_cache_file(name), _MAX_CACHE_BYTES).decode()
+            content = parse_json(text)
+            members, value = content["members"], content["value"]
+            return value if content["key"] == self._key(name, members, value) else None
+        except (UserError, OSError, ValueError, TypeError, LookupError):
+            return None
+
+    def store(self, name: str, value: Any, members: Iterable[str] = ()) -> None:
+        """Store the value of a method.
+
+        Args:
+            name: The registered name.
+            value: For JSON.
+            members: Other methods that it was computed from.
+        """
+        with contextlib.suppress(UserError, OSError, ValueError, TypeError):
+            content = {"members": [*members], "value": value}
+            content["key"] = self._key(name, content["members"], value)
+            write_bytes(_cache_file(name), json.dumps(content).encode())
+
+    def _key(self, name: str, members: list[str], value: Any) -> str:
+        """Hash of the sources and of the content itself, by which damage is recognized."""
+        hashes = [source_hash(method, self._hashes) for method in (name, *members)]
+        return _hash([hashes, members, value])
+
+
+def _cache_file(name: str) -> Path:
+    return cache_dir("methods") / f"{name}.json"
 
 
 def _entry_point(name: str) -> metadata.EntryPoint:

@@ -29,7 +29,7 @@ ALLOWED_IMPORTS = {  # of a package of esrjax, besides itself; packages not list
     "io": {"errors"},
     "schema": {"errors"},
     "method": {"errors"},
-    "registry": {"errors", "method"},
+    "registry": {"errors", "io", "method"},
     "runtime": {"errors", "io"},
     "hub": {"errors", "io", "method"},
     "nn": BASE,

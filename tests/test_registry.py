@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from esrjax import registry
-from esrjax.errors import NotFound, PluginError
+from esrjax.errors import NotFound, PluginError, UnwritableFile
 from esrjax.method import Ensemble, Method
 
 GOOD = """
@@ -53,6 +54,95 @@ def test_source_hash_changes_with_the_package_of_the_method_only(install, tmp_pa
     file.write_text(GOOD + "\n# changed\n")
     assert registry.source_hash("new") != hashes["new"]
     assert registry.source_hash("span") == hashes["span"]
+
+
+# --- the cache of what was computed from methods -------------------------------------------------
+
+
+@pytest.fixture
+def cache_file(install, tmp_path, monkeypatch) -> Path:
+    """Where the cache has the value of `new`; its package has the ensemble `mix` too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    install("theirs", GOOD, {"new": "METHOD", "mix": "SMT"})
+    return tmp_path / "cache/esrjax/methods/new.json"
+
+
+VALUE = {"params": 12, "weights": ["a"], "exact": 0.1}
+
+
+def test_cached_value_holds_for_later_processes_until_the_source_changes(cache_file, tmp_path):
+    assert registry.MethodCache().find("new") is None
+    registry.MethodCache().store("new", VALUE)
+    assert registry.MethodCache().find("new") == VALUE
+    assert registry.MethodCache().find("mix") is None
+    (tmp_path / "site/fake_theirs.py").write_text(GOOD + "\n# changed\n")
+    assert registry.MethodCache().find("new") is None
+    registry.MethodCache().store("new", {"params": 13})
+    assert registry.MethodCache().find("new") == {"params": 13}
+    assert os.listdir(cache_file.parent) == ["new.json"]  # one for each name, no leftovers
+
+
+def test_cached_value_of_an_ensemble_holds_while_its_members_do(cache_file, install, tmp_path):
+    install("parts", GOOD, {"part": "METHOD"}, "other")
+    registry.MethodCache().store("mix", VALUE, ["span", "part"])
+    registry.MethodCache().store("new", VALUE)
+    assert registry.MethodCache().find("mix") == VALUE
+    (tmp_path / "other/fake_parts.py").write_text(GOOD + "\n")
+    assert registry.MethodCache().find("mix") is None
+    assert registry.MethodCache().find("new") == VALUE
+
+
+def test_cached_value_is_dropped_when_a_distribution_changes_or_a_name_is_hidden(
+    cache_file, tmp_path, monkeypatch
+):
+    registry.MethodCache().store("mix", VALUE, ["span"])
+    assert registry.MethodCache().find("mix") == VALUE
+    monkeypatch.setenv(registry.PLUGINS_ENV, "mix")  # without its member
+    assert registry.MethodCache().find("mix") is None
+    monkeypatch.delenv(registry.PLUGINS_ENV)
+    assert registry.MethodCache().find("mix") == VALUE
+    (tmp_path / "site/numerics-2.0.dist-info").mkdir()
+    assert registry.MethodCache().find("mix") is None
+
+
+DAMAGE: dict[str, Callable[[str], str]] = {
+    "cut": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "other value": lambda text: text.replace("12", "13"),
+    "other members": lambda text: text.replace("[]", '["span"]'),
+    "members of another type": lambda text: text.replace("[]", "7"),
+    "members that are no names": lambda text: text.replace("[]", "[[], {}]"),
+    "a list": lambda text: f"[{text}]",
+    "nested": lambda text: "[" * 100_000,
+    "no text": lambda text: "\udcff",
+    "large": lambda text: text + " " * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_file_of_the_cache_is_computed_again(cache_file, damage):
+    registry.MethodCache().store("new", VALUE)
+    text = DAMAGE[damage](cache_file.read_text())
+    cache_file.write_bytes(text.encode(errors="surrogateescape"))
+    assert registry.MethodCache().find("new") is None
+    registry.MethodCache().store("new", VALUE)
+    assert registry.MethodCache().find("new") == VALUE
+
+
+def test_cache_that_cannot_be_written_is_no_error(cache_file, monkeypatch):
+    (cache_file / "a folder of this name").mkdir(parents=True)
+    registry.MethodCache().store("new", VALUE)
+    assert registry.MethodCache().find("new") is None
+
+    def refuse(name: str) -> Path:
+        raise UnwritableFile("There is no folder for a cache", rule="", remedy="")
+
+    monkeypatch.setattr(registry, "cache_dir", refuse)
+    registry.MethodCache().store("mix", VALUE)
+    assert registry.MethodCache().find("mix") is None
+
+
+# --- methods that cannot be used -----------------------------------------------------------------
 
 
 def test_plugin_for_another_interface_is_refused_by_name(install):

@@ -44,11 +44,15 @@ FUSIONS = {
 
 @app.command("list")
 def list_methods(as_json: options.JsonOption = False) -> None:
-    """List the installed methods with their parameters, MACs (256x256 LR) and weights."""
+    """List the installed methods with their parameters, MACs (256x256 LR) and weights.
+
+    The row of a method is computed once, until its source or an installed version changes.
+    """
     rows: list[dict[str, Any]] = []
-    for name, _ in registry.iter_entries(print_error):
+    cache = registry.MethodCache()
+    for name in registry.names():
         try:
-            rows.append(_summary(name))
+            rows.append(cache.find(name) or _summary_to_cache(name, cache))
         except UserError as error:
             print_error(error)
         except (Exception, SystemExit) as error:  # a broken network does not hide the other methods
@@ -58,6 +62,16 @@ def list_methods(as_json: options.JsonOption = False) -> None:
         print_json(rows)
     else:
         show_table(rows, ("name", "team", "scales", "params", "macs", "weights", "pretrained"))
+
+
+def _summary_to_cache(name: str, cache: registry.MethodCache) -> dict[str, Any]:
+    """The row of one method or ensemble, stored so that it need not be imported for the next list.
+
+    Importing plugins takes most of the time of a list: they import JAX. An error is not stored.
+    """
+    row, entry = _summary(name), registry.get_entry(name)
+    cache.store(name, row, entry.members if isinstance(entry, Ensemble) else ())
+    return row
 
 
 def _summary(name: str) -> dict[str, Any]:

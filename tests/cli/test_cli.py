@@ -1,6 +1,7 @@
 """The command line: help that imports nothing heavy, and output that programs can rely on."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -135,6 +136,47 @@ def test_list_has_every_method(esrjax, crumbs, monkeypatch):
         "weights": [],
         "pretrained": True,
     }
+
+
+def test_second_list_is_the_same_imports_no_plugin_and_repeats_errors(
+    esrjax, package, monkeypatch, tmp_path
+):
+    network = """
+from esrjax.method import Method
+
+FIGURES = {"params": 3, "macs": 27}
+METHOD = Method(network=dict, team="Dü", paper="", license="", reported=FIGURES)
+"""
+    group = registry.METHOD_GROUP
+    package("quick", network, group, {"quick": "METHOD"})
+    package("broken", "import no_such_module", group, {"broken": "METHOD"}, "other")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(registry.PLUGINS_ENV, "span, quick, broken")
+    first = esrjax("method", "list", "--json")
+    assert [row["name"] for row in first.json] == ["quick", "span"]
+    assert first.err.count("'broken' cannot be loaded") == 1
+    assert sys.modules.pop("fake_quick")
+    assert esrjax("method", "list", "--json") == first
+    assert "fake_quick" not in sys.modules
+    table = esrjax("method", "list")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    assert esrjax("method", "list") == table and "fake_quick" in sys.modules
+
+
+def test_list_from_the_cache_imports_no_jax(esrjax, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(registry.PLUGINS_ENV, "span")
+    first = esrjax("method", "list", "--json")
+    code = (
+        "import sys; from esrjax.cli import app; app(standalone_mode=False); print([*sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "method", "list", "--json"]
+    path = os.pathsep.join(filter(None, sys.path))
+    env = {**os.environ, "PYTHONPATH": path}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    listed, _, modules = run.stdout.rpartition("\n[")
+    assert json.loads(listed) == first.json
+    assert not {"'jax'", "'flax'", "'esrjax_plugins.span'"} & set(modules.rstrip("]\n").split(", "))
 
 
 def test_output_is_not_wrapped_without_a_terminal(esrjax, monkeypatch):
