@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from esrjax.evaluation.score import Scores
     from esrjax.inference import EnsembleModel, Model
+    from esrjax.interop.engines import OnnxModel
 
     __version__: str
 
@@ -33,8 +34,10 @@ def methods() -> tuple[str, ...]:
 def load(
     name: str | Path | None = None,
     checkpoint: str | Path | Mapping[str, str | Path] | None = None,
+    *,
+    engine: Literal["auto", "jax", "openvino", "onnxruntime"] = "jax",
     **hparams: Any,
-) -> Model | EnsembleModel:
+) -> Model | EnsembleModel | OnnxModel:
     """Load a method with its weights, or a checkpoint with its method.
 
     `load("span")`, `load("span", "mine.pth")` and `load("mine.safetensors")`.
@@ -44,6 +47,9 @@ def load(
             its metadata, or else the only one whose network has its tensors.
         checkpoint: A `.pth`, a `.safetensors` or a run directory; of an ensemble, a mapping from
             the names of its members to such files. By default the weights that the method ships.
+        engine: What runs the network (`esrjax.interop.engines.open_model`). Only JAX gives a
+            `Model`, with the network itself and its gradients; OpenVINO and ONNX Runtime give an
+            `OnnxModel`, and `checkpoint` may then be an `.onnx` file.
         **hparams: Arguments of the network, for instance `channels=48`.
 
     Returns:
@@ -58,11 +64,18 @@ def load(
 
     if checkpoint is None and name is not None and name not in methods() and Path(name).exists():
         name, checkpoint = None, name
-    return open_model(None if name is None else str(name), checkpoint, hparams)
+    name = None if name is None else str(name)
+    if engine == "jax":
+        return open_model(name, checkpoint, hparams)
+    from esrjax.interop import engines
+
+    return engines.open_model(name, checkpoint, hparams, engine)
 
 
 def evaluate(
-    net: Model | EnsembleModel | Callable[[Any], Any], data: str | Path, spec: str = "ntire"
+    net: Model | EnsembleModel | OnnxModel | Callable[[Any], Any],
+    data: str | Path,
+    spec: str = "ntire",
 ) -> Scores:
     """Return PSNR and SSIM of a network over a dataset.
 

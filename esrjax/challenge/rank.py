@@ -194,7 +194,9 @@ def rank(
     check_comparable(rows, reference)
     unranked = [_score_row(row, reference, rules, apply_thresholds) for row in rows]
     field = [entry for entry in unranked if entry.status == "ranked"]
-    scores = {track: sorted(entry.log_scores[track] for entry in field) for track in TRACKS}
+    scores: dict[Track, list[float]] = {
+        track: sorted(entry.log_scores[track] for entry in field) for track in TRACKS
+    }
     entries = [_with_ranks(e, scores) if e.status == "ranked" else e for e in unranked]
     return Ranking(
         rules=rules,

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from esrjax import registry
 from esrjax.cli import options
 from esrjax.cli.output import number_text, print_json, print_unwrapped, show_table
-from esrjax.errors import InvalidArgument, TorchCompileError
+from esrjax.errors import ExportError, InvalidArgument, TorchCompileError
 from esrjax.method import Method
 
 if TYPE_CHECKING:
     from esrjax.bench.bench import Backend, CompiledCase, Factory
+    from esrjax.interop.onnx.sessions import OnnxEngine
     from esrjax.interop.torch_optim import TorchMode
 
 # Name of the engine in the rows -> execution mode of PyTorch.
@@ -33,7 +34,7 @@ def bench(
     implementation: str = "auto",
     precision: str = "float32",
     seconds: float = 2.0,
-    engine: Literal["jax", "onnxruntime", "both"] = "jax",
+    engine: Literal["jax", "openvino", "onnxruntime", "all"] = "jax",
     torch: list[str] | None = None,
     torch_compile: bool = False,
     as_json: options.JsonOption = False,
@@ -45,7 +46,7 @@ def bench(
         implementation: Implementations of the operations, comma-separated: auto, reference, kernel.
         precision: Precisions of weights and images, comma-separated: float32, bfloat16.
         seconds: Timing budget for each row of the table, seconds.
-        engine: Inference engine; both are timed interleaved.
+        engine: Inference engine; all: those that are installed, interleaved.
         torch ([METHOD=]FILE.py:CLASS): Also time a PyTorch implementation of a method, interleaved.
             Runs the code in FILE.py. Repeatable.
         torch_compile: With --torch: also time it under torch.compile.
@@ -60,7 +61,7 @@ def bench(
     implementations = _choices("--implementation", implementation, "auto,reference,kernel")
     precisions = _choices("--precision", precision, "float32,bfloat16")
     if engine != "jax" and precisions != ["float32"]:
-        rule = "ONNX Runtime runs the exported network in float32 only"
+        rule = "OpenVINO and ONNX Runtime are timed in float32"
         raise options.excludes("--precision", f"--engine {engine}", rule)
     if torch_compile and not torch:
         rule = "--torch-compile applies to the PyTorch networks of --torch"
@@ -98,20 +99,22 @@ def _choices(option: str, text: str, choices: str) -> list[Any]:
 def _backends(engine: str) -> dict[str, Backend]:
     """The backends to time, by the name of the engine in the rows."""
     from esrjax.bench import bench as cases
+    from esrjax.interop.onnx.sessions import device, is_installed
 
-    backends = {} if engine == "onnxruntime" else cases.jax_backend()
-    if engine != "jax":
-        from esrjax.interop.onnx import graph
-
-        backends[f"onnxruntime-{graph.device()}"] = cases.Backend(factory=_onnx_factory)
+    backends = cases.jax_backend() if engine in ("jax", "all") else {}
+    for name in ("openvino", "onnxruntime"):
+        if engine == name or (engine == "all" and is_installed(name)):
+            place = "cpu" if name == "openvino" else device()
+            factory = functools.partial(_onnx_factory, name)
+            backends[f"{name}-{place}"] = cases.Backend(factory=factory)
     return backends
 
 
-def _onnx_factory(name: str, method: Method, net: Any) -> Factory:
-    """A network in ONNX Runtime, exported once for all image sizes."""
+def _onnx_factory(engine: OnnxEngine, name: str, method: Method, net: Any) -> Factory:
+    """A network that is exported once for all image sizes, in OpenVINO or ONNX Runtime."""
     from esrjax.interop import engines
 
-    forward = functools.cache(lambda: engines.onnx_forward(name, method, net))
+    forward = functools.cache(lambda: engines.onnx_forward(name, method, net, engine))
     return _factory(lambda lr: functools.partial(forward(), lr))
 
 
@@ -123,7 +126,7 @@ def _factory(prepare: Callable[[Any], Callable[[], Any]], *, is_compiled: bool =
         start = time.perf_counter()
         try:
             call = prepare(lr)
-        except TorchCompileError as error:
+        except (TorchCompileError, ExportError) as error:
             raise SkipBackend(error.problem) from error
         duration = time.perf_counter() - start
         return CompiledCase(call=call, compile_s=duration if is_compiled else None)
@@ -148,7 +151,7 @@ def _torch_factories(
             rule="PyTorch networks run on the CPU, and both sides are timed on the same device",
             remedy="set JAX_PLATFORMS=cpu",
         )
-    from esrjax.interop.onnx.graph import import_library
+    from esrjax.interop.onnx.sessions import import_library
 
     import_library("torch", "torch")
     from esrjax.interop import torch_model, torch_optim

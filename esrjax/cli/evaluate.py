@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -234,6 +234,8 @@ def evaluate(
     self_ensemble: options.SelfEnsembleOption = False,
     windows: options.WindowsOption = None,
     implementation: options.ImplementationOption = "auto",
+    engine: options.EngineOption = "jax",
+    precision: options.PrecisionOption = "float32",
     as_json: options.JsonOption = False,
 ) -> None:
     """Evaluate methods on datasets: PSNR and SSIM of whole images; with -o also runtime.
@@ -254,15 +256,20 @@ def evaluate(
     from esrjax.challenge import record
     from esrjax.challenge.rules import load_rules
     from esrjax.evaluation import metrics
+    from esrjax.interop import engines
     from esrjax.nn import ops
 
     strategy: Any = {"self_ensemble": self_ensemble, "windows": options.parse_windows(windows)}
     _check_output_options(output, protocol_timing, no_baseline, rules, strategy)
+    if output is not None and engine != "jax":
+        rule = "result files hold what the networks compute in JAX"
+        raise options.excludes("--engine", "-o", rule)
     options.check_table_format(format, as_json)
     specs, titles = parse_models(names or [], checkpoint or []), name_datasets(data)
     metric_spec, loaded_rules = metrics.get_spec(spec), load_rules(rules)
     models = open_models(specs, names or [], options.parse_hparams(hparams))
-    job = _Job(models=models, titles=titles, spec=metric_spec, strategy=strategy)
+    run_in = partial(engines.in_engine, engine=engine, precision=precision)
+    job = _Job(models=models, titles=titles, spec=metric_spec, strategy=strategy, run_in=run_in)
     with ops.implementation(implementation):
         scores, paths = job.run(output, loaded_rules, protocol_timing, no_baseline)
     print_stderr(job.notes)
@@ -314,12 +321,14 @@ class _Job:
         titles: Name in tables -> dataset.
         spec: Metric spec.
         strategy: Keyword arguments of `Model.upscaler`.
+        run_in: Model -> the same in the engine that computes the images.
     """
 
     models: Mapping[str, Model | EnsembleModel]
     titles: Mapping[str, str]
     spec: MetricSpec
     strategy: Mapping[str, Any]
+    run_in: Callable[[Any], Any]
 
     @cached_property
     def pairs(self) -> dict[tuple[str, int], tuple[Pair, ...]]:
@@ -363,7 +372,7 @@ class _Job:
 
         rankable = {} if output is None else challenge.check_rankable(self.models, output)
         upscalers = {
-            label: score.as_scorable(model, self.spec, **self.strategy)
+            label: score.as_scorable(self.run_in(model), self.spec, **self.strategy)
             for label, model in self.models.items()
         }
         pairs = self.pairs  # lists all before any work

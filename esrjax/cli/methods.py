@@ -270,6 +270,7 @@ def cost(
 LIBRARIES = ("esrjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 EXTRAS = {  # extra -> the library that shows whether it is installed
     "torch": "torch",
+    "cpu": "openvino",
     "export": "onnxruntime",
     "demo": "scikit-image",
     "log": "tensorboardX",

@@ -183,6 +183,17 @@ ProtocolTimingOption = Annotated[
 TableFormatOption = Annotated[
     Literal["md", "latex"], Option(help="Format of the table: Markdown or LaTeX.")
 ]
+EngineOption = Annotated[
+    Literal["auto", "jax", "openvino", "onnxruntime"],
+    Option(
+        help="Inference engine; auto on a CPU: OpenVINO, where it is installed, for networks of "
+        "convolutions and element-wise operations, else JAX."
+    ),
+]
+PrecisionOption = Annotated[
+    Literal["float32", "bfloat16"],
+    Option(help="Precision of the computation; bfloat16 with OpenVINO, on CPUs that have it."),
+]
 SelfEnsembleOption = Annotated[
     bool, Option(help="x8 geometric self-ensemble: the mean over flips and rotations.")
 ]

@@ -16,13 +16,12 @@ from esrjax.cli import options
 from esrjax.cli.output import print_stderr, progress_bar
 from esrjax.errors import (
     IncompleteBatch,
-    InvalidArgument,
     UnwritableFile,
     UserError,
     error_summary,
     list_some,
 )
-from esrjax.io import check_outputs, is_onnx
+from esrjax.io import check_outputs
 
 DEFAULT_METHOD = "spanv2"
 
@@ -35,7 +34,8 @@ def upscale(
     ] = None,
     checkpoint: options.CheckpointsOption = None,
     hparams: options.HparamsOption = None,
-    engine: Literal["auto", "jax", "onnxruntime"] = "auto",
+    engine: options.EngineOption = "auto",
+    precision: options.PrecisionOption = "float32",
     tile: Annotated[int, Option(min=8)] = 256,
     self_ensemble: options.SelfEnsembleOption = False,
     windows: options.WindowsOption = None,
@@ -56,7 +56,6 @@ def upscale(
         output: A file for one image, a folder for several; never one of the inputs.
         method: The method; see `esrjax method list`. A checkpoint without it is identified by its
             metadata or its tensors.
-        engine: Inference engine; auto: JAX, or ONNX Runtime for an .onnx file.
         tile: Largest side of a tile, LR pixels.
         recursive: Also search the folders in folders, and keep their tree in the output.
         skip_existing: Leave out the images whose output exists, for instance after an interruption.
@@ -64,10 +63,12 @@ def upscale(
         suffix (TEXT): What follows the name of an input in the name of its output.
     """
     from esrjax.evaluation import upscale_files
+    from esrjax.interop import engines
 
     strategy: Any = {"self_ensemble": self_ensemble, "windows": options.parse_windows(windows)}
     method, files = _parse_checkpoints(method, checkpoint)
-    model, engine_name = _open_model(method, files, options.parse_hparams(hparams), engine)
+    kwargs = options.parse_hparams(hparams)
+    model: Any = engines.open_model(method, files, kwargs, engine, precision)
     model.upscaler(**strategy)  # raises if the method does not support it, before any I/O
     names = upscale_files.OutputNames(
         ending=f"x{model.scale}" if suffix is None else suffix, suffix=f".{format or 'png'}"
@@ -89,7 +90,7 @@ def upscale(
         upscaler = upscaler_of(job.tile_size)
         batch.run(job.source, job.target, partial(upscale_files.upscale_file, job, upscaler))
     skipped = f", {len(plan.existing)} skipped, whose output exists" if plan.existing else ""
-    batch.end(f"written to {output}{skipped} ({engine_name})")
+    batch.end(f"written to {output}{skipped} ({engines.description(model)})")
 
 
 def _parse_checkpoints(
@@ -107,35 +108,6 @@ def _parse_checkpoints(
         method = name if is_named else None
     method = method or DEFAULT_METHOD
     return method, {**options.parse_checkpoints(texts, [method])}
-
-
-def _open_model(
-    method: str | None, files: Mapping[str | None, Path], hparams: Mapping[str, Any], engine: str
-) -> tuple[Any, str]:
-    """Return a network with weights, and the engine and device that run it.
-
-    `auto` is JAX, but for an .onnx file, which only ONNX Runtime runs.
-    """
-    has_onnx_file = any(is_onnx(file) for file in files.values())
-    if engine == "jax" and has_onnx_file:
-        raise InvalidArgument(
-            "--engine jax cannot run an .onnx file",
-            rule="JAX runs .pth and .safetensors files and run directories; ONNX Runtime also "
-            "runs .onnx files",
-            remedy="leave --engine out, or use the checkpoint that was exported",
-        )
-    if engine == "onnxruntime" or has_onnx_file:
-        from esrjax.interop import engines
-        from esrjax.interop.onnx import graph
-
-        model = engines.load(method, files.get(method), hparams)
-        return model, f"ONNX Runtime on {graph.device()}"
-    import jax
-
-    from esrjax.inference import open_model
-
-    checkpoint: Any = files[None] if method is None else files
-    return open_model(method, checkpoint, hparams), f"JAX on {jax.default_backend()}"
 
 
 def fuse(

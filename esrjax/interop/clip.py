@@ -14,7 +14,7 @@ from PIL import Image
 
 from esrjax.data.image_io import Pixels
 from esrjax.errors import InvalidArgument
-from esrjax.interop.onnx import graph
+from esrjax.interop.onnx import sessions
 from esrjax.io import open_regular
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -36,10 +36,10 @@ def load_image_encoder(file: Path) -> Callable[[Pixels], NDArray[np.float32]]:
         InvalidArgument: If the file is not such a model.
         MissingExtra: If onnxruntime is not installed.
     """
-    graph.import_library("onnxruntime", "clip")
+    sessions.import_library("onnxruntime", "clip")
     with _wrap_onnxruntime_errors(file):
         open_regular(file).close()
-        session = graph.make_session(str(file))
+        session = sessions.make_session(str(file))
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise _bad_encoder(file, "it has no single input (N, 3, side, side)")

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from esrjax.errors import ExportError
 from esrjax.inference import Model
-from esrjax.interop.onnx import graph, lowerings
+from esrjax.interop.onnx import lowerings, sessions
 from esrjax.io import atomic_write, check_outputs, check_writable, write_bytes
 from esrjax.nn import checkpoint_io, functional, ops
 from esrjax.nn.state_dict import cast
@@ -137,7 +137,7 @@ def check_libraries(format: ExportFormat) -> None:
         MissingExtra: If one is not.
     """
     for library in REQUIRED_LIBRARIES[format]:
-        graph.import_library(library)
+        sessions.import_library(library)
 
 
 def export(
@@ -207,6 +207,13 @@ def _photo_like_noise(size: tuple[int, int]) -> NDArray[np.float64]:
 
 # --- conversion ---
 
+# Networks of these primitives alone run faster in OpenVINO than in XLA, all others slower
+# (docs/benchmarks.md).
+CONVOLUTIONAL_PRIMITIVES = lowerings.CALLS | frozenset(
+    "add broadcast_in_dim concatenate conv_general_dilated convert_element_type ge gt le logistic "
+    "lt max min mul neg pad reshape select_n slice split squeeze sub tanh transpose".split()
+)
+
 
 def nchw_forward(net: nnx.Module, dtype: Dtype = "float32") -> Callable[[Array], Array]:
     """Return the forward pass in NCHW, with float32 input and output.
@@ -270,6 +277,29 @@ def to_onnx(name: str, net: nnx.Module, min_side: int, dtype: Dtype = "float32")
         return lowerings.to_onnx(nchw_forward(net, dtype), symbolic_input(min_side), name)
 
 
+def is_convolutional(net: nnx.Module, min_side: int) -> bool:
+    """Return whether a network consists of convolutions and element-wise operations.
+
+    Args:
+        net: The network.
+        min_side: Smallest side of an LR image, pixels.
+    """
+    try:
+        with functional.native_lowering(True), ops.implementation("reference"):
+            jaxpr = jax.make_jaxpr(nchw_forward(net))(symbolic_input(min_side))
+    except Exception:  # not traceable for all sizes: raises almost anything
+        return False
+    return CONVOLUTIONAL_PRIMITIVES.issuperset(_primitives(jaxpr.jaxpr))
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            yield from _primitives(inner) if hasattr(inner, "eqns") else ()
+
+
 def to_stablehlo(net: nnx.Module, min_side: int, dtype: Dtype = "float32") -> bytes:
     """Convert a network to a serialized `jax.export` artifact, without check.
 
@@ -294,13 +324,13 @@ def _onnx_bytes(onnx_proto: Any, export_metadata: ExportMetadata) -> bytes:
     """Store metadata in an ONNX model: its fields as JSON, but strings as they are."""
     fields = asdict(export_metadata)
     properties = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
-    graph.import_library("onnx").helper.set_model_props(onnx_proto, properties)
+    sessions.import_library("onnx").helper.set_model_props(onnx_proto, properties)
     return onnx_proto.SerializeToString()
 
 
 def _onnx_forward(onnx_proto: Any) -> NchwForward:
-    session = graph.make_session(onnx_proto.SerializeToString())
-    return lambda lr: session.run(None, {lowerings.INPUT: lr})[0]
+    session = sessions.make_session(onnx_proto.SerializeToString())
+    return lambda lr: session.run(None, {sessions.INPUT: lr})[0]
 
 
 def _stablehlo_forward(artifact: bytes) -> NchwForward:

@@ -161,7 +161,7 @@ def test_operation_with_two_kernels_runs_its_reference_and_says_so(
     package("theirs", "1 / 0", "esrjax.kernels", {"gated_residual": "KERNEL"})
     find_kernel.cache_clear()
     log_note.cache_clear()
-    result = esrjax("upscale", image, "-o", tmp_path / "big.png")
+    result = esrjax("upscale", image, "-o", tmp_path / "big.png", "--engine", "jax")
     find_kernel.cache_clear()
     assert result.code == 0 and "'gated_residual'" in result.err
     assert "theirs 1.0 (fake_theirs:KERNEL)" in result.err and "reference" in result.err
@@ -378,7 +378,7 @@ def test_one_invalid_image_size_of_several_is_reported(user_error):
     [
         ("--precision float16", ["--precision", "'float16'"]),
         ("--implementation auto,auto", ["--implementation", "'auto,auto'"]),
-        ("--engine both --precision bfloat16", ["--precision", "--engine both"]),
+        ("--engine all --precision bfloat16", ["--precision", "--engine all"]),
         ("--torch-compile", ["--torch-compile", "--torch"]),
         ("--torch net.py", ["'net.py'"]),
         ("--torch net.py:Net", ["'net.py'"]),
@@ -813,11 +813,12 @@ def test_network_that_fails_when_called_is_reported(
 
     monkeypatch.setattr(plugin.Crumb, "__call__", call)
     write_image(tmp_path / "Photos/a.png", np.zeros((64, 64, 3), np.uint8))
+    options = (tmp_path / "Photos/a.png", "-o", tmp_path / "b.png")
     for command in (
         ("method", "cost", "crumb"),
         ("bench", "crumb", "--image-size", "8", "--seconds", 0.01),
         ("eval", "crumb", "--data", tmp_path / "Photos"),
-        ("upscale", tmp_path / "Photos/a.png", "-o", tmp_path / "b.png", "--method", "crumb"),
+        ("upscale", *options, "--method", "crumb", "--engine", "jax"),
     ):
         error = user_error(*command)
         assert (str(output) if output else "NoneType") in error["problem"]

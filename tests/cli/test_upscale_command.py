@@ -16,6 +16,7 @@ from PIL import Image
 from esrjax.cli import upscale as command
 from esrjax.data.image_search import NO_IMAGES
 from esrjax.errors import run_and_report_errors
+from esrjax.interop import engines
 
 NUM_TREES = 10_000
 # Pillow warns of damaged EXIF data, in the rules of file_trees too.
@@ -33,7 +34,7 @@ class StubModel:
 
 @pytest.fixture
 def stub(monkeypatch):
-    monkeypatch.setattr(command, "_open_model", lambda *args: (StubModel(), "stub"))
+    monkeypatch.setattr(engines, "open_model", lambda *args: StubModel())
 
 
 def write(path: Path, size=(2, 3)) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 from jax.core import max_dim, min_dim
 
-from esrjax.interop.onnx import graph, lowerings  # only where there is ONNX Runtime
+from esrjax.interop.onnx import lowerings, sessions  # only where there is ONNX Runtime
 from esrjax.nn.functional import conv1d, native_lowering
 
 pytestmark = pytest.mark.export
@@ -49,7 +49,9 @@ def jax_and_onnx(function, size):
             function, jax.ShapeDtypeStruct((1, 3, h, w), jnp.float32), "test"
         )
     lr = np.random.default_rng(0).random((1, 3, *size), np.float32)
-    (output,) = graph.make_session(onnx_proto.SerializeToString()).run(None, {lowerings.INPUT: lr})
+    (output,) = sessions.make_session(onnx_proto.SerializeToString()).run(
+        None, {sessions.INPUT: lr}
+    )
     return np.asarray(function(jnp.asarray(lr))), output
 
 

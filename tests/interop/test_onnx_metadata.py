@@ -1,36 +1,27 @@
 """Metadata of exported networks is validated before anything is run; needs no ONNX Runtime."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from esrjax.errors import InvalidOutput, UnreadableFile
 from esrjax.interop import engines as engine
+from esrjax.interop.onnx import sessions
+from esrjax.interop.onnx.sessions import Network
 
 
 def random_image(h, w):
     return np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
 
 
-class StubSession:
+def stub_network(metadata):
     """An exported network with chosen metadata: nearest-neighbour upsampling by 4."""
-
-    def __init__(self, **metadata):
-        self.metadata = {**METADATA, **metadata}
-
-    def get_modelmeta(self):
-        properties = {key: value for key, value in self.metadata.items() if value is not None}
-        return SimpleNamespace(custom_metadata_map=properties)
-
-    def get_inputs(self):
-        return [SimpleNamespace(name="lr")]
-
-    def get_outputs(self):
-        return [SimpleNamespace(name="sr")]
-
-    def run(self, names, inputs):
-        return [inputs["lr"].repeat(4, 2).repeat(4, 3)]
+    return Network(
+        run=lambda lr: lr.repeat(4, 2).repeat(4, 3),
+        description="a stub",
+        properties={k: v for k, v in {**METADATA, **metadata}.items() if v is not None},
+        input_names=["lr"],
+        num_outputs=1,
+    )
 
 
 METADATA = {
@@ -43,7 +34,7 @@ METADATA = {
 
 
 def open_stub(monkeypatch, tmp_path, **metadata):
-    monkeypatch.setattr(engine, "make_session", lambda data: StubSession(**metadata))
+    monkeypatch.setattr(sessions, "open_network", lambda *args: stub_network(metadata))
     (tmp_path / "net.onnx").write_bytes(b"\x08\x08\x12\x06esrjax")
     return engine.open_onnx(tmp_path / "net.onnx")
 

@@ -24,12 +24,11 @@ from esrjax.interop.onnx.graph import (
     Eqn,
     GraphBuilder,
     Value,
-    import_library,
     int64,
-    make_session,
     unsupported,
     value_info,
 )
+from esrjax.interop.onnx.sessions import INPUT, import_library, make_session
 from esrjax.nn.functional import OP_PREFIX
 from esrjax.nn.masking import is_static
 
@@ -408,7 +407,7 @@ PRIMITIVE_LOWERINGS: Mapping[str, Lowering] = {
 
 # --- the whole model ---
 
-INPUT, OUTPUT = "lr", "sr"
+OUTPUT = "sr"
 IR_VERSION = 9  # of the file format; readers of opset 18 support it
 SYMBOLS = {"h": (INPUT, 2), "w": (INPUT, 3)}  # symbolic dimensions, by input and axis
 
