@@ -1,84 +1,133 @@
-"""Generator of the tables of docs/benchmarks.md: `make bench`, on an idle machine.
+"""Generator of the table of docs/benchmarks.md: `make bench`, on an idle machine.
 
-Every method runs in its own process, interleaved with its PyTorch twin if tests/twins has one, else
-with SPAN. `python tools/bench.py NAME... --lr-side 32 --seconds 0.2` prints the tables and does not
-write the page.
+Every method runs in its own process, in JAX, OpenVINO and ONNX Runtime, interleaved with its
+PyTorch twin if tests/twins has one, else with SPAN. `python tools/bench.py NAME... --lr-sides 32
+--seconds 0.2` prints the table and does not write the page.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blocks import replace_block
 
 from esrjax import registry
-from esrjax.cli.bench import peaks_text, table_cells
+from esrjax.bench.timing import median_interval
+from esrjax.cli.bench import peaks_text
 from esrjax.cli.output import markdown_table
 from esrjax.method import Method
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 TWINS = ROOT / "tests" / "twins"
-OTHER_CHALLENGES = ("hat", "mambairv2", "swinir")  # have a section of their own
-ALSO_ONNX = ("span", "spanv2")  # also run in ONNX Runtime, if installed
+SMALLER = {"hat": "32,64", "mambairv2": "32,64", "swinir": "32,64"}  # sides of LR images
+TINY = {"channels": "36", "num_groups": "2", "depth": "2", "num_heads": "2"}  # of those
 NOT_COMPILED = ("mambagate_sr", "mambairv2")  # torch.compile would unroll a loop over tokens
 BASELINE = "span"
-VERSIONS = ("jax", "jaxlib", "flax", "torch", "onnxruntime", "numpy")
-COPIED = ("method", "image size", "median, ms", "95 % interval")  # columns of `esrjax bench`
-ROOFLINE = "roofline"
+VERSIONS = ("jax", "jaxlib", "flax", "torch", "openvino", "onnxruntime", "numpy")
+TORCH = {
+    "pytorch": "eager",
+    "pytorch-channels-last": "channels-last",
+    "pytorch-compiled": "compiled",
+}
+ENGINES = {"openvino-cpu": "OpenVINO", "onnxruntime-cpu": "ONNX Runtime"}
+
+TITLE = "Milliseconds of JAX, and the ratio of each engine's time to it in the same rounds:"
+
+Row = dict[str, Any]  # of `esrjax bench --json`
 
 
-def main(
-    names: Sequence[str], lr_side: int = 128, seconds: float = 3.0, *, torch_compile: bool = True
-) -> str:
-    """Return both tables and a description of the machine, in Markdown."""
+def main(names: Sequence[str], sides: str, seconds: float, *, torch_compile: bool = True) -> str:
+    """Return the table and a description of the machine, in Markdown."""
     load = os.getloadavg()
-    methods = names or [name for name in registry.names() if _is_efficient(name)]
-    with_twin = [name for name in methods if (TWINS / f"{name}.py").is_file()]
-    without_twin = [name for name in methods if name not in with_twin]
-    options: dict[str, Any] = {"lr_side": lr_side, "seconds": seconds}
-    torch_outputs = _successful(
-        [_run_bench(*_arguments(name, torch_compile), **options) for name in with_twin]
+    methods = names or [n for n in registry.names() if isinstance(registry.get_entry(n), Method)]
+    outputs = {name: _run_bench(name, sides, seconds, torch_compile) for name in methods}
+    done = {name: output for name, output in outputs.items() if output}
+    lines = [line for name, output in done.items() for line in _lines(name, output["rows"])]
+    notes = [note for output in done.values() for note in output["notes"]]
+    failed = (
+        [f"Failed: {', '.join(outputs.keys() - done.keys())}."] if len(done) < len(outputs) else []
     )
-    baseline_outputs = _successful([_run_bench(name, BASELINE, **options) for name in without_twin])
-    outputs = [*torch_outputs, *baseline_outputs]
-    missing = {*methods} - {output["rows"][0]["method"] for output in outputs}
-    tables = [
-        _environment_text(outputs, load),
-        *_torch_table(torch_outputs),
-        *_baseline_table(baseline_outputs),
-    ]
-    failed = [f"Failed: {', '.join(sorted(missing))}."] if missing else []
-    return "\n\n".join([*tables, *failed])
+    table = markdown_table([[*lines[0]], *([*line.values()] for line in lines)], TITLE)
+    return "\n\n".join([_environment_text([*done.values()], load), table, *notes, *failed])
 
 
-def _successful(outputs: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    return [output for output in outputs if output]
-
-
-def _is_efficient(name: str) -> bool:
-    return isinstance(registry.get_entry(name), Method) and name not in OTHER_CHALLENGES
-
-
-def _arguments(name: str, torch_compile: bool) -> list[str]:
-    compiles = torch_compile and name not in NOT_COMPILED
-    args = [name, "--torch", f"{TWINS / name}.py:Twin", *["--torch-compile"] * compiles]
-    return [*args, "--engine", "both"] if name in ALSO_ONNX and find_spec("onnxruntime") else args
-
-
-def _run_bench(*args: str, lr_side: int, seconds: float) -> dict[str, Any] | None:
+def _run_bench(name: str, sides: str, seconds: float, torch_compile: bool) -> dict[str, Any] | None:
     """Return the JSON output of `esrjax bench`, None on failure, so the others are not lost."""
-    print("bench", *args, file=sys.stderr, flush=True)
-    options = ["--image-size", f"{lr_side}x{lr_side}", "--seconds", str(seconds), "--json"]
+    twin, args = TWINS / f"{name}.py", [name]
+    if name in SMALLER:
+        sides = SMALLER[name]
+    for key, value in _tiny_hparams(name).items():
+        args += ["--hparam", f"{key}={value}"]
+    if twin.is_file():
+        args += ["--torch", f"{twin}:Twin"]
+        args += ["--torch-compile"] * (torch_compile and name not in NOT_COMPILED)
+    elif name != BASELINE and name not in SMALLER:
+        args.append(BASELINE)
+    sizes = ",".join(f"{side}x{side}" for side in sides.split(","))
+    options = ["--image-size", sizes, "--seconds", str(seconds), "--engine", "all", "--json"]
+    print("bench", *args, *options, file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "esrjax", "bench", *args, *options]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     return None if process.returncode else json.loads(process.stdout)
+
+
+def _lines(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return a line of the table for each image size."""
+    lines: list[dict[str, str]] = []
+    for size in dict.fromkeys(row["image_size"] for row in rows):
+        of_size = [row for row in rows if row["image_size"] == size]
+        by_engine = {row["engine"]: row for row in of_size if row["method"] == name}
+        baseline = next((r for r in of_size if r["method"] != name and "jax" in r["engine"]), None)
+        lines.append(_line(name, size, by_engine, baseline))
+    return lines
+
+
+def _line(name: str, size: str, rows: Mapping[str, Row], baseline: Row | None) -> dict[str, str]:
+    jax = next(row for engine, row in rows.items() if engine.startswith("jax"))
+    auto = rows.get("openvino-cpu", jax) if _is_convolutional(name) else jax
+    peers = [row for engine, row in rows.items() if engine in (*TORCH, "onnxruntime-cpu")]
+    has_twin = "pytorch" in rows
+    line = {"method": name, "image": size, "JAX, ms": f"{jax['median_ms']:.1f}"}
+    line |= {title: _ratio(rows.get(engine), jax) for engine, title in (ENGINES | TORCH).items()}
+    line["auto"] = "JAX" if auto is jax else "OpenVINO"
+    fastest = min(peers, key=lambda row: row["median_ms"], default=None)
+    line["auto / fastest peer"] = _ratio(auto, fastest) if fastest and has_twin else "-"
+    line["GMAC/s"] = "-" if jax["macs"] is None else f"{jax['macs'] / jax['median_ms'] / 1e6:.0f}"
+    line["SPAN's"] = f"{baseline['macs'] / baseline['median_ms'] / 1e6:.0f}" if baseline else "-"
+    return line
+
+
+def _is_convolutional(name: str) -> bool:
+    from esrjax.interop.export import is_convolutional
+    from esrjax.nn.reparam import deploy
+
+    method = registry.get_method(name)
+    hparams = _tiny_hparams(name)
+    net = deploy(method.build(**{key: int(value) for key, value in hparams.items()}))
+    net.eval()
+    return is_convolutional(net, method.min_side)
+
+
+def _tiny_hparams(name: str) -> dict[str, str]:
+    return TINY if name in SMALLER else {}
+
+
+def _ratio(row: Row | None, base: Row) -> str:
+    """`0.812 ±0.004`: the median of the ratios in each round, and half its 95 % interval."""
+    if row is None or row is base:
+        return "-"
+    ratios = [a / b for a, b in zip(row["samples_ms"], base["samples_ms"], strict=False)]
+    low, high = median_interval(ratios)
+    return f"{np.median(ratios):.2f} ±{(high - low) / 2:.2f}"
 
 
 def _environment_text(outputs: Sequence[dict[str, Any]], load: tuple[float, float, float]) -> str:
@@ -100,41 +149,17 @@ def _version(name: str) -> str | None:
     return metadata.version(name) if find_spec(name) else None
 
 
-def _torch_table(outputs: Sequence[dict[str, Any]]) -> list[str]:
-    rows = [row for output in outputs for row in output["rows"]]
-    notes = dict.fromkeys(note for output in outputs for note in output["notes"])
-    title = "Compared with the same network in PyTorch, interleaved with it:"
-    return [markdown_table(table_cells(rows), title), *notes] if rows else []
-
-
-def _baseline_table(outputs: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the multiply-adds per second, and the baseline's in the same rounds."""
-    columns = [*COPIED, "GMAC/s", "SPAN, interleaved", "MACs per byte", ROOFLINE]
-    rows = [_baseline_row(*output["rows"]) for output in outputs]
-    title = "Multiply-adds per second, and SPAN's in the same rounds:"
-    return [markdown_table([columns, *rows], title)] if rows else []
-
-
-def _baseline_row(row: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
-    row_cells = dict(zip(*table_cells([row]), strict=True))
-    speeds = [f"{timing['macs'] / timing['median_ms'] / 1e6:.1f}" for timing in (row, baseline)]
-    intensity = f"{row['macs'] / row['bytes']:.1f}"
-    return [*(row_cells[column] for column in COPIED), *speeds, intensity, row_cells[ROOFLINE]]
-
-
-def write(tables: str) -> None:
-    """Write the tables between the markers of the page."""
-    PAGE.write_text(replace_block(PAGE.read_text(), "bench", tables))
+def write(table: str) -> None:
+    """Write the table between the markers of the page."""
+    PAGE.write_text(replace_block(PAGE.read_text(), "bench", table))
 
 
 if __name__ == "__main__":
-    import argparse
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="methods; all by default, which writes the page")
-    parser.add_argument("--lr-side", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--lr-sides", default="128,256")
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     args = parser.parse_args()
-    tables = main(args.names, args.lr_side, args.seconds, torch_compile=not args.no_compile)
-    print(tables) if args.names else write(tables)
+    text = main(args.names, args.lr_sides, args.seconds, torch_compile=not args.no_compile)
+    print(text) if args.names else write(text)

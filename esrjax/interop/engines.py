@@ -27,6 +27,7 @@ from pydantic import TypeAdapter
 from esrjax import registry
 from esrjax.data.image_arrays import LRArray, convert_like
 from esrjax.errors import (
+    ExportError,
     InvalidArgument,
     InvalidOutput,
     UnreadableFile,
@@ -50,6 +51,7 @@ from esrjax.interop.onnx.sessions import (
     Precision,
     Session,
     is_installed,
+    last_line,
     open_network,
     open_session,
     unreadable,
@@ -178,11 +180,23 @@ def onnx_forward(
 
     Returns:
         A function `(1, h, w, 3) -> (1, s·h, s·w, 3)`.
+
+    Raises:
+        ExportError: If the network cannot be exported, or the engine lacks one of its operators.
     """
     from esrjax.interop import export
 
     onnx_proto = export.to_onnx(name, net, method.min_side)
-    network = open_network(onnx_proto.SerializeToString(), engine)
+    try:
+        network = open_network(onnx_proto.SerializeToString(), engine)
+    except UserError:
+        raise
+    except Exception as error:  # the exceptions of engines have no public base class
+        raise ExportError(
+            f"{TITLES[engine]} cannot run {name}: {last_line(error)}",
+            rule="an engine runs networks whose operators it has",
+            remedy="use another engine",
+        ) from error
     return functools.partial(run_network, network)
 
 

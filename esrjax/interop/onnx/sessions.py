@@ -108,7 +108,7 @@ def open_session(
     except UserError:
         raise
     except Exception as error:  # the exceptions of engines have no public base class
-        raise unreadable(location, f"{TITLES[engine]}: {_last_line(error)}") from error
+        raise unreadable(location, f"{TITLES[engine]}: {last_line(error)}") from error
     if list(network.input_names) != [INPUT] or network.num_outputs != 1:
         names = ", ".join(network.input_names)
         raise unreadable(location, f"it has inputs {names} and {network.num_outputs} outputs")
@@ -180,7 +180,7 @@ def is_installed(engine: OnnxEngine) -> bool:
     return all(find_spec(library) for library in ("onnx", "onnxruntime", engine))
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """Return the last line of an engine's message, where OpenVINO has the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[-1][:200]
@@ -274,7 +274,7 @@ class _OpenVinoProgram:
             return self._core.compile_model(model, "CPU", self._properties).create_infer_request()
         except RuntimeError as error:
             raise ExportError(
-                f"OpenVINO cannot compile the network: {_last_line(error)}",
+                f"OpenVINO cannot compile the network: {last_line(error)}",
                 rule="OpenVINO runs networks whose operators it has, for instance no loops",
                 remedy="use --engine jax or onnxruntime",
             ) from error
