@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +34,9 @@ _OTHERS = "other methods are not affected"
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,98}[A-Za-z0-9_-])?")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _STDOUT, _STDERR = 1, 2  # file descriptors
+# One plugin is imported at a time: what `_contained_import` changes belongs to the process, and two
+# threads that import different parts of JAX for the first time may see a half of it.
+_import_lock = threading.RLock()
 _MAX_CACHE_BYTES = 1 << 20
 
 
@@ -119,7 +123,7 @@ def load_entry_point(
     _check_name(entry, noun, others)
     cause = None
     try:
-        with _contained_import():
+        with _import_lock, _contained_import():
             value = entry.load()
         if isinstance(value, expected_type):
             return value

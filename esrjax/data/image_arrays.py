@@ -116,8 +116,8 @@ def _is_jax_array(image: Any) -> bool:
 
 
 def _is_traced(image: Any) -> bool:
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(image, jax.core.Tracer)
+    core = sys.modules.get("jax.core")
+    return core is not None and isinstance(image, core.Tracer)
 
 
 def _check_pil_mode(image: Image.Image) -> None:
