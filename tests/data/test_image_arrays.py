@@ -48,12 +48,11 @@ def nearest_ensemble() -> EnsembleModel:
 
 def nearest_onnx() -> OnnxModel:
     class Session:
-        def run(self, outputs: None, inputs: dict[str, Any]) -> list[Any]:
-            (x,) = inputs.values()
-            return [nearest(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)]
+        def run(self, lr: NDArray[Any]) -> NDArray[Any]:
+            return np.asarray(nearest(lr.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
 
     return OnnxModel(
-        session=Session(),
+        session=Session(),  # pyright: ignore[reportArgumentType] # a stub
         name="nearest",
         scale=SCALE,
         data_range=1.0,
