@@ -21,7 +21,6 @@ from esrjax.evaluation.upscale import (
     ImageSize,
     Upscaler,
     Windows,
-    check_min_side,
     check_strategy,
     check_windows,
 )
@@ -121,27 +120,22 @@ class Model:
             windows=windows,
             pad_multiple=pad_multiple,
         )
-
-        def run(lr: LRArray) -> upscale.FloatImage:
-            check_min_side(self.name, self.method.min_side, lr.shape[:2])
-            return composed(lr)
-
-        return upscale.checked_upscaler(run)
+        return upscale.checked_upscaler(composed, self.name, self.method.min_side)
 
     def _tiled(self, tile_size: ImageSize, single_pass: Upscaler) -> Upscaler:
         """Return a tiled upscaler; `single_pass` where the receptive field is the whole image."""
 
-        def run(lr: LRArray) -> upscale.FloatImage:
+        def choose(lr: LRArray) -> Upscaler:
             # One tile needs no overlap, and saves measuring the receptive field.
             fits = upscale.fits_in_tile(lr, tile_size)
             radius = 0 if fits else self.receptive_field_radius
             if radius is None:
-                return single_pass(lr)
+                return single_pass
             tiling = upscale.make_tiling(lr, tile_size, radius)
             data_range = self.method.data_range
-            return upscale.tiled_upscaler(self.forward, tiling, data_range, self.scale)(lr)
+            return upscale.tiled_upscaler(self.forward, tiling, data_range, self.scale)
 
-        return run
+        return upscale.upscaler_by_image(choose)
 
     @functools.cached_property
     def receptive_field_radius(self) -> int | None:

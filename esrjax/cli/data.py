@@ -25,8 +25,8 @@ from esrjax.cli.output import (
 from esrjax.errors import IncomparableImages, InvalidArgument
 
 if TYPE_CHECKING:
-    from esrjax.data.similar import FeatureExtractor
     from esrjax.evaluation.metrics import MetricSpec, MetricValues
+    from esrjax.interop.similar import FeatureExtractor
 
 DatasetArgument = Annotated[
     str, Argument(help="A dataset: its name, its folder, or tfds:NAME.", metavar="DATASET")
@@ -147,7 +147,8 @@ def select(
         features (thumbnail|clip:FILE.onnx): What is compared: colour thumbnails, or the features of
             a CLIP image encoder.
     """
-    from esrjax.data import datasets, similar
+    from esrjax.data import datasets
+    from esrjax.interop import similar
 
     extractor = _feature_extractor(features)
     pairs_of = {name: datasets.list_pairs(name, scale) for name in names}
@@ -174,7 +175,7 @@ def select(
 
 def _feature_extractor(text: str) -> FeatureExtractor:
     """`thumbnail`, or the encoder of `clip:FILE.onnx`."""
-    from esrjax.data.similar import thumbnail
+    from esrjax.interop.similar import load_image_encoder, thumbnail
 
     if text == "thumbnail":
         return thumbnail
@@ -182,9 +183,7 @@ def _feature_extractor(text: str) -> FeatureExtractor:
     if name != "clip" or not file:
         rule = "features are `thumbnail`, or `clip:FILE.onnx` with a CLIP image encoder"
         raise options.invalid("--features", text, rule, "clip:vit_b32_image.onnx")
-    from esrjax.interop import clip
-
-    return clip.load_image_encoder(Path(file))
+    return load_image_encoder(Path(file))
 
 
 # --- metrics -----------------------------------------------------------------------------------

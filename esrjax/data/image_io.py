@@ -1,9 +1,10 @@
 """Image files, read as 8-bit RGB: reading, writing, and a map that computes ahead."""
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +20,18 @@ from esrjax.data.image_decode import (
     decode_raw,
     read_upright_size,
 )
+from esrjax.data.image_encode import (
+    SUFFIXES,
+    Band,
+    ImageEncoder,
+    Shape,
+    check_storable,
+    format_of,
+    open_encoder,
+)
 from esrjax.data.image_metadata import ImageMetadata, profile_to_srgb
 from esrjax.errors import UnreadableFile, UnwritableFile
-from esrjax.io import write_bytes
+from esrjax.io import atomic_write
 
 Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
 Alpha = NDArray[np.uint8]  # (h, w), 255 is opaque
@@ -29,22 +39,15 @@ Item = TypeVar("Item")
 Output = TypeVar("Output")
 
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # that are written
 _OTHER_SUFFIXES = (".heic", ".heif", ".jxl", ".exr", ".hdr", ".svg")  # images unknown to Pillow
-_MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels, of the libraries that write them
-_MAX_BYTES = 2**32 - 2**16  # of BMP and TIFF, which count in 32 bits, without their header
-# Lossless where the format allows it, else the best quality. JPEG keeps full chroma resolution
-# (subsampling=0, that is 4:4:4).
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True},
-}
 _CANNOT_STORE = {"JPEG": ("alpha",), "BMP": ("alpha", "exif"), "WEBP": ("dpi",)}
 _PART_NAMES = {
     "alpha": "transparency: composited over white",
     "exif": "EXIF data",
     "dpi": "the resolution in dpi",
 }
+_BAND_BYTES = 1 << 22  # of a whole image that is written in bands, about
+_REMEDY = "choose another file name or folder"
 NOTE_GRAY = "grey repeated in three channels"
 NOTE_ALPHA = "transparency composited over white"
 
@@ -194,14 +197,15 @@ def remove_white(pixels: Pixels, alpha: Alpha) -> Pixels:
 
 def _to_rgb8(raw: RawPixels) -> Pixels:
     """Convert (h, w, 1 or 3) of 8 or 16 bits to (h, w, 3) uint8."""
-    return np.array(np.broadcast_to(_to_8bit(raw), (*raw.shape[:2], 3)), np.uint8)
+    rgb = np.broadcast_to(_to_8bit(raw), (*raw.shape[:2], 3))
+    return np.require(rgb, np.uint8, ["C_CONTIGUOUS", "WRITEABLE"])
 
 
 def _to_8bit(raw: RawPixels) -> NDArray[np.uint8]:
     """Round 16 bits to round(value / 257), because 65535 = 257 * 255; a shift would truncate."""
     if raw.dtype == np.uint16:
         return ((raw.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return raw.astype(np.uint8)
+    return raw.astype(np.uint8, copy=False)
 
 
 def write_image(
@@ -226,26 +230,85 @@ def write_image(
         UnwritableFile: If the suffix, an array or the folder does not allow it. An existing file is
             then left as it was.
     """
-    path, metadata = Path(path), metadata or ImageMetadata()
-    if path.suffix.lower() not in SUFFIXES:
-        raise _unwritable(path, f"unsupported suffix '{path.suffix}'")
+    path = Path(path)
+    _check_suffix(path)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise _unwritable(path, f"the array is {pixels.dtype} {pixels.shape}")
     if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != pixels.shape[:2]):
         raise _unwritable(path, f"alpha is {alpha.dtype} {alpha.shape} for {pixels.shape}")
-    format_name, stream = Image.registered_extensions()[path.suffix.lower()], BytesIO()
-    parts = {"alpha": alpha is not None, "exif": bool(metadata.exif), "dpi": bool(metadata.dpi)}
-    lost = [part for part in _CANNOT_STORE.get(format_name, ()) if parts[part]]
-    image = Image.fromarray(pixels)
-    if alpha is not None and "alpha" not in lost:
-        image = Image.fromarray(np.dstack([remove_white(pixels, alpha), alpha]))
-    options = {key: getattr(metadata, key) for key in ("exif", "dpi") if parts[key]}
-    try:
-        image.save(stream, format_name, **options, **_SAVE_OPTIONS.get(format_name, {}))
-    except (OSError, ValueError) as error:  # sides beyond the limit of the format
-        raise _unwritable(path, f"{format_name} cannot store {pixels.shape}: {error}") from error
-    write_bytes(path, stream.getvalue(), "choose another file name or folder")
-    return tuple(f"{format_name} cannot store {_PART_NAMES[part]}" for part in lost)
+    h, w = pixels.shape[:2]
+    is_lost = alpha is not None and not has_alpha(path)
+    bands = _bands(pixels, None if is_lost else alpha)
+    notes = write_bands(path, (h, w), bands, metadata)
+    return (*([_lost_note(path, "alpha")] * is_lost), *notes)
+
+
+def _bands(pixels: Pixels, alpha: Alpha | None) -> Iterator[Band]:
+    """Yield an image in bands, with alpha in colors before they were composited over white."""
+    step = max(1, _BAND_BYTES // (3 * pixels.shape[1]))
+    for rows in (slice(start, start + step) for start in range(0, len(pixels), step)):
+        band = pixels[rows]
+        yield band if alpha is None else np.dstack([remove_white(band, alpha[rows]), alpha[rows]])
+
+
+def write_bands(
+    path: str | Path,
+    size: tuple[int, int],
+    bands: Iterable[Band],
+    metadata: ImageMetadata | None = None,
+) -> tuple[str, ...]:
+    """Write an image file atomically from bands of its rows; folders are created.
+
+    A band is encoded in a thread while the next one is computed. PNG, TIFF and BMP hold these two
+    bands in memory; JPEG and WebP the whole image, 4 bytes a pixel.
+
+    Args:
+        path: The suffix chooses the format (see `SUFFIXES`).
+        size: (h, w) of the image, pixels.
+        bands: (rows, w, 3) uint8, RGB, or (rows, w, 4) with alpha, from top to bottom. If computing
+            one raises, no file is written.
+        metadata: EXIF block and resolution to store.
+
+    Returns:
+        Notes on what the format cannot store.
+
+    Raises:
+        UnwritableFile: If the suffix, the size, a band or the folder does not allow it. An existing
+            file is then left as it was.
+    """
+    path, metadata, bands = Path(path), metadata or ImageMetadata(), iter(bands)
+    _check_suffix(path)
+    check_storable(path, size)
+    format_name, cannot_store = format_of(path), _CANNOT_STORE.get(format_of(path), ())
+    parts = [part for part in ("exif", "dpi") if getattr(metadata, part)]
+    stored = {part: getattr(metadata, part) for part in parts if part not in cannot_store}
+    first = next(bands, np.empty((0, size[1], 3), np.uint8))
+    shape = (*size, first.shape[-1])
+    with atomic_write(path, _REMEDY) as partial, open(partial, "wb") as file:
+        encoder = open_encoder(format_name, file, shape, ImageMetadata(**stored))
+        _encode(path, encoder, shape, itertools.chain([first], bands))
+    return tuple(_lost_note(path, part) for part in parts if part not in stored)
+
+
+def _encode(path: Path, encoder: ImageEncoder, shape: Shape, bands: Iterable[Band]) -> None:
+    """Encode bands in a thread, one ahead of it."""
+    rows_left, encoding = shape[0], None
+    with ThreadPoolExecutor(1) as executor:
+        for band in bands:
+            rows_left -= len(band)
+            if band.dtype != np.uint8 or band.shape[1:] != shape[1:] or rows_left < 0:
+                raise _unwritable(path, f"a band is {band.dtype} {band.shape} of {shape}")
+            if encoding is not None:
+                encoding.result()
+            encoding = executor.submit(encoder.write, band)
+        if rows_left or encoding is None:
+            raise _unwritable(path, f"the bands lack {rows_left} rows of {shape}")
+        encoding.result()
+    encoder.close()
+
+
+def _lost_note(path: Path, part: str) -> str:
+    return f"{format_of(path)} cannot store {_PART_NAMES[part]}"
 
 
 def is_file_output(output: Path, num_images: int, *, is_single: bool) -> bool:
@@ -283,31 +346,12 @@ def is_file_output(output: Path, num_images: int, *, is_single: bool) -> bool:
 
 def has_alpha(path: Path) -> bool:
     """Return whether the format of a file to write, known by its suffix, stores transparency."""
-    format_name = Image.registered_extensions()[path.suffix.lower()]
-    return "alpha" not in _CANNOT_STORE.get(format_name, ())
+    return "alpha" not in _CANNOT_STORE.get(format_of(path), ())
 
 
-def check_storable(path: Path, size: tuple[int, int]) -> None:
-    """Raise `UnwritableFile` if the format of a file cannot store an image of this size.
-
-    Args:
-        path: The suffix chooses the format.
-        size: (h, w), pixels.
-    """
-    format_name = Image.registered_extensions()[path.suffix.lower()]
-    num_bytes, max_side = 4 * size[0] * size[1], _MAX_SIDE.get(format_name, 2**31 - 1)
-    if max(size) > max_side:
-        limit = f"sides of at most {max_side} pixels"
-    elif format_name in ("BMP", "TIFF") and num_bytes > _MAX_BYTES:
-        limit = f"at most {_MAX_BYTES / 2**30:.0f} GiB"
-    else:
-        return
-    raise UnwritableFile(
-        f"{format_name} cannot store an image of {size[1]} x {size[0]} pixels",
-        rule=f"a {format_name} file has {limit}",
-        location=str(path),
-        remedy="choose another format, for example PNG",
-    )
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise _unwritable(path, f"unsupported suffix '{path.suffix}'")
 
 
 def _unwritable(path: Path, reason: str) -> UnwritableFile:

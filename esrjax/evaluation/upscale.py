@@ -1,7 +1,8 @@
 """Inference strategies: single pass, padding, tiles, x8 self-ensemble, windows.
 
 An upscaler maps an LR image, (h, w, 3) uint8 or float32 in [0, 1], to an SR image of floats in
-[0, 1]; `uint8_upscaler` rounds its result, `checked_upscaler` checks type and range of LR. A single
+[0, 1]; `uint8_upscaler` rounds its result, `checked_upscaler` checks type and range of LR. One by
+tiles also yields the rounded result in bands (`upscale_bands`), without holding all of it. A single
 pass runs the network once over the whole image. Every other strategy takes upscalers and returns
 one, so that they compose; `compose_upscaler` does so in a fixed order.
 """
@@ -24,6 +25,7 @@ from esrjax.evaluation.metrics import to_uint8
 FloatImage = NDArray[np.float32]  # (h, w, 3), values in [0, 1], not clipped
 ImageSize = tuple[int, int]  # (h, w)
 Upscaler = Callable[[Any], FloatImage]  # `LRArray` (h, w, 3) -> (scale·h, scale·w, 3)
+BAND_ROWS = 256  # SR pixels, of an image that is upscaled as a whole
 MIN_WINDOW_SIDE = 8  # LR pixels
 Windows = Mapping[int, float]  # side of the windows, LR pixels -> weight in the mean
 PadMode = Literal["symmetric", "reflect", "constant"]  # of np.pad
@@ -38,17 +40,68 @@ def uint8_upscaler(upscaler: Upscaler) -> Callable[[Pixels], Pixels]:
     return lambda lr: to_uint8(upscaler(lr), 1.0)
 
 
-def checked_upscaler(upscaler: Upscaler) -> Upscaler:
+@dataclass(frozen=True, eq=False)
+class BandUpscaler:
+    """An upscaler that also yields the SR image in bands.
+
+    Attributes:
+        whole: LR image -> SR image.
+        bands: LR image -> its SR image as of `upscale_bands`.
+    """
+
+    whole: Upscaler
+    bands: Callable[[Any], Iterator[Pixels]]
+
+    def __call__(self, lr: Any) -> FloatImage:
+        return self.whole(lr)
+
+
+def upscale_bands(upscaler: Upscaler, lr: LRArray) -> Iterator[Pixels]:
+    """Yield the SR image as uint8, in bands (rows, scale·w, 3) from top to bottom.
+
+    Tiles are computed for one band at a time; an upscaler without tiles computes the whole image.
+
+    Args:
+        upscaler: A `BandUpscaler`, or any other one.
+        lr: (h, w, 3).
+
+    Raises:
+        InvalidOutput: If the network's output contains NaN.
+    """
+    if isinstance(upscaler, BandUpscaler):
+        yield from upscaler.bands(lr)
+        return
+    sr = upscaler(lr)
+    for start in range(0, len(sr), BAND_ROWS):
+        yield to_uint8(sr[start : start + BAND_ROWS], 1.0)
+
+
+def upscaler_by_image(choose: Callable[[LRArray], Upscaler]) -> BandUpscaler:
+    """Return an upscaler that runs the one that `choose` returns for the LR image."""
+    return BandUpscaler(lambda lr: choose(lr)(lr), lambda lr: upscale_bands(choose(lr), lr))
+
+
+def checked_upscaler(upscaler: Upscaler, name: str = "", min_side: int = 1) -> BandUpscaler:
     """Return the upscaler for every image that `image_arrays.check_image` accepts, and batches.
 
     A batch (n, h, w, 3) is upscaled image by image, to (n, scale·h, scale·w, 3).
+
+    Args:
+        upscaler: Runs on the images.
+        name: Of the method, for messages.
+        min_side: Its smallest side, LR pixels.
     """
 
-    def upscale(lr: Any) -> FloatImage:
+    def check(lr: Any) -> LRArray:
         array = check_image(lr)
+        check_min_side(name, min_side, array.shape[-3:-1])
+        return array
+
+    def upscale(lr: Any) -> FloatImage:
+        array = check(lr)
         return upscaler(array) if array.ndim == 3 else np.stack([upscaler(one) for one in array])
 
-    return upscale
+    return BandUpscaler(upscale, lambda lr: upscale_bands(upscaler, check(lr)))
 
 
 # --- single pass and padding ---
@@ -152,10 +205,30 @@ def _upscale_tiles(
     """
     sr = np.empty((lr.shape[0] * scale, lr.shape[1] * scale, 3), np.float32)
     for row, column in itertools.product(*spans):
-        tile = np.ascontiguousarray(lr[row.start : row.stop, column.start : column.stop])
-        core = row.core(scale, row.start), column.core(scale, column.start)
-        sr[row.core(scale), column.core(scale)] = upscaler(tile)[core]
+        sr[row.core(scale), column.core(scale)] = _upscale_core(upscaler, lr, row, column, scale)
     return sr
+
+
+def _upscale_tile_rows(
+    upscaler: Upscaler, lr: LRArray, spans: Iterable[Iterable[TileSpan]], scale: int
+) -> Iterator[Pixels]:
+    """Yield the same as uint8, a band for each row of tiles."""
+    rows, columns = map(list, spans)
+    for row in rows:
+        height = (row.core_stop - row.core_start) * scale
+        band = np.empty((height, lr.shape[1] * scale, 3), np.uint8)
+        for column in columns:
+            core = _upscale_core(upscaler, lr, row, column, scale)
+            band[:, column.core(scale)] = to_uint8(core, 1.0)
+        yield band
+
+
+def _upscale_core(
+    upscaler: Upscaler, lr: LRArray, row: TileSpan, column: TileSpan, scale: int
+) -> FloatImage:
+    """Upscale one tile, and return its core."""
+    tile = np.ascontiguousarray(lr[row.start : row.stop, column.start : column.stop])
+    return upscaler(tile)[row.core(scale, row.start), column.core(scale, column.start)]
 
 
 # --- exact tiles: of equal size, compiled once, with the result of a single pass ---
@@ -225,7 +298,7 @@ def tile_sizes(image_sizes: Iterable[ImageSize], max_side: int) -> dict[ImageSiz
 
 def tiled_upscaler(
     forward: MaskedForwardFn, tiling: Tiling, data_range: float, scale: int
-) -> Upscaler:
+) -> BandUpscaler:
     """Return an upscaler that runs a network in equal tiles, with the result of a single pass.
 
     Tiles overlap by twice the receptive field radius. Of each, only pixels at least a radius away
@@ -247,12 +320,14 @@ def tiled_upscaler(
         masked_pass = single_pass(lambda x: forward(x, mask), data_range)
         return masked_pass(_pad(lr, tiling.tile_size, "constant"))
 
-    def upscale(lr: LRArray) -> FloatImage:
+    def spans(lr: LRArray) -> Iterator[Iterator[TileSpan]]:
         radius = tiling.receptive_field_radius
-        spans = map(_tile_spans, lr.shape[:2], tiling.tile_size, (radius, radius))
-        return _upscale_tiles(upscale_tile, lr, spans, scale)
+        return map(_tile_spans, lr.shape[:2], tiling.tile_size, (radius, radius))
 
-    return upscale
+    return BandUpscaler(
+        lambda lr: _upscale_tiles(upscale_tile, lr, spans(lr), scale),
+        lambda lr: _upscale_tile_rows(upscale_tile, lr, spans(lr), scale),
+    )
 
 
 def _tile_spans(image_side: int, tile_side: int, radius: int) -> Iterator[TileSpan]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esrjax.data import image_io
+from esrjax.data.image_encode import check_storable
 from esrjax.data.image_io import (
     Alpha,
     Pixels,
@@ -23,7 +24,7 @@ from esrjax.data.image_io import (
 )
 from esrjax.data.image_search import ImageSearch, search_images
 from esrjax.errors import InvalidArgument, UnwritableFile, UserError, list_some
-from esrjax.evaluation.upscale import ImageSize, Upscaler, tile_sizes, uint8_upscaler
+from esrjax.evaluation.upscale import ImageSize, Upscaler, tile_sizes, upscale_bands
 from esrjax.io import check_outputs, check_writable
 
 
@@ -34,11 +35,13 @@ class UpscaleJob:
     Attributes:
         source: The LR image.
         target: The SR image to write.
+        scale: HR size / LR size.
         tile_size: (h, w) of the tiles that it is processed in, LR pixels.
     """
 
     source: Path
     target: Path
+    scale: int
     tile_size: ImageSize
 
 
@@ -136,26 +139,37 @@ def plan_upscale_jobs(
             failures[source] = error
     for source, (h, w) in lr_size_of.items():
         check_writable(target_of[source])
-        image_io.check_storable(target_of[source], (scale * h, scale * w))
+        check_storable(target_of[source], (scale * h, scale * w))
     transposed = [(w, h) for h, w in lr_size_of.values()] * both_orientations
     tile_size_of = tile_sizes([*lr_size_of.values(), *transposed], max_tile_side)
     jobs = tuple(
-        UpscaleJob(source=source, target=target_of[source], tile_size=tile_size_of[size])
+        UpscaleJob(
+            source=source, target=target_of[source], scale=scale, tile_size=tile_size_of[size]
+        )
         for source, size in lr_size_of.items()
     )
     return UpscalePlan(jobs=jobs, existing=tuple(existing), failures=failures, notes=search.notes)
 
 
 def upscale_file(job: UpscaleJob, upscaler: Upscaler) -> tuple[str, ...]:
-    """Upscale one file, and return notes on what reading and writing it has changed."""
-    image, upscale = image_io.read_image(job.source), uint8_upscaler(upscaler)
+    """Upscale one file, and return notes on what reading and writing it has changed.
+
+    Bands of an image without transparency go to the file as soon as they are computed.
+    """
+    image = image_io.read_image(job.source)
     notes = image.notes
     if image.alpha is None or not image_io.has_alpha(job.target):
-        pixels, alpha = upscale(image.pixels), None
+        h, w = image.pixels.shape[:2]
+        bands = upscale_bands(upscaler, image.pixels)
+        size = (job.scale * h, job.scale * w)
+        lost = image_io.write_bands(job.target, size, bands, image.metadata)
     else:
+        upscale: Callable[[Pixels], Pixels] = lambda lr: np.concatenate(  # noqa: E731
+            [*upscale_bands(upscaler, lr)]
+        )
         pixels, alpha = upscale_transparent(image.pixels, image.alpha, upscale)
         notes = (*(note for note in notes if note != image_io.NOTE_ALPHA), NOTE_UPSCALED)
-    lost = image_io.write_image(job.target, pixels, alpha, image.metadata)
+        lost = image_io.write_image(job.target, pixels, alpha, image.metadata)
     return tuple(f"{job.source}: {note}" for note in (*notes, *image.metadata.notes, *lost))
 
 

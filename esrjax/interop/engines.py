@@ -36,12 +36,10 @@ from esrjax.errors import (
 )
 from esrjax.evaluation import upscale
 from esrjax.evaluation.upscale import (
-    FloatImage,
     ImageSize,
     Tiling,
     Upscaler,
     Windows,
-    check_min_side,
     check_windows,
 )
 from esrjax.interop.onnx.sessions import (
@@ -137,23 +135,18 @@ class OnnxModel:
         composed = upscale.compose_upscaler(
             upscaler, self.scale, self_ensemble=self_ensemble, windows=windows
         )
-
-        def run(lr: LRArray) -> FloatImage:
-            check_min_side(self.name, self.min_side, lr.shape[:2])
-            return composed(lr)
-
-        return upscale.checked_upscaler(run)
+        return upscale.checked_upscaler(composed, self.name, self.min_side)
 
     def _tiled(self, tile_size: ImageSize, radius: int) -> Upscaler:
         """Return an upscaler by tiles that lie within the image, since ONNX models take no mask."""
         forward: Any = lambda lr, mask: self.forward(lr)  # noqa: E731
 
-        def run(lr: LRArray) -> FloatImage:
+        def choose(lr: LRArray) -> Upscaler:
             height, width = upscale.make_tiling(lr, tile_size, radius).tile_size
             tiling = Tiling((min(height, lr.shape[0]), min(width, lr.shape[1])), radius)
-            return upscale.tiled_upscaler(forward, tiling, self.data_range, self.scale)(lr)
+            return upscale.tiled_upscaler(forward, tiling, self.data_range, self.scale)
 
-        return run
+        return upscale.upscaler_by_image(choose)
 
 
 def run_network(network: Session | Network, lr: Any) -> NDArray[np.float32]:

@@ -58,7 +58,7 @@ def refusal(error=UnwritableFile, /, *args, **options) -> UserError:
 def test_single_image_is_written_to_a_file_or_a_folder(tmp_path):
     image = write_noise(tmp_path / "in/a.png", 6, 9)
     (job,) = plan([image], tmp_path / "b.webp").jobs
-    assert job == UpscaleJob(source=image, target=tmp_path / "b.webp", tile_size=(6, 9))
+    assert job == UpscaleJob(source=image, target=tmp_path / "b.webp", scale=4, tile_size=(6, 9))
     (tmp_path / "v1.2").mkdir()
     for output in ("out", "v1.2"):
         assert targets(plan([image], tmp_path / output), tmp_path / output) == ["ax4.png"]

@@ -22,7 +22,7 @@ from PIL import Image
 from attack.case import Case, find_excess, find_refusal_fault, run_in_process
 from esrjax.challenge import published_table, record, results, rules
 from esrjax.data import image_io
-from esrjax.interop import clip, engines, parity, parity_report
+from esrjax.interop import engines, parity, parity_report, similar
 from esrjax.nn import checkpoint_io
 from esrjax.training import recipe_loader
 
@@ -34,7 +34,7 @@ READERS: Mapping[str, tuple[str, Callable[[Path], object]]] = {  # name -> suffi
     "safetensors": (".safetensors", checkpoint_io.read_checkpoint),
     "golden": (".npz", parity.read_golden),
     "onnx": (".onnx", engines.open_onnx),
-    "clip": (".onnx", clip.load_image_encoder),
+    "clip": (".onnx", similar.load_image_encoder),
     "results.json": (".json", lambda path: results.read_rows(path, rules.load_rules("ntire2026"))),
     "results.csv": (".csv", lambda path: results.read_rows(path, rules.load_rules("ntire2026"))),
     "published table": (".csv", published_table.read_table),

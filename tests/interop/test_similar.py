@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from esrjax.data import similar
 from esrjax.data.datasets import Pair, list_folder_pairs
 from esrjax.data.image_io import read_image, write_image
 from esrjax.errors import InvalidArgument
-from esrjax.interop import clip
+from esrjax.interop import similar
 
 COLORS = {
     "red": (200, 20, 20),
@@ -103,11 +102,11 @@ def test_an_image_in_two_datasets_is_reported(datasets):
 def test_clip_preprocessing_crops_the_center_and_normalizes():
     image = np.zeros((100, 300, 3), np.uint8)
     image[:, 100:200] = 255
-    preprocessed = clip.preprocess(image, 50)
+    preprocessed = similar.preprocess(image, 50)
     assert (preprocessed.shape, preprocessed.dtype) == ((1, 3, 50, 50), np.float32)
-    white = (1 - np.array(clip.MEAN)) / np.array(clip.STD)
+    white = (1 - np.array(similar.CLIP_MEAN)) / np.array(similar.CLIP_STD)
     np.testing.assert_allclose(preprocessed[0, :, 25, 5:45].T - white, 0, atol=1e-5)
-    assert clip.preprocess(np.zeros((7, 5, 3), np.uint8), 224).shape == (1, 3, 224, 224)
+    assert similar.preprocess(np.zeros((7, 5, 3), np.uint8), 224).shape == (1, 3, 224, 224)
 
 
 @pytest.mark.export
