@@ -63,6 +63,7 @@ parity-faults: $(VENV)/installed  ## plant faults in the PyTorch twins, and writ
 
 bench: $(VENV)/installed  ## write the tables of docs/benchmarks.md; needs an idle machine
 	$(RUN)/python tools/bench.py
+	$(RUN)/python tools/scaling.py
 
 readme: $(VENV)/installed  ## write the generated blocks of README.md
 	$(RUN)/python tools/readme.py

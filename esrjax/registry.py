@@ -217,7 +217,7 @@ def _distribution(entry: metadata.EntryPoint) -> str:
 
 def names() -> tuple[str, ...]:
     """Return the registered names, sorted; no plugin is imported."""
-    return tuple(sorted(_entry_points()))
+    return tuple(sorted(filter(_is_allowed, entry_points_by_name(METHOD_GROUP))))
 
 
 def get_entry(name: str) -> Method | Ensemble:
@@ -396,8 +396,8 @@ def _cache_file(name: str) -> Path:
 
 
 def _entry_point(name: str) -> metadata.EntryPoint:
-    entries = _entry_points()
-    if name in entries:
+    entries = entry_points_by_name(METHOD_GROUP)
+    if name in entries and _is_allowed(name):
         return only_entry_point(entries[name], "Method", _OTHERS)
     limit = f", limited by {PLUGINS_ENV}" if PLUGINS_ENV in os.environ else ""
     raise NotFound(
@@ -412,15 +412,15 @@ def _entry_point(name: str) -> metadata.EntryPoint:
     )
 
 
-def _entry_points() -> dict[str, tuple[metadata.EntryPoint, ...]]:
-    """Return the entry points by name, limited by `PLUGINS_ENV`."""
+def _is_allowed(name: str) -> bool:
+    """Return whether `PLUGINS_ENV` allows a name."""
     setting = os.environ.get(PLUGINS_ENV)
-    allowed = None if setting is None else {part.strip() for part in setting.split(",")}
-    return {
-        name: entries
-        for name, entries in entry_points_by_name(METHOD_GROUP).items()
-        if allowed is None or name in allowed
-    }
+    return setting is None or name in _parse_names(setting)
+
+
+@functools.lru_cache(maxsize=4)
+def _parse_names(setting: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in setting.split(","))
 
 
 # --- losses, optimizers, metric specs ------------------------------------------------------------

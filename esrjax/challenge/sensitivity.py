@@ -302,7 +302,7 @@ def rank_stability(ranking: Ranking) -> tuple[RankStability, ...]:
         return ()
     runtimes = np.stack([_resampled_runtime(entry.row) for entry in entries], axis=1)
     log_scores = _log_main_scores(ranking, runtimes)
-    ranks = np.stack([1 + np.searchsorted(np.sort(scores), scores) for scores in log_scores])
+    ranks = np.stack([_ranks(scores) for scores in log_scores])
     low, high = np.quantile(runtimes, [0.025, 0.975], axis=0)
     best, worst = np.quantile(ranks, [0.025, 0.975], axis=0, method="nearest")
     return tuple(
@@ -319,6 +319,14 @@ def rank_stability(ranking: Ranking) -> tuple[RankStability, ...]:
         )
         for k, entry in enumerate(entries)
     )
+
+
+def _ranks(scores: Floats) -> NDArray[np.int64]:
+    """Ranks of scores (n,): equal ones share the better rank, and the next one is skipped."""
+    order = np.argsort(scores)
+    ranks = np.empty(len(scores), np.int64)
+    ranks[order] = 1 + np.searchsorted(scores[order], scores[order])  # fast where both are sorted
+    return ranks
 
 
 def _resampled_runtime(row: Row) -> Floats:
