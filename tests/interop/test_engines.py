@@ -166,18 +166,20 @@ def test_networks_of_convolutions_are_recognized(name):
 
 
 @needs_openvino
-def test_second_run_imports_no_jax(exports):
+def test_second_run_imports_no_jax_and_no_run_has_telemetry(exports, monkeypatch):
     code = """
 import sys
 from esrjax.interop import engines
 model = engines.open_model("spanv2")
 print("jax" in sys.modules, engines.description(model), "openvino_telemetry" in sys.modules)
 """
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     run = lambda: subprocess.run(  # noqa: E731
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert run() == "True OpenVINO on cpu False"
     assert run() == "False OpenVINO on cpu False"
+    assert [path.name for path in (exports.parents[1]).iterdir()] == ["esrjax"]
 
 
 @needs_openvino
