@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,9 +99,14 @@ def decode_raw(source: ImageSource) -> RawImage:
     return replace(raw, notes=(*raw.notes, *filter(None, [note])), metadata=lost)
 
 
-def read_upright_size(source: ImageSource) -> tuple[int, int]:
-    """Return (h, w) of the first image of a file after EXIF orientation, from its header alone."""
-    return _try_variants(_upright_size, source)[0]
+def read_upright_size(source: ImageSource, *, is_limited: bool = True) -> tuple[int, int]:
+    """Return (h, w) of the first image of a file after EXIF orientation, from its header alone.
+
+    Args:
+        source: The file.
+        is_limited: Whether an image of more pixels than are decoded is an error.
+    """
+    return _try_variants(partial(_upright_size, is_limited=is_limited), source)[0]
 
 
 def _try_variants(
@@ -157,8 +163,8 @@ def _turn_upright(samples: RawPixels, orientation: int) -> RawPixels:
     return samples[:, ::-1] if orientation in _EXIF_FLIPPED else samples
 
 
-def _upright_size(source: ImageSource) -> tuple[int, int]:
-    with _open(source) as image:
+def _upright_size(source: ImageSource, is_limited: bool) -> tuple[int, int]:
+    with _open(source, is_limited) as image:
         width, height = image.size
         if image.format == "TIFF":  # some versions of Pillow exchange the sides here, others later
             tags: Any = getattr(image, "tag_v2", {})
@@ -166,20 +172,25 @@ def _upright_size(source: ImageSource) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def _open(source: ImageSource) -> ImageFile.ImageFile:
+def _open(source: ImageSource, is_limited: bool = True) -> ImageFile.ImageFile:
     """Open with Pillow, which reads the header; images up to 179 million pixels are accepted.
 
     Pillow warns from half of that on (decompression bombs) and raises beyond it.
     """
-    with _open_lock, warnings.catch_warnings():  # warning filters are global: one thread at a time
+    # Warning filters and the limit are global: one thread at a time.
+    with _open_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        limit = Image.MAX_IMAGE_PIXELS
         try:
+            Image.MAX_IMAGE_PIXELS = limit if is_limited else None
             stream = BytesIO(source) if isinstance(source, bytes) else source
             return Image.open(stream, formats=FORMATS)
         except UnidentifiedImageError:
             if tags := _tiff_samples(source):
                 raise UnsupportedSamples(f"its samples are of an unknown kind: {tags}") from None
             raise
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _tiff_samples(source: ImageSource) -> str:

@@ -125,7 +125,7 @@ class _PngEncoder:
             self._chunk(b"eXIf", metadata.exif.removeprefix(b"Exif\0\0"))
 
     def write(self, band: Band) -> None:
-        rows = band.reshape(len(band), -1)
+        rows = band.reshape(len(band), band.shape[1] * self._channels)
         step = max(1, _BLOCK_BYTES // rows.shape[1])
         for start in range(0, len(rows), step):
             self._data(self._compressor.compress(self._filter(rows[start : start + step]).data))
@@ -233,14 +233,17 @@ class _BmpEncoder:
         self._row_bytes, self._rows_left = (3 * width + 3) // 4 * 4, height
         num_bytes = self._row_bytes * height
         x, y = (int(dpi * 39.3701 + 0.5) for dpi in metadata.dpi or _DEFAULT_DPI)
-        file.write(struct.pack("<2sIII", b"BM", 54 + num_bytes, 0, _BMP_HEADER_BYTES))
+        file.write(
+            struct.pack("<2sIII", b"BM", _BMP_HEADER_BYTES + num_bytes, 0, _BMP_HEADER_BYTES)
+        )
         fields = (40, width, height, 1, 24, 0, num_bytes, x, y, 0, 0)
         file.write(struct.pack("<IIIHHIIIIII", *fields))
 
     def write(self, band: Band) -> None:
         self._rows_left -= len(band)
         rows = np.zeros((len(band), self._row_bytes), np.uint8)
-        rows[:, : 3 * band.shape[1]] = band[::-1, :, ::-1].reshape(len(band), -1)
+        num_bytes = 3 * band.shape[1]
+        rows[:, :num_bytes] = band[::-1, :, ::-1].reshape(len(band), num_bytes)
         self._file.seek(_BMP_HEADER_BYTES + self._rows_left * self._row_bytes)
         self._file.write(rows.data)
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,7 +115,9 @@ def read_image(
     )
 
 
-def read_image_size(source: str | ImageSource, location: object = None) -> tuple[int, int]:
+def read_image_size(
+    source: str | ImageSource, location: object = None, *, is_limited: bool = True
+) -> tuple[int, int]:
     """Return (h, w) of the image in a file, in pixels, after EXIF orientation.
 
     Only the header is read.
@@ -122,11 +125,13 @@ def read_image_size(source: str | ImageSource, location: object = None) -> tuple
     Args:
         source: As of `read_image`.
         location: As of `read_image`.
+        is_limited: Whether an image too large to be read, of more than 179 million pixels, is an
+            error.
 
     Raises:
         UnreadableFile: If the file is missing, damaged or not an image.
     """
-    return _try_decoding(read_upright_size, source, location)
+    return _try_decoding(partial(read_upright_size, is_limited=is_limited), source, location)
 
 
 def _try_decoding(

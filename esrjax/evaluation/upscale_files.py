@@ -235,7 +235,7 @@ def _check_existing(target: Path, lr_size: ImageSize, scale: int) -> None:
     """Raise `UnwritableFile` unless an output that exists has the size of the upscaled image."""
     h, w = scale * lr_size[0], scale * lr_size[1]
     try:
-        size = image_io.read_image_size(target)
+        size = image_io.read_image_size(target, is_limited=False)
     except UserError:
         size = None
     if size != (h, w):

@@ -25,6 +25,7 @@ from esrjax.evaluation.upscale import (
     single_pass,
     tile_sizes,
     tiled_upscaler,
+    upscale_bands,
     windowed_upscaler,
 )
 from esrjax.evaluation.upscale_files import UpscalePlan, plan_upscale_jobs, upscale_file
@@ -75,6 +76,28 @@ def test_tiles_equal_a_single_pass(size, tile_size):
     assert set(net.shapes) == {tile_size}
     expected = single_pass(Blur(), DATA_RANGE)(lr)
     np.testing.assert_allclose(sr, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("size", [*SIZES, (20, 9), (28, 12), (29, 30)], ids=str)
+def test_bands_are_the_whole_image(size):
+    lr = noise(*size)
+    net = lambda x, mask=None: Blur()(x, mask) / 400  # noqa: E731 # mostly within the range
+    tiled = tiled_upscaler(net, Tiling((12, 9), RADIUS), DATA_RANGE, SCALE)
+    whole = upscale.uint8_upscaler(tiled)(lr)
+    bands = list(upscale_bands(upscale.checked_upscaler(tiled), lr))
+    inner = 12 - 2 * RADIUS  # LR rows of a tile's core
+    num_bands = 1 + max(0, -(-(size[0] - 12) // inner))
+    assert len(bands) == num_bands and all(band.dtype == np.uint8 for band in bands)
+    np.testing.assert_array_equal(np.concatenate(bands), whole)
+    assert 0 < whole.mean() < 255
+
+
+def test_an_upscaler_without_tiles_has_bands_too():
+    lr = noise(200, 3)
+    bands = list(upscale_bands(single_pass(Blur(), 1e4), lr))
+    assert [len(band) for band in bands] == [256, 144]
+    expected = to_uint8(single_pass(Blur(), 1e4)(lr), 1.0)
+    np.testing.assert_array_equal(np.concatenate(bands), expected)
 
 
 def test_too_small_a_radius_changes_the_result():

@@ -1,6 +1,7 @@
 """Jobs that upscale image files: outputs, what is refused before the work, what fails alone."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from esrjax.data.image_io import composite_over_white, read_image
-from esrjax.errors import InvalidArgument, UnwritableFile, UserError
+from esrjax.errors import InvalidArgument, InvalidOutput, UnwritableFile, UserError
+from esrjax.evaluation.upscale import Tiling, checked_upscaler, tiled_upscaler
 from esrjax.evaluation.upscale_files import (
     FILL_RADIUS,
     OutputNames,
@@ -99,6 +101,15 @@ def test_existing_outputs_are_skipped(tmp_path):
     assert "16 x 16" in error.problem and "20 x 16" in error.problem
     assert skipping.num_images == 3
     assert len(plan([tmp_path / "in"], tmp_path / "out").jobs) == 3
+
+
+def test_existing_output_of_any_size_is_skipped(tmp_path, monkeypatch):
+    write_noise(tmp_path / "in/a.png", 4, 5)
+    write_noise(tmp_path / "out/ax4.png", 16, 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # an error from 41 pixels on
+    skipping = plan([tmp_path / "in"], tmp_path / "out", skip_existing=True)
+    assert (len(skipping.existing), dict(skipping.failures)) == (1, {})
+    assert Image.MAX_IMAGE_PIXELS == 20
 
 
 def test_tile_sizes_follow_from_the_image_headers(tmp_path):
@@ -271,6 +282,47 @@ def test_interruption_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     (job,) = plan([image], tmp_path / "out").jobs
     with pytest.raises(KeyboardInterrupt):
         upscale_file(job, nearest)
+    assert output.read_bytes() == before and os.listdir(tmp_path / "out") == ["ax4.png"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_memory_grows_with_the_height_by_the_lr_image_alone(tmp_path, suffix):
+    def forward(lr, mask):
+        return lr.repeat(4, axis=1).repeat(4, axis=2)
+
+    upscaler = checked_upscaler(tiled_upscaler(forward, Tiling((50, 40), 2), 1.0, 4))
+
+    def peak_bytes(height: int) -> int:
+        image = write_noise(tmp_path / f"{height}.png", height, 60)
+        (job,) = plan([image], tmp_path / f"{height}x4{suffix}").jobs
+        tracemalloc.start()
+        try:
+            upscale_file(job, upscaler)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(100)  # imports
+    low, high = peak_bytes(400), peak_bytes(800)
+    assert high - low < 2.5 * 400 * 60 * 3 + 100_000  # the SR image grows by 1.15 MB
+    sr = read_image(tmp_path / f"800x4{suffix}").pixels
+    np.testing.assert_array_equal(sr, noise(800, 60).repeat(4, axis=0).repeat(4, axis=1))
+
+
+def test_failure_in_a_band_leaves_the_old_file(tmp_path):
+    calls = []
+
+    def forward(lr, mask):
+        calls.append(lr)
+        return lr.repeat(4, axis=1).repeat(4, axis=2) / (len(calls) < 3)  # NaN from the third on
+
+    image, output = write_noise(tmp_path / "in/a.png", 40, 10), tmp_path / "out/ax4.png"
+    before = write_noise(output, 7, 7).read_bytes()
+    (job,) = plan([image], tmp_path / "out").jobs
+    upscaler = tiled_upscaler(forward, Tiling((8, 10), 0), 1.0, 4)
+    with np.errstate(all="ignore"), pytest.raises(InvalidOutput, match="NaN"):
+        upscale_file(job, upscaler)
+    assert len(calls) == 3
     assert output.read_bytes() == before and os.listdir(tmp_path / "out") == ["ax4.png"]
 
 
