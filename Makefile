@@ -5,7 +5,7 @@ RUN = $(VENV)/bin
 PYTHON312 ?= python3.12
 PYTHON313 ?= python3.13
 
-.PHONY: demo test test-slow test-gpu test-export test-jax-0.11 test-newest test-python-3.13 test-lowest \
+.PHONY: demo test test-slow test-gpu test-jax-0.11 test-newest test-python-3.13 test-lowest \
 	attack parity parity-faults bench readme recipes docs lint format clean release-check
 
 demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
@@ -19,10 +19,6 @@ test-slow: $(VENV)/installed  ## the tests that take minutes each, compiled as f
 
 test-gpu: $(VENV)/installed  ## compile and run the kernels; needs a GPU and the extra `cuda`
 	JAX_PLATFORMS=cuda,cpu $(RUN)/pytest -m gpu tests/kernels
-
-test-export: .venv-export/installed  ## run exported files in ONNX Runtime
-	.venv-export/bin/pytest -m export tests/interop/test_onnx.py tests/interop/test_export.py \
-		tests/interop/test_engines.py
 
 # Other versions than those of constraints.txt. Only the first environment has PyTorch: elsewhere the
 # tests that need it are skipped. $(1): Python, $(2): environment, $(3): pip's arguments, $(4): tests.
@@ -83,12 +79,6 @@ format: $(VENV)/installed  ## format, and fix what can be fixed automatically
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	touch $@
-
-.venv-export/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-export
-	.venv-export/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[export,torch]" pytest hypothesis "setuptools>=77"
 	touch $@
 
 $(VENV)/demo: pyproject.toml constraints.txt

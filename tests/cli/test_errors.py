@@ -731,7 +731,6 @@ def test_jax_engine_with_an_onnx_file_is_reported(user_error, crumbs, image, tmp
     assert ".onnx" in error["problem"] and "--engine jax" in error["problem"]
 
 
-@pytest.mark.export
 def test_malformed_onnx_file_is_reported(user_error, crumbs, image, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     file = tmp_path / "crumb.onnx"

@@ -20,7 +20,6 @@ from esrjax.interop import export
 from esrjax.interop.onnx import sessions
 from esrjax.nn.reparam import deploy
 
-pytestmark = pytest.mark.export
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
 

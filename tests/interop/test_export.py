@@ -54,7 +54,6 @@ def list_op_types(model):
     return [node.op_type for node in model.graph.node]
 
 
-@pytest.mark.export
 def test_graph_has_only_the_nodes_of_the_network(onnx):
     net = deploy(registry.get_method("spanv2").build())
     model = export.to_onnx("spanv2", net, 1)
@@ -73,7 +72,6 @@ def test_graph_has_only_the_nodes_of_the_network(onnx):
     assert dims == [[1, 3, "h", "w"], [1, 3, "4*h", "4*w"]]
 
 
-@pytest.mark.export
 def test_metadata_of_an_exported_file(onnx, esrjax, crumbs, tmp_path):
     result = esrjax("export", "crumb", "-o", tmp_path / "crumb.onnx", "--json")
     metadata = result.json
@@ -92,7 +90,6 @@ def test_metadata_of_an_exported_file(onnx, esrjax, crumbs, tmp_path):
     assert metadata["versions"]["onnxruntime"]
 
 
-@pytest.mark.export
 def test_exported_file_has_the_scale_of_its_network(onnx, esrjax, crumbs, tmp_path):
     method, hparams = registry.get_method("crumb"), {"scale": 2}
     weights, file, sr = (tmp_path / name for name in ("x2.safetensors", "x2.onnx", "sr.png"))
@@ -109,7 +106,6 @@ def test_exported_file_has_the_scale_of_its_network(onnx, esrjax, crumbs, tmp_pa
     assert result.code == 2 and "scale" in result.err and not (tmp_path / "n.png").exists()
 
 
-@pytest.mark.export
 @pytest.mark.parametrize("name", NAMES)
 def test_official_networks_run_in_onnx_runtime(onnx, reference, tmp_path, name):
     pytest.importorskip("torch", reason="the official weights are PyTorch's")
@@ -118,7 +114,6 @@ def test_official_networks_run_in_onnx_runtime(onnx, reference, tmp_path, name):
     assert metadata.checks["float32"].max_abs_diff < 1e-4
 
 
-@pytest.mark.export
 def test_float16_export_has_float32_inputs_and_outputs(onnx, crumbs, tmp_path):
     metadata = export.export(open_method("crumb"), tmp_path / "half.onnx", "onnx", "float16")
     model = onnx.load(tmp_path / "half.onnx")
@@ -131,7 +126,6 @@ def test_float16_export_has_float32_inputs_and_outputs(onnx, crumbs, tmp_path):
     assert list(metadata.checks) == ["float16"] and metadata.checks["float16"].psnr > MIN_PSNR_DB
 
 
-@pytest.mark.export
 @pytest.mark.parametrize("format", ["onnx", "stablehlo"])
 def test_export_that_differs_from_jax_is_not_written(onnx, crumbs, tmp_path, monkeypatch, format):
     model = open_method("crumb")
@@ -159,7 +153,6 @@ def test_fixed_size_network_is_reported_with_its_line(crumbs, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.export
 def test_unsupported_operation_is_reported(onnx, crumbs, tmp_path, monkeypatch):
     original = export.nchw_forward
 
@@ -172,14 +165,12 @@ def test_unsupported_operation_is_reported(onnx, crumbs, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.export
 def test_model_rejected_by_onnxruntime_is_reported(onnx, esrjax, crumbs, tmp_path):
     result = esrjax("export", "crumb", "--dtype", "bfloat16", "-o", tmp_path / "crumb.onnx")
     assert (result.code, list(tmp_path.iterdir())) == (2, [])
     assert "ONNX Runtime does not run this network: " in result.err
 
 
-@pytest.mark.export
 def test_stablehlo_runs_on_cpu_and_cuda_at_any_size(onnx, esrjax, crumbs, tmp_path):
     path = tmp_path / "crumb.stablehlo"
     assert esrjax("export", "crumb", "--format", "stablehlo", "-o", path).code == 0

@@ -11,7 +11,6 @@ from jax.core import max_dim, min_dim
 from esrjax.interop.onnx import lowerings, sessions  # only where there is ONNX Runtime
 from esrjax.nn.functional import conv1d, native_lowering
 
-pytestmark = pytest.mark.export
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
 

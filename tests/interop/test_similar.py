@@ -109,7 +109,6 @@ def test_clip_preprocessing_crops_the_center_and_normalizes():
     assert similar.preprocess(np.zeros((7, 5, 3), np.uint8), 224).shape == (1, 3, 224, 224)
 
 
-@pytest.mark.export
 def test_onnx_encoder_extracts_the_features(esrjax, datasets):
     onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
     pytest.importorskip("onnxruntime", reason="the extra `clip` is not installed")
