@@ -28,9 +28,10 @@ from esrjax.method import Method
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 TWINS = ROOT / "tests" / "twins"
-SMALLER = {"hat": "32,64", "mambairv2": "32,64", "swinir": "32,64"}  # sides of LR images
-TINY = {"channels": "36", "num_groups": "2", "depth": "2", "num_heads": "2"}  # of those
-NOT_COMPILED = ("mambagate_sr", "mambairv2")  # torch.compile would unroll a loop over tokens
+TINY = {"channels": "36", "num_groups": "2", "depth": "2", "num_heads": "2"}
+LARGE = ("hat", "mambairv2", "swinir")  # built with these hyperparameters
+SMALLER = dict.fromkeys(LARGE, "32,64") | {"mambagate_sr": "64,128"}  # sides of LR images
+NOT_COMPILED = ("mambagate_sr", "mambairv2")  # their twins loop over tokens in Python
 BASELINE = "span"
 VERSIONS = ("jax", "jaxlib", "flax", "torch", "openvino", "onnxruntime", "numpy")
 TORCH = {
@@ -70,7 +71,7 @@ def _run_bench(name: str, sides: str, seconds: float, torch_compile: bool) -> di
     if twin.is_file():
         args += ["--torch", f"{twin}:Twin"]
         args += ["--torch-compile"] * (torch_compile and name not in NOT_COMPILED)
-    elif name != BASELINE and name not in SMALLER:
+    elif name != BASELINE and name not in LARGE:
         args.append(BASELINE)
     sizes = ",".join(f"{side}x{side}" for side in sides.split(","))
     options = ["--image-size", sizes, "--seconds", str(seconds), "--engine", "all", "--json"]
@@ -118,7 +119,7 @@ def _is_convolutional(name: str) -> bool:
 
 
 def _tiny_hparams(name: str) -> dict[str, str]:
-    return TINY if name in SMALLER else {}
+    return TINY if name in LARGE else {}
 
 
 def _ratio(row: Row | None, base: Row) -> str:

@@ -21,7 +21,7 @@ API_MODULES: Mapping[str, str] = {  # package -> its documented modules
     "esrjax.evaluation": "metrics score upscale fuse_images",
     "esrjax.training": "recipe recipe_loader train stage_trainer train_state losses optim "
     "pipeline loader checkpoint init_from distributed",
-    "esrjax.bench": "timing bench roofline record",
+    "esrjax.bench": "timing bench roofline",
     "esrjax.challenge": "rules record results evaluate rank table sensitivity published_table "
     "submission",
     "esrjax.interop": "parity parity_report draws convert torch_model torch_compare torch_watch "
