@@ -101,7 +101,7 @@ def main(shapes: list[str]) -> None:
         pairs = zip(times_ms["esrjax"], times_ms["PyTorch"], strict=True)
         ratio = statistics.median(a / b for a, b in pairs)
         cells = " | ".join(f"{median:.0f} ms" for median in medians)
-        print(f"| {batch} x {side} | {cells} | {ratio:.2f} |", flush=True)
+        print(f"| {shape} | {cells} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
