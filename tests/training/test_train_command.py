@@ -190,6 +190,7 @@ def test_demo_runs_to_the_end(esrjax, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(demo, "TRAIN", ["chelsea"])
     monkeypatch.setattr(demo, "HELD_OUT", ["coffee"])
+    monkeypatch.setattr(demo, "MIN_STEPS", 20)
     monkeypatch.setattr(demo.train, "measure_step_time", lambda recipe: 10.0)
     result = esrjax("demo", "-o", tmp_path, "--minutes", "0.05")
     assert result.code == 0, result.err
@@ -200,3 +201,7 @@ def test_demo_runs_to_the_end(esrjax, tmp_path, monkeypatch):
     ranking = (tmp_path / "ranking.md").read_text()
     assert "trained here" in ranking and "XiaomiMM" in ranking
     assert (tmp_path / "run" / "deploy.safetensors").exists()
+    assert "20 steps, about 3 min" in result.out  # more than the 3 seconds asked for
+    assert "no better than bicubic on coffee" in result.out  # after 20 steps
+    assert "trained here" in (tmp_path / "report.html").read_text()
+    assert f"--checkpoint {tmp_path / 'run'}" in result.out
