@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Generator, Iterable
@@ -73,6 +74,33 @@ class DownloadError(UserError):
 
 class MissingExtra(UserError):
     """Raised when an optional dependency is needed that is not installed."""
+
+
+def import_extra(module: str, extra: str, purpose: str = "this") -> Any:
+    """Import a module of an optional dependency.
+
+    Args:
+        module: Its name.
+        extra: The extra of esrjax that has it.
+        purpose: What needs it, the subject of the error's sentence: "reading a .pth file".
+
+    Raises:
+        MissingExtra: It is not installed; the remedy names the packages of the extra, so that it
+            works for any installation of esrjax.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        from importlib import metadata
+
+        marker = f'extra == "{extra}"'
+        texts = [text for text in metadata.requires("esrjax") or () if marker in text]
+        packages = " ".join(f'"{text.partition(";")[0].strip()}"' for text in texts)
+        raise MissingExtra(
+            f"{purpose} needs {module}, which is not installed",
+            rule=f"{module} is an optional dependency, of the extra `{extra}`",
+            remedy=f"pip install {packages}",
+        ) from error
 
 
 class PluginError(UserError):

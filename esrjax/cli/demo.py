@@ -15,7 +15,7 @@ from esrjax.challenge.report.content import crop_square, most_detailed_crop
 from esrjax.challenge.rules import Rules, load_rules
 from esrjax.cli.output import TrainingBar, print_unwrapped, show_table
 from esrjax.data import datasets, image_io, resize
-from esrjax.errors import MissingExtra, UnwritableFile
+from esrjax.errors import UnwritableFile, import_extra
 from esrjax.evaluation.metrics import NTIRE
 from esrjax.evaluation.score import Scores, score
 from esrjax.inference import Model, open_method
@@ -73,14 +73,7 @@ def _print_step(step: int, title: str) -> None:
 
 def _write_photographs(folder: Path) -> None:
     """Write the images as `train/*.png` and `held-out/*.png`."""
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise MissingExtra(
-            "The demo needs scikit-image for its photographs",
-            rule="scikit-image is an optional dependency",
-            remedy='pip install "esrjax[demo]"',
-        ) from error
+    data = import_extra("skimage.data", "demo", "the demo, for its photographs,")
     for split, names in (("train", TRAIN), ("held-out", HELD_OUT)):
         for name in names:
             pixels = np.asarray(getattr(data, name)())

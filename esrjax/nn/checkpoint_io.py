@@ -23,7 +23,7 @@ import pydantic
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from esrjax.errors import MissingExtra, UnreadableFile, error_summary, list_some, log_note
+from esrjax.errors import UnreadableFile, error_summary, import_extra, list_some, log_note
 from esrjax.io import (
     ONNX,
     SAFETENSORS,
@@ -427,15 +427,7 @@ def import_torch(purpose: str) -> Any:
     Raises:
         MissingExtra: PyTorch is not installed.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtra(
-            f"{purpose} needs PyTorch",
-            rule="PyTorch is an optional dependency",
-            remedy='pip install "esrjax[torch]"',
-        ) from error
-    return torch
+    return import_extra("torch", "torch", purpose)
 
 
 def _unsafe_checkpoint(path: Path, error: Exception) -> UnreadableFile:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import jax
 import numpy as np
 
-from esrjax.errors import MissingExtra
+from esrjax.errors import import_extra
 
 SCALARS = ("loss", "learning_rate", "psnr", "ssim", "steps_per_s", "images_per_s", "data_wait")
 Batch = TypeVar("Batch")
@@ -124,15 +124,8 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path):
-        try:
-            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise MissingExtra(
-                "--tensorboard needs tensorboardX",
-                rule="tensorboardX is an optional dependency",
-                remedy='pip install "esrjax[log]"',
-            ) from error
-        self._new_writer = partial(SummaryWriter, str(folder / "tensorboard"))
+        library = import_extra("tensorboardX", "log", "--tensorboard")
+        self._new_writer = partial(library.SummaryWriter, str(folder / "tensorboard"))
         self._writer: Any = None
 
     def __enter__(self) -> TensorBoardLogger:

@@ -54,7 +54,7 @@ def test_missing_extra_is_reported_before_anything_is_written(
     config = tmp_path / "mine.json"
     config.write_text(json.dumps(recipe_dict))
     result = esrjax("train", config, "-o", tmp_path / "run", "--tensorboard")
-    assert result.code == 2 and 'pip install "esrjax[log]"' in result.err
+    assert result.code == 2 and 'pip install "tensorboardX>=' in result.err
     assert not (tmp_path / "run").exists()
 
 

@@ -4,7 +4,6 @@ JAX is not imported. A `Session` runs images of any size. OpenVINO compiles a ne
 which takes about a tenth of a second and is 5 to 30 % faster than one program for all sizes.
 """
 
-import importlib
 import json
 import os
 import sys
@@ -24,9 +23,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from esrjax.errors import (
     ExportError,
     InvalidArgument,
-    MissingExtra,
     UnreadableFile,
     UserError,
+    import_extra,
 )
 from esrjax.schema import STRICT, NonNegativeInt, PositiveFloat, format_errors
 
@@ -199,14 +198,7 @@ def import_library(library: str, extra: str = "export") -> Any:
     """
     # Else ONNX Runtime sends messages to its makers, and keeps an identifier in the user's cache.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise MissingExtra(
-            f"{library} is not installed",
-            rule=f"{library} is an optional dependency",
-            remedy=f'pip install "esrjax[{extra}]"',
-        ) from error
+    return import_extra(library, extra, "this command")
 
 
 # --- ONNX Runtime ---
