@@ -4,7 +4,9 @@ import difflib
 import functools
 import importlib
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, Self
@@ -243,6 +245,30 @@ def log_note(text: str) -> None:
     logging.getLogger("esrjax").warning("%s", _bounded(text, _MAX_PROBLEM))
 
 
+def set_verbosity(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Set how much is printed to standard error, beside errors.
+
+    Args:
+        quiet: No notes; `is_quiet` tells the rest of the program.
+        verbose: Every compilation of JAX, which must not have been imported, and tracebacks.
+    """
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.NOTSET
+    logging.getLogger("esrjax").setLevel(level)
+    if verbose:
+        os.environ.setdefault("JAX_LOG_COMPILES", "1")
+
+
+def is_quiet() -> bool:
+    """Return whether notes are not wanted: the logger "esrjax" has no warnings."""
+    return not logging.getLogger("esrjax").isEnabledFor(logging.WARNING)
+
+
+def _print_traceback() -> None:
+    """Print the traceback of the exception that is handled, if everything is wanted."""
+    if logging.getLogger("esrjax").isEnabledFor(logging.DEBUG):
+        traceback.print_exc()
+
+
 @contextmanager
 def log_to_stderr() -> Generator[None]:
     """Print the notes of `log_note` to standard error within the block, as `note: TEXT`."""
@@ -268,10 +294,12 @@ def run_and_report_errors(run: Callable[[], None]) -> int:
             run()
         return 0
     except UserError as error:
+        _print_traceback()
         text, exit_code = str(error), 2
     except OSError as error:
         if error.filename is None:
             raise
+        _print_traceback()
         text, exit_code = str(_path_error(error)), 2
     except KeyboardInterrupt:
         text, exit_code = "interrupted", 130

@@ -11,9 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from esrjax.cli import bench, data, evaluate, interop, methods, rank, submit, train, upscale
+from esrjax.cli import (
+    bench,
+    data,
+    evaluate,
+    interop,
+    methods,
+    options,
+    rank,
+    submit,
+    train,
+    upscale,
+)
 from esrjax.cli.options import Command
-from esrjax.errors import run_and_report_errors
+from esrjax.errors import run_and_report_errors, set_verbosity
 from esrjax.runtime import check_environment, enable_compilation_cache
 
 # The panels of `esrjax --help`, in order, with their commands; a Typer is a group of commands.
@@ -31,9 +42,21 @@ PANELS: Mapping[str, Mapping[str, Callable[..., None] | typer.Typer]] = {
     },
 }
 
+ANYWHERE = ("--quiet", "--verbose")
+
 
 class RootGroup(TyperGroup):
-    """The root of the commands: lists them as `PANELS` does, and suggests similar ones."""
+    """The root of the commands: lists them as `PANELS` does, and suggests similar ones.
+
+    The options of `ANYWHERE` may also follow the name of the command.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; options of `ANYWHERE`, up to a `--`, come first."""
+        end = args.index("--") if "--" in args else len(args)
+        moved = [arg for arg in args[:end] if arg in ANYWHERE]
+        rest = [arg for arg in args[:end] if arg not in ANYWHERE]
+        return super().parse_args(ctx, [*moved, *rest, *args[end:]])
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands in the order of `PANELS`."""
@@ -77,8 +100,22 @@ def root(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print no notes and no progress. Also after a command.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            help="Print every compilation of JAX, and the traceback of an error. Also after a "
+            "command.",
+        ),
+    ] = False,
 ) -> None:
     """Efficient super-resolution in JAX: run, train, measure, convert and rank networks."""
+    if quiet and verbose:
+        raise options.excludes("--quiet", "--verbose", "one of them asks for less, one for more")
+    set_verbosity(quiet=quiet, verbose=verbose)
     check_environment()
 
 

@@ -20,7 +20,6 @@ from esrjax.cli.output import (
     download_bar,
     print_error,
     print_json,
-    print_stderr,
     print_unwrapped,
     show_facts,
     show_table,
@@ -57,7 +56,7 @@ def list_methods(as_json: options.JsonOption = False) -> None:
             print_error(error)
         except (Exception, SystemExit) as error:  # a broken network does not hide the other methods
             package = registry.distribution_of(name)
-            print_stderr([f"esrjax: {name} ({package}): {error_summary(error):.500}"])
+            print_error(f"{name} ({package}): {error_summary(error):.500}")
     if as_json:
         print_json(rows)
     else:

@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from esrjax.errors import UserError, list_some, printable
+from esrjax.errors import UserError, is_quiet, list_some, printable
 
 if TYPE_CHECKING:
     from esrjax.challenge.record import Result
@@ -53,8 +53,8 @@ def print_unwrapped(*texts: Any, markup: bool = False) -> None:
 
 
 def print_stderr(lines: Iterable[object]) -> None:
-    """Print lines to standard error; control characters, as in names of files, are escaped."""
-    for line in lines:
+    """Print notes to standard error, unless `--quiet`; control characters are escaped."""
+    for line in () if is_quiet() else lines:
         typer.echo(printable(str(line)), err=True)
 
 
@@ -63,9 +63,9 @@ def print_note(note: str) -> None:
     print_stderr([note])
 
 
-def print_error(error: UserError) -> None:
+def print_error(error: UserError | str) -> None:
     """Print an error after which the command goes on, to standard error."""
-    typer.echo(f"esrjax: {error}", err=True)
+    typer.echo(printable(f"esrjax: {error}", "\n"), err=True)
 
 
 def print_notes(notes: Mapping[str, Sequence[str]], prefix: str = "", max_lines: int = 5) -> None:
@@ -337,7 +337,7 @@ def progress_bar(title: str) -> Callable[[Sequence[Item]], Iterable[Item]]:
     def track(items: Sequence[Item]) -> Iterable[Item]:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        hidden = not console.is_terminal
+        hidden = is_quiet() or not console.is_terminal
         columns = (*columns, TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
             yield from bar.track(items, description=title)
@@ -349,7 +349,8 @@ def progress_bar(title: str) -> Callable[[Sequence[Item]], Iterable[Item]]:
 def download_bar() -> Generator[Callable[[int, int | None], None]]:
     """Show a progress bar; yields the callback `on_progress(bytes_done, bytes_total)`."""
     columns = (BarColumn(20), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=is_quiet()) as bar:
         task = bar.add_task("download", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -378,20 +379,21 @@ class TrainingBar:
 
     def __init__(self, total_steps: int):
         self._console = Console(stderr=True)
+        self._shows_bar = self._console.is_terminal and not is_quiet()
         columns = (BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console)
         self._task = self._bar.add_task("compiling", total=total_steps)
         self._psnr: float | None = None
 
     def __enter__(self) -> TrainingBar:
-        if self._console.is_terminal:
+        if self._shows_bar:
             self._bar.start()
-        else:
+        elif not is_quiet():
             print_line("training: compiling")
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._console.is_terminal:
+        if self._shows_bar:
             self._bar.stop()
 
     def log(self, report: TrainReport) -> None:
@@ -404,5 +406,5 @@ class TrainingBar:
             f"{100 * report.data_wait:.0f} % data wait, {report.limit}-bound"
         )
         self._bar.update(self._task, completed=report.step, description=text)
-        if not self._console.is_terminal:
+        if not self._shows_bar and not is_quiet():
             print_line(f"{report.step:>8}/{report.total_steps}  {text}")

@@ -15,7 +15,7 @@ from typer import Argument, Option
 
 from esrjax.cli import options, supervisor
 from esrjax.cli.output import TrainingBar, print_json, print_line, print_notes, show_table
-from esrjax.errors import InvalidArgument, error_summary, log_note
+from esrjax.errors import InvalidArgument, error_summary, is_quiet, log_note
 
 if TYPE_CHECKING:
     from esrjax.training.logging import TrainReport
@@ -219,10 +219,10 @@ def _run_stages(
     if distributed.is_main_process():
         loggers = [TensorBoardLogger(output)] if tensorboard else []
         loggers.append(TrainingBar(recipe.total_steps))
-        for name, summary in data.items():
-            print_line(f"dataset {name}: {summary}", err=True)
-        for note in (*device_lines(recipe), *recipe_notes(recipe), *overlap_notes(recipe)):
-            print_line(note, err=True)
+        lines = [f"dataset {name}: {summary}" for name, summary in data.items()]
+        lines += [*device_lines(recipe), *recipe_notes(recipe), *overlap_notes(recipe)]
+        for line in () if is_quiet() else lines:
+            print_line(line, err=True)
         _print_reading_notes(recipe)
     with ExitStack() as stack:
         for logger in loggers:

@@ -12,6 +12,7 @@ from typer.main import get_command
 from esrjax import registry
 from esrjax.bench import roofline
 from esrjax.cli import PANELS, app
+from esrjax.data.image_io import write_image
 from esrjax.nn import ops
 
 COMMANDS = [name for commands in PANELS.values() for name in commands]
@@ -105,6 +106,20 @@ def test_version_and_shell_completion(esrjax, monkeypatch):
     monkeypatch.setenv("COMP_WORDS", "esrjax method ")
     monkeypatch.setenv("COMP_CWORD", "2")
     assert set(TREE["method"]) <= set(esrjax().out.split())
+
+
+def test_quiet_prints_no_notes_and_verbose_a_traceback(esrjax, tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    upscale = ("upscale", tmp_path / "a.png", "-o", tmp_path / "b.png")
+    noted = esrjax("rank", tmp_path, "--verbose")
+    assert noted.code == 2 and "Traceback" in noted.err
+    assert "Traceback" not in esrjax("rank", tmp_path).err
+    packed = ("data", "verify", tmp_path)
+    assert "1 image, LR: bicubic from HR" in esrjax(*packed).err
+    for args in (("--quiet", *packed), (*packed, "--quiet")):
+        assert esrjax(*args).err == ""
+    both = esrjax("--quiet", *upscale, "--verbose")
+    assert both.code == 2 and "--quiet" in both.err and not (tmp_path / "b.png").exists()
 
 
 def test_unknown_option_is_reported(esrjax):
