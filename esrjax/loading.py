@@ -17,6 +17,7 @@ from esrjax.method import Form, Method, Weights
 from esrjax.nn import checkpoint_io
 from esrjax.nn.checkpoint_io import Checkpoint, CheckpointMetadata, StateDict
 from esrjax.nn.layers import shapes_only
+from esrjax.nn.quantization import is_range, quantize_as
 from esrjax.nn.reparam import Reparam, deploy
 from esrjax.nn.state_dict import (
     KeyMap,
@@ -78,11 +79,13 @@ def load_network(
         except InvalidArgument as error:
             raise error.with_location(str(checkpoint.path)) from error
         file, prefix = _without_prefix(method, net, checkpoint)
+        key_map = KeyMap(method.torch_names)
+        net = quantize_as(net, file.state_dict, key_map) if form == "deploy" else net
         try:
             net = load_state_dict(
                 net,
                 file.state_dict,
-                KeyMap(method.torch_names),
+                key_map,
                 method.unused_torch_keys,
                 f"{checkpoint.path}, read as {method_name} in {form} form{_format(candidate)}",
             )
@@ -316,7 +319,7 @@ def _has_shapes(state_dict: StateDict, method: Method, shapes: Shapes) -> bool:
     return shapes == {
         key_map.to_flax(key): tensor.shape
         for key, tensor in tensors.items()
-        if not matches_any(key, method.unused_torch_keys)
+        if not matches_any(key, method.unused_torch_keys) and not is_range(key)
     }
 
 

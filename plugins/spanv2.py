@@ -70,6 +70,8 @@ class GatedSPAB(FusedBlock):
 
     def forward(self, u: Array) -> Array:
         f, gate = self.c3(jax.nn.relu(self.c2(jax.nn.relu(self.c1(u))))), self.guidance_map_conv
+        if gate.rounds_input:
+            return (u + f) * gate(f)
         return ops.gated_residual(u, f, gate.effective_weight(), gate.bias[...])
 
 

@@ -21,7 +21,12 @@ from esrjax.training.recipe import Data, InitFrom, Recipe, Schedule, Stage, Teac
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 NAMES = [file.stem for file in CONFIGS if file.stem != "ntire2026"]  # challenge rules
-OUR_RECIPES = {"quick", "spanv2_large_batch", *(name for name in NAMES if name.endswith("_291"))}
+OUR_RECIPES = {
+    "quick",
+    "spanv2_int8",
+    "spanv2_large_batch",
+    *(name for name in NAMES if name.endswith("_291")),
+}
 METHODS = [name for name in NAMES if name not in OUR_RECIPES and not name.startswith("smt_")]
 # The recipes that compile fastest; the others take ten minutes together, most of it DWMamba and
 # HAESR. Teachers, taps, pruning and adapters are in tests/training/test_train.py.

@@ -24,6 +24,7 @@ PUBLIC = {
     "esrjax.nn.reparam": "Reparam deploy",
     "esrjax.nn.lora": "LoRAConv2d add_lora merge_lora",
     "esrjax.nn.prune": "prune_channels",
+    "esrjax.nn.quantization": "QuantConv2d add_quantization fake_quantize remove_quantization",
     "esrjax.nn.cost": "cost",
     "esrjax.nn.state_dict": "KeyMap load_state_dict to_state_dict",
     "esrjax.nn.checkpoint_io": "read_checkpoint write_safetensors write_torch",

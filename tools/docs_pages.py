@@ -15,13 +15,13 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 API_MODULES: Mapping[str, str] = {  # package -> its documented modules
     "esrjax": "inference method registry errors io",
-    "esrjax.nn": "functional layers ops reparam lora prune cost hooks state_dict checkpoint_io "
-    "masking selective_scan",
+    "esrjax.nn": "functional layers ops reparam lora quantization prune cost hooks state_dict "
+    "checkpoint_io masking selective_scan",
     "esrjax.data": "image_io datasets resize verify tfds_records tfds_writer",
     "esrjax.evaluation": "metrics score upscale fuse_images",
     "esrjax.training": "recipe recipe_loader train stage_trainer train_state losses optim "
     "pipeline loader checkpoint init_from distributed",
-    "esrjax.bench": "timing bench roofline",
+    "esrjax.bench": "timing bench",
     "esrjax.challenge": "rules record results evaluate rank table sensitivity published_table "
     "submission",
     "esrjax.interop": "parity parity_report draws convert torch_model torch_compare torch_watch "

@@ -13,7 +13,8 @@ from esrjax.data.datasets import parse_name
 from esrjax.errors import list_some
 from esrjax.training import recipe_loader
 from esrjax.training.dry_run import StagePlan, dry_run
-from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun, recipe_notes
+from esrjax.training.recipe import InitFrom, LossWeight, Recipe, Stage, StageRun
+from esrjax.training.recipe_loader import recipe_notes
 from esrjax.training.run_data import DataSummaries, overlap_notes, summarize_data
 from esrjax.training.stage_trainer import device_lines
 

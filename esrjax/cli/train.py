@@ -207,7 +207,7 @@ def _run_stages(
 ) -> tuple[Path, ...]:
     from esrjax.training import distributed, recipe_loader, train
     from esrjax.training.logging import TensorBoardLogger
-    from esrjax.training.recipe import recipe_notes
+    from esrjax.training.recipe_loader import recipe_notes
     from esrjax.training.run_data import overlap_notes, summarize_data
     from esrjax.training.stage_trainer import device_lines
 

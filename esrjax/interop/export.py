@@ -22,11 +22,12 @@ from jax import Array
 from jax import export as jax_export
 from numpy.typing import NDArray
 
-from esrjax.errors import ExportError
+from esrjax.errors import ExportError, InvalidArgument
 from esrjax.inference import Model
 from esrjax.interop.onnx import lowerings, sessions
 from esrjax.io import atomic_write, check_outputs, check_writable, write_bytes
 from esrjax.nn import checkpoint_io, functional, ops
+from esrjax.nn.quantization import fake_quantize, fake_quantize_weight, quantized_convs
 from esrjax.nn.state_dict import cast
 
 ExportFormat = Literal["onnx", "stablehlo"]
@@ -38,12 +39,14 @@ REQUIRED_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffer
 PLATFORMS = ("cpu", "cuda")  # that a StableHLO artifact runs on
 IMAGE_SIZES = ((16, 24), (33, 21), (75, 131))  # (h, w), LR pixels: odd sides and several tiles
 MAX_FLOAT32_DIFF = 1e-4  # of data_range, for exports in float32
-MIN_PSNR_DB = 50.0  # against JAX in float32, for exports in float16 and bfloat16
+# Against JAX, for exports in float16 and bfloat16, and for those with int8 convolutions: a value
+# that float32 rounds to the other side of a half is a whole step of 8 bits away.
+MIN_PSNR_DB = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCheck:
-    """Difference between an exported network and JAX in float32.
+    """Difference between an exported network and JAX in float32; there, int8 is rounded, too.
 
     Attributes:
         image_sizes: (h, w) of the LR images, pixels.
@@ -57,13 +60,14 @@ class ExportCheck:
     psnr: float | None
     is_finite: bool
 
-    def within_tolerance(self, dtype: Dtype) -> bool:
+    def within_tolerance(self, dtype: Dtype, is_quantized: bool = False) -> bool:
         """Return whether the exported network computes the same as JAX, for its precision.
 
         Args:
             dtype: Precision of the exported network.
+            is_quantized: Whether it has int8 convolutions.
         """
-        if dtype == "float32":
+        if dtype == "float32" and not is_quantized:
             return self.is_finite and self.max_abs_diff < MAX_FLOAT32_DIFF
         return self.is_finite and (self.psnr is None or self.psnr >= MIN_PSNR_DB)
 
@@ -106,6 +110,7 @@ class ExportMetadata:
         hparams: Hyperparameters that differ from the method's defaults.
         license: License of the method.
         weights_sha256: SHA-256 of the checkpoint, or of the file that it was converted from.
+        int8_convs: Number of convolutions with int8 kernels and uint8 inputs.
         layout: Layout of inputs and outputs.
         checks: Comparison with JAX by dtype. An ONNX file in float32 has one for float16 as well:
             the accuracy that engines with float16 reach.
@@ -122,6 +127,7 @@ class ExportMetadata:
     hparams: Mapping[str, Any]
     license: str
     weights_sha256: str
+    int8_convs: int = 0
     layout: str = "NCHW float32, batch 1, RGB"
     checks: Mapping[str, ExportCheck] = field(default_factory=dict[str, ExportCheck])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -159,12 +165,20 @@ def export(
     Raises:
         ExportError: If the network cannot be traced with symbolic height and width, cannot be
             converted to ONNX, or its outputs differ from JAX's.
+        InvalidArgument: If it has int8 convolutions and `dtype` is not float32.
         UnwritableFile: If the file cannot be written, or is the checkpoint of the network.
     """
     metadata_path = target.with_name(target.name + ".json")
     outputs = [target] if format == "onnx" else [target, metadata_path]
     check_outputs(outputs, [model.checkpoint.path])
     check_writable(target)
+    is_quantized = bool(quantized_convs(model.net))
+    if is_quantized and dtype != "float32":
+        raise InvalidArgument(
+            f"{model.name} has int8 convolutions and cannot be exported in {dtype}",
+            rule="the layers of such a network that are not int8 are float32",
+            remedy="leave --dtype out, or export the float32 weights",
+        )
     _check_symbolic_shape(model)
     net, min_side, data_range = model.net, model.method.min_side, model.method.data_range
     sizes = [(max(h, min_side), max(w, min_side)) for h, w in IMAGE_SIZES]
@@ -180,9 +194,9 @@ def export(
         artifact = to_stablehlo(net, min_side, dtype)
         forward = _stablehlo_forward(artifact)
     checks = {dtype: compare(forward, images, references, data_range)}
-    if not checks[dtype].within_tolerance(dtype):
-        raise _export_mismatch(model.name, format, dtype, checks[dtype])
-    if format == "onnx" and dtype == "float32":
+    if not checks[dtype].within_tolerance(dtype, is_quantized):
+        raise _export_mismatch(model.name, format, dtype, checks[dtype], is_quantized)
+    if format == "onnx" and dtype == "float32" and not is_quantized:
         float16_forward = _onnx_forward(to_onnx(model.name, net, min_side, "float16"))
         checks["float16"] = compare(float16_forward, images, references, data_range)
     export_metadata = _make_metadata(model, format, dtype, checks)
@@ -213,6 +227,8 @@ CONVOLUTIONAL_PRIMITIVES = lowerings.CALLS | frozenset(
     "add broadcast_in_dim concatenate conv_general_dilated convert_element_type ge gt le logistic "
     "lt max min mul neg pad reshape select_n slice split squeeze sub tanh transpose".split()
 )
+# Ops that are none of their primitives in an exported network, which convolves in int8 there.
+QUANTIZERS = {op.__name__ for op in (fake_quantize, fake_quantize_weight)}
 
 
 def nchw_forward(net: nnx.Module, dtype: Dtype = "float32") -> Callable[[Array], Array]:
@@ -294,6 +310,8 @@ def is_convolutional(net: nnx.Module, min_side: int) -> bool:
 
 def _primitives(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
+        if str(equation.params.get("name")) in QUANTIZERS:
+            continue
         yield equation.primitive.name
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
@@ -339,9 +357,10 @@ def _stablehlo_forward(artifact: bytes) -> NchwForward:
 
 
 def _export_mismatch(
-    name: str, format: ExportFormat, dtype: Dtype, check: ExportCheck
+    name: str, format: ExportFormat, dtype: Dtype, check: ExportCheck, is_quantized: bool
 ) -> ExportError:
-    limit = f"{MAX_FLOAT32_DIFF:g} of data_range" if dtype == "float32" else f"{MIN_PSNR_DB:g} dB"
+    is_exact = dtype == "float32" and not is_quantized
+    limit = f"{MAX_FLOAT32_DIFF:g} of data_range" if is_exact else f"{MIN_PSNR_DB:g} dB"
     problem = (
         f"differs from JAX in float32 by {check.max_abs_diff:.2g} of data_range, "
         f"{check.psnr or 0:.1f} dB"
@@ -370,6 +389,7 @@ def _make_metadata(
         hparams=dict(model.hparams),
         license=method.license,
         weights_sha256=checkpoint_io.source_sha256(model.checkpoint),
+        int8_convs=len(quantized_convs(model.net)),
         checks=checks,
         versions={"python": platform.python_version()} | {n: metadata.version(n) for n in packages},
     )

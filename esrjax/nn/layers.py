@@ -118,7 +118,13 @@ class Conv2d(nnx.Module):
         dilation: Of both axes.
         groups: Number of groups of channels.
         bias: Whether a bias is added.
+
+    Attributes:
+        rounds_input: Whether the layer also changes its input, so that an op of `effective_weight`
+            and bias alone does not compute its output (`quantization.QuantConv2d`).
     """
+
+    rounds_input: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -146,7 +152,7 @@ class Conv2d(nnx.Module):
     def effective_weight(self) -> Array:
         """Return the kernel that the layer convolves with, `(kh, kw, in / groups, out)`.
 
-        Subclasses that store it in another form override this (`lora.LoRAConv2d`).
+        Subclasses with another one than `weight` override this (`lora.LoRAConv2d`).
         """
         return self.weight[...]
 
@@ -302,7 +308,9 @@ class FusedBlock(nnx.Module):
         return self.op(*self.operands(u))
 
     def __call__(self, u: Array) -> Any:
-        return self.fused(u) if ops.has_kernel(self.op, self.operands(u)) else self.forward(u)
+        is_fusable = not any(getattr(m, "rounds_input", False) for _, m in nnx.iter_modules(self))
+        is_fused = is_fusable and ops.has_kernel(self.op, self.operands(u))
+        return self.fused(u) if is_fused else self.forward(u)
 
 
 def conv_operands(*convs: Conv2d) -> tuple[Array, ...]:

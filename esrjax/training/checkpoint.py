@@ -48,6 +48,7 @@ from esrjax.io import (
 )
 from esrjax.loading import abstract_network
 from esrjax.nn import checkpoint_io
+from esrjax.nn.quantization import quantize_as
 from esrjax.nn.state_dict import KeyMap, load_state_dict, to_state_dict
 from esrjax.training import recipe_loader, run_data
 from esrjax.training.distributed import all_agree, barrier, is_main_process
@@ -207,7 +208,8 @@ class RunDir:
         model = LoadedModel(method=metadata.method, net=net, form=form, hparams=hparams)
         model = model.with_lora(run.stage.lora) if run.stage.lora else model
         key_map, location = KeyMap(method.torch_names), str(self.path)
-        net = load_state_dict(model.net, checkpoint.state_dict, key_map, location=location)
+        net = quantize_as(model.net, checkpoint.state_dict, key_map)
+        net = load_state_dict(net, checkpoint.state_dict, key_map, location=location)
         return replace(model, net=net)
 
     def export(self, model: LoadedModel) -> tuple[Path, ...]:

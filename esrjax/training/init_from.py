@@ -3,36 +3,51 @@
 A stage starts from scratch, from the result of another stage, or from a checkpoint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 from flax import nnx
 
-from esrjax import registry
-from esrjax.errors import NotFound, RecipeError
+from esrjax import hub, registry
+from esrjax.errors import NotFound, RecipeError, list_some, log_note
 from esrjax.io import matches_any, unmatched_patterns, weights_dirs
 from esrjax.loading import load_network
 from esrjax.method import Form
 from esrjax.nn import checkpoint_io
+from esrjax.nn.hooks import with_hooks
 from esrjax.nn.lora import add_lora, merge_lora
 from esrjax.nn.prune import Weights, prune_channels
+from esrjax.nn.quantization import add_quantization, quantized_convs, remove_quantization
 from esrjax.nn.reparam import deploy
 from esrjax.nn.state_dict import named_parameters
 from esrjax.schema import bullet_list
-from esrjax.training.recipe import InitFrom, LoRA, Recipe, StageRun, StageWeights
+from esrjax.training.recipe import (
+    InitFrom,
+    LoRA,
+    Quantization,
+    Recipe,
+    StageRun,
+    StageWeights,
+)
+
+SHIPPED = "shipped:"  # in front of a method: the weights that its plugin ships
 
 
 def find_checkpoint(name: str) -> Path:
     """Return the path of a checkpoint.
 
     Args:
-        name: A path, or the name of a file in one of this machine's weight folders.
+        name: A path, the name of a file in one of this machine's weight folders, or the weights
+            that a plugin ships, `shipped:spanv2`.
 
     Raises:
         NotFound: There is no such file; lists the folders.
     """
+    if name.startswith(SHIPPED):
+        return _shipped_checkpoint(name.removeprefix(SHIPPED))
     folders = weights_dirs()
     for path in (Path(name), *(folder / name for folder in folders)):
         if path.exists():
@@ -40,10 +55,21 @@ def find_checkpoint(name: str) -> Path:
     raise NotFound(
         f"No such checkpoint: {name!r}",
         rule="a checkpoint is a path, a file in $ESRJAX_DATA, $ESRJAX_DATA/weights or "
-        "$ESRJAX_REFERENCE/weights, or downloaded by `esrjax weights get`",
+        "$ESRJAX_REFERENCE/weights, downloaded by `esrjax weights get`, or shipped:METHOD",
         location="; ".join(f"searched {folder}" for folder in folders),
         remedy="check the name, or copy the file to one of these folders",
     )
+
+
+def _shipped_checkpoint(method: str) -> Path:
+    path = hub.shipped_path(registry.get_method(method))
+    if path is None:
+        raise NotFound(
+            f"{method!r} ships no weights",
+            rule=f"{SHIPPED}METHOD are the weights that the plugin of a method contains",
+            remedy="name a file; `esrjax weights list` shows where the weights of each method are",
+        )
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +94,28 @@ class LoadedModel:
         """Return the model with its adapters merged into the kernels."""
         return self if self.lora is None else replace(self, net=merge_lora(self.net), lora=None)
 
+    def without_quantization(self) -> "LoadedModel":
+        """Return the model with the same weights in float32 convolutions, with a note."""
+        if not (paths := quantized_convs(self.net)):
+            return self
+        log_note(f"{self.method}: {len(paths)} int8 convolutions of the initial weights in float32")
+        return replace(self, net=remove_quantization(self.net))
+
+    def with_quantization(self, cfg: Quantization) -> "LoadedModel":
+        """Return the model with convolutions of 8 bits; ranges of the same ones are kept.
+
+        Args:
+            cfg: Which convolutions.
+
+        Raises:
+            RecipeError: As of `add_quantization`, or the network runs one without its inputs.
+        """
+        net = add_quantization(remove_quantization(self.net), cfg.exclude)
+        if quantized_convs(net) == quantized_convs(self.net):
+            return self
+        _check_called(net, quantized_convs(net), registry.get_method(self.method).min_side)
+        return replace(self.without_quantization(), net=net)
+
     def with_lora(self, lora: LoRA, seed: int = 0) -> "LoadedModel":
         """Return the model with new adapters: one factor is random and the other is 0.
 
@@ -84,6 +132,21 @@ class LoadedModel:
         if self.form == "deploy":
             return self
         return replace(self, net=deploy(self.net), form="deploy", lora=None)
+
+
+def _check_called(net: nnx.Module, paths: Sequence[str], min_side: int) -> None:
+    """Raise `RecipeError` if the network does not call one of its layers, but reads its weights."""
+    called: set[str] = set()
+    hooked = with_hooks(net, lambda path, _: called.add(path))
+    lr = jax.ShapeDtypeStruct((1, max(32, min_side), max(32, min_side), 3), "float32")
+    nnx.eval_shape(lambda net, lr: net(lr), hooked, lr)
+    if missed := [path for path in paths if path not in called]:
+        raise RecipeError(
+            f"quantization: the network does not call {list_some(missed, 12)}",
+            rule="a quantized convolution rounds its inputs when it is called; this network reads "
+            "its kernel instead",
+            remedy="add these paths to exclude",
+        )
 
 
 class StageModelLoader(Protocol):
@@ -110,13 +173,16 @@ def init_stage_model(recipe: Recipe, run: StageRun, load_stage: StageModelLoader
     defaults = registry.get_method(method).default_hparams()
     has_other_hparams = {**defaults, **hparams} != {**defaults, **loaded.hparams}
     if stage.reinit or loaded.method != method or has_other_hparams:
-        loaded = _rebuild(recipe, run, loaded.without_lora())
+        loaded = _rebuild(recipe, run, loaded.without_lora().without_quantization())
     elif stage.prune is not None:
         raise RecipeError(
             f"prune of stage {run.name!r} has no effect: the initial weights are of its network",
             rule="prune reduces wider initial weights to the network of the stage",
             remedy="set narrower hparams for the stage, or remove prune",
         )
+    if stage.quantization is not None:
+        return loaded.without_lora().with_quantization(stage.quantization)
+    loaded = loaded.without_quantization()
     if _adapters(loaded.lora) == _adapters(stage.lora):
         return loaded
     loaded = loaded.without_lora()

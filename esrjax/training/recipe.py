@@ -365,6 +365,20 @@ class LoRA:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Quantization:
+    """Kernels of 8 bits, and inputs of 8 bits, of the convolutions of the network in deploy form.
+
+    The result is stored with the ranges of the inputs: whatever loads it computes with 8 bits.
+    A later stage without this key trains the same weights in float32.
+
+    Attributes:
+        exclude: Globs of the paths of convolutions that stay in float32.
+    """
+
+    exclude: Globs = ()
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Validation:
     """Validation during a stage.
 
@@ -407,6 +421,7 @@ class Stage:
             same loss and gradient at the cost of the deploy form.
         teacher: The teacher of the distillation terms.
         lora: Low-rank adapters to train instead of the kernels.
+        quantization: Convolutions of 8 bits, rounded while they are trained.
         freeze: Globs of parameters that are not trained.
         ema: Decay of an exponential moving average of the weights, which then is the result. It
             starts at the initial weights of the stage.
@@ -442,6 +457,7 @@ class Stage:
     train_fused: bool = False
     teacher: TeacherConfig | None = None
     lora: LoRA | None = None
+    quantization: Quantization | None = None
     freeze: Globs = ()
     ema: Fraction | None = None
     ema_warmup: bool = False
@@ -470,6 +486,10 @@ class Stage:
             ),
             "ema_warmup needs `ema`": self.ema is not None or not self.ema_warmup,
             'train_fused needs form = "train"': self.form == "train" or not self.train_fused,
+            'quantization needs form = "deploy"': not self.quantization or self.form == "deploy",
+            "quantization is not possible with lora, heads or teacher.taps": (
+                not self.quantization or not (self.lora or self.heads or has_taps)
+            ),
             "schedule.end_learning_rate is above the learning rate that the cosine starts from": (
                 self.schedule.end_learning_rate
                 <= self.optimizer.learning_rate * min(self.schedule.restart_weights, default=1)
@@ -631,8 +651,9 @@ class Recipe:
         """Yield an error for every reference to weights that do not exist before the stage."""
         for index, stage in enumerate(self.stage):
             is_new = stage.init_from == "scratch" or (stage.init_from == "previous" and not index)
-            if is_new and (stage.prune or stage.reinit or stage.lora):
-                yield f"{stage.name}: prune, reinit and lora change initial weights; there are none"
+            if is_new and (stage.prune or stage.reinit or stage.lora or stage.quantization):
+                keys = "prune, reinit, lora and quantization"
+                yield f"{stage.name}: {keys} change initial weights; there are none"
             earlier = [earlier_stage.name for earlier_stage in self.stage[:index]]
             init = stage.init_from.stage if isinstance(stage.init_from, InitFrom) else None
             teacher = stage.teacher and stage.teacher.stage
@@ -722,27 +743,6 @@ class Recipe:
 
 
 RECIPE = TypeAdapter(Recipe)
-MAX_INITIAL_SHARE = 0.01  # of the initial weights in a moving average, above which a note says so
-
-
-def recipe_notes(recipe: Recipe) -> list[str]:
-    """Return notes on what the stages, by their length, do not reach or do not forget.
-
-    That are moving averages which keep much of the initial weights, and steps of schedules beyond
-    the end of the stage.
-    """
-    notes: list[str] = []
-    for stage in recipe.stage:
-        if stage.ema_initial_share > MAX_INITIAL_SHARE:
-            notes.append(
-                f"note: stage {stage.name!r}: ema = {stage.ema:g} over {stage.steps:,} steps "
-                f"leaves {stage.ema_initial_share:.1%} of the initial weights in the result; set "
-                "ema_warmup = true, lower ema, or train for longer"
-            )
-        if late := [f"{path} at {step:,}" for path, step in stage.late_steps]:
-            text = f"not reached in {stage.steps:,} steps: {', '.join(late)}"
-            notes.append(f"note: stage {stage.name!r}: {text}")
-    return notes
 
 
 def to_json(recipe: Recipe) -> str:

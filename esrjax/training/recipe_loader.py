@@ -20,6 +20,7 @@ from esrjax.io import parse_json, parse_toml, read_bytes
 from esrjax.schema import bullet_list, format_errors
 from esrjax.training.recipe import RECIPE, Recipe
 
+MAX_INITIAL_SHARE = 0.01  # of the initial weights in a moving average, above which a note says so
 _MAX_DOTS = 16  # in a path; recipes have less than half of these levels
 
 
@@ -247,3 +248,23 @@ def _invalid_recipe(mistakes: list[str], location: str) -> RecipeError:
         location=location,
         remedy="correct the listed keys; `esrjax recipes show quick` prints a complete example",
     )
+
+
+def recipe_notes(recipe: Recipe) -> list[str]:
+    """Return notes on what the stages, by their length, do not reach or do not forget.
+
+    That are moving averages which keep much of the initial weights, and steps of schedules beyond
+    the end of the stage.
+    """
+    notes: list[str] = []
+    for stage in recipe.stage:
+        if stage.ema_initial_share > MAX_INITIAL_SHARE:
+            notes.append(
+                f"note: stage {stage.name!r}: ema = {stage.ema:g} over {stage.steps:,} steps "
+                f"leaves {stage.ema_initial_share:.1%} of the initial weights in the result; set "
+                "ema_warmup = true, lower ema, or train for longer"
+            )
+        if late := [f"{path} at {step:,}" for path, step in stage.late_steps]:
+            text = f"not reached in {stage.steps:,} steps: {', '.join(late)}"
+            notes.append(f"note: stage {stage.name!r}: {text}")
+    return notes

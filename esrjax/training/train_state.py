@@ -240,7 +240,9 @@ class Objective:
         """
         dtype = jax.tree.leaves(params)[0].dtype  # of the loss, whatever the network computes in
         with jax.default_matmul_precision(_MATMUL[self.stage.precision]):
-            net = nnx.merge(self.graphdef, params["network"], state.frozen, state.rest)
+            parts = params["network"], state.frozen, state.rest
+            # A copy: variables of an outer trace refuse the updates of the forward pass.
+            net = nnx.merge(self.graphdef, *parts, copy=True)
             net = self._compute_network(net)
             (sr, *heads), student_features = self._forward(net, lr, dtype)
             teacher_sr: Any = None  # unused without a teacher: the schema requires one

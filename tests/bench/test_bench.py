@@ -8,8 +8,16 @@ import pytest
 from flax import nnx
 
 from esrjax import registry
-from esrjax.bench import roofline, timing
-from esrjax.bench.bench import Backend, CompiledCase, SkipBackend, Variants, bench, jax_backend
+from esrjax.bench import timing
+from esrjax.bench.bench import (
+    PROBE_SIZES,
+    Backend,
+    CompiledCase,
+    SkipBackend,
+    Variants,
+    bench,
+    jax_backend,
+)
 from esrjax.errors import ImageTooSmall, InvalidArgument, NotFound
 from esrjax.nn import ops
 
@@ -17,7 +25,7 @@ from esrjax.nn import ops
 @pytest.fixture(autouse=True)
 def small_probes(monkeypatch):
     """Probes of the machine's peaks that take no time."""
-    monkeypatch.setitem(roofline.PROBE_SIZES, "cpu", (2**16, 64))
+    monkeypatch.setitem(PROBE_SIZES, "cpu", (2**16, 64))
 
 
 @pytest.fixture

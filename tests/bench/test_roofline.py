@@ -3,8 +3,8 @@
 import pytest
 
 from esrjax import registry
-from esrjax.bench import roofline, timing
-from esrjax.bench.roofline import MachinePeak, PeakProbe, workload
+from esrjax.bench import timing
+from esrjax.bench.bench import PROBE_SIZES, MachinePeak, PeakProbe, workload
 from esrjax.nn.reparam import deploy
 
 ROUND_PEAK = MachinePeak(bytes_per_s=1e9, macs_per_s=2e9, samples_ms={})
@@ -27,7 +27,7 @@ def test_workload_of_one_3x3_filter(crumbs):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_fastest_copy_and_matmul_reach_the_measured_peaks(monkeypatch, precision):
     copy_bytes, matrix_size = 2**16, 64
-    monkeypatch.setitem(roofline.PROBE_SIZES, "cpu", (copy_bytes, matrix_size))
+    monkeypatch.setitem(PROBE_SIZES, "cpu", (copy_bytes, matrix_size))
     probe = PeakProbe(precision)
     probe.measure(0.0)
     probe.measure(0.0)

@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from esrjax import registry
-from esrjax.bench import roofline
+from esrjax.bench.bench import PROBE_SIZES
 from esrjax.cli import PANELS, app
 from esrjax.data.image_io import write_image
 from esrjax.nn import ops
@@ -246,7 +246,7 @@ def test_costs_of_modules_add_up_to_the_total(esrjax):
 
 
 def test_bench_times_methods_interleaved(esrjax, crumbs, monkeypatch):
-    monkeypatch.setitem(roofline.PROBE_SIZES, "cpu", (2**16, 64))
+    monkeypatch.setitem(PROBE_SIZES, "cpu", (2**16, 64))
     args = "crumb loaf --image-size 16x16,8x24 --seconds 0.01 --json".split()
     report = esrjax("bench", *args).json
     assert set(report) == {"device", "machine", "peaks", "rows", "notes"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from esrjax.bench import roofline
+from esrjax.bench.bench import PROBE_SIZES
 from esrjax.errors import TorchModelError
 from esrjax.interop import torch_optim
 from esrjax.interop.torch_model import build, parse_source
@@ -64,7 +64,7 @@ def test_bench_times_a_torch_model_with_its_method(esrjax, crumbs, write_torch_f
         raise RuntimeError("no compiler\nat all")
 
     monkeypatch.setattr(torch, "compile", compile)
-    monkeypatch.setitem(roofline.PROBE_SIZES, "cpu", (2**16, 64))
+    monkeypatch.setitem(PROBE_SIZES, "cpu", (2**16, 64))
     args = (
         "bench crumb --image-size 8x9 --seconds 0.01 --torch-compile --hparam kernel_size=5".split()
     )

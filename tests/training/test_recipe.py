@@ -123,7 +123,8 @@ def test_steps_beyond_the_end_of_a_stage_are_noted(recipe_dict):
     stage["data"]["patch_schedule"] = [{"step": n, "hr_patch_sizes": [[16, 16]]} for n in (9, 12)]
     first = recipe_loader.parse(recipe_dict).stage[0]
     assert first.late_steps == [("schedule", 10), ("data.patch_schedule", 12), ("loss.mse", 11)]
-    (note,) = [n for n in recipe.recipe_notes(recipe_loader.parse(recipe_dict)) if "reached" in n]
+    notes = recipe_loader.recipe_notes(recipe_loader.parse(recipe_dict))
+    (note,) = [note for note in notes if "reached" in note]
     assert "'first'" in note and "12" in note
 
 

@@ -29,6 +29,7 @@ from esrjax.interop.onnx.graph import (
     value_info,
 )
 from esrjax.interop.onnx.sessions import INPUT, import_library, make_session
+from esrjax.nn import quantization
 from esrjax.nn.functional import OP_PREFIX
 from esrjax.nn.masking import is_static
 
@@ -362,6 +363,29 @@ def _pixel_shuffle(graph: GraphBuilder, eqn: Eqn, x: Value) -> Value:
     return _add_nchw(graph, "DepthToSpace", x, blocksize=r, mode="CRD")  # PyTorch's channel order
 
 
+# --- 8-bit integers ---
+
+
+def _fake_quantize(graph: GraphBuilder, eqn: Eqn, x: Value, input_range: Value) -> Value:
+    if not (isinstance(input_range, np.ndarray) and np.isfinite(input_range).all()):
+        raise unsupported("A quantized layer without a range of its inputs", eqn)
+    scale, zero_point = map(np.asarray, quantization.input_grid(input_range))
+    grid = scale, zero_point.astype(np.uint8)
+    nchw = graph.transpose(x, [0, 3, 1, 2])
+    rounded = graph.add("DequantizeLinear", graph.add("QuantizeLinear", nchw, *grid), *grid)
+    return graph.transpose(rounded, [0, 2, 3, 1])
+
+
+def _fake_quantize_weight(graph: GraphBuilder, eqn: Eqn, w: Value) -> Value:
+    if not isinstance(w, np.ndarray):
+        raise unsupported("A quantized kernel that depends on the image", eqn)
+    scale = np.asarray(quantization.weight_scale(w))
+    integers = np.rint(w / scale).astype(np.int8).transpose(3, 2, 0, 1)
+    zero_points = np.zeros(scale.size, np.int8)
+    rounded = graph.add("DequantizeLinear", integers, scale.ravel(), zero_points, axis=0)
+    return graph.transpose(rounded, [2, 3, 1, 0])
+
+
 # --- tables ---
 
 # Elementwise operators: the JAX primitive and, where it has another name, the ONNX operator.
@@ -372,6 +396,8 @@ ELEMENTWISE = (
 )
 
 OP_LOWERINGS: Mapping[str, Lowering] = {
+    "fake_quantize": _fake_quantize,
+    "fake_quantize_weight": _fake_quantize_weight,
     "reflect_pad": _reflect_pad,
     "pixel_shuffle": _pixel_shuffle,
 }
