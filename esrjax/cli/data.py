@@ -1,4 +1,4 @@
-"""The commands `data pack | verify | select` and `metrics list | explain`."""
+"""The commands `data list | pack | verify | select` and `metrics list | explain`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,30 @@ DatasetArgument = Annotated[
 ]
 ScaleOption = Annotated[int, Option(help="Scale of the LR images.", min=1)]
 
-app = options.CommandGroup("Datasets: pack them for training, verify them, select similar images.")
+app = options.CommandGroup(
+    "Datasets: list the known ones, pack them for training, verify them, select similar images."
+)
 metrics_app = options.CommandGroup("Metric specs: list them, compare two images under all of them.")
+
+
+@app.command("list")
+def list_datasets(as_json: options.JsonOption = False) -> None:
+    """List the public datasets that are known by name: where to get them, terms, local folder."""
+    from esrjax.data import datasets
+    from esrjax.data.file_pairs import list_subfolders
+    from esrjax.io import data_dirs
+
+    rows: list[dict[str, Any]] = []
+    folders = [child for root in data_dirs() for child in list_subfolders(root)]
+    for info in datasets.known_datasets():
+        local = next((path for path in folders if datasets.dataset_info(path.name) is info), None)
+        row = {"name": info.title, "images": info.num_images, "source": info.source}
+        row |= {"terms": info.terms, "sha256": info.hr_sha256, "folder": local and str(local)}
+        rows.append(row)
+    if as_json:
+        print_json(rows)
+    else:
+        show_table([{**row, "sha256": (row["sha256"] or "-")[:16]} for row in rows])
 
 
 @app.command()

@@ -7,11 +7,13 @@ import functools
 import math
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from esrjax.data import layouts
 from esrjax.data.file_pairs import list_subfolders
@@ -30,53 +32,36 @@ class DatasetInfo:
 
     Attributes:
         title: Its name in messages.
-        name_pattern: Regular expression for the lower-case names of its folder or TFDS dataset.
+        pattern: Regular expression for the lower-case names of its folder or TFDS dataset.
         num_images: How many HR images it has.
+        source: Where it can be had.
+        terms: Under which terms.
         image_names: The stems of their files where every copy uses the same ones, else None.
+        hr_sha256: Hash of the pixels of all HR images (`verify.hr_sha256`), if it is known.
     """
 
     title: str
-    name_pattern: str
+    pattern: str
     num_images: int
+    source: str
+    terms: str
     image_names: frozenset[str] | None = None
+    hr_sha256: str | None = None
 
 
-def _numbers(num_digits: int, first: int, last: int) -> frozenset[str]:
-    """Return the image names `0001` to `0800`, for four digits."""
-    return frozenset(f"{number:0{num_digits}}" for number in range(first, last + 1))
+@functools.cache
+def known_datasets() -> tuple[DatasetInfo, ...]:
+    """Return the datasets of `configs/datasets.toml`."""
+    text = (resources.files("esrjax_configs") / "datasets.toml").read_text("utf-8")
+    return tuple(_parse_info(table) for table in tomllib.loads(text)["dataset"])
 
 
-DATASETS = (
-    DatasetInfo("DIV2K, training", r"div2k([_-]?train)?(_hr)?", 800, _numbers(4, 1, 800)),
-    DatasetInfo(
-        "DIV2K, validation", r"div2k[_-]?val(id)?(ation)?(_hr)?", 100, _numbers(4, 801, 900)
-    ),
-    DatasetInfo("DIV2K, test", r"div2k[_-]?test(_hr)?", 100, _numbers(4, 901, 1000)),
-    DatasetInfo("Flickr2K", r"flickr2k(_hr)?", 2650, _numbers(6, 1, 2650)),
-    DatasetInfo("LSDIR, training", r"lsdir([_-]?train)?(_hr)?", 84991, _numbers(7, 1, 84991)),
-    DatasetInfo("LSDIR, validation", r"lsdir[_-]?val(id)?(ation)?(_hr)?", 1000),
-    DatasetInfo("LSDIR, test", r"lsdir[_-]?test(_hr)?", 1000),
-    # The NTIRE efficient SR challenge concatenates 100 images of LSDIR and 100 of DIV2K.
-    DatasetInfo(
-        "NTIRE DIV2K and LSDIR, validation",
-        r"div2k_lsdir_valid(_hr)?",
-        200,
-        _numbers(7, 1, 100) | _numbers(4, 801, 900),
-    ),
-    DatasetInfo(
-        "NTIRE DIV2K and LSDIR, test",
-        r"div2k_lsdir_test(_hr)?",
-        200,
-        _numbers(7, 1, 100) | _numbers(4, 901, 1000),
-    ),
-    DatasetInfo("Set5", r"set5", 5, frozenset(("baby", "bird", "butterfly", "head", "woman"))),
-    DatasetInfo("Set14", r"set14", 14),
-    DatasetInfo("B100", r"b(sd)?s?(ds)?100", 100),
-    DatasetInfo("Urban100", r"urban100", 100),
-    DatasetInfo("Manga109", r"manga109", 109),
-    DatasetInfo("T91", r"t91", 91),
-    DatasetInfo("BSD200", r"bsd(s)?200", 200),
-)
+def _parse_info(table: dict[str, Any]) -> DatasetInfo:
+    """Return a table of the file; `numbers = [[4, 1, 800]]` are the names `0001` to `0800`."""
+    ranges = table.pop("numbers", [])
+    names = table.pop("names", [])
+    names += [f"{n:0{digits}}" for digits, first, last in ranges for n in range(first, last + 1)]
+    return DatasetInfo(**table, image_names=frozenset(names) or None)
 
 
 def dataset_info(name: str) -> DatasetInfo | None:
@@ -92,7 +77,7 @@ def dataset_info(name: str) -> DatasetInfo | None:
     folder = parts[-1] if parts else ""
     if folder in ("val", "valid", "validation", "test"):
         folder = "_".join(parts[-2:])  # DIV2K/valid
-    return next((info for info in DATASETS if re.fullmatch(info.name_pattern, folder)), None)
+    return next((info for info in known_datasets() if re.fullmatch(info.pattern, folder)), None)
 
 
 # --- pairs ---
@@ -434,11 +419,14 @@ def locate_dataset(name: str | Path) -> Path:
             return path
     names = {root: [child.name for child in list_subfolders(root)] for root in data_dirs()}
     contents = [f"'{root}' contains {list_some(names[root]) or 'nothing'}" for root in names]
+    remedy, info = "give a path, or set ESRJAX_DATA", dataset_info(str(name))
+    if info:
+        remedy += f"; {info.title} is from {info.source}; see `esrjax data list`"
     raise DatasetNotFound(
         f"No such dataset or folder: '{name}'",
         location="; ".join(contents) or None,
         rule="a dataset is a path, or a folder in $ESRJAX_DATA or $ESRJAX_REFERENCE/data",
-        remedy=suggest(str(name), chain(*names.values()), "give a path, or set ESRJAX_DATA"),
+        remedy=suggest(str(name), chain(*names.values()), remedy),
     )
 
 

@@ -55,6 +55,7 @@ class DatasetReport:
         min_hr_size: (h, w) of the HR image with the shortest side.
         lr_error: Largest difference between an LR image and the bicubic one, in levels; None
             without LR, or where LR is of another track.
+        hr_sha256: Hash of the pixels of all HR images; None if one cannot be read.
         problems: What is wrong, a line each.
         notes: What deserves a look but is not wrong, a line each.
     """
@@ -62,6 +63,7 @@ class DatasetReport:
     num_images: int
     min_hr_size: tuple[int, int] | None
     lr_error: int | None
+    hr_sha256: str | None
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -88,6 +90,7 @@ def verify_dataset(
     """
     checks = _check_pairs(pairs, progress)
     problems = _compare_with_info(pairs, expected)
+    sha256 = hr_sha256(checks)
     tracks = sorted(set(filter(None, map(_other_track, pairs))))
     notes = [f"LR of the track {track} is not compared with bicubic LR" for track in tracks]
     for check in checks:
@@ -96,14 +99,25 @@ def verify_dataset(
             error = f"LR differs from the bicubic LR by up to {check.lr_error} levels"
             problems.append(f"{check.name}: {error}")
         notes += [f"{check.name}: {note}" for note in check.notes]
+    if expected and sha256 and expected.hr_sha256 and sha256 != expected.hr_sha256:
+        notes.append(f"its HR images are not those of `esrjax data list`: {sha256[:16]}")
     leaks, similar = find_overlap(checks, _check_pairs(against, progress) if against else [])
     return DatasetReport(
         num_images=len(pairs),
         min_hr_size=min((check.size for check in checks if check.size), key=min, default=None),
         lr_error=max((c.lr_error for c in checks if c.lr_error is not None), default=None),
+        hr_sha256=sha256,
         problems=(*problems, *leaks),
         notes=(*notes, *_duplicates(pairs, checks), *similar),
     )
+
+
+def hr_sha256(checks: Sequence[PairCheck]) -> str | None:
+    """Return the SHA-256 of the sorted hashes of the different HR images, whatever their names."""
+    digests = {check.digest for check in checks}
+    if None in digests:
+        return None
+    return hashlib.sha256("".join(sorted(filter(None, digests))).encode()).hexdigest()
 
 
 def _check_pairs(pairs: Sequence[Pair], progress: Progress) -> list[PairCheck]:

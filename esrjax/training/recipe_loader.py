@@ -184,7 +184,7 @@ def shipped_recipes() -> list[str]:
     return sorted(
         file.name.removesuffix(".toml")
         for file in resources.files("esrjax_configs").iterdir()
-        if file.name.endswith(".toml") and "[[stage]]" in file.read_text()  # others are rules
+        if file.name.endswith(".toml") and "[[stage]]" in file.read_text()  # not rules
     )
 
 

@@ -27,7 +27,7 @@ TREE = {
     "submit": ["build", "check", "score", "merge"],
     "method": ["list", "show", "check", "new", "cost"],
     "weights": ["list", "get", "convert"],
-    "data": ["pack", "verify", "select"],
+    "data": ["list", "pack", "verify", "select"],
 }
 HEAVY = {"jax", "flax", "numpy", "torch", "optax", "PIL", "safetensors", "esrjax_plugins"}
 

@@ -1,6 +1,7 @@
 """`esrjax data`: a packed dataset is verified, scores and trained on by its name."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -132,3 +133,25 @@ def test_origin_of_lr_of_a_selection_is_that_of_the_new_dataset(esrjax, photos, 
     assert mixed.json["lr_source"] == f"read from {tmp_path / 'mixed/LR_X4'}"
     assert "Others: 1 image, LR: bicubic from HR\n" in mixed.err
     assert f"Photos: 2 images, LR: read from {photos / 'LR_bicubic_X4'}\n" in mixed.err
+
+
+def test_known_datasets_are_listed_with_source_and_local_folder(esrjax, monkeypatch, tmp_path):
+    (tmp_path / "Set5").mkdir()
+    monkeypatch.setenv("ESRJAX_DATA", str(tmp_path))
+    rows = {row["name"]: row for row in esrjax("data", "list", "--json").json}
+    assert rows["Set5"]["folder"] == str(tmp_path / "Set5")
+    assert rows["DIV2K, training"]["images"] == 800
+    assert all(row["source"] and row["terms"] for row in rows.values())
+    assert rows["Set5"]["sha256"][:16] in esrjax("data", "list").out
+    monkeypatch.delenv("ESRJAX_REFERENCE", raising=False)
+    missing = esrjax("eval", "span", "--data", "T91")
+    assert missing.code == 2 and f"T91 is from {rows['T91']['source']}" in missing.err
+
+
+def test_other_pixels_than_those_of_a_known_dataset_are_noted(esrjax, photos, tmp_path):
+    report = esrjax("data", "verify", photos, "--json").json
+    copy = shutil.copytree(photos, tmp_path / "Set5")
+    changed = esrjax("data", "verify", copy, "--json").json
+    assert changed["hr_sha256"] == report["hr_sha256"]  # of the pixels, not of the folder
+    assert any("are not those of `esrjax data list`" in note for note in changed["notes"])
+    assert not any("data list" in note for note in report["notes"])

@@ -121,7 +121,7 @@ def test_wild_track_has_the_hr_images_of_the_dataset(tmp_path):
     pairs = list_folder_pairs(tmp_path / "Set5")
     report = verify_dataset(pairs, expected=dataset_info("data/Set5"))
     assert (report.num_images, report.problems, report.lr_error) == (10, (), None)
-    assert report.notes == ("LR of the track wild is not compared with bicubic LR",)
+    assert report.notes[0] == "LR of the track wild is not compared with bicubic LR"
     without_head = [pair for pair in pairs if pair.hr.stem != "head"]
     count, missing = verify_dataset(without_head, expected=dataset_info("data/Set5")).problems
     assert "Set5 has 5 images, this dataset 4" in count and missing == "missing: head"
