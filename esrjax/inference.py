@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 from jax import Array
 
@@ -34,7 +36,7 @@ from esrjax.nn.reparam import deploy
 CheckpointPaths = Mapping[str, str | Path]  # name of a method -> its checkpoint
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Model:
     """A method with weights, in deploy form.
 
@@ -63,6 +65,26 @@ class Model:
     def origin(self) -> Origin:
         """Whose weights it has: "official", "shipped" or "own" (`weights_origin`)."""
         return weights_origin(self.method, self.checkpoint)
+
+    @property
+    def summary(self) -> dict[str, str]:
+        """Method, scale, number of parameters, weights and their file, as texts."""
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.net, nnx.Param)))
+        head = {"method": self.name, "scale": f"x{self.scale}", "parameters": f"{num_params:,}"}
+        return {**head, "weights": self.origin, "file": self.checkpoint.path.name}
+
+    def __repr__(self) -> str:
+        """Return one line, for instance in a shell."""
+        texts = [f"{key}: {value}" for key, value in self.summary.items()]
+        return f"<Model {', '.join(texts)}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table, for notebooks."""
+        rows = "".join(
+            f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>"
+            for key, value in self.summary.items()
+        )
+        return f"<table>{rows}</table>"
 
     def __call__(self, lr: Any) -> Any:
         """Upscale an image, or a batch of one size, in a single pass at its exact size.
@@ -159,7 +181,7 @@ class Model:
         return lambda lr, mask=None: run(state, lr, mask)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class EnsembleModel:
     """An ensemble with the weights of its members, called on images like a `Model`.
 
@@ -177,6 +199,10 @@ class EnsembleModel:
     def scale(self) -> int:
         """HR size / LR size."""
         return self.ensemble.scale
+
+    def __repr__(self) -> str:
+        """Return one line, for instance in a shell."""
+        return f"<EnsembleModel {self.name}: {', '.join(map(repr, self.members.values()))}>"
 
     def __call__(self, lr: Any) -> Any:
         """Upscale an image, (h, w, 3) -> (scale·h, scale·w, 3) uint8, as `Model` does."""

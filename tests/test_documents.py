@@ -90,7 +90,7 @@ def reader(tmp_path, reference):
         write_image(tmp_path / f"photos/{name}.png", noise)
     (tmp_path / "team00_SPAN.pth").symlink_to(reference / "weights/team00_SPAN.pth")
     path = f"{bin}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "PYTHONPATH": str(site_packages)}
+    env = {**os.environ, "PATH": path, "PYTHONPATH": f"{site_packages}:{ROOT}"}
 
     def run(commands):
         process = subprocess.run(
@@ -143,6 +143,20 @@ def test_challenge_page_shows_what_its_commands_print(reader, reference, tmp_pat
     assert "**without the first image (cold start)**: none" in sensitivity
     assert "**What if PKDSR runtime -0.1 ms, SPANV2 psnr -0.03 dB**: main: XiaomiMM 1" in what_if
     assert script.startswith("1 XiaomiMM 3.87") and "one run" in script
+
+
+@pytest.mark.slow
+def test_python_page_runs_as_it_stands(reader, tmp_path):
+    for name in ("a", "b"):
+        noise = np.random.default_rng(ord(name)).integers(0, 256, (160, 144, 3), np.uint8)
+        write_image(tmp_path / f"photos/{name}.png", noise)
+    blocks = CODE_BLOCK.findall((ROOT / "docs/python.md").read_text())
+    images, training = (
+        reader(f"export ESRJAX_DATA=$PWD\npython - <<'END'\n{text}\nEND\n") for *_, text in blocks
+    )
+    assert "<Model method: spanv2" in images
+    assert "(2, 96, 128, 3) (2, 24, 32, 3)" in images
+    assert "stopped after step 10" in training
 
 
 INSTALLATION = ("make demo", "python3 -m venv")  # blocks that set up an environment

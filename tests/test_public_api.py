@@ -6,7 +6,7 @@ from types import FunctionType
 import pytest
 
 PUBLIC = {
-    "esrjax": "evaluate load methods",
+    "esrjax": "evaluate load methods parity rank train upscale",
     "esrjax.errors": "UserError NotFound DatasetNotFound InvalidArgument UnreadableFile "
     "UnwritableFile DownloadError MissingExtra PluginError WeightsMismatch ImageTooSmall "
     "InvalidWeights "

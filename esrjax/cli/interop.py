@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,14 +22,11 @@ from esrjax.cli.output import (
 from esrjax.errors import InvalidArgument, list_some
 
 if TYPE_CHECKING:
-    from esrjax.interop.array_diff import OptimizerPair
     from esrjax.interop.export import ExportMetadata
     from esrjax.interop.parity import GoldenComparison
     from esrjax.interop.torch_compare import LiveComparison
     from esrjax.interop.torch_watch import CountsReport, ExerciseReport
     from esrjax.interop.trace import LayerReport
-
-LEARNING_RATE = 1e-3  # of the optimizer steps that are compared
 
 
 class ParityCommand(options.Command):
@@ -79,7 +75,7 @@ def parity(
             .safetensors checkpoint.
     """
     from esrjax.interop import parity_report
-    from esrjax.interop.parity import ParityRequest, image_pairs, run
+    from esrjax.interop.parity import ParityRequest, image_pairs, optimizer_pairs, run
 
     files, values = options.parse_checkpoints(checkpoint, [name]), options.parse_hparams(hparams)
     if registry.is_ensemble(name):
@@ -104,7 +100,7 @@ def parity(
         parity_report.check_writable(report, file)
     if data is not None:
         print_lr_source(data, image_pairs(request))
-    result = run(request, _optimizer_pairs() if torch else ())
+    result = run(request, optimizer_pairs() if torch else ())
     _show(result.comparison, as_json)
     if report is not None:
         parity_report.write(report, parity_report.make_report(request, result))
@@ -143,36 +139,6 @@ def _torch_args(text: str) -> dict[str, Any]:
     return kwargs  # pyright: ignore[reportUnknownVariableType] # keys of JSON are strings
 
 
-def _optimizer_pairs() -> tuple[OptimizerPair, ...]:
-    """Adam, AdamW and Muon of PyTorch, each with its counterpart in optax.
-
-    Both have their defaults, except for the epsilon of Muon, which the two sides apply
-    differently. Muon is compared for one step: from the second step on, optax corrects the bias of
-    the momentum and PyTorch does not. Weights are `(out, in)`, as in PyTorch.
-    """
-    import jax
-    import optax
-    from optax import contrib
-
-    from esrjax.interop.array_diff import OptimizerPair
-
-    lr, eps = LEARNING_RATE, 1e-30
-    adamw, adamw_kwargs = optax.adamw(lr, weight_decay=0.01), {"lr": lr, "weight_decay": 0.01}
-    axes = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
-    muon = contrib.muon(
-        lr,
-        eps=eps,
-        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params),
-    )
-    muon_kwargs = {"lr": lr, "weight_decay": 0.0, "eps": eps}
-    two_steps = partial(OptimizerPair, grad_scales=(1.0, -0.5))
-    return (
-        two_steps(torch_name="Adam", torch_kwargs={"lr": lr}, optax_tx=optax.adam(lr)),
-        two_steps(torch_name="AdamW", torch_kwargs=adamw_kwargs, optax_tx=adamw),
-        OptimizerPair(torch_name="Muon", torch_kwargs=muon_kwargs, optax_tx=muon, only_2d=True),
-    )
-
-
 @_verify_app.command(cls=options.Command)
 def verify(file: Path, as_json: options.JsonOption = False) -> None:
     """Repeat the comparison of a parity report; exit code 0 if reproduced and in agreement.
@@ -183,7 +149,7 @@ def verify(file: Path, as_json: options.JsonOption = False) -> None:
     from esrjax.interop import parity, parity_report
 
     request = parity_report.read(file).request
-    pairs = _optimizer_pairs() if request.torch else ()
+    pairs = parity.optimizer_pairs() if request.torch else ()
     if request.data is not None:
         print_lr_source(request.data, parity.image_pairs(request))
     verification = parity_report.verify(file, pairs)

@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from esrjax.nn.hooks import heads, taps
 from esrjax.nn.state_dict import KeyMap, cast
 from esrjax.schema import STRICT
 
+LEARNING_RATE = 1e-3  # of the optimizer steps that are compared
 # Of hash keys: files that the PyTorch file imports, relative to it.
 IMPORT_PREFIX = "torch import: "
 
@@ -340,6 +342,34 @@ def run(request: ParityRequest, optimizers: Sequence[OptimizerPair] = ()) -> Par
         **hash_inputs(request),
     }
     return ParityResult(comparison=comparison, form="deploy", hashes=hashes)
+
+
+def optimizer_pairs() -> tuple[OptimizerPair, ...]:
+    """Return Adam, AdamW and Muon of PyTorch, each with its counterpart in optax.
+
+    Both have their defaults, except for the epsilon of Muon, which the two sides apply
+    differently. Muon is compared for one step: from the second step on, optax corrects the bias of
+    the momentum and PyTorch does not. Weights are `(out, in)`, as in PyTorch.
+    """
+    import jax
+    import optax
+    from optax import contrib
+
+    lr, eps = LEARNING_RATE, 1e-30
+    adamw, adamw_kwargs = optax.adamw(lr, weight_decay=0.01), {"lr": lr, "weight_decay": 0.01}
+    axes = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
+    muon = contrib.muon(
+        lr,
+        eps=eps,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda _: axes, params),
+    )
+    muon_kwargs = {"lr": lr, "weight_decay": 0.0, "eps": eps}
+    two_steps = partial(OptimizerPair, grad_scales=(1.0, -0.5))
+    return (
+        two_steps(torch_name="Adam", torch_kwargs={"lr": lr}, optax_tx=optax.adam(lr)),
+        two_steps(torch_name="AdamW", torch_kwargs=adamw_kwargs, optax_tx=adamw),
+        OptimizerPair(torch_name="Muon", torch_kwargs=muon_kwargs, optax_tx=muon, only_2d=True),
+    )
 
 
 def _compare_live(
