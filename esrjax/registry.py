@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -428,6 +429,25 @@ def _parse_names(setting: str) -> frozenset[str]:
 LOSS_GROUP = "esrjax.losses"  # functions (sr, hr) -> scalar
 OPTIMIZER_GROUP = "esrjax.optimizers"  # functions (recipe.Optimizer, schedule) -> transformation
 METRIC_GROUP = "esrjax.metrics"  # MetricSpecs
+RECIPE_GROUP = "esrjax.recipes"  # packages, whose folder has recipes, NAME.toml
+
+
+def recipe_folders() -> dict[Path, str]:
+    """Return the folders of packages with recipes, and the distributions that register them.
+
+    An entry point such as `mine = "esrjax_mine.recipes"` is a package; it is not imported, and one
+    that cannot be found is left out with a note.
+    """
+    folders: dict[Path, str] = {}
+    for entry in itertools.chain(*entry_points_by_name(RECIPE_GROUP).values()):
+        package, *parts = entry.module.split(".")
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        roots = spec.submodule_search_locations if spec else None
+        if roots and (folder := Path(roots[0], *parts)).is_dir():
+            folders[folder] = _distribution(entry)
+        else:
+            log_note(f"{_distribution(entry)}: its recipes are ignored: no package {entry.value!r}")
+    return folders
 
 
 def component_names(group: str) -> tuple[str, ...]:

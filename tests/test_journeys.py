@@ -90,14 +90,22 @@ def test_new_package_can_be_installed_and_passes_its_test(
     esrjax, pip_install, monkeypatch, tmp_path
 ):
     result = esrjax("method", "new", "my_net", "-o", tmp_path / "mine")
-    assert result.code == 0 and result.out.splitlines()[:3] == [
+    assert result.code == 0 and result.out.splitlines()[:6] == [
         str(tmp_path / "mine" / name)
-        for name in ("pyproject.toml", "esrjax_my_net/__init__.py", "tests/test_my_net.py")
+        for name in (
+            "pyproject.toml",
+            "README.md",
+            "esrjax_my_net/my_net_small.toml",
+            ".github/workflows/test.yml",
+            "esrjax_my_net/__init__.py",
+            "tests/test_my_net.py",
+        )
     ]
     site = pip_install(tmp_path / "mine")
     monkeypatch.setenv("PYTHONPATH", str(site))
     command = [sys.executable, "-m", "pytest", "-q", tmp_path / "mine/tests"]
     tests = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert tests.returncode == 0, tests.stdout
+    assert "my_net_small" in run("recipes", "list", cwd=tmp_path).stdout
     shown = run("method", "show", "my_net", cwd=tmp_path)
     assert " (x2, x3, x4, my team; from esrjax-my" in shown.stdout

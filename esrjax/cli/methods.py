@@ -181,7 +181,7 @@ def check(
 
 @app.command()
 def new(name: str, output: Annotated[Path | None, options.output("./NAME")] = None) -> None:
-    """Create a package with a new method: a network to start from, its test, pyproject.toml.
+    """Create a package with a new method: network, recipe, test, README, CI, pyproject.toml.
 
     Args:
         name (NAME): The method's name, a Python identifier.
@@ -422,16 +422,71 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "esrjax-$name"
 version = "0.1.0"
+requires-python = ">=3.11"
 dependencies = ["esrjax"]
 
 [project.entry-points."esrjax.methods"]
 $name = "$package:METHOD"
 
+[project.entry-points."esrjax.recipes"]
+$name = "$package"
+
 [tool.setuptools]
 packages = ["$package"]
 
 [tool.setuptools.package-data]
-$package = ["*.safetensors"]
+$package = ["*.safetensors", "*.toml"]
+""",
+    "README.md": """
+# $name
+
+$network, a method for esrjax: describe it in a sentence.
+
+    pip install -e .                             # esrjax first, and PyTorch for .pth files
+    esrjax method check $name                    # shapes, gradients, fusion, padding, conversion
+    esrjax train ${name}_small -o runs/small     # T91 and BSD200 under ESRJAX_DATA, or --set
+    esrjax eval $name --checkpoint runs/small --data Set5
+    pytest
+
+Weights in PyTorch's format are compared with `esrjax parity $name --torch network.py:$network`.
+""",
+    "{package}/{name}_small.toml": """
+# $network in minutes on two CPU cores: a start, to be changed.
+# Hardware: any
+# Run: esrjax train ${name}_small -o runs/small
+
+method = "$name"
+seed = 1
+
+[[stage]]
+name = "small"
+init_from = "scratch"
+steps = 2000
+loss = { l1 = 1.0 }
+optimizer = { name = "adam", learning_rate = 1e-3 }
+schedule = { name = "cosine" }
+ema = 0.99
+ema_warmup = true
+
+[stage.data]
+datasets = ["T91", "BSD200"]
+hr_patch_sizes = [[128, 128]]
+batch_size = 8
+augment = ["hflip", "rot90"]
+undersized = "skip"
+""",
+    ".github/workflows/test.yml": """
+name: test
+on: [push, pull_request]
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - uses: actions/setup-python@v5
+        with: {python-version: "3.12"}
+      - run: pip install -e . pytest   # esrjax from its repository, where no index has it
+      - run: pytest
 """,
     "{package}/__init__.py": '''
 """$network: describe the method in three sentences.
@@ -475,9 +530,15 @@ METHOD = Method(
     "tests/test_{name}.py": """
 from esrjax import registry
 from esrjax.testing import check_method
+from esrjax.training import recipe_loader
 
 
 def test_method_passes_all_checks():
     check_method(registry.get_method("$name"))
+
+
+def test_recipe_is_valid():
+    recipe = recipe_loader.load("${name}_small")
+    assert recipe.method == "$name"
 """,
 }

@@ -14,8 +14,15 @@ import typer
 from typer import Argument, Option
 
 from esrjax.cli import options, supervisor
-from esrjax.cli.output import TrainingBar, print_json, print_line, print_notes, show_table
-from esrjax.errors import InvalidArgument, error_summary, is_quiet, log_note
+from esrjax.cli.output import (
+    TrainingBar,
+    print_error,
+    print_json,
+    print_line,
+    print_notes,
+    show_table,
+)
+from esrjax.errors import InvalidArgument, UserError, error_summary, is_quiet, log_note
 
 if TYPE_CHECKING:
     from esrjax.training.logging import TrainReport
@@ -261,15 +268,19 @@ def _print_reading_notes(recipe: Recipe) -> None:
 
 @recipes.command("list")
 def list_recipes(as_json: options.JsonOption = False) -> None:
-    """List the shipped recipes with their method, stages and total steps."""
+    """List the recipes that packages ship, with their method, stages and total steps."""
     from esrjax.training import recipe_loader
 
     rows: list[dict[str, Any]] = []
-    for name in recipe_loader.shipped_recipes():
-        recipe = recipe_loader.load(name)
+    for name, package in recipe_loader.recipe_packages().items():
+        try:
+            recipe = recipe_loader.load(name)
+        except UserError as error:  # of another package, or of two
+            print_error(error)
+            continue
         steps = recipe.total_steps if all(stage.steps for stage in recipe.stage) else None
         row = {"name": name, "method": recipe.method, "stages": len(recipe.stage)}
-        rows.append({**row, "total_steps": steps})
+        rows.append({**row, "total_steps": steps, "package": package})
     if as_json:
         print_json(rows)
     else:

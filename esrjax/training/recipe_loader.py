@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from esrjax.errors import NotFound, RecipeError, suggest
+from esrjax import registry
+from esrjax.errors import NotFound, PluginError, RecipeError, suggest
 from esrjax.io import parse_json, parse_toml, read_bytes
 from esrjax.schema import bullet_list, format_errors
 from esrjax.training.recipe import RECIPE, Recipe
@@ -181,27 +182,55 @@ def _get_at(node: Any, path: list[str]) -> Any:
 
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that esrjax ships, sorted."""
-    return sorted(
-        file.name.removesuffix(".toml")
-        for file in resources.files("esrjax_configs").iterdir()
-        if file.name.endswith(".toml") and "[[stage]]" in file.read_text()  # not rules
-    )
+    return sorted(name for name, package in recipe_packages().items() if package == "esrjax")
+
+
+def recipe_packages() -> dict[str, str]:
+    """Return the recipes that can be named, with the package that ships each.
+
+    Those of esrjax come first. A name that two packages ship has both, "a and b".
+    """
+    packages: dict[str, str] = {}
+    for folder, package in _recipe_folders().items():
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            if file.name.endswith(".toml") and _is_recipe(file):
+                name = file.name.removesuffix(".toml")
+                packages[name] = f"{packages[name]} and {package}" if name in packages else package
+    return packages
+
+
+def _is_recipe(file: Any) -> bool:
+    """Return whether a file has stages; others have rules or datasets, or are no regular files."""
+    return os.path.isfile(str(file)) and b"[[stage]]" in read_bytes(Path(str(file)))
+
+
+def _recipe_folders() -> dict[Any, str]:
+    return {resources.files("esrjax_configs"): "esrjax", **registry.recipe_folders()}
 
 
 def find_recipe_file(source: str | Path) -> Any:
-    """Return the file of a shipped recipe, or `source` itself if it is a file.
+    """Return the file of a recipe that a package ships, or `source` itself if it is a file.
 
     Raises:
         NotFound: There is neither.
+        PluginError: Two packages ship a recipe of that name.
     """
-    shipped = resources.files("esrjax_configs") / f"{source}.toml"
-    file = shipped if os.path.isfile(str(shipped)) else Path(source)
+    shipped = {folder / f"{source}.toml": package for folder, package in _recipe_folders().items()}
+    found = {file: package for file, package in shipped.items() if os.path.isfile(str(file))}
+    if len(found) > 1:
+        raise PluginError(
+            f"Recipe {str(source)!r} is shipped more than once",
+            rule="one package ships a recipe of a name",
+            location=" and ".join(found.values()),
+            remedy="give the path of a file, or uninstall one of the packages",
+        )
+    file = next(iter(found), Path(source))
     if os.path.isfile(str(file)):  # unlike Path's, it takes names that are too long
         return file
-    names = shipped_recipes()
+    names = sorted(recipe_packages())
     raise NotFound(
         f"Unknown recipe {str(source)!r}",
-        rule=f"a recipe is a .toml file, or one that esrjax ships: {', '.join(names)}",
+        rule=f"a recipe is a .toml file, or one that a package ships: {', '.join(names)}",
         remedy=suggest(str(source), names, "check the path or the name"),
     )
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from esrjax.cli import app
-from esrjax.errors import RecipeError
+from esrjax.errors import PluginError, RecipeError
 from esrjax.training import recipe, recipe_loader, train
 
 ADAM = {"name": "adam", "learning_rate": 1e-3}
@@ -268,3 +268,40 @@ def test_show_resolved_has_every_value_in_its_stage():
 def test_show_prints_the_file():
     shown = CliRunner().invoke(app, ["recipes", "show", "dscf"])
     assert tomllib.loads(shown.stdout)["defaults"]["lora"]["rank"] == 2
+
+
+def ship_recipes(site, monkeypatch, recipe, value="clash"):
+    """Put a distribution `clash` on the path, whose package has `quick.toml`."""
+    (site / "clash").mkdir(parents=True)
+    (site / "clash/__init__.py").write_text("raise SystemExit('imported')")
+    (site / "clash/quick.toml").write_text(recipe)
+    info = site / "clash-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: clash\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[esrjax.recipes]\nclash = {value}\n")
+    monkeypatch.syspath_prepend(site)
+
+
+def test_recipes_of_other_packages_are_found(esrjax, crumbs):
+    assert recipe_loader.load("crumb_small").method == "crumb"
+    rows = {row["name"]: row for row in esrjax("recipes", "list", "--json").json}
+    assert rows["crumb_small"]["package"] == "crumbs 0.3" and rows["quick"]["package"] == "esrjax"
+    assert "[[stage]]" in esrjax("recipes", "show", "crumb_small").out
+    assert "crumb_small" not in recipe_loader.shipped_recipes()
+
+
+def test_recipe_of_two_packages_is_refused_by_their_names(esrjax, tmp_path, monkeypatch):
+    text = recipe_loader.find_recipe_file("quick").read_text()
+    ship_recipes(tmp_path / "site", monkeypatch, text)
+    with pytest.raises(PluginError, match="more than once") as caught:
+        recipe_loader.load("quick")
+    assert caught.value.location == "esrjax and clash 1.0"
+    listed = esrjax("recipes", "list")
+    assert listed.code == 0 and "'quick' is shipped more than once" in listed.err
+    assert "spanv2_291" in listed.out and recipe_loader.load("spanv2_291")
+
+
+def test_package_without_recipes_is_noted(esrjax, tmp_path, monkeypatch):
+    ship_recipes(tmp_path / "site", monkeypatch, "", "clash.nothing")
+    listed = esrjax("recipes", "list")
+    assert listed.code == 0 and "clash 1.0: its recipes are ignored" in listed.err
