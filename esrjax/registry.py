@@ -429,6 +429,7 @@ def _parse_names(setting: str) -> frozenset[str]:
 LOSS_GROUP = "esrjax.losses"  # functions (sr, hr) -> scalar
 OPTIMIZER_GROUP = "esrjax.optimizers"  # functions (recipe.Optimizer, schedule) -> transformation
 METRIC_GROUP = "esrjax.metrics"  # MetricSpecs
+LOGGER_GROUP = "esrjax.loggers"  # classes: logger(folder) is a context manager with log(report)
 RECIPE_GROUP = "esrjax.recipes"  # packages, whose folder has recipes, NAME.toml
 
 

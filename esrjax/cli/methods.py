@@ -273,6 +273,8 @@ EXTRAS = {  # extra -> the library that shows whether it is installed
     "export": "onnxruntime",
     "demo": "scikit-image",
     "log": "tensorboardX",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
     "clip": "onnxruntime",
     "dev": "pytest",
 }

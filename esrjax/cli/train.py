@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
+from esrjax import registry
 from esrjax.cli import options, supervisor
 from esrjax.cli.output import (
     TrainingBar,
@@ -22,7 +23,7 @@ from esrjax.cli.output import (
     print_notes,
     show_table,
 )
-from esrjax.errors import InvalidArgument, UserError, error_summary, is_quiet, log_note
+from esrjax.errors import InvalidArgument, PluginError, UserError, error_summary, is_quiet, log_note
 
 if TYPE_CHECKING:
     from esrjax.training.logging import TrainReport
@@ -69,7 +70,7 @@ def train(
     list_params: bool = False,
     rules: str = options.DEFAULT_RULES,
     as_json: options.JsonOption = False,
-    tensorboard: bool = False,
+    log: list[str] | None = None,
     distributed: bool = False,
     coordinator: str | None = None,
     num_processes: Annotated[int | None, Option(min=1)] = None,
@@ -84,7 +85,8 @@ def train(
         list_params: With --dry-run: list every parameter with its optimizer.
         rules: With --dry-run: the challenge rules whose data policy is checked.
         as_json: With --dry-run: print JSON.
-        tensorboard: Also log metrics for TensorBoard, in the run directory.
+        log (LOGGER): Also log with tensorboard, wandb, mlflow or a logger of another package.
+            Repeatable.
         distributed: Run as one of several processes; read the three options below from SLURM,
             Kubernetes, Open MPI or the TPU machine.
         coordinator (HOST:PORT): Address of process 0, with a free port.
@@ -98,8 +100,8 @@ def train(
     if dry_run:
         from esrjax.cli.dry_run import show_dry_run
 
-        if tensorboard or distributed:
-            option = "--tensorboard" if tensorboard else "--distributed"
+        if log or distributed:
+            option = "--log" if log else "--distributed"
             raise options.excludes(option, "--dry-run", "a dry run trains nothing")
         show_dry_run(recipe, overrides or (), rules, list_params=list_params, as_json=as_json)
         return
@@ -112,7 +114,7 @@ def train(
         raise options.needs(option, "--dry-run", f"{option} describes the output of --dry-run")
     if output is None:
         raise _missing("-o")
-    run = partial(_train, recipe, overrides, output, resume=resume, tensorboard=tensorboard)
+    run = partial(_train, recipe, overrides, output, resume=resume, log=log or [])
     cluster = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     if not (distributed or _is_complete(cluster)):
         if code := run():
@@ -182,12 +184,12 @@ def _train_distributed(run: Callable[[], int], cluster: dict[str, Any]) -> None:
 
 
 def _train(
-    recipe_name: str, overrides: list[str] | None, output: Path, *, resume: bool, tensorboard: bool
+    recipe_name: str, overrides: list[str] | None, output: Path, *, resume: bool, log: list[str]
 ) -> int:
     """Train and return the exit code; in a distributed run only the main process prints."""
     from esrjax.training import distributed, train
 
-    run = partial(_run_stages, recipe_name, overrides, output, resume, tensorboard)
+    run = partial(_run_stages, recipe_name, overrides, output, resume, log)
     with distributed.PreemptionHandler() as handler:
         try:
             files = run(handler.should_stop)
@@ -209,11 +211,10 @@ def _run_stages(
     overrides: list[str] | None,
     output: Path,
     resume: bool,
-    tensorboard: bool,
+    log: list[str],
     should_stop: Callable[[], bool],
 ) -> tuple[Path, ...]:
     from esrjax.training import distributed, recipe_loader, train
-    from esrjax.training.logging import TensorBoardLogger
     from esrjax.training.recipe_loader import recipe_notes
     from esrjax.training.run_data import overlap_notes, summarize_data
     from esrjax.training.stage_trainer import device_lines
@@ -224,16 +225,16 @@ def _run_stages(
     recipe = train.resolve_epochs(recipe)
     loggers: list[Any] = []
     if distributed.is_main_process():
-        loggers = [TensorBoardLogger(output)] if tensorboard else []
-        loggers.append(TrainingBar(recipe.total_steps))
+        loggers = [*map(_find_logger, log)]
         lines = [f"dataset {name}: {summary}" for name, summary in data.items()]
         lines += [*device_lines(recipe), *recipe_notes(recipe), *overlap_notes(recipe)]
         for line in () if is_quiet() else lines:
             print_line(line, err=True)
         _print_reading_notes(recipe)
     with ExitStack() as stack:
-        for logger in loggers:
-            stack.enter_context(logger)
+        loggers = [_open_logger(stack, logger_class, output) for logger_class in loggers]
+        if distributed.is_main_process():
+            loggers.append(stack.enter_context(TrainingBar(recipe.total_steps)))
         return train.run_stages(
             recipe,
             output,
@@ -242,6 +243,24 @@ def _run_stages(
             should_stop=should_stop,
             data=data,
         )
+
+
+def _find_logger(name: str) -> Any:
+    return registry.get_component(registry.LOGGER_GROUP, name, "logger", Callable)
+
+
+def _open_logger(stack: ExitStack, logger_class: Any, folder: Path) -> Any:
+    """Return a logger that has been entered; its class raises what it likes."""
+    try:
+        return stack.enter_context(logger_class(folder))
+    except UserError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{logger_class.__name__} cannot be used: {error_summary(error)}",
+            rule="a logger is made with the folder of the run, and is a context manager",
+            remedy="leave out --log, or correct the package that registers it",
+        ) from error
 
 
 def _log_report(loggers: list[Any], report: TrainReport) -> None:

@@ -1,10 +1,11 @@
-"""Training reports, the measurement of loss and throughput, and TensorBoard logging."""
+"""Training reports, the measurement of loss and throughput, and loggers."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import jax
 import numpy as np
 
+from esrjax.data.image_io import Pixels
 from esrjax.errors import import_extra
 
 SCALARS = ("loss", "learning_rate", "psnr", "ssim", "steps_per_s", "images_per_s", "data_wait")
@@ -35,6 +37,8 @@ class TrainReport:
         limit: Whether the speed is limited by reading data or by computation.
         psnr: PSNR of the validation, dB, None if there was none.
         ssim: SSIM of the validation, None if there was none or the spec has no SSIM.
+        images: Name -> SR image of the validation, (h, w, 3) uint8, of its first images; no key of
+            `metrics.jsonl`.
     """
 
     stage: str
@@ -48,6 +52,19 @@ class TrainReport:
     limit: Literal["data", "compute"]
     psnr: float | None = None
     ssim: float | None = None
+    images: Mapping[str, Pixels] = field(
+        default_factory=dict[str, Pixels], repr=False, compare=False
+    )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields but `images`."""
+        return {key: value for key, value in vars(self).items() if key != "images"}
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The numbers that are logged, by name; without those that there are none of."""
+        values = {name: getattr(self, name) for name in SCALARS}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +141,7 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path):
-        library = import_extra("tensorboardX", "log", "--tensorboard")
+        library = import_extra("tensorboardX", "log", "--log tensorboard")
         self._new_writer = partial(library.SummaryWriter, str(folder / "tensorboard"))
         self._writer: Any = None
 
@@ -144,7 +161,77 @@ class TensorBoardLogger:
         if self._writer is None:
             suffix = f".{report.step:09d}"  # event files of the same second would overwrite
             self._writer = self._new_writer(purge_step=report.step, filename_suffix=suffix)
-        for name in SCALARS:
-            if (value := getattr(report, name)) is not None:
-                self._writer.add_scalar(name, value, report.step)
+        for name, value in report.scalars.items():
+            self._writer.add_scalar(name, value, report.step)
+        for name, pixels in report.images.items():
+            self._writer.add_image(f"validation/{name}", pixels, report.step, dataformats="HWC")
         self._writer.flush()
+
+
+class WandbLogger:
+    """Context manager that logs reports as a run of Weights & Biases, files in `wandb/`.
+
+    The run has the name of the folder; a resumed training goes on with it. WANDB_PROJECT,
+    WANDB_MODE and the other variables of wandb apply.
+
+    Args:
+        folder: Folder of the run.
+
+    Raises:
+        MissingExtra: wandb is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        self._library, self._folder = import_extra("wandb", "wandb", "--log wandb"), folder
+
+    def __enter__(self) -> WandbLogger:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = self._folder.absolute().name
+        self._run = self._library.init(
+            dir=str(self._folder), id=name, name=name, resume="allow", reinit="finish_previous"
+        )
+        return self
+
+    def __exit__(self, exc_type: object, *_: object) -> None:
+        self._run.finish(exit_code=int(exc_type is not None))
+
+    def log(self, report: TrainReport) -> None:
+        """Log one report."""
+        images = {
+            f"validation/{name}": self._library.Image(pixels)
+            for name, pixels in report.images.items()
+        }
+        self._run.log({**report.scalars, **images}, step=report.step)
+
+
+class MlflowLogger:
+    """Context manager that logs reports as a run of MLflow.
+
+    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME apply; without the first, `mlflow.db` in the
+    folder is written. A resumed training is a new run of the same name.
+
+    Args:
+        folder: Folder of the run.
+
+    Raises:
+        MissingExtra: mlflow is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        self._library, self._folder = import_extra("mlflow", "mlflow", "--log mlflow"), folder
+
+    def __enter__(self) -> MlflowLogger:
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._library.set_tracking_uri(f"sqlite:///{self._folder.absolute()}/mlflow.db")
+        self._library.start_run(run_name=self._folder.absolute().name)
+        return self
+
+    def __exit__(self, exc_type: object, *_: object) -> None:
+        self._library.end_run("FAILED" if exc_type is not None else "FINISHED")
+
+    def log(self, report: TrainReport) -> None:
+        """Log one report."""
+        self._library.log_metrics(report.scalars, step=report.step)
+        for name, pixels in report.images.items():
+            self._library.log_image(pixels, key=f"validation {name}", step=report.step)

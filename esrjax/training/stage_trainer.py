@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 
 from esrjax import registry
 from esrjax.data.datasets import list_pairs
+from esrjax.data.image_io import Pixels
 from esrjax.errors import RecipeError
-from esrjax.evaluation.metrics import get_spec
+from esrjax.evaluation.metrics import get_spec, to_uint8
 from esrjax.evaluation.score import ImageMetrics, score
 from esrjax.evaluation.upscale import single_pass, uint8_upscaler
 from esrjax.method import Method
@@ -32,6 +34,7 @@ from esrjax.training.teacher import GraphDef, Teacher, forward_with_taps, load_t
 from esrjax.training.train_state import Objective, TrainState
 
 LOG_EVERY = 50  # steps between two reports
+NUM_IMAGES = 3  # of a validation that loggers may show
 
 
 # --- validation ---
@@ -39,6 +42,9 @@ LOG_EVERY = 50  # steps between two reports
 
 class Validator:
     """Scores networks of one method on one dataset, in deploy form.
+
+    Attributes:
+        images: Name -> SR image of the last call, uint8, of the first `NUM_IMAGES` pairs.
 
     Args:
         cfg: The validation of the recipe.
@@ -52,6 +58,7 @@ class Validator:
     def __init__(self, cfg: Validation, method: Method, scale: int):
         self.method = method
         self.pairs, self.spec = list_pairs(cfg.dataset, scale), get_spec(cfg.spec)
+        self.images: dict[str, Pixels] = {}
 
     def __call__(self, net: nnx.Module) -> ImageMetrics:
         """Return the mean metrics of `net`; it may be in train form and mode, and is unchanged."""
@@ -60,7 +67,16 @@ class Validator:
         graphdef, state = nnx.split(deployed)
         upscaler = single_pass(lambda lr: _forward(graphdef, state, lr), self.method.data_range)
         scorable = upscaler if self.spec.needs_float_output else uint8_upscaler(upscaler)
-        return score(scorable, self.pairs, self.spec).mean
+        names = (pair.name for pair in self.pairs[:NUM_IMAGES])
+        self.images = {}
+
+        def keep_first(lr: Any) -> Any:
+            sr: Any = scorable(lr)
+            if name := next(names, None):
+                self.images[name] = sr if sr.dtype == np.uint8 else to_uint8(sr, 1.0)
+            return sr
+
+        return score(keep_first, self.pairs, self.spec).mean
 
 
 @functools.partial(jit, static_argnums=0)
@@ -311,6 +327,7 @@ class StageTrainer:
             # difference in the last digit would let one process stop and the others wait for it.
             psnr=metrics and broadcast_from_main(metrics.psnr),
             ssim=metrics and metrics.ssim,
+            images=self.validator.images if self.validator and is_due else {},
         )
 
     def final_model(self, state: TrainState) -> LoadedModel:

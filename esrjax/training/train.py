@@ -340,7 +340,7 @@ def _report(progress: Progress, run_dir: RunDir, on_report: ReportCallback) -> N
     if report.psnr is not None:
         progress.state = progress.state.with_score(report.psnr)
     progress.unreported = None
-    run_dir.log_metrics(**vars(report))
+    run_dir.log_metrics(**report.as_dict())
     on_report(report)
 
 

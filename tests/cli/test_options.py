@@ -53,7 +53,7 @@ def test_repeatable_options_can_be_repeated(esrjax, tmp_path):
         ("report r.json --num-images 3", "--num-images", "--data"),
         ("report r.json --crop-size 100", "--crop-size", "--data"),
         ("train quick -o run --rules mine.toml", "--rules", "--dry-run"),
-        ("train quick --dry-run --tensorboard", "--tensorboard", "--dry-run"),
+        ("train quick --dry-run --log tensorboard", "--log", "--dry-run"),
         ("train quick --dry-run --distributed", "--distributed", "--dry-run"),
     ],
 )

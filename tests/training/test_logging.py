@@ -1,14 +1,22 @@
 """TensorBoard events of reports."""
 
+import ast
 import json
 import struct
 import sys
 import time
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from esrjax.training.logging import Meter, TensorBoardLogger, TrainReport
+from esrjax.training.logging import (
+    Meter,
+    MlflowLogger,
+    TensorBoardLogger,
+    TrainReport,
+    WandbLogger,
+)
 
 
 def events(folder):
@@ -23,6 +31,9 @@ def events(folder):
             rest = rest[16 + length :]
 
 
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+
+
 def report(step, **metrics):
     metrics |= {"steps_per_s": 2.0, "images_per_s": 8.0, "data_wait": 0.25, "limit": "data"}
     metrics |= {"loss": 0.5, "learning_rate": 1e-3}
@@ -33,7 +44,7 @@ def test_every_scalar_is_logged_by_step(tmp_path):
     pytest.importorskip("tensorboardX", reason="needs the extra log")
     with TensorBoardLogger(tmp_path) as logger:
         logger.log(report(50))
-        logger.log(report(100, psnr=26.5, ssim=0.75))
+        logger.log(report(100, psnr=26.5, ssim=0.75, images={"baby": IMAGE}))
     with TensorBoardLogger(tmp_path) as logger:  # resumed after a kill, from step 50
         logger.log(report(100))
     logged = [
@@ -43,6 +54,8 @@ def test_every_scalar_is_logged_by_step(tmp_path):
     ]
     assert {(50, "loss", 0.5), (100, "psnr", 26.5), (100, "images_per_s", 8.0)} <= set(logged)
     assert not any(step == 50 and tag == "psnr" for step, tag, _ in logged)
+    tags = {tag for _, tag, _ in logged}
+    assert "validation/baby" in tags
     starts = [event.step for event in events(tmp_path / "tensorboard") if event.session_log.status]
     assert starts == [50, 100]  # the first event of step 100 is purged
 
@@ -53,9 +66,74 @@ def test_missing_extra_is_reported_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     config = tmp_path / "mine.json"
     config.write_text(json.dumps(recipe_dict))
-    result = esrjax("train", config, "-o", tmp_path / "run", "--tensorboard")
+    result = esrjax("train", config, "-o", tmp_path / "run", "--log", "tensorboard")
     assert result.code == 2 and 'pip install "tensorboardX>=' in result.err
     assert not (tmp_path / "run").exists()
+
+
+class Calls:
+    """A stub of a library: every call is recorded, and returns the stub."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.calls.append((name, args, kwargs))
+            return self
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("module", "logger_class", "metric_call", "image_call", "end"),
+    [
+        ("wandb", WandbLogger, "log", "Image", ("finish", (), {"exit_code": 0})),
+        ("mlflow", MlflowLogger, "log_metrics", "log_image", ("end_run", ("FINISHED",), {})),
+    ],
+)
+def test_other_loggers_log_scalars_and_images(
+    tmp_path, monkeypatch, module, logger_class, metric_call, image_call, end
+):
+    library = Calls()
+    monkeypatch.setitem(sys.modules, module, library)
+    with logger_class(tmp_path / "run") as logger:
+        logger.log(report(50, psnr=26.5, images={"baby": IMAGE}))
+    (metrics,) = (call for call in library.calls if call[0] == metric_call)
+    assert metrics[1][0]["psnr"] == 26.5 and metrics[2] == {"step": 50}
+    assert "ssim" not in metrics[1][0]
+    (image,) = (call for call in library.calls if call[0] == image_call)
+    assert image[1][0] is IMAGE
+    assert library.calls[-1] == end
+
+
+def test_training_with_a_logger_of_another_package(
+    esrjax, package, recipe_dict, image_dir, tmp_path
+):
+    first = recipe_dict["stage"][0] | {"validation": {"dataset": str(image_dir), "every": 12}}
+    config = tmp_path / "mine.json"
+    config.write_text(json.dumps(recipe_dict | {"stage": [first]}))
+    source = """
+class Lab:
+    def __init__(self, folder):
+        self.file = (folder.parent / "lab.txt").open("w")
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        self.file.close()
+    def log(self, report):
+        print(report.step, sorted(report.images), file=self.file)
+"""
+    package("lab", source, "esrjax.loggers", {"lab": "Lab"})
+    result = esrjax("train", config, "-o", tmp_path / "run", "--log", "lab")
+    assert result.code == 0, result.err
+    step, _, names = (tmp_path / "lab.txt").read_text().partition(" ")
+    assert step == "12" and len(ast.literal_eval(names)) == 3  # of four images
+    package("broken", "def Lab(folder): return 1 / 0", "esrjax.loggers", {"broken": "Lab"}, "site2")
+    broken = esrjax("train", config, "-o", tmp_path / "run2", "--log", "broken")
+    assert broken.code == 2 and "ZeroDivisionError" in broken.err
+    unknown = esrjax("train", config, "-o", tmp_path / "run2", "--log", "labb")
+    assert unknown.code == 2 and "did you mean 'lab'" in unknown.err
 
 
 # --- Measurement of time spent waiting for data ---

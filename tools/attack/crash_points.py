@@ -314,7 +314,7 @@ def _diverge(folder: Path) -> str | None:
 def _break_log(folder: Path, name: str) -> str | None:
     """A log that cannot be written stops nothing."""
     (folder / "run" / name).mkdir(parents=True)
-    outcome = run_training(folder, *(["--tensorboard"] if name == "tensorboard" else []))
+    outcome = run_training(folder, *(["--log", "tensorboard"] if name == "tensorboard" else []))
     if outcome.code or final_weights(folder) != expected_weights():
         return outcome.err
     return None if "metrics" in outcome.err else "no note"
