@@ -17,7 +17,7 @@ from esrjax.method import Form, Method, Weights
 from esrjax.nn import checkpoint_io
 from esrjax.nn.checkpoint_io import Checkpoint, CheckpointMetadata, StateDict
 from esrjax.nn.layers import shapes_only
-from esrjax.nn.quantization import is_range, quantize_as
+from esrjax.nn.quantization import is_range, quantize_as, quantized_convs
 from esrjax.nn.reparam import Reparam, deploy
 from esrjax.nn.state_dict import (
     KeyMap,
@@ -94,6 +94,8 @@ def load_network(
             continue
         if prefix:
             log_note(f"{checkpoint.path}: the keys begin with {prefix!r}, which is left out")
+        if int8 := quantized_convs(net):
+            log_note(f"{checkpoint.path}: {len(int8)} int8 convolutions")
         if checkpoint.metadata is None and candidate != (hparams or {}):
             log_note(f"{checkpoint.path}: without metadata, read{_format(candidate)}")
         return LoadedNetwork(net=net, form=form, hparams=candidate, checkpoint=file)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def run(int8_recipe, tmp_path):
     return tmp_path / "run"
 
 
-def test_stage_writes_a_network_that_opens_as_int8(run, tmp_path):
+def test_stage_writes_a_network_that_opens_as_int8(run, tmp_path, caplog):
     model = open_method("spanv2", run)
-    assert len(quantized_convs(model.net)) == 18
+    assert len(quantized_convs(model.net)) == 18 and "18 int8 convolutions" in caplog.text
     state_dict = read_checkpoint(run).state_dict
     assert state_dict["block_1.c2.conv.input_range"].shape == (2,)
     without_metadata = dataclasses.replace(read_checkpoint(run), metadata=None)
@@ -56,6 +57,21 @@ def test_stage_writes_a_network_that_opens_as_int8(run, tmp_path):
     write_safetensors(copy, float32, make_metadata("spanv2", stage, "deploy", model.hparams))
     differences = np.abs(esrjax.load("spanv2", copy)(lr).astype(int) - model(lr))
     assert 0 < differences.max() < 20
+
+
+def test_resumed_training_ends_with_the_same_weights_and_ranges(int8_recipe, tmp_path):
+    int8_recipe["stage"][1]["save_every"] = 1
+    recipe, folder = recipe_loader.parse(int8_recipe), tmp_path / "run"
+    train.run(recipe, folder)
+    expected = read_checkpoint(folder).state_dict
+    shutil.rmtree(folder / "checkpoints" / "6")
+    (folder / "deploy.safetensors").unlink()
+    (folder / "stages" / "01-second.safetensors").unlink()
+    train.run(recipe, folder, resume=True)
+    resumed = read_checkpoint(folder).state_dict
+    assert resumed.keys() == expected.keys()
+    for key, tensor in resumed.items():
+        np.testing.assert_array_equal(tensor, expected[key], err_msg=key)
 
 
 def test_export_has_integers_and_computes_what_jax_does(run, tmp_path):
