@@ -6,7 +6,7 @@ PYTHON312 ?= python3.12
 PYTHON313 ?= python3.13
 
 .PHONY: demo test test-slow test-gpu test-jax-0.11 test-newest test-python-3.13 test-lowest \
-	attack parity parity-faults bench readme recipes docs lint format clean release-check
+	attack parity parity-faults bench zoo readme recipes docs lint format clean release-check
 
 demo: $(VENV)/demo  ## train, score, time, rank and show a small network, in under 8 minutes
 	$(RUN)/esrjax demo
@@ -60,6 +60,9 @@ parity-faults: $(VENV)/installed  ## plant faults in the PyTorch twins, and writ
 bench: $(VENV)/installed  ## write the tables of docs/benchmarks.md; needs an idle machine
 	$(RUN)/python tools/bench.py
 	$(RUN)/python tools/scaling.py
+
+zoo: $(VENV)/installed  ## write docs/zoo.md; needs the reference folder
+	$(RUN)/python tools/zoo.py
 
 readme: $(VENV)/installed  ## write the generated blocks of README.md
 	$(RUN)/python tools/readme.py
