@@ -202,7 +202,7 @@ def crumbs_site(pip_install: Callable[[Path], Path]) -> Path:
 def crumbs(crumbs_site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The third-party package `crumbs`, on the path of this process and of its children."""
     monkeypatch.syspath_prepend(crumbs_site)
-    monkeypatch.setenv("PYTHONPATH", str(crumbs_site))
+    monkeypatch.setenv("PYTHONPATH", str(crumbs_site), prepend=os.pathsep)
     importlib.invalidate_caches()
     return crumbs_site
 

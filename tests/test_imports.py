@@ -41,7 +41,7 @@ ALLOWED_IMPORTS = {  # of a package of esrjax, besides itself; packages not list
     "bench": MODELS,
     "challenge": {*MODELS, "bench"},
     "interop": {*MODELS, "bench"},
-    "testing": {"errors", "method", "nn"},
+    "testing": {"errors", "method", "registry", "nn", "evaluation", "training"},
 }
 TORCH_FILES = {
     "esrjax/nn/checkpoint_io.py",

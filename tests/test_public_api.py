@@ -40,7 +40,8 @@ PUBLIC = {
     "esrjax.challenge.results": "read_rows",
     "esrjax.challenge.rules": "Rules load_rules",
     "esrjax.interop.parity": "ParityRequest run",
-    "esrjax.testing": "check_kernel check_method run_checks",
+    "esrjax.testing": "check_kernel check_loss check_method check_metric check_optimizer "
+    "run_checks",
 }
 
 

@@ -41,7 +41,7 @@ def test_its_own_test_passes(tmp_path):
     run = subprocess.run(
         [*command, SOURCE / "test_crumbs.py"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert run.returncode == 0 and "2 passed" in run.stdout, run.stdout + run.stderr
+    assert run.returncode == 0 and "3 passed" in run.stdout, run.stdout + run.stderr
 
 
 def test_new_process_finds_it(tmp_path):

@@ -26,7 +26,7 @@ API_MODULES: Mapping[str, str] = {  # package -> its documented modules
     "submission",
     "esrjax.interop": "parity parity_report draws convert torch_model torch_compare torch_watch "
     "trace export engines similar",
-    "esrjax.testing": "methods kernels",
+    "esrjax.testing": "methods components kernels",
 }
 
 

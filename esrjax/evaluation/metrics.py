@@ -155,8 +155,17 @@ def get_spec(name: str) -> MetricSpec:
 
     Raises:
         NotFound: If there is none.
+        PluginError: If it cannot be loaded, or has another name, which results would record.
     """
-    return registry.get_component(registry.METRIC_GROUP, name, "metric spec", MetricSpec)
+    spec = registry.get_component(registry.METRIC_GROUP, name, "metric spec", MetricSpec)
+    if spec.name == name:
+        return spec
+    raise PluginError(
+        f"Metric spec {name!r} calls itself {spec.name!r}",
+        rule="results record MetricSpec.name, by which tables tell metrics apart",
+        location=f"the entry point {name!r} of the group {registry.METRIC_GROUP!r}",
+        remedy="give both the same name",
+    )
 
 
 def all_specs() -> dict[str, MetricSpec]:

@@ -1,11 +1,13 @@
 """Intermediate outputs of a network by module path, and forward hooks."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 from jax import Array
+
+from esrjax.errors import NotFound
 
 Net = TypeVar("Net", bound=nnx.Module)
 Hook = Callable[[str, Any], Any]
@@ -30,6 +32,41 @@ def taps(
     outputs: dict[str, Any] = {}
     y: Array = with_hooks(net, outputs.__setitem__, paths=paths)(x)  # pyright: ignore[reportCallIssue] # networks are callable
     return y, outputs
+
+
+def forward_with_taps(net: nnx.Module, x: Array, paths: Sequence[str]) -> tuple[Array, list[Array]]:
+    """Return the output of a network, and the outputs of some of its submodules.
+
+    Args:
+        net: The network.
+        x: Its input.
+        paths: Paths of submodules; `block_6:1` is the second output of `block_6`.
+
+    Raises:
+        NotFound: A path is not that of a submodule that runs; lists those that do.
+    """
+    if not paths:
+        return net(x), []  # pyright: ignore[reportCallIssue] # networks are callable
+    module_paths = {path.partition(":")[0] for path in paths}
+    sr, outputs = taps(net, x, module_paths)
+    if not module_paths <= outputs.keys():
+        _, outputs = taps(net, x)  # once more with all of them, for the error
+    return sr, [_tap_output(path, outputs) for path in paths]
+
+
+def _tap_output(path: str, outputs: Mapping[str, Any]) -> Array:
+    module_path, _, index = path.partition(":")
+    output = outputs.get(module_path)
+    if isinstance(output, tuple):
+        output = dict(enumerate(output)).get(int(index or 0))
+    if output is None:
+        raise NotFound(
+            f"Unknown tap {path!r}",
+            rule="a tap is the path of a submodule that runs, PATH:N for the N-th of its outputs",
+            location=", ".join(list(outputs)[:16]),
+            remedy="choose one of the listed paths",
+        )
+    return output
 
 
 def heads(outputs: Mapping[str, Any]) -> dict[str, Array]:

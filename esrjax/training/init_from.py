@@ -1,6 +1,7 @@
-"""Checkpoints by name, and the initial network of a stage.
+"""Checkpoints by name, the initial network of a stage, and the teacher of a distillation.
 
-A stage starts from scratch, from the result of another stage, or from a checkpoint.
+A stage starts from scratch, from the result of another stage, or from a checkpoint; a teacher is
+one of the last two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax import Array, lax
 
 from esrjax import hub, registry
 from esrjax.errors import NotFound, RecipeError, list_some, log_note
 from esrjax.io import matches_any, unmatched_patterns, weights_dirs
 from esrjax.loading import load_network
-from esrjax.method import Form
+from esrjax.method import Form, Method
 from esrjax.nn import checkpoint_io
-from esrjax.nn.hooks import with_hooks
+from esrjax.nn.hooks import forward_with_taps, with_hooks
 from esrjax.nn.lora import add_lora, merge_lora
 from esrjax.nn.prune import Weights, prune_channels
 from esrjax.nn.quantization import add_quantization, quantized_convs, remove_quantization
@@ -31,8 +34,10 @@ from esrjax.training.recipe import (
     Recipe,
     StageRun,
     StageWeights,
+    TeacherConfig,
 )
 
+GraphDef = nnx.GraphDef[Any]
 SHIPPED = "shipped:"  # in front of a method: the weights that its plugin ships
 
 
@@ -272,3 +277,71 @@ def _check_shapes(source: Weights, target: Weights, reinit: set[str], run_name: 
             rule="the initial weights of a stage have the parameters and shapes of its network",
             remedy="reduce their channels with prune, or list parameters to initialize in reinit",
         )
+
+
+# --- teacher of a distillation ---
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Teacher:
+    """The frozen teacher network of a stage.
+
+    Attributes:
+        graphdef: Graph definition of the network.
+        state: Its variables.
+        method: The method of the network.
+        tap_paths: Paths of the submodules whose outputs are returned.
+    """
+
+    graphdef: GraphDef
+    state: Any
+    method: Method
+    tap_paths: tuple[str, ...]
+
+    @classmethod
+    def create(cls, model: LoadedModel, cfg: TeacherConfig) -> "Teacher":
+        """Return the teacher of a model, in deploy form and evaluation mode."""
+        net = model.to_deploy_form().net
+        net.eval()
+        graphdef, state = nnx.split(net)
+        method, tap_paths = registry.get_method(model.method), tuple(cfg.taps.values())
+        return cls(graphdef=graphdef, state=state, method=method, tap_paths=tap_paths)
+
+    def __call__(self, state: Any, lr: Array) -> tuple[Array, list[Array]]:
+        """Return the output image and the features of the taps, without gradients.
+
+        Args:
+            state: Variables of the network, as an argument so that they are no constants of the
+                compiled step.
+            lr: (n, h, w, 3), values in [0, 1].
+
+        Returns:
+            SR (n, s·h, s·w, 3), values in [0, 1], and one feature array per tap.
+
+        Raises:
+            NotFound: A tap is not the path of a submodule that runs.
+        """
+        net = nnx.merge(self.graphdef, state)
+        x = lr * jnp.asarray(self.method.data_range, lr.dtype)
+        sr, features = forward_with_taps(net, x, self.tap_paths)
+        return lax.stop_gradient((sr / self.method.data_range, features))
+
+
+def load_teacher(recipe: Recipe, run: StageRun, load_stage: StageModelLoader) -> Teacher | None:
+    """Return the teacher of a stage, None if it has none.
+
+    Args:
+        recipe: The recipe.
+        run: The stage run.
+        load_stage: Returns the result of an earlier run.
+
+    Raises:
+        UserError: The teacher's checkpoint does not exist, or does not match its method.
+    """
+    cfg = run.stage.teacher
+    if cfg is None:
+        return None
+    if cfg.stage is not None:
+        return Teacher.create(load_stage(recipe.latest_run(run.index, cfg.stage)), cfg)
+    assert cfg.method is not None and cfg.checkpoint is not None  # the schema requires them
+    return Teacher.create(load_model(cfg.method, cfg.checkpoint, cfg.hparams), cfg)

@@ -22,15 +22,22 @@ from esrjax.evaluation.score import ImageMetrics, score
 from esrjax.evaluation.upscale import single_pass, uint8_upscaler
 from esrjax.method import Method
 from esrjax.nn.compilation import jit
+from esrjax.nn.hooks import forward_with_taps
 from esrjax.nn.reparam import deploy, has_branches
 from esrjax.training import losses, optim, train_state
 from esrjax.training.distributed import DataParallel, broadcast_from_main
-from esrjax.training.init_from import LoadedModel, StageModelLoader, init_stage_model
+from esrjax.training.init_from import (
+    GraphDef,
+    LoadedModel,
+    StageModelLoader,
+    Teacher,
+    init_stage_model,
+    load_teacher,
+)
 from esrjax.training.loader import open_batches
 from esrjax.training.logging import Throughput, TrainReport
 from esrjax.training.pipeline import ImageBatch, image_batches
 from esrjax.training.recipe import Recipe, Stage, StageRun, Validation
-from esrjax.training.teacher import GraphDef, Teacher, forward_with_taps, load_teacher
 from esrjax.training.train_state import Objective, TrainState
 
 LOG_EVERY = 50  # steps between two reports

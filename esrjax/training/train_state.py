@@ -17,11 +17,12 @@ from esrjax.errors import RecipeError
 from esrjax.io import matches_any, unmatched_patterns
 from esrjax.nn.compilation import loop_body
 from esrjax.nn.functional import resize_bicubic
+from esrjax.nn.hooks import forward_with_taps
 from esrjax.nn.reparam import deploy
 from esrjax.training import losses
+from esrjax.training.init_from import GraphDef, Teacher
 from esrjax.training.optim import LORA_FACTORS
 from esrjax.training.recipe import LossWeight, Stage
-from esrjax.training.teacher import GraphDef, Teacher, forward_with_taps
 
 # (state, teacher_state, lr, hr) -> (new state, loss)
 TrainStepFn = Callable[["TrainState", Any, Array, Array], tuple["TrainState", Array]]

@@ -14,11 +14,10 @@ from esrjax.errors import RecipeError
 from esrjax.nn.state_dict import cast, named_parameters
 from esrjax.training import recipe_loader, train_state
 from esrjax.training.distributed import DataParallel
-from esrjax.training.init_from import LoadedModel
+from esrjax.training.init_from import LoadedModel, Teacher
 from esrjax.training.optim import param_labels
 from esrjax.training.recipe import LoRA, Optimizer, TeacherConfig
 from esrjax.training.stage_trainer import make_adapters, make_stage_optimizer
-from esrjax.training.teacher import Teacher
 from esrjax.training.train_state import Objective
 
 METHOD = registry.get_method("spanv2")
