@@ -20,7 +20,7 @@ from esrjax.training.recipe import Data, InitFrom, Recipe, Schedule, Stage, Teac
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
-NAMES = [file.stem for file in CONFIGS if file.stem != "ntire2026"]  # challenge rules
+NAMES = [file.stem for file in CONFIGS if "[[stage]]" in file.read_text()]  # not rules
 OUR_RECIPES = {
     "quick",
     "spanv2_int8",

@@ -208,7 +208,8 @@ class MlflowLogger:
     """Context manager that logs reports as a run of MLflow.
 
     MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME apply; without the first, `mlflow.db` in the
-    folder is written, and images go to `mlruns/` of the current folder. A resumed training is a new run of the same name.
+    folder is written, and images go to `mlruns/` of the current folder. A resumed training is a new
+    run of the same name.
 
     Args:
         folder: Folder of the run.
