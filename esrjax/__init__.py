@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from esrjax.challenge.rank import Ranking
+    from esrjax.errors import UserError
     from esrjax.evaluation.score import Scores
     from esrjax.inference import EnsembleModel, Model
     from esrjax.interop.engines import OnnxModel
     from esrjax.interop.parity import Comparison
     from esrjax.training.logging import TrainReport
     from esrjax.training.recipe import Recipe
+    from esrjax.training.train import TrainingStopped
 
     __version__: str
 
-__all__ = ["__version__", "evaluate", "load", "methods", "parity", "rank", "train", "upscale"]
+__all__ = [
+    "Comparison",
+    "EnsembleModel",
+    "Model",
+    "OnnxModel",
+    "Ranking",
+    "Recipe",
+    "Scores",
+    "TrainReport",
+    "TrainingStopped",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "methods",
+    "parity",
+    "rank",
+    "train",
+    "upscale",
+]
+
+# The types of arguments, results and errors below, and the modules that they are imported from.
+_TYPES = {
+    "Comparison": "esrjax.interop.parity",
+    "EnsembleModel": "esrjax.inference",
+    "Model": "esrjax.inference",
+    "OnnxModel": "esrjax.interop.engines",
+    "Ranking": "esrjax.challenge.rank",
+    "Recipe": "esrjax.training.recipe",
+    "Scores": "esrjax.evaluation.score",
+    "TrainReport": "esrjax.training.logging",
+    "TrainingStopped": "esrjax.training.train",
+    "UserError": "esrjax.errors",
+}
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
     if name == "__version__":  # the one of pyproject.toml; importlib.metadata takes 30 ms to import
         from importlib import metadata
 
         return metadata.version("esrjax")
+    if name in _TYPES:
+        return getattr(importlib.import_module(_TYPES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def methods() -> tuple[str, ...]:
@@ -180,7 +222,7 @@ def train(
 
     Raises:
         UserError: Recipe, data or folder are invalid, or the loss is not finite.
-        esrjax.training.train.TrainingStopped: A callback stopped the training.
+        TrainingStopped: A callback stopped the training.
     """
     from esrjax.inference import open_method
     from esrjax.training import recipe_loader
@@ -204,7 +246,7 @@ def train(
         on_report=on_report,
         should_stop=lambda: any(stops),
     )
-    return open_method(recipe.method, Path(folder))
+    return open_method(recipe.method_of(recipe.runs[-1].stage), Path(folder))
 
 
 def parity(

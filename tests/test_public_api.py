@@ -6,7 +6,8 @@ from types import FunctionType
 import pytest
 
 PUBLIC = {
-    "esrjax": "evaluate load methods parity rank train upscale",
+    "esrjax": "evaluate load methods parity rank train upscale Comparison EnsembleModel Model "
+    "OnnxModel Ranking Recipe Scores TrainReport TrainingStopped UserError",
     "esrjax.errors": "UserError NotFound DatasetNotFound InvalidArgument UnreadableFile "
     "UnwritableFile DownloadError MissingExtra PluginError WeightsMismatch ImageTooSmall "
     "InvalidWeights "

@@ -35,6 +35,17 @@ def photos(tmp_path, monkeypatch):
 def test_import_is_fast_and_without_jax():
     code = "import esrjax, sys; assert not {'jax', 'numpy', 'flax'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+    command = [sys.executable, "-X", "importtime", "-c", "import esrjax"]
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(3)]
+    times_us = [int(run.stderr.splitlines()[-1].split("|")[1]) for run in runs]
+    assert min(times_us) < 100_000
+
+
+def test_types_are_exported():
+    assert esrjax.Model is type(esrjax.load("spanv2"))
+    assert esrjax.TrainingStopped is TrainingStopped and "Model" in dir(esrjax)
+    with pytest.raises(AttributeError, match="'Modell'"):
+        _ = esrjax.Modell
 
 
 def test_models_print_on_one_line_and_as_a_table():

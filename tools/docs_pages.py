@@ -19,7 +19,7 @@ API_MODULES: Mapping[str, str] = {  # package -> its documented modules
     "checkpoint_io masking selective_scan",
     "esrjax.data": "image_io datasets resize verify tfds_records tfds_writer",
     "esrjax.evaluation": "metrics score upscale fuse_images",
-    "esrjax.training": "recipe recipe_loader train stage_trainer train_state losses optim "
+    "esrjax.training": "recipe recipe_loader train logging stage_trainer train_state losses optim "
     "pipeline loader checkpoint init_from distributed",
     "esrjax.bench": "timing bench",
     "esrjax.challenge": "rules record results evaluate rank table sensitivity published_table "

@@ -215,6 +215,7 @@ def _run_stages(
     should_stop: Callable[[], bool],
 ) -> tuple[Path, ...]:
     from esrjax.training import distributed, recipe_loader, train
+    from esrjax.training.checkpoint import RunDir
     from esrjax.training.recipe_loader import recipe_notes
     from esrjax.training.run_data import overlap_notes, summarize_data
     from esrjax.training.stage_trainer import device_lines
@@ -231,6 +232,7 @@ def _run_stages(
         for line in () if is_quiet() else lines:
             print_line(line, err=True)
         _print_reading_notes(recipe)
+    RunDir.open(output, recipe, resume=resume, data=data)  # a logger adds to no run that is refused
     with ExitStack() as stack:
         loggers = [_open_logger(stack, logger_class, output) for logger_class in loggers]
         if distributed.is_main_process():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import numpy as np
 
 from esrjax.data.image_io import Pixels
 from esrjax.errors import import_extra
+from esrjax.io import write_bytes
 
 SCALARS = ("loss", "learning_rate", "psnr", "ssim", "steps_per_s", "images_per_s", "data_wait")
 Batch = TypeVar("Batch")
@@ -171,8 +173,8 @@ class TensorBoardLogger:
 class WandbLogger:
     """Context manager that logs reports as a run of Weights & Biases, files in `wandb/`.
 
-    The run has the name of the folder; a resumed training goes on with it. WANDB_PROJECT,
-    WANDB_MODE and the other variables of wandb apply.
+    The run has the name of the folder; a resumed training goes on with it, where W&B ignores the
+    steps that it has. WANDB_PROJECT, WANDB_MODE and the other variables of wandb apply.
 
     Args:
         folder: Folder of the run.
@@ -185,10 +187,12 @@ class WandbLogger:
         self._library, self._folder = import_extra("wandb", "wandb", "--log wandb"), folder
 
     def __enter__(self) -> WandbLogger:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        name = self._folder.absolute().name
         self._run = self._library.init(
-            dir=str(self._folder), id=name, name=name, resume="allow", reinit="finish_previous"
+            dir=str(self._folder),
+            id=_stored_id(self._folder / "wandb" / "run_id.txt"),
+            name=self._folder.absolute().name,
+            resume="allow",
+            reinit="finish_previous",
         )
         return self
 
@@ -204,12 +208,21 @@ class WandbLogger:
         self._run.log({**report.scalars, **images}, step=report.step)
 
 
+def _stored_id(file: Path) -> str:
+    """Return the ID in a file, a new random one if there is no such file.
+
+    Names of folders are no IDs: the runs of two folders of one name would become one.
+    """
+    if not file.exists():
+        write_bytes(file, secrets.token_hex(8).encode())
+    return file.read_text()
+
+
 class MlflowLogger:
     """Context manager that logs reports as a run of MLflow.
 
-    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME apply; without the first, `mlflow.db` in the
-    folder is written, and images go to `mlruns/` of the current folder. A resumed training is a new
-    run of the same name.
+    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME apply; without the first, `mlflow.db` and
+    `mlruns/` in the folder are written. A resumed training is a new run of the same name.
 
     Args:
         folder: Folder of the run.
@@ -222,10 +235,16 @@ class MlflowLogger:
         self._library, self._folder = import_extra("mlflow", "mlflow", "--log mlflow"), folder
 
     def __enter__(self) -> MlflowLogger:
+        folder = self._folder.absolute()
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._library.set_tracking_uri(f"sqlite:///{self._folder.absolute()}/mlflow.db")
-        self._library.start_run(run_name=self._folder.absolute().name)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._library.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "esrjax")
+            if self._library.get_experiment_by_name(name) is None:
+                # Images of its default experiment would go to the current folder.
+                self._library.create_experiment(name, (folder / "mlruns").as_uri())
+            self._library.set_experiment(name)
+        self._library.start_run(run_name=folder.name)
         return self
 
     def __exit__(self, exc_type: object, *_: object) -> None:

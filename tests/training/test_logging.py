@@ -107,6 +107,17 @@ def test_other_loggers_log_scalars_and_images(
     assert library.calls[-1] == end
 
 
+def test_run_of_wandb_goes_on_when_resumed_and_has_an_id_of_its_own(tmp_path, monkeypatch):
+    library = Calls()
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    for folder in ("a/run", "a/run", "b/run"):
+        with WandbLogger(tmp_path / folder):
+            pass
+    first, resumed, other = (call[2] for call in library.calls if call[0] == "init")
+    assert first["id"] == resumed["id"] != other["id"]
+    assert {first["name"], other["name"]} == {"run"} and first["resume"] == "allow"
+
+
 def test_training_with_a_logger_of_another_package(
     esrjax, package, recipe_dict, image_dir, tmp_path
 ):
@@ -129,6 +140,9 @@ class Lab:
     assert result.code == 0, result.err
     step, _, names = (tmp_path / "lab.txt").read_text().partition(" ")
     assert step == "12" and len(ast.literal_eval(names)) == 3  # of four images
+    refused = esrjax("train", config, "-o", tmp_path / "run", "--log", "lab")
+    assert refused.code == 2 and "already contains a run" in refused.err
+    assert (tmp_path / "lab.txt").read_text() == f"12 {names}"  # the logger was not opened
     package("broken", "def Lab(folder): return 1 / 0", "esrjax.loggers", {"broken": "Lab"}, "site2")
     broken = esrjax("train", config, "-o", tmp_path / "run2", "--log", "broken")
     assert broken.code == 2 and "ZeroDivisionError" in broken.err
