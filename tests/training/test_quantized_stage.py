@@ -74,6 +74,14 @@ def test_resumed_training_ends_with_the_same_weights_and_ranges(int8_recipe, tmp
         np.testing.assert_array_equal(tensor, expected[key], err_msg=key)
 
 
+@pytest.mark.parametrize("parallel", ["fsdp", "pmap"])
+def test_ranges_are_set_on_several_devices(int8_recipe, tmp_path, parallel):
+    train.run(recipe_loader.parse(int8_recipe | {"parallel": parallel}), tmp_path)
+    tensors = read_checkpoint(tmp_path).state_dict
+    ranges = [tensor for key, tensor in tensors.items() if key.endswith("input_range")]
+    assert len(ranges) == 18 and all(low <= 0 < high for low, high in np.minimum(ranges, [0, 1e9]))
+
+
 def test_export_has_integers_and_computes_what_jax_does(run, tmp_path):
     onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
     model = open_method("spanv2", run)
