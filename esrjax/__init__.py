@@ -125,12 +125,15 @@ def evaluate(
 ) -> Scores:
     """Return PSNR and SSIM of a network over a dataset.
 
-    Where its LR images come from is logged (the logger "esrjax"), and `lr_source` of the result.
+    Where its LR images come from is logged (the logger "esrjax").
 
     Args:
         net: As `load` returns, or any function from LR images to SR images in uint8.
         data: Name of a dataset, such as "Set5", or a folder of HR and LR images.
         spec: Name of the metric spec: colour space, border, rounding (`esrjax metrics list`).
+
+    Returns:
+        The scores: `mean`, `images`, and `lr_source`, where LR comes from.
 
     Raises:
         UserError: The dataset or the spec is unknown, or an output has the wrong size.
@@ -215,13 +218,14 @@ def train(
         overrides: As `--set`: "stage.0.steps=100". Not for a `Recipe`.
         resume: Continue the run in `folder`, bit-exactly.
         callbacks: Each is called with every report: loss, learning rate, speed, after a validation
-            also PSNR. If one returns a true value, the training stops and its state is saved.
+            also PSNR and images. If one returns a true value, the training stops and its state is
+            saved; if one raises an error, too.
 
     Returns:
         The network of the last stage, with its weights.
 
     Raises:
-        UserError: Recipe, data or folder are invalid, or the loss is not finite.
+        UserError: Recipe, data or folder are invalid, the loss is not finite, or a callback fails.
         TrainingStopped: A callback stopped the training.
     """
     from esrjax.inference import open_method

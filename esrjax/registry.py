@@ -441,14 +441,22 @@ def recipe_folders() -> dict[Path, str]:
     """
     folders: dict[Path, str] = {}
     for entry in itertools.chain(*entry_points_by_name(RECIPE_GROUP).values()):
-        package, *parts = entry.module.split(".")
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-        roots = spec.submodule_search_locations if spec else None
-        if roots and (folder := Path(roots[0], *parts)).is_dir():
+        folder = _package_folder(entry)
+        if folder is not None and folder.is_dir():
             folders[folder] = _distribution(entry)
         else:
             log_note(f"{_distribution(entry)}: its recipes are ignored: no package {entry.value!r}")
     return folders
+
+
+def _package_folder(entry: metadata.EntryPoint) -> Path | None:
+    try:
+        package, *parts = entry.module.split(".")
+        spec = importlib.util.find_spec(package)
+    except (AttributeError, ImportError, ValueError):  # the value is no module; it has no spec
+        return None
+    roots = spec.submodule_search_locations if spec else None
+    return Path(next(iter(roots)), *parts) if roots else None
 
 
 def component_names(group: str) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """The names that plugins and scripts build on. A removed one needs an alias that warns."""
 
 import importlib
+import inspect
+import re
 from types import FunctionType
 
 import pytest
@@ -53,6 +55,16 @@ def test_public_names_exist_and_are_documented(module):
         value = getattr(namespace, name)
         is_documented = bool(value.__doc__) or not isinstance(value, type | FunctionType)
         assert is_documented, f"{module}.{name}"
+
+
+@pytest.mark.parametrize("name", ["evaluate", "load", "parity", "rank", "train", "upscale"])
+def test_help_has_arguments_results_and_errors(name):
+    function = getattr(importlib.import_module("esrjax"), name)
+    _, _, sections = function.__doc__.partition("Args:\n")
+    documented, _, rest = sections.partition("Returns:\n")
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^ +(\*\*)?{parameter}: ", documented, re.MULTILINE), parameter
+    assert re.search(r"Raises:\n +UserError: ", rest)
 
 
 def test_methods_of_the_objects_that_users_call():

@@ -9,7 +9,7 @@ import pytest
 
 import esrjax
 from esrjax.data.image_io import read_image, write_image
-from esrjax.errors import InvalidArgument, UnreadableFile
+from esrjax.errors import InvalidArgument, TrainingFailed, UnreadableFile
 from esrjax.training.train import TrainingStopped
 
 OVERRIDES = (
@@ -81,6 +81,9 @@ def test_training_calls_back_and_resumes_after_a_stop(crumbs, photos, tmp_path):
     with jax.numpy_dtype_promotion("standard"):  # that of optax
         with pytest.raises(TrainingStopped):
             esrjax.train("quick", run, overrides=OVERRIDES, callbacks=[stop])
+        failing = [stop, lambda report: 1 / 0]
+        with pytest.raises(TrainingFailed, match=r"(?s)ZeroDivisionError.*step 4 is saved"):
+            esrjax.train("quick", run, overrides=OVERRIDES, resume=True, callbacks=failing)
         model = esrjax.train("quick", run, overrides=OVERRIDES, resume=True, callbacks=[stop])
     assert model.name == "crumb" and reports == [2, 4]
 

@@ -424,6 +424,8 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "esrjax-$name"
 version = "0.1.0"
+description = "$network, a method for esrjax"
+readme = "README.md"
 requires-python = ">=3.11"
 dependencies = ["esrjax"]
 

@@ -1,6 +1,7 @@
 """Defaults, overrides and `unspecified` of recipes."""
 
 import json
+import sys
 import tomllib
 from importlib import resources
 
@@ -301,7 +302,9 @@ def test_recipe_of_two_packages_is_refused_by_their_names(esrjax, tmp_path, monk
     assert "spanv2_291" in listed.out and recipe_loader.load("spanv2_291")
 
 
-def test_package_without_recipes_is_noted(esrjax, tmp_path, monkeypatch):
-    ship_recipes(tmp_path / "site", monkeypatch, "", "clash.nothing")
+@pytest.mark.parametrize("value", ["clash.nothing", "uninstalled", "no module!", "__main__"])
+def test_package_without_recipes_is_noted(esrjax, tmp_path, monkeypatch, value):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # find_spec raises
+    ship_recipes(tmp_path / "site", monkeypatch, "", value)
     listed = esrjax("recipes", "list")
     assert listed.code == 0 and "clash 1.0: its recipes are ignored" in listed.err
