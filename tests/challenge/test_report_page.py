@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,25 @@ def test_series_are_aligned_by_image_name():
     (dataset,) = content.per_dataset_series(rank([unnamed], RULES).entries)
     assert dataset["image_names"] == ["no. 1", "no. 2"]
     assert dataset["rows"] == [{"entry": 0, "psnr": [1.0, 2.0], "runtime_ms": [3.0, None]}]
+
+
+def luminance(color):
+    """Relative luminance of `#rrggbb` (WCAG 2.2)."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_texts_have_a_contrast_of_at_least_4_5():
+    style = (resources.files("esrjax.challenge.report") / "assets/style.css").read_text()
+    themes = re.findall(r"--background: #[0-9a-f]{6}[^}]*", style)
+    assert len(themes) == 2  # light and dark; the one for paper has short colors
+    for theme in themes:
+        colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", theme))
+        for text in ("text", "text-muted", "text-faint", "accent", "cold-start", "error"):
+            for back in ("background", "surface", "image-background"):
+                dark, light = sorted(map(luminance, (colors[text], colors[back])))
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, back)
 
 
 def test_page_allows_only_its_own_content_and_names_cannot_end_its_data():
