@@ -159,10 +159,11 @@ def test_dry_run_lists_parameters_with_their_optimizer(esrjax):
 
 def test_recipes_are_listed_and_printed(esrjax):
     rows = {row.pop("name"): row for row in esrjax("recipes", "list", "--json").json}
-    assert rows["spanv2"] == {"method": "spanv2", "stages": 2, "total_steps": 2_000_000}
+    row = {"method": "spanv2", "stages": 2, "total_steps": 2_000_000, "package": "esrjax"}
+    assert rows["spanv2"] == row
     assert "ntire2026" not in rows
     lines = esrjax("recipes", "list").out.splitlines()
-    assert lines[0].split() == "name method stages total steps".split()
+    assert lines[0].split() == "name method stages total steps package".split()
     text = esrjax("recipes", "show", "quick").out
     assert tomllib.loads(text)["method"] == "spanv2"
     resolved = esrjax("recipes", "show", "quick", "--set", "seed=5", "--resolved").json
