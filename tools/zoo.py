@@ -26,6 +26,7 @@ from esrjax.evaluation.upscale import uint8_upscaler
 from esrjax.io import sha256_file
 from esrjax.method import Method
 from esrjax.nn.cost import cost
+from esrjax.nn.reparam import deploy
 
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 TINY = ("hat", "mambairv2", "swinir", "mambagate_sr")  # tiny or random weights in the folder
@@ -49,7 +50,7 @@ class Entry:
 
     def row(self) -> list[str]:
         """Return the cells: name, weights, parameters, MACs, and PSNR by dataset and spec."""
-        counts = cost(registry.get_method(self.name).build()) if self.model else None
+        counts = cost(deploy(registry.get_method(self.name).build())) if self.model else None
         figures = [f"{counts.params:,}", f"{counts.macs / 1e9:.2f} G"] if counts else ["-", "-"]
         return [f"`{self.name}`", self.weights, *figures, *self._psnr()]
 
