@@ -232,7 +232,8 @@ def _run_stages(
         for line in () if is_quiet() else lines:
             print_line(line, err=True)
         _print_reading_notes(recipe)
-    RunDir.open(output, recipe, resume=resume, data=data)  # a logger adds to no run that is refused
+    if loggers:  # one adds to no run that is refused
+        RunDir.open(output, recipe, resume=resume, data=data)
     with ExitStack() as stack:
         loggers = [_open_logger(stack, logger_class, output) for logger_class in loggers]
         if distributed.is_main_process():

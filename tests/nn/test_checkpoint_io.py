@@ -242,7 +242,7 @@ def test_object_without_state_dict_is_reported(tmp_path, make, type_name):
 def test_missing_pytorch_is_reported_with_its_extra(tmp_path, monkeypatch, access):
     path = save_pth(tmp_path, {"a": torch.ones(1)})
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtra, match=r'pip install "esrjax\[torch\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "torch>='):
         access(path)
 
 
