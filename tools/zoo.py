@@ -4,7 +4,10 @@ Official weights are those of the reference folder; methods whose weights are no
 a tiny network, are left out. `python tools/zoo.py NAME...` prints the rows and writes no page.
 """
 
+import functools
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +28,6 @@ from esrjax.evaluation import metrics
 from esrjax.evaluation.upscale import uint8_upscaler
 from esrjax.io import sha256_file
 from esrjax.method import Method
-from esrjax.nn.cost import cost
-from esrjax.nn.reparam import deploy
 
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 TINY = ("hat", "mambairv2", "swinir", "mambagate_sr")  # tiny or random weights in the folder
@@ -50,9 +51,9 @@ class Entry:
 
     def row(self) -> list[str]:
         """Return the cells: name, weights, parameters, MACs, and PSNR by dataset and spec."""
-        counts = cost(deploy(registry.get_method(self.name).build())) if self.model else None
-        figures = [f"{counts.params:,}", f"{counts.macs / 1e9:.2f} G"] if counts else ["-", "-"]
-        return [f"`{self.name}`", self.weights, *figures, *self._psnr()]
+        counts = method_counts().get(self.name)
+        figures = [f"{counts['params']:,}", f"{counts['macs'] / 1e9:.2f} G"] if counts else "--"
+        return [self.name, self.weights, *figures, *self._psnr()]
 
     def _psnr(self) -> Iterator[str]:
         upscale = uint8_upscaler(self.model.upscaler()) if self.model else bicubic
@@ -67,6 +68,14 @@ class Entry:
 def bicubic(lr: Pixels) -> Pixels:
     """Return MATLAB's bicubic x4."""
     return bicubic_upscale(lr, 4)
+
+
+@functools.cache
+def method_counts() -> dict[str, dict[str, Any]]:
+    """Return the rows of `esrjax method list`, by name."""
+    command = [sys.executable, "-m", "esrjax", "method", "list", "--json"]
+    rows = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return {row["name"]: row for row in rows}
 
 
 def entries() -> Iterator[Entry]:
